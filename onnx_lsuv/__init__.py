@@ -1,0 +1,59 @@
+"""Initialise neural networks as ONNX files: orthonormal weights, rescaled layer by layer to unit output variance.
+
+    import onnx_lsuv
+
+    model = onnx_lsuv.load("resnet18.onnx")
+    result = onnx_lsuv.initialize(model, [{"image": batch}], seed=0)
+    onnx_lsuv.save(result.model, "resnet18.lsuv.onnx")
+
+The library never prints, reads no environment variables and never exits: it returns values, raises the errors
+of `onnx_lsuv.errors`, and calls back.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnx_lsuv.errors import DataError, DeviceError, LsuvError, ModelError, OutputError, UsageError
+    from onnx_lsuv.lsuv import Change, LayerReport, LeftReport, Result, initialize, measure
+    from onnx_lsuv.model import Model, from_proto, load, read, save, to_bytes
+
+__version__ = "0.1.0"
+
+# Loaded on first use, so that `onnx-lsuv --help` does not wait for numpy, onnx and ONNX Runtime.
+_HOMES = {
+    "errors": ("DataError", "DeviceError", "LsuvError", "ModelError", "OutputError", "UsageError"),
+    "lsuv": ("Change", "LayerReport", "LeftReport", "Result", "initialize", "measure"),
+    "model": ("Model", "from_proto", "load", "read", "save", "to_bytes"),
+}
+__all__ = [
+    "Change",
+    "DataError",
+    "DeviceError",
+    "LayerReport",
+    "LeftReport",
+    "LsuvError",
+    "Model",
+    "ModelError",
+    "OutputError",
+    "Result",
+    "UsageError",
+    "from_proto",
+    "initialize",
+    "load",
+    "measure",
+    "read",
+    "save",
+    "to_bytes",
+]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"onnx_lsuv.{module}"), name)
+    raise AttributeError(f"module 'onnx_lsuv' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

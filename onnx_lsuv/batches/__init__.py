@@ -1,0 +1,33 @@
+"""Calibration data: .npy, .npz, .safetensors, .pb files, folders of them, arrays, or random draws, as batches.
+
+    inputs    which graph inputs need data, and how messages speak of them
+    stored    an array at rest: dtype and shape known, values read on demand
+    npy       .npy and .npz (numpy.lib.format, zip)
+    tensors   .safetensors and ONNX's TensorProto (.pb)
+    sources   the values of `--data [NAME=]PATH` -> stored arrays for each input
+    values    which dtypes may become which, and one pass over the values: finite? mean, std, range
+    plan      stored arrays -> pieces, one for each input and batch, checked against the model's shapes
+    draw      random data, and the shapes for it
+    build     the three ways in, and the result: a sequence of batches
+
+Nothing is unpickled and nothing is executed. Arrays in .npy, .safetensors and uncompressed .npz files are mapped, not
+read, so the data may be larger than memory as long as one batch fits.
+"""
+
+from onnx_lsuv.batches.build import Batch, Batches, from_arrays, from_paths, from_random
+from onnx_lsuv.batches.draw import parse_shape, parse_shapes
+from onnx_lsuv.batches.inputs import Input, inputs_of
+from onnx_lsuv.batches.sources import Source
+
+__all__ = [
+    "Batch",
+    "Batches",
+    "Input",
+    "Source",
+    "from_arrays",
+    "from_paths",
+    "from_random",
+    "inputs_of",
+    "parse_shape",
+    "parse_shapes",
+]

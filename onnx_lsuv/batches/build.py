@@ -1,0 +1,217 @@
+"""The three ways in, paths, arrays and random draws, and the result: a sequence of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnx_lsuv.batches.draw import complete_shapes, draw_input
+from onnx_lsuv.batches.inputs import Input, closest, listing, quote, type_name
+from onnx_lsuv.batches.plan import plan_batches
+from onnx_lsuv.batches.sources import Source, read_sources
+from onnx_lsuv.batches.stored import Array, Stored, default_limit, held
+from onnx_lsuv.batches.values import INTS, Piece, Stats, check_dtype, dtype_of, read_piece, scan
+from onnx_lsuv.errors import DataError, UsageError
+
+Batch = Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """The calibration data, checked against the model: a sequence of batches, read when asked for."""
+
+    inputs: tuple[Input, ...]
+    sources: tuple[Source, ...]
+    samples: int | None  # None: no input has an axis that counts them
+    notes: tuple[str, ...]
+    stats: Mapping[str, Stats]
+    pieces: tuple[Mapping[str, Piece], ...]
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def __getitem__(self, index: int) -> Batch:
+        pieces = self.pieces[index]
+        return {each.name: read_piece(each, pieces[each.name]) for each in self.inputs}
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self[index] for index in range(len(self)))
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the data are as JSON holds it: sources, samples, and each input's type, shape and moments."""
+        return {
+            "batches": len(self),
+            "samples": self.samples,
+            "sources": [
+                {
+                    "kind": source.kind,
+                    "inputs": list(source.inputs),
+                    **({"path": source.path, "files": source.files} if source.path is not None else {}),
+                    **({"seed": source.seed} if source.seed is not None else {}),
+                }
+                for source in self.sources
+            ],
+            "inputs": {each.name: self._describe_input(each) for each in self.inputs},
+        }
+
+    def _describe_input(self, each: Input) -> dict[str, Any]:
+        pieces, stats = _distinct(self.pieces, each), self.stats[each.name]
+        moments = {"mean": stats.mean, "std": stats.std, "min": stats.low, "max": stats.high}
+        return {
+            "type": type_name(each.elem_type),
+            "declared": None if each.shape is None else list(each.shape),
+            "shape": list(pieces[0].shape),  # of the first batch; only the last may differ in its first length
+            "batches": len(pieces),  # 1: the same for every batch
+            "values": stats.count,
+            **{key: value for key, value in moments.items() if value is not None},
+        }
+
+
+def from_paths(
+    inputs: Sequence[Input],
+    data: Sequence[str],
+    *,
+    batch_size: int | None = None,
+    samples: int | None = None,
+    limit_bytes: int | None = None,
+) -> Batches:
+    """Read the values of repeated `--data [NAME=]PATH`.
+
+    `limit_bytes` bounds what a compressed file may unpack to; half the physical memory unless given.
+    Raises UsageError for options that do not go together, DataError for data that are broken or do not fit.
+    """
+    limit = default_limit() if limit_bytes is None else limit_bytes
+    found, sources, notes = read_sources(inputs, data, limit)
+    return _build(inputs, found, sources, notes, batch_size=batch_size, samples=samples)
+
+
+def from_arrays(
+    inputs: Sequence[Input],
+    batches: Iterable[Batch] | Batch,
+    *,
+    batch_size: int | None = None,
+    samples: int | None = None,
+) -> Batches:
+    """Take batches {input name: array}, or one such batch, by the same rules as files; raises DataError."""
+    hint = "give a list of dictionaries {input name: array}"
+    if isinstance(batches, np.ndarray) or not isinstance(batches, Iterable):
+        raise DataError(f"batches have to be mappings of input names to arrays, not {type(batches).__name__}; {hint}")
+    listed = [batches] if isinstance(batches, Mapping) else list(batches)
+    if not listed:
+        raise DataError(f"at least one batch is needed, but none was given; {hint}")
+    found: dict[str, list[Stored]] = {each.name: [] for each in inputs}
+    for index, batch in enumerate(listed):
+        if not isinstance(batch, Mapping):
+            raise DataError(f"batch {index} has to be a mapping, not {type(batch).__name__}; {hint}")
+        for name in batch:
+            if name not in found:
+                raise DataError(f"batch {index} has data for {quote(name)}, but {closest(str(name), inputs)}")
+        for each in inputs:
+            if each.name not in batch:
+                raise DataError(
+                    f"batch {index} has no array for input {quote(each.name)} ({type_name(each.elem_type)}); "
+                    f"every batch needs {listing(one.name for one in inputs)}"
+                )
+            where = f"the array for {quote(each.name)} in batch {index}"
+            found[each.name].append(held(each.name, where, _as_array(batch[each.name], where)))
+    source = Source("arrays", tuple(each.name for each in inputs))
+    return _build(inputs, found, [source], [], batch_size=batch_size, samples=samples)
+
+
+def _as_array(value: object, where: str) -> Array:
+    try:
+        return np.asarray(value)
+    except Exception as error:  # whatever a foreign __array__ raises
+        what = " ".join(str(error).split())[:200]
+        raise DataError(f"{where} cannot be made a NumPy array: {what}; give a numpy.ndarray") from error
+
+
+def from_random(
+    inputs: Sequence[Input],
+    shapes: Mapping[str, Sequence[int]],
+    *,
+    seed: int,
+    batches: int = 1,
+    high: Mapping[str, int] | None = None,
+    batch_size: int | None = None,
+    samples: int | None = None,
+    limit_bytes: int | None = None,
+) -> Batches:
+    """Draw standard normal floats, integers in [0, high[name]) (2 unless given), fair bools; raises UsageError."""
+    if batches < 1:
+        raise UsageError(f"{batches} batches of random data were asked for; ask for at least 1")
+    limit = default_limit() if limit_bytes is None else limit_bytes
+    found: dict[str, list[Stored]] = {}
+    notes: list[str] = []
+    for name, shape in complete_shapes(inputs, shapes).items():
+        each = next(one for one in inputs if one.name == name)
+        top = (high or {}).get(name, 2)
+        where = f"the random array for {quote(name)}"
+        drawn = draw_input(each, shape, seed, batches=batches, high=top, limit=limit)
+        found[name] = [held(name, where, array) for array in drawn]
+        if dtype_of(each) in INTS and name not in (high or {}):
+            notes.append(f"input {quote(name)} is given random integers 0 and 1; real data will say more")
+    sources = [Source("random", tuple(found), seed=seed)]
+    return _build(inputs, found, sources, notes, batch_size=batch_size, samples=samples)
+
+
+def _build(
+    inputs: Sequence[Input],
+    found: Mapping[str, Sequence[Stored]],
+    sources: Sequence[Source],
+    notes: Sequence[str],
+    *,
+    batch_size: int | None,
+    samples: int | None,
+) -> Batches:
+    for value, what in ((batch_size, "a batch size"), (samples, "a number of samples")):
+        if value is not None and value < 1:
+            raise UsageError(f"{what} of {value} was asked for; ask for at least 1")
+    converted = {each.name: _conversions(each, found[each.name]) for each in inputs}
+    pieces, total = plan_batches(inputs, found, batch_size, samples)
+    stats = {each.name: scan(each, _distinct(pieces, each)) for each in inputs}
+    every = list(notes)
+    for each in inputs:
+        if stats[each.name].count == 0 and len(inputs) == 1:
+            shape = list(found[each.name][0].shape)
+            raise DataError(f"{found[each.name][0].where} has the shape {shape} and so no values; give some")
+        every += _remarks(each, stats[each.name], converted[each.name])
+    if total == 1:
+        every.append("there is one sample only, so all statistics are those of one sample; give more where you can")
+    return Batches(tuple(inputs), tuple(sources), total, tuple(every), stats, tuple(pieces))
+
+
+def _conversions(each: Input, arrays: Sequence[Stored]) -> list[str]:
+    """Return what has to be converted, without repetition; raises DataError where it may not be."""
+    return list(dict.fromkeys(what for stored in arrays if (what := check_dtype(each, stored)) is not None))
+
+
+def _distinct(batches: Sequence[Mapping[str, Piece]], each: Input) -> list[Piece]:
+    """Return an input's pieces, one that is repeated for every batch only once."""
+    if all(batch[each.name] is batches[0][each.name] for batch in batches):
+        return [batches[0][each.name]]
+    return [batch[each.name] for batch in batches]
+
+
+def _remarks(each: Input, stats: Stats, converted: Sequence[str]) -> list[str]:
+    name = quote(each.name)
+    notes = []
+    for what in converted:
+        raw = what.startswith("uint8") and (stats.high or 0) > 1 and dtype_of(each) not in INTS
+        pixels = f"; its values reach {stats.high:g}, as pixels do that were not preprocessed" if raw else ""
+        notes.append(f"input {name} is converted from {what}{pixels}")
+    if stats.mean is None or stats.std is None or stats.count < 2:
+        return notes
+    if stats.low == stats.high:
+        notes.append(
+            f"input {name} is constant ({stats.mean:.4g} everywhere), so it says nothing about the first layers"
+        )
+    elif abs(stats.mean) > 0.5 or not 0.5 <= stats.std <= 2:
+        notes.append(
+            f"input {name} has mean {stats.mean:.4g} and std {stats.std:.4g}; the first layer sees the data raw, so "
+            "preprocess them as in training, to about zero mean and unit variance"
+        )
+    return notes

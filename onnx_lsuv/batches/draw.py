@@ -1,0 +1,171 @@
+"""Random data, and the shapes for it.
+
+Every input has a generator of its own, seeded by SHA-256 of the seed and the input's name: what one input is given
+depends on no other, and not on the order of the inputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnx_lsuv.batches.inputs import Input, closest, listing, quote, show_shape, type_name
+from onnx_lsuv.batches.stored import Array
+from onnx_lsuv.batches.values import dtype_of
+from onnx_lsuv.errors import UsageError
+
+SAMPLES = 32  # drawn where the first axis alone is dynamic and no shape says how many
+
+
+def parse_shape(text: str) -> tuple[str | None, tuple[int, ...]]:
+    """Read "NAME=1,3,8,8", or "1,3,8,8" for the only input; "NAME=" followed by "scalar" is rank 0; UsageError."""
+    name, equals, lengths = text.rpartition("=")
+    if equals and not name:
+        raise UsageError(f"the shape {quote(text)} lacks the name; give NAME=1,3,8,8")
+    if lengths.strip() == "scalar":
+        return name or None, ()
+    shape = []
+    for part in lengths.split(","):
+        digits = part.strip()
+        if not (digits.isascii() and digits.isdigit()) or len(digits) > 18:
+            raise UsageError(
+                f"the shape {quote(text)} has {quote(digits)} where a length is expected; give NAME=1,3,8,8"
+            )
+        shape.append(int(digits))
+    if shape[0] == 0:
+        raise UsageError(f"the shape {quote(text)} means no samples; give a first length of at least 1")
+    return name or None, tuple(shape)
+
+
+def parse_shapes(inputs: Sequence[Input], texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Read all values of `--shape` and settle which inputs they are for; raises UsageError."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, shape = parse_shape(text)
+        if name is None:
+            if len(inputs) != 1:
+                raise UsageError(
+                    f"the shape {quote(text)} could be for any of {listing(each.name for each in inputs)}; "
+                    f"give NAME={text}"
+                    if inputs
+                    else f"the shape {quote(text)} is for no input: the model has none that needs data; leave it out"
+                )
+            name = inputs[0].name
+        if name in shapes:
+            raise UsageError(f"input {quote(name)} is given a shape twice, again by {quote(text)}; give it once")
+        shapes[name] = shape
+    _check_names(inputs, shapes, "shape")
+    return shapes
+
+
+def _check_names(inputs: Sequence[Input], given: Mapping[str, object], what: str) -> None:
+    names = {each.name for each in inputs}
+    for name in given:
+        if name not in names:
+            raise UsageError(f"a {what} is given for {quote(name)}, but {closest(name, inputs)}")
+
+
+def complete_shapes(inputs: Sequence[Input], shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """Return a shape for every input: the given one, or the model's with its dynamic lengths filled in.
+
+    A name that a given shape settles is settled everywhere; what is left open is filled in only where it is the first
+    axis, with as many samples as the given shapes agree on, else 32. Raises UsageError where more is open.
+    """
+    _check_names(inputs, shapes, "shape")
+    known: dict[str, int] = {}
+    firsts: set[int] = set()
+    for each in inputs:
+        if each.name in shapes:
+            _check_given(each, shapes[each.name])
+            for dim, length in zip(each.shape or (), shapes[each.name], strict=each.shape is not None):
+                if isinstance(dim, str):
+                    known.setdefault(dim, length)
+            if each.shape and not isinstance(each.shape[0], int):
+                firsts.add(shapes[each.name][0])
+    samples = firsts.pop() if len(firsts) == 1 else SAMPLES
+    for each in inputs:
+        if each.name not in shapes and each.shape and isinstance(each.shape[0], str):
+            known.setdefault(each.shape[0], samples)
+    return {each.name: _complete(each, shapes.get(each.name), known, samples) for each in inputs}
+
+
+def _complete(each: Input, given: Sequence[int] | None, known: Mapping[str, int], samples: int) -> tuple[int, ...]:
+    if given is not None:
+        return tuple(given)
+    shape = []
+    for axis, dim in enumerate(each.shape or ()):
+        length = dim if isinstance(dim, int) else known.get(dim) if isinstance(dim, str) else None
+        shape.append(samples if length is None and axis == 0 else length)
+    if each.shape is None or None in shape:
+        raise UsageError(
+            f"input {quote(each.name)} is declared with {show_shape(each.shape)}, so random data need its shape; "
+            f"give --shape {each.name}={_example(each)}"
+        )
+    return tuple(length for length in shape if length is not None)
+
+
+def _example(each: Input) -> str:
+    if each.shape is None:
+        return "1,3,224,224, for example"
+    return ",".join(str(dim) if isinstance(dim, int) else str(8 * (axis + 1)) for axis, dim in enumerate(each.shape))
+
+
+def _check_given(each: Input, given: Sequence[int]) -> None:
+    want = each.shape
+    shown = f"the shape {list(given)} is given for input {quote(each.name)}"
+    if any(length < 0 for length in given) or (len(given) > 0 and given[0] == 0):
+        raise UsageError(f"{shown}, but a length cannot be below 0, nor the first one 0; give positive lengths")
+    if want is None:
+        return
+    fits = len(want) == len(given)
+    for axis, (dim, length) in enumerate(zip(want, given, strict=False)):
+        if isinstance(dim, int) and dim != length and not (axis == 0 and dim and length % dim == 0):
+            fits = False
+    if not fits:
+        raise UsageError(f"{shown}, but the model expects {show_shape(want)}; give one that fits")
+
+
+def draw_input(each: Input, shape: Sequence[int], seed: int, *, batches: int, high: int, limit: int) -> list[Array]:
+    """Draw `batches` arrays: floats standard normal, integers in [0, high), bools fair; raises UsageError."""
+    dtype = dtype_of(each)
+    size = math.prod(shape)
+    if (needed := size * batches * dtype.itemsize) > limit:
+        raise UsageError(
+            f"random data of shape {list(shape)} for input {quote(each.name)} would take {needed} bytes, more than the "
+            f"limit of {limit}; give a smaller shape or fewer batches"
+        )
+    generator = np.random.Generator(np.random.PCG64(_seed(seed, each.name)))
+    return [_draw(each, dtype, shape, generator, high) for _ in range(batches)]
+
+
+def _seed(seed: int, name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogatepass")).digest(), "little")
+
+
+def _draw(each: Input, dtype: np.dtype[Any], shape: Sequence[int], generator: np.random.Generator, high: int) -> Array:
+    if each.elem_type == onnx.TensorProto.BOOL:
+        return generator.integers(0, 2, size=shape, dtype=np.uint8).astype(np.bool_)
+    if dtype == np.float64:
+        return np.asarray(generator.standard_normal(shape))
+    if "complex" in dtype.name or dtype.kind == "O":
+        raise UsageError(
+            f"random data cannot be drawn for input {quote(each.name)} of type {type_name(each.elem_type)}; "
+            "give data of your own"
+        )
+    if "float" in dtype.name:
+        return np.asarray(generator.standard_normal(shape, dtype=np.float32)).astype(dtype)
+    try:
+        fits = int(np.asarray(high - 1).astype(dtype)) == high - 1
+    except OverflowError:
+        fits = False
+    if high < 1 or not fits:
+        raise UsageError(
+            f"integers in [0, {high}) cannot be drawn for input {quote(each.name)} of type "
+            f"{type_name(each.elem_type)}; give a range that the type holds"
+        )
+    return generator.integers(0, high, size=shape, dtype=np.int64).astype(dtype)

@@ -1,0 +1,109 @@
+"""The graph inputs that need data, and the words in which messages speak of them.
+
+An input that an initializer of the same name gives a default (every weight in IR 3, overridable ones since IR 4) needs
+no data. ONNX's types other than tensors (sequence, map, optional, sparse tensor; onnx.proto, `TypeProto`) cannot be
+given as one array.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from onnx_lsuv.errors import ModelError
+
+LISTED = 8  # names that a message lists before it says how many more there are
+QUOTED = 120  # characters of a name or path that a message repeats
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One graph input that needs data; a dimension is an int where fixed, a str where named, None where unknown."""
+
+    name: str
+    elem_type: int
+    shape: tuple[int | str | None, ...] | None  # None: the rank is unknown
+
+
+def inputs_of(graph: onnx.GraphProto) -> tuple[Input, ...]:
+    """Return the inputs of the graph that no initializer gives a value; raises ModelError where one is no tensor."""
+    given = {tensor.name for tensor in graph.initializer}
+    given.update(sparse.values.name for sparse in graph.sparse_initializer)
+    found: dict[str, Input] = {}
+    for value in graph.input:
+        if value.name in given:
+            continue
+        if value.name in found:
+            raise ModelError(f"the model has two inputs named {quote(value.name)}; each needs its own name")
+        found[value.name] = _input(value)
+    return tuple(found.values())
+
+
+def _input(value: onnx.ValueInfoProto) -> Input:
+    kind = value.type.WhichOneof("value")
+    if kind != "tensor_type":
+        what = "no type" if kind is None else f"the type {kind.removesuffix('_type').replace('_', ' ')}"
+        raise ModelError(
+            f"input {quote(value.name)} of the model has {what}, but only tensor inputs can be given calibration data; "
+            "export the model with tensor inputs"
+        )
+    tensor = value.type.tensor_type
+    if tensor.elem_type not in onnx.TensorProto.DataType.values() or tensor.elem_type == onnx.TensorProto.UNDEFINED:
+        raise ModelError(
+            f"input {quote(value.name)} of the model has the element type {tensor.elem_type}, which ONNX "
+            f"{onnx.__version__} does not define; export the model again or upgrade the onnx package"
+        )
+    if not tensor.HasField("shape"):
+        return Input(value.name, tensor.elem_type, None)
+    shape = tuple(_dim(dim) for dim in tensor.shape.dim)
+    if shape and shape[0] == 0:
+        raise ModelError(
+            f"input {quote(value.name)} of the model has a first axis of length 0, so no data can ever fit; "
+            "export the model with a batch axis of at least 1"
+        )
+    return Input(value.name, tensor.elem_type, shape)
+
+
+def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
+    if dim.HasField("dim_value"):
+        # Some exporters write -1 for "any"; ONNX Runtime reads it so too.
+        return dim.dim_value if dim.dim_value >= 0 else None
+    return dim.dim_param or None
+
+
+def quote(text: object) -> str:
+    """Quote a name or path for a message: control and direction-changing characters escaped, long ones cut."""
+    shown = repr(str(text))
+    return shown if len(shown) <= QUOTED else f"{shown[:QUOTED]}…{shown[0]}"
+
+
+def listing(names: Iterable[str]) -> str:
+    """Return the names quoted and joined by commas, the first few of many."""
+    every = list(names)
+    more = f" and {len(every) - LISTED} more" if len(every) > LISTED else ""
+    return ", ".join(quote(name) for name in every[:LISTED]) + more
+
+
+def closest(name: str, inputs: Sequence[Input]) -> str:
+    """Return the clause that a sentence about an unknown input ends with: what there is, and what was perhaps meant."""
+    if not inputs:
+        return "the model has no inputs that need data"
+    near = difflib.get_close_matches(name, [each.name for each in inputs], n=1)
+    meant = f" (did you mean {quote(near[0])}?)" if near else ""
+    plural = "s that need data are" if len(inputs) > 1 else " that needs data is"
+    return f"the input{plural} {listing(each.name for each in inputs)}{meant}"
+
+
+def show_shape(shape: Sequence[int | str | None] | None) -> str:
+    """Write a shape as ONNX text does: [N, 3, ?, 224]."""
+    if shape is None:
+        return "any shape"
+    return "[" + ", ".join("?" if dim is None else quote(dim)[1:-1] for dim in shape) + "]"
+
+
+def type_name(elem_type: int) -> str:
+    """Return the name of an element type as ONNX text writes it, such as "float" or "int64"."""
+    return str(onnx.TensorProto.DataType.Name(elem_type)).lower()

@@ -1,0 +1,241 @@
+"""Stored arrays -> pieces, one for each input and batch.
+
+Which axis counts samples: the first, as in every exported model. Three kinds of input follow from the model's shape:
+
+    first axis dynamic          one array is one batch, or is cut every `batch_size` samples (the last may be smaller)
+    first axis fixed to n       an array of k*n is cut into k batches; a remainder is an error
+    no sample axis              rank 0, or an array of just the model's fixed first length: a state, a sampling rate;
+                                given once it goes with every batch
+
+Inputs are put together by position: every input has as many batches as the others, or a single one that is repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from onnx_lsuv.batches.inputs import Input, listing, quote, show_shape
+from onnx_lsuv.batches.stored import Stored
+from onnx_lsuv.batches.values import Piece
+from onnx_lsuv.errors import DataError, UsageError
+
+Pieces = dict[str, list[Piece]]
+
+
+def plan_batches(
+    inputs: Sequence[Input],
+    given: Mapping[str, Sequence[Stored]],
+    batch_size: int | None = None,
+    samples: int | None = None,
+) -> tuple[list[dict[str, Piece]], int | None]:
+    """Return each batch's pieces by input name, and the number of samples (None: nothing counts them).
+
+    Raises DataError where shapes or numbers do not fit the model or one another.
+    """
+    for each in inputs:
+        for stored in given[each.name]:
+            check_shape(each, stored)
+    sizes = {each.name: _cut_length(each, inputs, given, batch_size) for each in inputs}
+    pieces = {each.name: _cut(given[each.name], sizes[each.name]) for each in inputs}
+    _check_counts(inputs, pieces)
+    counting = _counting(inputs, given, pieces)
+    if samples is not None:
+        pieces = _limit(inputs, given, pieces, counting, samples)
+    _check_remainders(inputs, pieces, samples)
+    total = None if counting is None else sum(piece.shape[0] for piece in pieces[counting.name])
+    number = max((len(cuts) for cuts in pieces.values()), default=1)
+    # A generator of 10^5 batches is fine; the pieces are small.
+    batches = [{name: cuts[index if len(cuts) > 1 else 0] for name, cuts in pieces.items()} for index in range(number)]
+    _check_named(inputs, batches)
+    return batches, total
+
+
+def check_shape(each: Input, stored: Stored) -> None:
+    """Raise DataError unless the array has the input's rank and, but for the first, its fixed lengths."""
+    want, have = each.shape, stored.shape
+    expected = f"input {quote(each.name)} expects {show_shape(want)}, but {stored.where} has the shape {list(have)}"
+    if have and have[0] == 0:
+        raise DataError(f"{stored.where} has the shape {list(have)}, that is no samples; give at least one")
+    if want is None:
+        return
+    if len(want) != len(have):
+        raise DataError(f"{expected}: {_rank_advice(want, have)}")
+    if _fits(want[1:], have[1:]):
+        return
+    if len(want) > 2 and _fits(want[1:], (have[-1], *have[1:-1])):
+        order = (0, len(have) - 1, *range(1, len(have) - 1))
+        what = f"the channels look to be last (NHWC) where the model wants them first; give x.transpose{order}"
+    elif len(want) > 2 and _fits(want[1:], (*have[2:], have[1])):
+        order = (0, *range(2, len(have)), 1)
+        what = f"the channels look to be first (NCHW) where the model wants them last; give x.transpose{order}"
+    else:
+        axes = [i for i in range(1, len(have)) if isinstance(want[i], int) and want[i] != have[i]]
+        what = f"the length of axis {axes[0]} has to be {want[axes[0]]}, not {have[axes[0]]}"
+    raise DataError(f"{expected}: {what}")
+
+
+def _fits(want: Sequence[int | str | None], have: Sequence[int]) -> bool:
+    return all(not isinstance(dim, int) or dim == length for dim, length in zip(want, have, strict=True))
+
+
+def _rank_advice(want: Sequence[int | str | None], have: Sequence[int]) -> str:
+    if len(have) == len(want) - 1 and _fits(want[1:], have):
+        return "the batch axis is missing; give x[None]"
+    if len(have) == len(want) + 1 and _fits(want, have[1:]):
+        if have[0] == 1:
+            return "there is one axis more than the model has; give x[0]"
+        return (
+            "there is one axis more than the model has; give a folder with one file a batch, or join the first two axes"
+        )
+    return f"expected {len(want)} axes, found {len(have)}; reshape it or give another array"
+
+
+def _fixed(each: Input) -> int | None:
+    """Return the length to which the model fixes the first axis, None where it is dynamic or absent."""
+    return each.shape[0] if each.shape and isinstance(each.shape[0], int) else None
+
+
+def _stateless(each: Input, stored: Sequence[Stored]) -> bool:
+    """Tell whether the first axis may count something else than samples, and the arrays leave that open."""
+    return all(not array.shape or array.shape[0] == _fixed(each) for array in stored)
+
+
+def _cut_length(
+    each: Input, inputs: Sequence[Input], given: Mapping[str, Sequence[Stored]], batch_size: int | None
+) -> int | None:
+    """Return after how many samples to cut the arrays of an input, None for not at all."""
+    mine = given[each.name]
+    if _stateless(each, mine):
+        takers = [other for other in inputs if _fixed(other) in (None, batch_size) and given[other.name][0].shape]
+        if batch_size is not None and not takers:
+            raise DataError(
+                f"a batch size of {batch_size} was asked for, but input {quote(each.name)} has it fixed: "
+                f"{show_shape(each.shape)}; leave the batch size out, or export the model with a dynamic batch axis"
+            )
+        return None
+    fixed = _fixed(each)
+    if fixed is not None:
+        if batch_size not in (None, fixed):
+            raise DataError(
+                f"a batch size of {batch_size} was asked for, but input {quote(each.name)} has it fixed to {fixed}: "
+                f"{show_shape(each.shape)}; give {fixed}, or export the model with a dynamic batch axis"
+            )
+        return fixed
+    others = [other for other in inputs if not _stateless(other, given[other.name]) and len(given[other.name]) == 1]
+    if batch_size is None:
+        # Next to an input whose fixed axis cuts its array, a dynamic one with as many samples is cut alike.
+        lengths = {_fixed(other) for other in others} - {None}
+        batch_size = lengths.pop() if len(lengths) == 1 else None
+    if batch_size is not None and len(mine) == 1:
+        for other in others:
+            if (there := given[other.name][0].shape[0]) != (here := mine[0].shape[0]):
+                raise DataError(
+                    f"to be cut into batches of {batch_size}, the inputs need the same number of samples, but "
+                    f"{quote(each.name)} has {here} and {quote(other.name)} has {there}; give the same number, "
+                    "or a folder with one file a batch"
+                )
+    return batch_size
+
+
+def _cut(arrays: Sequence[Stored], size: int | None) -> list[Piece]:
+    if size is None:
+        return [Piece(stored) for stored in arrays]
+    return [
+        Piece(stored, start, min(start + size, stored.shape[0]))
+        for stored in arrays
+        for start in range(0, stored.shape[0], size)
+    ]
+
+
+def _check_counts(inputs: Sequence[Input], pieces: Pieces) -> None:
+    number = max((len(cuts) for cuts in pieces.values()), default=1)
+    for each in inputs:
+        if len(pieces[each.name]) not in (1, number):
+            most = next(name for name, cuts in pieces.items() if len(cuts) == number)
+            raise DataError(
+                f"every input needs the same number of batches, but {quote(most)} has {number} and "
+                f"{quote(each.name)} has {len(pieces[each.name])}; give as many, or a single one for all batches"
+            )
+
+
+def _counting(inputs: Sequence[Input], given: Mapping[str, Sequence[Stored]], pieces: Pieces) -> Input | None:
+    """Return the input whose first axis counts the samples: one that surely has such an axis, else the first."""
+    number = max((len(cuts) for cuts in pieces.values()), default=1)
+    able = [each for each in inputs if len(pieces[each.name]) == number and given[each.name][0].shape]
+    sure = [each for each in able if not _stateless(each, given[each.name])]
+    return next(iter(sure or able), None)
+
+
+def _limit(
+    inputs: Sequence[Input],
+    given: Mapping[str, Sequence[Stored]],
+    pieces: Pieces,
+    counting: Input | None,
+    samples: int,
+) -> Pieces:
+    if counting is None:
+        raise UsageError(
+            f"the first {samples} samples were asked for, but no input has an axis that counts samples "
+            f"({listing(each.name for each in inputs)}); leave the number out"
+        )
+    kept, seen = 0, 0
+    lengths = [piece.shape[0] for piece in pieces[counting.name]]
+    while kept < len(lengths) and seen + lengths[kept] <= samples:
+        seen += lengths[kept]
+        kept += 1
+    if kept == len(lengths):
+        return pieces
+    partial = samples - seen
+    result: Pieces = {}
+    for each in inputs:
+        cuts = pieces[each.name]
+        if len(cuts) == 1 and len(lengths) > 1:
+            result[each.name] = cuts
+            continue
+        result[each.name] = cuts[:kept]
+        if partial:
+            last = cuts[kept]
+            if last.stored.shape and last.shape[0] == lengths[kept] and (_fixed(each) is None or each is counting):
+                last = Piece(last.stored, last.start, last.start + partial)
+            result[each.name].append(last)
+    return result
+
+
+def _check_remainders(inputs: Sequence[Input], pieces: Pieces, samples: int | None) -> None:
+    for each in inputs:
+        fixed = _fixed(each)
+        if fixed is None:
+            continue
+        total = sum(piece.shape[0] for piece in pieces[each.name])
+        for piece in pieces[each.name]:
+            if piece.shape[0] != fixed:
+                low = total // fixed * fixed
+                choices = f"{low} or {low + fixed}" if low else f"{fixed}"
+                if total % fixed == 0:
+                    choices = f"multiples of {fixed} in every file"
+                limited = " that were asked for" if samples is not None and samples == total else ""
+                raise DataError(
+                    f"the {total} samples{limited} of {piece.stored.where} do not divide into batches of {fixed}, to "
+                    f"which input {quote(each.name)} is fixed: {show_shape(each.shape)}; give {choices}, "
+                    "or export the model with a dynamic batch axis"
+                )
+
+
+def _check_named(inputs: Sequence[Input], batches: Sequence[Mapping[str, Piece]]) -> None:
+    # A name stands for one length. Only names of first axes are held to it: there a difference surely is a mistake,
+    # while exporters also write one word, such as "None" or "unk", for whatever they do not know.
+    names = {each.shape[0] for each in inputs if each.shape and isinstance(each.shape[0], str)}
+    names = {name for name in names if name.isidentifier() and name.lower() not in ("none", "unk", "unknown")}
+    places = [(each, axis) for each in inputs for axis, dim in enumerate(each.shape or ()) if dim in names]
+    for index, batch in enumerate(batches):
+        seen: dict[object, tuple[Input, int, int]] = {}
+        for each, axis in places:
+            name = (each.shape or ())[axis]
+            length = batch[each.name].shape[axis]
+            other, where, before = seen.setdefault(name, (each, axis, length))
+            if length != before:
+                raise DataError(
+                    f"the model has one length {quote(name)} for axis {where} of {quote(other.name)} and axis {axis} "
+                    f"of {quote(each.name)}, but batch {index} has {before} and {length} there; give both alike, "
+                    "in a folder with one file a batch where batches differ"
+                )

@@ -1,0 +1,253 @@
+"""The values of `--data [NAME=]PATH` -> stored arrays for each input.
+
+A path is one file, or a folder of either ONNX's own layout (`test_data_set_*/input_K.pb`, K counting the graph inputs;
+onnx/backend/test) or one file a batch, in natural order: 2 before 10.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnx_lsuv.batches.inputs import Input, closest, listing, quote, show_shape, type_name
+from onnx_lsuv.batches.npy import read_npy, read_npz
+from onnx_lsuv.batches.stored import Stored, held, reason, size_of
+from onnx_lsuv.batches.tensors import read_pb, read_safetensors
+from onnx_lsuv.errors import DataError, UsageError
+
+KNOWN = (".npy", ".npz", ".safetensors", ".pb")
+INPUT_PB = re.compile(r"input_([0-9]+)\.pb")
+OUTPUT_PB = re.compile(r"output_[0-9]+\.pb")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What one `--data`, one list of arrays, or `--random` means, for the report."""
+
+    kind: str  # "npy", "npz", "safetensors", "pb", "folder of npy", ..., "test data sets", "arrays" or "random"
+    inputs: tuple[str, ...]
+    files: int = 0
+    path: str | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """The data files of a folder, batch by batch."""
+
+    kind: str
+    batches: tuple[tuple[Path, ...], ...]
+    left_out: tuple[str, ...] = ()
+
+
+def read_sources(
+    inputs: Sequence[Input], data: Sequence[str], limit: int
+) -> tuple[dict[str, list[Stored]], list[Source], list[str]]:
+    """Return the arrays of every input, one or one a file, the sources and notes about what was left out.
+
+    Raises UsageError where it is open which input is meant, DataError where data are broken or missing.
+    """
+    found: dict[str, list[Stored]] = {}
+    sources: list[Source | None] = []
+    notes: list[str] = []
+    unnamed: list[tuple[int, Source, list[Stored]]] = []
+    for value in data:
+        name, path = split_name(inputs, value)
+        folder = list_folder(path) if path.is_dir() else Folder(path.suffix.lower()[1:], ((path,),))
+        if folder.left_out:
+            count = len(folder.left_out)
+            notes.append(f"{count} other file{'s' * (count > 1)} in {quote(path)} left out: {listing(folder.left_out)}")
+        arrays = _collect(inputs, name, folder, limit)
+        if not path.is_dir():  # one file: map or unpack it once, however many batches are cut from it
+            arrays = {key: [held(one.key, one.where, one.load()) for one in each] for key, each in arrays.items()}
+        files = sum(map(len, folder.batches))
+        source = Source(folder.kind, tuple(key for key in arrays if key is not None), files, str(path))
+        for key, each in arrays.items():
+            if key is None:
+                unnamed.append((len(sources), source, each))
+            elif key in found:
+                raise UsageError(f"input {quote(key)} is given data twice, again by {quote(value)}; give it once")
+            else:
+                found[key] = each
+        sources.append(source)
+    for index, source, each in unnamed:
+        lacking = [one.name for one in inputs if one.name not in found]
+        if len(lacking) != 1:
+            raise UsageError(_which(inputs, source, lacking))
+        found[lacking[0]] = each
+        sources[index] = Source(source.kind, (lacking[0],), source.files, source.path)
+    _check_complete(inputs, found)
+    return found, [source for source in sources if source is not None], notes
+
+
+def _which(inputs: Sequence[Input], source: Source, lacking: Sequence[str]) -> str:
+    what = f"{quote(source.path)} holds one array without a name"
+    if not inputs:
+        return f"{what}, but the model has no input that needs data; leave it out"
+    if not lacking:
+        every = f"every input already has data ({listing(one.name for one in inputs)})"
+        return f"{what}, but {every}; give each input once"
+    return f"{what}, but {listing(lacking)} still need data; say which with NAME={source.path}"
+
+
+def _check_complete(inputs: Sequence[Input], found: Mapping[str, object]) -> None:
+    lacking = [one for one in inputs if one.name not in found]
+    if lacking:
+        what = ", ".join(f"{quote(one.name)} ({type_name(one.elem_type)} {show_shape(one.shape)})" for one in lacking)
+        raise DataError(
+            f"the model needs data for input{'s' * (len(lacking) > 1)} {what}, but none was given; "
+            f"give --data {lacking[0].name}=PATH"
+        )
+
+
+def split_name(inputs: Sequence[Input], value: str) -> tuple[str | None, Path]:
+    """Split `NAME=PATH`; a value that exists as a path is one, whatever it looks like; raises UsageError, DataError."""
+    if not value:
+        raise UsageError("data were given as an empty text; give [NAME=]PATH")
+    whole = Path(value)
+    try:
+        exists = whole.exists()
+    except (OSError, ValueError):
+        exists = False
+    if "=" not in value or exists:
+        return None, whole
+    names = {each.name for each in inputs}
+    for position in (index for index, char in enumerate(value) if char == "="):  # names may hold '=' too
+        if value[:position] in names:
+            break
+    else:
+        position = value.index("=")
+        if any(char in value[:position] for char in "/\\"):
+            return None, whole
+    name, path = value[:position], value[position + 1 :]
+    if not name or not path:
+        raise UsageError(f"{quote(value)} lacks the {'path' if name else 'name'}; give NAME=PATH")
+    if name not in names:
+        raise DataError(f"the model has no input {quote(name)} to be given {quote(path)}; {closest(name, inputs)}")
+    return name, Path(path)
+
+
+def list_folder(path: Path) -> Folder:
+    """Return the data files of a folder in natural order; raises DataError where there are none, or mixed formats."""
+    try:
+        entries = sorted((one for one in path.iterdir() if not one.name.startswith(".")), key=natural_order)
+        files = [one for one in entries if one.is_file()]
+        sets = [one for one in entries if one.name.startswith("test_data_set_") and one.is_dir()]
+        if sets:
+            return Folder("test data sets", tuple(_one_set(each) for each in sets))
+    except OSError as error:
+        raise DataError(f"the data folder {quote(path)} cannot be read: {reason(error)}") from error
+    usable = [one for one in files if one.suffix.lower() in KNOWN and not OUTPUT_PB.fullmatch(one.name)]
+    other = tuple(one.name for one in files if one.suffix.lower() not in KNOWN)
+    kinds = sorted({one.suffix.lower() for one in usable})
+    if not usable:
+        what = f"only {listing(one.name for one in entries)}" if entries else "nothing"
+        raise DataError(
+            f"the data folder {quote(path)} has to hold {', '.join(KNOWN)} files or test_data_set_* folders, "
+            f"but holds {what}; give another folder or a file"
+        )
+    if len(kinds) > 1:
+        raise DataError(
+            f"the data folder {quote(path)} has to hold files of one format, but holds {' and '.join(kinds)}; "
+            "keep one format, or give the files by name"
+        )
+    onnx_own = [one for one in usable if INPUT_PB.fullmatch(one.name)]
+    if not onnx_own:
+        return Folder(f"folder of {kinds[0][1:]}", tuple((one,) for one in usable), other)
+    if len(onnx_own) < len(usable):
+        odd = next(one for one in usable if one not in onnx_own)
+        raise DataError(
+            f"the data folder {quote(path)} holds input_K.pb files, that is one batch, but also {quote(odd.name)}; "
+            "keep either"
+        )
+    return Folder("test data sets", (tuple(onnx_own),), other)
+
+
+def _one_set(path: Path) -> tuple[Path, ...]:
+    files = sorted((one for one in path.iterdir() if INPUT_PB.fullmatch(one.name) and one.is_file()), key=natural_order)
+    if not files:
+        raise DataError(f"the test data set {quote(path)} holds no input_K.pb file; remove it or complete it")
+    return tuple(files)
+
+
+def natural_order(path: Path) -> tuple[list[str | int], str]:
+    """Return a sorting key under which 2 comes before 10."""
+    parts = re.split(r"([0-9]+)", path.name)  # text and digits alternate, so like is compared with like
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)], path.name
+
+
+def _collect(inputs: Sequence[Input], name: str | None, folder: Folder, limit: int) -> dict[str | None, list[Stored]]:
+    """Read the headers of all files; None as the key: the input is still open."""
+    found: dict[str | None, list[Stored]] = {}
+    for files in folder.batches:
+        arrays = [stored for file in files for stored in _read(inputs, file, limit)]
+        place = files[0] if len(files) == 1 else files[0].parent
+        batch = _assign(inputs, name, arrays, place)
+        if found and batch.keys() != found.keys():
+            raise DataError(
+                f"{quote(place)} holds data for {listing(_shown(batch))}, but the batches before it for "
+                f"{listing(_shown(found))}; every batch needs the same inputs"
+            )
+        for key, stored in batch.items():
+            found.setdefault(key, []).append(stored)
+    return found
+
+
+def _shown(batch: Mapping[str | None, object]) -> list[str]:
+    return ["one input without a name" if key is None else key for key in batch]
+
+
+def _read(inputs: Sequence[Input], path: Path, limit: int) -> list[Stored]:
+    size_of(path)
+    names = [each.name for each in inputs]
+    match path.suffix.lower():
+        case ".npy":
+            return read_npy(path)
+        case ".npz":
+            return read_npz(path, names, limit)
+        case ".safetensors":
+            return read_safetensors(path)
+        case ".pb":
+            [stored] = read_pb(path, limit)
+            if stored.key in names:
+                return [stored]
+            # The names of test tensors mean nothing unless they are the model's; then the file's number counts.
+            number = INPUT_PB.fullmatch(path.name)
+            if number and int(number[1]) >= len(names):
+                raise DataError(
+                    f"{quote(path)} is for graph input number {int(number[1])}, counted from 0, but the model has "
+                    f"{len(names)} that need data ({listing(names)}); remove it or rename it"
+                )
+            key = names[int(number[1])] if number else None
+            return [Stored(key, stored.where, stored.dtype, stored.shape, stored.load)]
+    raise DataError(
+        f"the data file {quote(path)} has an unknown extension {quote(path.suffix)}; known are {', '.join(KNOWN)}"
+    )
+
+
+def _assign(
+    inputs: Sequence[Input], name: str | None, arrays: Sequence[Stored], place: Path
+) -> dict[str | None, Stored]:
+    keys = [stored.key for stored in arrays]
+    if twice := next((key for key in keys if keys.count(key) > 1), None):
+        raise DataError(f"{quote(place)} holds two arrays for input {quote(twice)}; keep one")
+    if name is not None:
+        chosen = [stored for stored in arrays if stored.key == name] or arrays
+        if len(chosen) != 1:
+            raise DataError(
+                f"{quote(place)} has to hold an array {quote(name)} or a single one, but holds "
+                f"{listing(str(key) for key in keys)}; rename one"
+            )
+        return {name: chosen[0]}
+    names = {each.name for each in inputs}
+    if len(arrays) == 1 and keys[0] not in names and (keys[0] is None or len(inputs) == 1):
+        return {inputs[0].name if len(inputs) == 1 else None: arrays[0]}
+    for stored in arrays:
+        if stored.key not in names:
+            raise DataError(
+                f"{stored.where} is for no input of the model; {closest(str(stored.key), inputs)}; "
+                "with NAME=PATH the array of that name is taken alone"
+            )
+    return {stored.key: stored for stored in arrays}

@@ -1,0 +1,21 @@
+"""The calibration graph: weights as inputs, statistics after each layer, stages."""
+
+from onnx_lsuv.graph.moments import COUNT, MEAN, VAR, Record, pooled, scale_of
+from onnx_lsuv.graph.rewrite import is_random, norm_key
+from onnx_lsuv.graph.stages import IR_MAX, Calibration, Stage, build, close
+
+__all__ = [
+    "COUNT",
+    "IR_MAX",
+    "MEAN",
+    "VAR",
+    "Calibration",
+    "Record",
+    "Stage",
+    "build",
+    "close",
+    "is_random",
+    "norm_key",
+    "pooled",
+    "scale_of",
+]

@@ -1,0 +1,96 @@
+"""Write nodes for one scope of a graph in any opset from 7 on.
+
+Only operators are written whose meaning is the same in every opset, or whose change is hidden here: reduction axes
+are an attribute before opset 18 and an input from it on; Where is an If before opset 9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+PREFIX = "__lsuv"
+
+
+@dataclass(slots=True)
+class Book:
+    """What all scopes of one graph share: the opset, the constants written so far, a counter for names."""
+
+    opset: int
+    constants: dict[str, TensorProto] = field(default_factory=dict)
+    count: int = 0
+
+    def fresh(self) -> str:
+        """Return a value name that nothing else has."""
+        self.count += 1
+        return f"{PREFIX}{self.count}"
+
+    def constant(self, values: Any, dtype: Any) -> str:
+        """Return the name of a constant of the main graph, which every scope can read."""
+        array = np.asarray(values, dtype)
+        name = f"{PREFIX}_{array.dtype}_{'x'.join(map(str, array.shape))}_{array.tobytes().hex()}"
+        if name not in self.constants:
+            self.constants[name] = numpy_helper.from_array(array, name)
+        return name
+
+
+@dataclass(slots=True)
+class Sheet:
+    """The nodes of one scope, in order."""
+
+    book: Book
+    nodes: list[NodeProto] = field(default_factory=list)
+
+    def op(self, op_type: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
+        """Append a node of ONNX's own domain with one output; return the output's name."""
+        name = output or self.book.fresh()
+        self.nodes.append(helper.make_node(op_type, list(inputs), [name], **attributes))
+        return name
+
+    def ints(self, *values: int) -> str:
+        """Return a constant vector of int64."""
+        return self.book.constant(np.asarray(values, np.int64).reshape(-1), np.int64)
+
+    def double(self, value: float) -> str:
+        """Return a constant scalar of float64."""
+        return self.book.constant(value, np.float64)
+
+    def cast(self, value: str, to: int) -> str:
+        """Cast a value to an element type."""
+        return self.op("Cast", value, to=to)
+
+    def reshape(self, value: str, *shape: int) -> str:
+        """Reshape a value; 0 copies a dimension, -1 takes the rest, no numbers at all give a scalar."""
+        return self.op("Reshape", value, self.ints(*shape))
+
+    def reduce(self, op_type: str, value: str, axes: Sequence[int]) -> str:
+        """Reduce over axes, which disappear."""
+        if self.book.opset < 18:
+            return self.op(op_type, value, axes=list(axes), keepdims=0)
+        return self.op(op_type, value, self.ints(*axes), keepdims=0)
+
+    def row(self, value: str, index: int) -> str:
+        """Return value[index]."""
+        return self.op("Gather", value, self.book.constant(index, np.int64), axis=0)
+
+    def select(self, condition: str, yes: str, no: str, elem_type: int = TensorProto.DOUBLE) -> str:
+        """Return one of two values by a condition of one element."""
+        if self.book.opset >= 9:
+            return self.op("Where", condition, yes, no)
+        branches = {
+            key: subgraph([helper.make_node("Identity", [value], [name := self.book.fresh()])], [], [name], elem_type)
+            for key, value in (("then_branch", yes), ("else_branch", no))
+        }
+        return self.op("If", self.reshape(condition), **branches)
+
+
+def subgraph(
+    nodes: Sequence[NodeProto], inputs: Sequence[ValueInfoProto], outputs: Sequence[str], elem_type: int
+) -> GraphProto:
+    """Return a graph for an attribute, whose outputs are tensors of one element type and any shape."""
+    values = [helper.make_tensor_value_info(name, elem_type, None) for name in outputs]
+    return helper.make_graph(list(nodes), "body", list(inputs), values)

@@ -1,0 +1,251 @@
+"""Cut a written graph into stages and close each into a model that ONNX Runtime can load.
+
+A node's level is the greatest level of what it reads; what reads a cut is one level further on. All nodes of a level
+are a stage: it runs over all batches, its cuts are pooled, and only what later stages read is kept. So each node runs
+once per batch, whatever the number of layers. Without cuts there is one stage. Nodes that no record depends on are
+left out: the model's own outputs, and all that follows its last layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+
+import onnx
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
+
+from onnx_lsuv.graph.moments import Dims
+from onnx_lsuv.graph.rewrite import Rewriter, Value, proto_of, rewrite
+from onnx_lsuv.graph.sheet import Book
+from onnx_lsuv.layers import Body, Plan, Program, tensor_type
+from onnx_lsuv.model import is_hollow
+
+# The IR versions that ONNX Runtime 1.24 to 1.31 reads; a file of a later one is calibrated at the last of these.
+IR_MIN, IR_MAX = 7, 13
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Nodes that run together, and what goes in and out."""
+
+    nodes: tuple[NodeProto, ...]
+    inputs: tuple[str, ...]  # graph inputs
+    constants: tuple[str, ...]  # of the program
+    pooled: tuple[str, ...]  # cuts of earlier stages
+    carried: tuple[str, ...]  # other values of earlier stages
+    cuts: tuple[str, ...]  # records to pool after this stage
+    finals: tuple[str, ...]  # other records that end here
+    kept: tuple[str, ...]  # values that later stages carry on
+    finished: tuple[str, ...]  # carried values that no later stage reads
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The calibration graph: the stages, and the record of each key."""
+
+    program: Program
+    book: Book
+    stages: tuple[Stage, ...]
+    records: Mapping[str, str]
+    cuts: Mapping[str, str]
+
+
+def build(
+    plan: Plan,
+    shapes: Mapping[str, tuple[int, Sequence[int]]],
+    *,
+    rescale: bool,
+    staged: bool,
+    targets: Mapping[str, float],
+    seed: int,
+) -> Calibration:
+    """Return the calibration graph of a plan, or with `rescale=False` the graph that only measures.
+
+    Args:
+        plan: the layers of a program.
+        shapes: element type and shape of each graph input, of one batch.
+        rescale: divide each layer's output by its std and give norms the data's statistics.
+        staged: pool records over several batches before going on.
+        targets: the std that each weight's layer is to have, by weight key.
+        seed: for random operators.
+    """
+    book = Book(plan.program.opset)
+    values = infer(plan.program, shapes)
+    rewriter = Rewriter(
+        plan, rescale=rescale, staged=staged, targets=targets, values=values, seed=seed, book=book
+    )
+    nodes, records = rewrite(rewriter)
+    return Calibration(
+        plan.program, book, tuple(_stages(nodes, plan.program, records, rewriter.cuts)), records, rewriter.cuts
+    )
+
+
+def _reads(node: NodeProto) -> Iterable[str]:
+    """Yield every name a node reads, scopes inside included (their own names too: all are unique)."""
+    yield from node.input
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            for inner in attribute.g.node:
+                yield from _reads(inner)
+            yield from (value.name for value in attribute.g.output)
+
+
+def _stages(
+    nodes: Sequence[NodeProto], program: Program, records: Mapping[str, str], cuts: Mapping[str, str]
+) -> Iterable[Stage]:
+    makers = {name: i for i, node in enumerate(nodes) for name in node.output if name}
+    reads = [tuple(dict.fromkeys(n for n in _reads(node) if n)) for node in nodes]
+    wanted = dict.fromkeys([*records.values(), *cuts])
+    needed: set[int] = set()
+    todo = [makers[name] for name in wanted if name in makers]
+    while todo:
+        i = todo.pop()
+        if i not in needed:
+            needed.add(i)
+            todo += [makers[name] for name in reads[i] if name in makers]
+    level: dict[int, int] = {}
+    for i in sorted(needed):
+        level[i] = max(
+            (level[makers[name]] + (name in cuts) for name in reads[i] if name in makers and makers[name] != i),
+            default=0,
+        )
+    made = {name: level[i] for name, i in makers.items() if i in needed}
+    last_read: dict[str, int] = {}
+    for i in needed:
+        for name in reads[i]:
+            if name in made:
+                last_read[name] = max(last_read.get(name, 0), level[i])
+    data = {value.name for value in program.body.inputs}
+    for step in sorted(set(level.values())):
+        members = [i for i in sorted(needed) if level[i] == step]
+        names = dict.fromkeys(name for i in members for name in reads[i])
+        earlier = [n for n in names if n in made and (made[n] < step)]
+        here = [n for i in members for n in nodes[i].output if n]
+        yield Stage(
+            nodes=tuple(nodes[i] for i in members),
+            inputs=tuple(n for n in names if n in data),
+            constants=tuple(n for n in names if n in program.constants),
+            pooled=tuple(n for n in earlier if n in cuts),
+            carried=tuple(n for n in earlier if n not in cuts),
+            cuts=tuple(n for n in here if n in cuts),
+            finals=tuple(n for n in here if n in wanted and n not in cuts),
+            kept=tuple(n for n in here if n not in cuts and last_read.get(n, step) > step),
+            finished=tuple(n for n, last in last_read.items() if n not in cuts and made[n] < last == step),
+        )
+
+
+def close(
+    calibration: Calibration, stage: Stage, fed: Set[str], types: Mapping[str, TypeProto], element: Mapping[str, int]
+) -> bytes:
+    """Return a stage as a serialised model.
+
+    Args:
+        calibration: what the stage belongs to.
+        stage: one of its stages.
+        fed: the constants that come in as inputs; the others stand in the model.
+        types: the types of the carried values.
+        element: the element type of each fed constant.
+    """
+    program = calibration.program
+    graph_inputs = {value.name: value for value in program.body.inputs}
+    inputs = [graph_inputs[name] for name in stage.inputs]
+    inputs += [
+        ValueInfoProto(name=n, type=tensor_type(element[n], program.constants[n].dims))
+        for n in stage.constants
+        if n in fed
+    ]
+    inputs += [ValueInfoProto(name=n, type=tensor_type(TensorProto.DOUBLE, None)) for n in stage.pooled]
+    inputs += [ValueInfoProto(name=n, type=types[n]) for n in stage.carried]
+    # The type of an output may be left open; ONNX Runtime infers it.
+    outputs = [ValueInfoProto(name=n) for n in dict.fromkeys((*stage.cuts, *stage.finals, *stage.kept))]
+    names = set(stage.constants)
+    read = {name for node in stage.nodes for name in _reads(node)}
+    graph = helper.make_graph(stage.nodes, "calibration", inputs, outputs)
+    _add_constants(graph, program, names - set(fed))
+    graph.initializer.extend(t for name, t in calibration.book.constants.items() if name in read)
+    for sparse in program.model.proto.graph.sparse_initializer:
+        if sparse.values.name in read:
+            graph.sparse_initializer.append(sparse)
+    return _model(program, graph).SerializeToString()
+
+
+def _add_constants(graph: onnx.GraphProto, program: Program, names: Set[str]) -> None:
+    made: list[NodeProto] = []
+    for name in sorted(names):
+        constant = program.constants[name]
+        if constant.node is not None:
+            made.append(constant.node)
+            shape = program.constants.get(constant.node.input[0])
+            if shape is not None and shape.name not in names:
+                _append_tensor(graph, shape.tensor, shape.name)
+        else:
+            _append_tensor(graph, constant.tensor, name)
+    if made:
+        rest = list(graph.node)
+        del graph.node[:]
+        graph.node.extend([*made, *rest])
+
+
+def _append_tensor(graph: onnx.GraphProto, tensor: TensorProto | None, name: str) -> None:
+    assert tensor is not None
+    if any(t.name == name for t in graph.initializer):
+        return
+    copy = graph.initializer.add()
+    copy.CopyFrom(tensor)
+    copy.name = name
+
+
+def _model(program: Program, graph: onnx.GraphProto) -> ModelProto:
+    model = ModelProto(ir_version=max(IR_MIN, min(IR_MAX, program.model.proto.ir_version)))
+    model.graph.CopyFrom(graph)
+    for domain, version in program.opsets.items():
+        model.opset_import.add(domain=domain, version=version)
+    return model
+
+
+def infer(program: Program, shapes: Mapping[str, tuple[int, Sequence[int]]]) -> dict[str, Value]:
+    """Return what shape inference finds out about the values of a program for inputs of given shapes."""
+    inputs = []
+    for value in program.body.inputs:
+        known = shapes.get(value.name)
+        inputs.append(ValueInfoProto(name=value.name, type=tensor_type(*known)) if known else value)
+    nodes = [proto_of(node, _body_proto) for node in program.body.nodes]
+    graph = helper.make_graph(nodes, "program", inputs, list(program.body.outputs))
+    small = set()
+    for name, constant in program.constants.items():
+        if constant.node is not None or (constant.tensor is not None and not is_hollow(constant.tensor)):
+            small.add(name)
+        else:
+            graph.input.append(ValueInfoProto(name=name, type=tensor_type(constant.elem_type, constant.dims)))
+    _add_constants(graph, program, small)
+    del graph.output[:]
+    model = _model(program, graph)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except Exception:  # noqa: BLE001 - inference only helps: what it cannot do, the measuring does without
+        inferred = model
+    found: dict[str, Value] = {}
+    _collect(inferred.graph, found)
+    return found
+
+
+def _body_proto(body: Body) -> onnx.GraphProto:
+    nodes = [proto_of(node, _body_proto) for node in body.nodes]
+    return helper.make_graph(nodes, "body", list(body.inputs), list(body.outputs))
+
+
+def _collect(graph: onnx.GraphProto, found: dict[str, Value]) -> None:
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        if value.type.HasField("tensor_type"):
+            found[value.name] = Value(value.type.tensor_type.elem_type, _dims(value.type))
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                _collect(attribute.g, found)
+
+
+def _dims(kind: TypeProto) -> tuple[int | None, ...] | None:
+    if not kind.tensor_type.HasField("shape"):
+        return None
+    dims: Dims = [d.dim_value if d.HasField("dim_value") else None for d in kind.tensor_type.shape.dim]
+    return tuple(dims)

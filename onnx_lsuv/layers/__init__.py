@@ -1,0 +1,27 @@
+"""Which nodes are layers, where their weight comes from, its matrix view; or the reason why not."""
+
+from onnx_lsuv.layers.find import REASONS, Addend, Layer, Left, Norm, Plan, Weight, find_layers
+from onnx_lsuv.layers.operators import Matrix
+from onnx_lsuv.layers.program import Body, Constant, Node, Program, expand, tensor_type, walk
+from onnx_lsuv.layers.sources import Source, scatter
+
+__all__ = [
+    "REASONS",
+    "Addend",
+    "Body",
+    "Constant",
+    "Layer",
+    "Left",
+    "Matrix",
+    "Node",
+    "Norm",
+    "Plan",
+    "Program",
+    "Source",
+    "Weight",
+    "expand",
+    "find_layers",
+    "scatter",
+    "tensor_type",
+    "walk",
+]

@@ -1,0 +1,17 @@
+"""The procedure: draw -> calibrate -> rescale -> verify; the result."""
+
+from onnx_lsuv.lsuv.procedure import initialize, measure, nothing, plan_of
+from onnx_lsuv.lsuv.result import GOOD, STATUSES, Change, LayerReport, LeftReport, Result
+
+__all__ = [
+    "GOOD",
+    "STATUSES",
+    "Change",
+    "LayerReport",
+    "LeftReport",
+    "Result",
+    "initialize",
+    "measure",
+    "nothing",
+    "plan_of",
+]

@@ -1,0 +1,103 @@
+"""Run a calibration graph over batches and return its records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TypeProto
+
+from onnx_lsuv import runtime
+from onnx_lsuv.batches import Batch, Batches
+from onnx_lsuv.graph import Calibration, Record, Stage, close, pooled
+from onnx_lsuv.layers import Program
+from onnx_lsuv.model import is_hollow, read
+from onnx_lsuv.runtime import Device
+
+Array = NDArray[Any]
+Progress = Callable[[str, int, int], None]
+
+
+def quiet(phase: str, done: int, total: int) -> None:
+    """Report no progress."""
+
+
+def execute(
+    calibration: Calibration,
+    batches: Batches,
+    new: Mapping[str, Array],
+    device: Device,
+    progress: Progress = quiet,
+    phase: str = "calibrate",
+) -> dict[str, Record]:
+    """Run every stage over every batch.
+
+    Args:
+        calibration: the graph in stages.
+        batches: the data.
+        new: values of constants that differ from the file's.
+        device: where to run.
+        progress: called with a phase, the runs done and their total.
+        phase: what to call it.
+
+    Returns:
+        The record of each key over all batches.
+    """
+    program = calibration.program
+    element = {value.name: value.type.tensor_type.elem_type for value in program.body.inputs}
+    pooled_cuts: dict[str, Record] = {}
+    finals: dict[str, list[Array]] = {}
+    kept: list[dict[str, Any]] = [{} for _ in range(len(batches))]
+    types: dict[str, TypeProto] = {}
+    total, done = len(calibration.stages) * len(batches), 0
+    for stage in calibration.stages:
+        fed = {name for name in stage.constants if name in new or _comes_from_file(program, name)}
+        fixed = {name: value_of_constant(program, name, new) for name in fed}
+        arrays = {name: array for name, (array, _) in fixed.items()}  # kept alive while bound
+        model = close(calibration, stage, fed, types, {n: program.constants[n].elem_type for n in fed})
+        session = runtime.load(model, device)
+        inputs = {name: runtime.value_of(array, e) for name, (array, e) in fixed.items()}
+        inputs |= {name: runtime.value_of(pooled_cuts[name], 11) for name in stage.pooled}
+        collected: dict[str, list[Array]] = {name: [] for name in stage.cuts}
+        for i, store in enumerate(kept):
+            batch: Batch = batches[i] if stage.inputs else {}
+            data = {name: runtime.value_of(batch[name], element[name]) for name in stage.inputs}
+            carried = {name: store[name] for name in stage.carried}
+            wanted = tuple(dict.fromkeys((*stage.cuts, *stage.finals, *stage.kept)))
+            out = runtime.run(session, {**inputs, **data, **carried}, wanted, {*stage.cuts, *stage.finals})
+            for name in stage.cuts:
+                collected[name].append(runtime.array_of(out[name]))
+            for name in stage.finals:
+                finals.setdefault(name, []).append(runtime.array_of(out[name]))
+            for name in stage.kept:
+                store[name] = out[name]
+                if name not in types:
+                    types[name] = runtime.type_of(out[name])
+            for name in stage.finished:
+                store.pop(name, None)
+            done += 1
+            progress(phase, done, total)
+        pooled_cuts |= {name: pooled(records) for name, records in collected.items()}
+        del arrays
+    return {
+        key: pooled_cuts[name] if name in pooled_cuts else pooled(finals[name])
+        for key, name in calibration.records.items()
+        if name in pooled_cuts or name in finals
+    }
+
+
+def _comes_from_file(program: Program, name: str) -> bool:
+    constant = program.constants[name]
+    return constant.node is None and (constant.tensor is None or is_hollow(constant.tensor))
+
+
+def value_of_constant(program: Program, name: str, new: Mapping[str, Array]) -> tuple[Array, int]:
+    """Return a constant's values, new or stored, in a form that can be bound, and their element type."""
+    constant = program.constants[name]
+    if name in new:
+        return np.ascontiguousarray(new[name]).reshape(constant.dims), constant.elem_type
+    assert constant.site is not None
+    array = read(program.model, constant.site)
+    return np.require(array, requirements=["C"]), constant.elem_type

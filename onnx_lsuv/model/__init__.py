@@ -1,0 +1,30 @@
+"""A model file <-> memory: load without reading weights, read a weight, write values only, save whole or not at all.
+
+A tensor is addressed by a site, (protobuf field number, occurrence index) steps from the ModelProto down:
+((7, 0), (5, 3)) is the fourth initializer, ((7, 0), (1, 2), (5, 0), (5, 0)) the tensor in the first attribute of the
+third node. The indices are those of `Model.proto`, a skeleton of the model without its large payloads.
+"""
+
+from __future__ import annotations
+
+from onnx_lsuv.model.edits import promoted
+from onnx_lsuv.model.load import Model, digest, from_proto, is_hollow, load
+from onnx_lsuv.model.save import save, to_bytes
+from onnx_lsuv.model.values import fill, read, with_values
+from onnx_lsuv.model.wire import HOLLOW_BYTES, Site
+
+__all__ = [
+    "HOLLOW_BYTES",
+    "Model",
+    "Site",
+    "digest",
+    "fill",
+    "from_proto",
+    "is_hollow",
+    "load",
+    "promoted",
+    "read",
+    "save",
+    "to_bytes",
+    "with_values",
+]

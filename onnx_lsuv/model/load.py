@@ -1,0 +1,129 @@
+"""A model in memory: the bytes of its file, mapped, and a skeleton of it parsed without its large payloads."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
+
+from onnx_lsuv.errors import ModelError
+from onnx_lsuv.model.recognise import recognise
+from onnx_lsuv.model.tensors import Array, count, has_payload
+from onnx_lsuv.model.wire import Site, Tree, WireError, skeleton
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """A model file and the new values for some of its tensors.
+
+    proto:  a skeleton, not to be changed: the model without the payloads of dense tensors of more than HOLLOW_BYTES.
+    path:   where the file is: its folder resolved, its last part as given (it may be a symbolic link); None: in memory.
+    values: what replaces the stored values of which site.
+    folder: where external data are looked up; None for a model in memory that was given none.
+    """
+
+    proto: onnx.ModelProto = field(repr=False)
+    path: Path | None
+    values: Mapping[Site, Array] = field(repr=False)
+    folder: Path | None
+    _tree: Tree = field(repr=False)
+    _files: dict[str, memoryview] = field(repr=False)  # external data files mapped so far, by location
+
+    @property
+    def name(self) -> str:
+        """How messages call the model."""
+        return "the model in memory" if self.path is None else str(self.path)
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+    """Load a model file without reading its weights; the file must stay as it is while the model is in use.
+
+    Raises ModelError where the file cannot be read or is no ONNX model.
+    """
+    given = Path(path)
+    try:
+        # checked before it is opened: opening a FIFO waits, and a device may never end
+        if not stat.S_ISREG(given.stat().st_mode):
+            kind = "a folder" if given.is_dir() else "not a regular file"
+            raise ModelError(f"{given} should be an ONNX model file, but is {kind}")
+        descriptor = os.open(given, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise ModelError(f"{given} should be an ONNX model file, but is not a regular file")
+            if status.st_size == 0:
+                raise ModelError(f"{given} should be an ONNX model, but is empty; get or export it again")
+            view = memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+        finally:
+            os.close(descriptor)
+        resolved = given.parent.resolve() / given.name
+    except FileNotFoundError:
+        raise ModelError(f"there is no model file {given}") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"the model file {str(given)!r} cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from None
+    return _model(view, resolved, resolved.parent)
+
+
+def from_proto(proto: onnx.ModelProto, base_dir: str | os.PathLike[str] | None = None) -> Model:
+    """Take a model from memory, as a copy; `base_dir` is the folder of its external data, if it has any.
+
+    Raises ModelError where the proto is no complete model or too large to serialise.
+    """
+    try:
+        data = proto.SerializeToString()
+    except (EncodeError, ValueError) as error:
+        raise ModelError(
+            f"the model in memory cannot be serialised ({error}); over 2 GiB, save it with external data and load that"
+        ) from None
+    return _model(memoryview(data), None, None if base_dir is None else Path(base_dir).resolve())
+
+
+def is_hollow(tensor: onnx.TensorProto) -> bool:
+    """Whether a tensor of the skeleton is without its values: left out for their size, or external."""
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        return True
+    return count(tensor.dims) != 0 and not has_payload(tensor)
+
+
+def digest(path: str | os.PathLike[str]) -> str:
+    """Return a file's SHA-256 in hexadecimal, read piece by piece; raise ModelError where it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _model(view: memoryview, path: Path | None, folder: Path | None) -> Model:
+    name = "the model in memory" if path is None else str(path)
+    try:
+        proto = onnx.ModelProto.FromString(skeleton(view))
+    except (WireError, DecodeError) as error:
+        what = recognise(view)
+        if what is None:
+            reason = f" ({error})" if isinstance(error, WireError) else ""
+            what = f"is truncated, damaged, too deeply nested, or no ONNX model at all{reason}; get or export it again"
+        raise ModelError(f"{name} should be an ONNX model, but {what}") from None
+    lacks = None
+    if not proto.HasField("graph"):
+        lacks = "has no graph"
+    elif proto.ir_version < 1:
+        lacks = "has no IR version" if proto.ir_version == 0 else f"has IR version {proto.ir_version}"
+    elif not proto.opset_import:
+        lacks = "does not say which opset it uses"
+    if lacks:
+        what = recognise(view) or f"it {lacks}: it is truncated, or no ONNX model; get or export it again"
+        raise ModelError(f"{name} should be an ONNX model, but {what}")
+    values: dict[Site, Any] = {}
+    return Model(proto, path, MappingProxyType(values), folder, Tree(view), {})

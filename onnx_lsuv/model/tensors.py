@@ -1,0 +1,327 @@
+"""A TensorProto's payload <-> ndarray.
+
+The payload is raw_data (little-endian, elements of less than a byte packed from the lowest bit), or one of the typed
+lists: float_data and double_data of fixed width, the others varints, packed into one field or an own field for each
+element. Which list belongs to which element type is written in onnx.proto. New values go where the old ones are.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+
+from onnx_lsuv.errors import ModelError
+from onnx_lsuv.model.splice import Edit
+from onnx_lsuv.model.wire import (
+    BYTES,
+    DOUBLE_DATA,
+    FIXED32,
+    FIXED64,
+    FLOAT_DATA,
+    INT32_DATA,
+    INT64_DATA,
+    PAYLOAD,
+    RAW_DATA,
+    STRING_DATA,
+    UINT64_DATA,
+    VARINT,
+    Span,
+    fields,
+    varint,
+)
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_T = onnx.TensorProto
+_WIDTH = {FLOAT_DATA: 4, DOUBLE_DATA: 8}  # typed lists of fixed width; all others hold varints
+_FIELD: dict[int, int] = {
+    **dict.fromkeys((_T.FLOAT, _T.COMPLEX64), FLOAT_DATA),
+    **dict.fromkeys((_T.DOUBLE, _T.COMPLEX128), DOUBLE_DATA),
+    **dict.fromkeys((_T.UINT32, _T.UINT64), UINT64_DATA),
+    _T.INT64: INT64_DATA,
+    _T.STRING: STRING_DATA,
+}  # else INT32_DATA
+
+
+class Chunk(NamedTuple):
+    """A part of a payload: one length-delimited field (`span`), or a run of fields of one element each (`cells`)."""
+
+    start: int
+    end: int
+    span: Span | None
+    cells: list[tuple[int, int]]
+    owner: Span
+
+
+def element_bits(dtype: np.dtype[Any]) -> int:
+    """Return how many bits an element takes in raw_data (numpy gives the small types of ml_dtypes a byte each)."""
+    name = dtype.name
+    for bits in (2, 4, 6):
+        if name.startswith((f"int{bits}", f"uint{bits}", f"float{bits}_")) and dtype.itemsize == 1:
+            return bits
+    return dtype.itemsize * 8
+
+
+def dtype_of(data_type: int, where: str) -> np.dtype[Any]:
+    """Return the numpy dtype (of ml_dtypes where numpy has none) for a TensorProto.DataType; raise ModelError."""
+    try:
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type))
+    except (KeyError, TypeError, ValueError):
+        raise ModelError(
+            f"{where} has element type {data_type}, which is none that onnx {onnx.__version__} knows"
+        ) from None
+
+
+def shape_of(tensor: onnx.TensorProto, where: str) -> tuple[int, ...]:
+    """Return the dims; raise ModelError where one is negative."""
+    shape = tuple(tensor.dims)
+    if any(dim < 0 for dim in shape):
+        raise ModelError(f"{where} has a negative dimension: its dims are {_dims(shape)}")
+    return shape
+
+
+def count(shape: Iterable[int]) -> int:
+    """Return the number of elements, exactly, however large."""
+    total = 1
+    for dim in shape:
+        total *= dim
+    return total
+
+
+def raw_size(shape: Iterable[int], dtype: np.dtype[Any]) -> int:
+    """Return how many bytes raw_data of that shape and type has."""
+    return -(-count(shape) * element_bits(dtype) // 8)
+
+
+def chunks(view: memoryview, spans: tuple[Span, ...], number: int, wire: int) -> list[Chunk]:
+    """Find where in a message the list in field `number` stands, whose elements have wire type `wire`, in order."""
+    found: list[Chunk] = []
+    for span in spans:
+        for one in fields(view, span.start, span.end):
+            if one.number != number:
+                continue
+            if one.wire == BYTES:
+                packed = Span(one.tag, one.size, one.start, one.end, span, span.depth + 1)
+                found.append(Chunk(one.start, one.end, packed, [], span))
+            elif one.wire == wire:
+                last = found[-1] if found else None
+                if last is not None and last.span is None and last.end == one.tag:
+                    last.cells.append((one.start, one.end))
+                    found[-1] = last._replace(end=one.end)
+                else:
+                    found.append(Chunk(one.tag, one.end, None, [(one.start, one.end)], span))
+    return found
+
+
+def _payload(view: memoryview, spans: tuple[Span, ...], data_type: int) -> tuple[int, list[Chunk]]:
+    """Return the field that holds the values, and where: raw_data if it is there at all, else the type's list."""
+    raw = chunks(view, spans, RAW_DATA, BYTES)
+    if raw:
+        return RAW_DATA, raw[-1:]  # the last one counts
+    number = _FIELD.get(data_type, INT32_DATA)
+    wire = {FLOAT_DATA: FIXED32, DOUBLE_DATA: FIXED64, STRING_DATA: BYTES}.get(number, VARINT)
+    return number, chunks(view, spans, number, wire)
+
+
+def decode(view: memoryview, spans: tuple[Span, ...], tensor: onnx.TensorProto, where: str) -> Array:
+    """Return the stored values of an inline tensor, read-only; raise ModelError where they do not fit its dims."""
+    dtype, shape = dtype_of(tensor.data_type, where), shape_of(tensor, where)
+    number, parts = _payload(view, spans, tensor.data_type)
+    if tensor.data_type == _T.STRING:
+        return _strings(view, parts, number, shape, where)
+    if number == RAW_DATA:
+        return from_raw(view[parts[0].start : parts[0].end], shape, dtype, where)
+    if number in _WIDTH:
+        stored: Array = _fixed(view, parts, np.dtype("<f4" if number == FLOAT_DATA else "<f8"), where)
+    else:
+        stored = np.concatenate([np.empty(0, np.uint64), *(_varints(_bytes(view, part), where) for part in parts)])
+    return _from_typed(stored, shape, dtype, where)
+
+
+def from_raw(data: memoryview, shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> Array:
+    """View raw bytes as an array, read-only (a decoded copy for elements of less than a byte)."""
+    expected = raw_size(shape, dtype)
+    if len(data) != expected:
+        raise ModelError(
+            f"{where} should have {expected} bytes of data for dims {_dims(shape)} of {dtype.name}, but has "
+            f"{len(data)}; the file is damaged or was written by a broken exporter, so export the model again"
+        )
+    bits = element_bits(dtype)
+    array: Array
+    if dtype.itemsize * 8 != bits:
+        array = _unpack(np.frombuffer(data, np.uint8), count(shape), bits).view(dtype)
+    else:
+        array = np.frombuffer(data, dtype)
+        if sys.byteorder == "big":
+            array = array.byteswap()
+    return _shaped(array, shape, where)
+
+
+def to_raw(array: Array) -> memoryview:
+    """Return the array's elements as raw_data wants them: little-endian, C order; without a copy where it is so."""
+    bits = element_bits(array.dtype)
+    flat = np.ascontiguousarray(array).reshape(-1)
+    if flat.dtype.itemsize * 8 != bits:
+        return _pack(flat.view(np.uint8), bits).data
+    if sys.byteorder == "big":
+        flat = flat.byteswap()
+    return flat.view(np.uint8).data
+
+
+def encode(view: memoryview, spans: tuple[Span, ...], tensor: onnx.TensorProto, array: Array, where: str) -> list[Edit]:
+    """Return the edits that put `array` in the place of the tensor's stored values, in the same kind of field."""
+    decode(view, spans, tensor, where)  # there must be as many stored values as new ones
+    number, parts = _payload(view, spans, tensor.data_type)
+    if number == RAW_DATA:
+        return [Edit(parts[0].start, parts[0].end, (to_raw(array),), parts[0].span)]
+    if number in _WIDTH:
+        return encode_fixed(parts, to_raw(array), _WIDTH[number])
+    edits = []
+    at = 0
+    numbers = _to_typed(array)
+    for part in parts:
+        if part.span is not None:
+            size = int(np.count_nonzero(_bytes(view, part) < 0x80))
+            edits.append(Edit(part.start, part.end, (_to_varints(numbers[at : at + size]).data,), part.span))
+            at += size
+        for start, end in part.cells:
+            edits.append(Edit(start, end, (varint(int(numbers[at])),), part.owner))
+            at += 1
+    return edits
+
+
+def encode_fixed(parts: list[Chunk], data: memoryview, width: int) -> list[Edit]:
+    """Return the edits that put `data` in the place of a list of elements of `width` bytes; the length is the same."""
+    edits = []
+    at = 0
+    for part in parts:
+        if part.span is not None:
+            edits.append(Edit(part.start, part.end, (data[at : at + part.end - part.start],), part.span))
+            at += part.end - part.start
+        for start, end in part.cells:
+            edits.append(Edit(start, end, (data[at : at + width],), part.owner))
+            at += width
+    return edits
+
+
+def has_payload(tensor: onnx.TensorProto) -> bool:
+    """Whether a parsed tensor has any payload field."""
+    return tensor.HasField("raw_data") or any(
+        len(getattr(tensor, onnx.TensorProto.DESCRIPTOR.fields_by_number[number].name))
+        for number in PAYLOAD - {RAW_DATA}
+    )
+
+
+def _dims(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "() (one value)"
+
+
+def _shaped(array: Array, shape: tuple[int, ...], where: str) -> Array:
+    try:
+        array = array.reshape(shape)
+    except ValueError:  # an empty array of absurd dims
+        raise ModelError(f"{where} has dims {_dims(shape)}, more than an array can have") from None
+    array.flags.writeable = False
+    return array
+
+
+def _bytes(view: memoryview, part: Chunk) -> Array:
+    """Return a chunk's bytes without the tags between its cells."""
+    if part.span is not None:
+        return np.frombuffer(view[part.start : part.end], np.uint8)
+    return np.frombuffer(b"".join(view[start:end] for start, end in part.cells), np.uint8)
+
+
+def _fixed(view: memoryview, parts: list[Chunk], dtype: np.dtype[Any], where: str) -> Array:
+    arrays = [_bytes(view, part) for part in parts]
+    if any(len(array) % dtype.itemsize for array in arrays):
+        raise ModelError(f"{where} has a list of values that ends in the middle of one; export the model again")
+    data = arrays[0] if len(arrays) == 1 else np.concatenate([np.empty(0, np.uint8), *arrays])
+    return data.view(dtype).astype(dtype.newbyteorder("="), copy=False)
+
+
+def _varints(data: Array, where: str) -> Array:
+    """Decode packed varints as uint64; no parser has looked at the ones that the skeleton leaves out."""
+    ends = np.flatnonzero(data < 0x80)
+    starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
+    lengths = ends - starts + 1
+    if lengths.max(initial=0) > 10 or (len(data) and (not len(ends) or ends[-1] != len(data) - 1)):
+        raise ModelError(f"{where} has a list of values that is no row of varints; export the model again")
+    out = np.zeros(len(ends), np.uint64)
+    for nth in range(int(lengths.max(initial=0))):
+        rows = np.flatnonzero(lengths > nth)
+        out[rows] |= (data[starts[rows] + nth].astype(np.uint64) & np.uint64(0x7F)) << np.uint64(7 * nth)
+    return out
+
+
+def _to_varints(numbers: Array) -> Array:
+    """Encode uint64 as packed varints, shortest forms."""
+    lengths = np.ones(len(numbers), np.int64)
+    for nth in range(1, 10):
+        lengths += numbers >= np.uint64(1 << 7 * nth)
+    starts = np.cumsum(lengths) - lengths
+    out = np.empty(int(lengths.sum()), np.uint8)
+    for nth in range(int(lengths.max(initial=0))):
+        rows = np.flatnonzero(lengths > nth)
+        septets = (numbers[rows] >> np.uint64(7 * nth)).astype(np.uint8) & np.uint8(0x7F)
+        out[starts[rows] + nth] = septets | ((lengths[rows] > nth + 1).astype(np.uint8) << np.uint8(7))
+    return out
+
+
+def _from_typed(stored: Array, shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> Array:
+    """Turn the numbers of a typed list into the tensor's elements."""
+    bits = element_bits(dtype)
+    packed = bits in (2, 4)  # several elements to an int32
+    complex_ = dtype.kind == "c"
+    expected = raw_size(shape, dtype) if packed else count(shape) * (2 if complex_ else 1)
+    if len(stored) != expected:
+        raise ModelError(
+            f"{where} should have {expected} stored values for dims {_dims(shape)} of {dtype.name}, but has "
+            f"{len(stored)}; the file is damaged or was written by a broken exporter, so export the model again"
+        )
+    if stored.dtype.kind == "f":
+        return _shaped(stored.view(dtype), shape, where)
+    if packed:
+        return _shaped(_unpack(stored.astype(np.uint8), count(shape), bits).view(dtype), shape, where)
+    if bits == 6:
+        stored = stored & np.uint64(0x3F)
+    # all other types are the lowest bits of the number
+    return _shaped(stored.astype(f"u{dtype.itemsize}").view(dtype), shape, where)
+
+
+def _to_typed(array: Array) -> Array:
+    """Return the numbers, as uint64, that a typed list of varints holds for the elements."""
+    bits = element_bits(array.dtype)
+    flat = np.ascontiguousarray(array).reshape(-1)
+    if bits in (2, 4):
+        return _pack(flat.view(np.uint8), bits).astype(np.uint64)
+    if flat.dtype.kind == "i" and bits >= 8:
+        return flat.astype(np.int64).view(np.uint64)  # negative numbers are sign-extended
+    return flat.view(f"u{flat.dtype.itemsize}").astype(np.uint64)
+
+
+def _unpack(data: Array, size: int, bits: int) -> Array:
+    cells = np.unpackbits(data, count=size * bits, bitorder="little").reshape(size, bits)
+    return np.packbits(cells, axis=1, bitorder="little").reshape(size)
+
+
+def _pack(data: Array, bits: int) -> Array:
+    cells = np.unpackbits(data.reshape(-1, 1), axis=1, count=bits, bitorder="little")
+    return np.packbits(cells.reshape(-1), bitorder="little")
+
+
+def _strings(view: memoryview, parts: list[Chunk], number: int, shape: tuple[int, ...], where: str) -> Array:
+    if number == RAW_DATA:
+        raise ModelError(f"{where} holds strings as raw data, which ONNX does not allow; export the model again")
+    if len(parts) != count(shape):
+        raise ModelError(f"{where} should have {count(shape)} strings for dims {_dims(shape)}, but has {len(parts)}")
+    out = np.empty(len(parts), object)
+    try:
+        out[:] = [str(view[part.start : part.end], "utf-8") for part in parts]
+    except UnicodeDecodeError:
+        raise ModelError(f"{where} holds a string that is not UTF-8") from None
+    return _shaped(out, shape, where)

@@ -1,0 +1,257 @@
+"""The protobuf wire format, as far as it is needed to find a tensor's payload in a file without reading it.
+
+A message is a row of fields, each a tag (field number and wire type, one varint) and a value: a varint (wire type 0),
+8 bytes (1), a length varint and so many bytes (2), a group between two tags (3, 4; long out of use), or 4 bytes (5).
+Fields may stand in any order. A singular message field that occurs several times is the merger of its occurrences,
+which is the message one gets by joining their bytes; so a message is a tuple of spans here. Source:
+https://protobuf.dev/programming-guides/encoding/ ; the field numbers are those of onnx.proto.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+Site = tuple[tuple[int, int], ...]
+"""Where a message stands in a ModelProto: (field number, occurrence index) steps, from the ModelProto down."""
+
+HOLLOW_BYTES = 1024
+"""A dense tensor with a larger payload is without it in the skeleton."""
+
+VARINT, FIXED64, BYTES, GROUP, GROUP_END, FIXED32 = range(6)
+MAX_DEPTH = 100  # what protobuf's own parsers allow
+
+FLOAT_DATA, INT32_DATA, STRING_DATA, INT64_DATA, RAW_DATA, DOUBLE_DATA, UINT64_DATA = 4, 5, 6, 7, 9, 10, 11
+PAYLOAD = frozenset({FLOAT_DATA, INT32_DATA, STRING_DATA, INT64_DATA, RAW_DATA, DOUBLE_DATA, UINT64_DATA})
+
+# message -> field number -> (message in that field, whether the field is repeated)
+SCHEMA: dict[str, dict[int, tuple[str, bool]]] = {
+    "model": {7: ("graph", False), 20: ("training", True), 25: ("function", True)},
+    "training": {1: ("graph", False), 2: ("graph", False)},
+    "graph": {1: ("node", True), 5: ("tensor", True), 15: ("sparse", True)},
+    "function": {7: ("node", True), 11: ("attribute", True)},
+    "node": {5: ("attribute", True)},
+    "attribute": {
+        5: ("tensor", False),
+        6: ("graph", False),
+        10: ("tensor", True),
+        11: ("graph", True),
+        22: ("sparse", False),
+        23: ("sparse", True),
+    },
+    "sparse": {1: ("tensor", False), 2: ("tensor", False)},
+    "tensor": {13: ("entry", True)},
+    "entry": {},
+}
+
+
+class WireError(Exception):
+    """The bytes are no protobuf message; the message says why and at which byte."""
+
+
+class Field(NamedTuple):
+    """One field as it stands in the bytes."""
+
+    number: int
+    wire: int
+    tag: int  # offset of the tag
+    size: int  # offset of the length varint (wire type 2; else of the value)
+    start: int  # offset of the value
+    end: int  # offset behind the value
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Span:
+    """One occurrence of a length-delimited field, or the whole file (`parent` None): offsets of its parts."""
+
+    tag: int
+    size: int
+    start: int
+    end: int
+    parent: Span | None
+    depth: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tree:
+    """The bytes of a model, and what has been found in them so far (a cache: it only ever grows)."""
+
+    view: memoryview
+    found: dict[Site, dict[int, list[Span]]] = field(default_factory=dict)
+
+
+def varint(value: int) -> bytes:
+    """Encode a number from 0 to 2**64 - 1, shortest form."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def fields(view: memoryview, start: int, end: int) -> Iterator[Field]:
+    """Yield the fields of the message in `view[start:end]`; raise WireError where the bytes are not a message."""
+    at = start
+    while at < end:
+        tag_at = at
+        tag = view[at]
+        at += 1
+        if tag > 0x7F:
+            tag, at = _varint(view, tag_at, end)
+        number, wire = tag >> 3, tag & 7
+        if not 0 < number < 1 << 29:
+            raise WireError(f"field number {number} at byte {tag_at}")
+        size_at = at
+        if wire == BYTES:
+            if at >= end:
+                raise WireError(f"end of data at byte {at}")
+            length = view[at]
+            at += 1
+            if length > 0x7F:
+                length, at = _varint(view, size_at, end)
+            value_at = at
+            at += length
+        elif wire == VARINT:
+            value_at = at
+            _, at = _varint(view, at, end)
+        elif wire in (FIXED32, FIXED64):
+            value_at = at
+            at += 4 if wire == FIXED32 else 8
+        elif wire == GROUP:
+            value_at = at
+            at = _skip_group(view, tag_at, end)
+        else:
+            raise WireError(f"wire type {wire} at byte {tag_at}")
+        if at > end:
+            raise WireError(f"a value at byte {value_at} ends {at - end} bytes behind its message")
+        yield Field(number, wire, tag_at, size_at, value_at, at)
+
+
+def _varint(view: memoryview, at: int, end: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= end:
+            raise WireError(f"end of data at byte {at}")
+        byte = view[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value & 0xFFFF_FFFF_FFFF_FFFF, at
+    raise WireError(f"a varint of more than ten bytes at byte {at - 10}")
+
+
+def _skip_group(view: memoryview, at: int, end: int) -> int:
+    """Return the offset behind the group whose start tag is at `at`; without recursion, whatever the nesting."""
+    opened: list[int] = []
+    while True:
+        tag, at = _varint(view, at, end)
+        wire = tag & 7
+        if wire == GROUP:
+            opened.append(tag >> 3)
+            if len(opened) > MAX_DEPTH:
+                raise WireError(f"groups nested more than {MAX_DEPTH} deep at byte {at}")
+        elif wire == GROUP_END:
+            if opened.pop() != tag >> 3:
+                raise WireError(f"a group's end without its start at byte {at}")
+            if not opened:
+                return at
+        elif wire == VARINT:
+            _, at = _varint(view, at, end)
+        elif wire == BYTES:
+            length, at = _varint(view, at, end)
+            at += length
+        elif wire in (FIXED32, FIXED64):
+            at += 4 if wire == FIXED32 else 8
+        else:
+            raise WireError(f"wire type {wire} at byte {at}")
+
+
+def find(tree: Tree, site: Site) -> tuple[str, tuple[Span, ...]]:
+    """Return what kind of message (a key of SCHEMA) stands at `site`, and its spans; LookupError if there is none."""
+    kind = "model"
+    spans: tuple[Span, ...] = (Span(0, -1, 0, len(tree.view), None, 0),)
+    for step, (number, index) in enumerate(site):
+        below = _children(tree, site[:step], kind, spans)
+        if number not in SCHEMA[kind]:
+            raise LookupError(f"no messages in field {number} of a {kind}")
+        kind, repeated = SCHEMA[kind][number]
+        here = below.get(number, [])
+        if not 0 <= index < (len(here) if repeated else min(len(here), 1)):
+            raise LookupError(f"no {kind} number {index} at {site[: step + 1]}")
+        spans = (here[index],) if repeated else tuple(here)
+    return kind, spans
+
+
+def children(tree: Tree, site: Site) -> dict[int, list[Span]]:
+    """Return the messages right below the message at `site`: field number -> occurrences, in the order of the file."""
+    kind, spans = find(tree, site)
+    return _children(tree, site, kind, spans)
+
+
+def _children(tree: Tree, site: Site, kind: str, spans: tuple[Span, ...]) -> dict[int, list[Span]]:
+    below = tree.found.get(site)
+    if below is None:
+        below = {}
+        known = SCHEMA[kind]
+        for span in spans:
+            for one in fields(tree.view, span.start, span.end):
+                if one.wire == BYTES and one.number in known:
+                    child = Span(one.tag, one.size, one.start, one.end, span, span.depth + 1)
+                    below.setdefault(one.number, []).append(child)
+        tree.found[site] = below
+    return below
+
+
+def skeleton(view: memoryview) -> bytes:
+    """Return the model's bytes without the payloads of dense tensors that have more than HOLLOW_BYTES of them.
+
+    A payload is skipped, not read, so a mapped file's weights stay on the disk. Raises WireError.
+    """
+    pieces = _strip(view, 0, len(view), "model", limit=HOLLOW_BYTES, depth=1)
+    return bytes(view) if pieces is None else b"".join(pieces)
+
+
+def _strip(
+    view: memoryview, start: int, end: int, kind: str, *, limit: int, depth: int
+) -> list[memoryview | bytes] | None:
+    """Return the pieces of the message without large payloads; None where nothing is to be left out."""
+    if depth > MAX_DEPTH:
+        raise WireError(f"messages nested more than {MAX_DEPTH} deep at byte {start}")
+    if kind == "tensor":
+        return _strip_tensor(view, start, end, limit)
+    known = SCHEMA[kind]
+    if kind == "attribute" and limit:
+        # a tensor in several pieces is left whole or without any payload
+        parts = [one for one in fields(view, start, end) if one.number == 5 and one.wire == BYTES]
+        if len(parts) > 1 and sum(one.end - one.start for one in parts) > limit:
+            limit = 0
+    pieces: list[memoryview | bytes] = []
+    kept = start
+    for number, wire, _, size, begin, stop in fields(view, start, end):
+        if wire != BYTES or number not in known or stop - begin <= limit or known[number][0] == "sparse":
+            continue
+        inner = _strip(view, begin, stop, known[number][0], limit=limit, depth=depth + 1)
+        if inner is not None:
+            pieces += [view[kept:size], varint(sum(map(len, inner))), *inner]
+            kept = stop
+    if kept == start:
+        return None
+    pieces.append(view[kept:end])
+    return pieces
+
+
+def _strip_tensor(view: memoryview, start: int, end: int, limit: int) -> list[memoryview | bytes] | None:
+    pieces: list[memoryview | bytes] = []
+    kept, payload = start, 0
+    for number, _, tag, _, begin, stop in fields(view, start, end):
+        if number in PAYLOAD:
+            payload += stop - begin
+            if tag > kept:
+                pieces.append(view[kept:tag])
+            kept = stop
+    if payload <= limit:
+        return None
+    pieces.append(view[kept:end])
+    return pieces
