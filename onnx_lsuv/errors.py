@@ -12,7 +12,13 @@ A message is one sentence: what was expected, what was found, where, and what to
 
 from __future__ import annotations
 
+import unicodedata
 from typing import ClassVar
+
+
+def clean(text: str) -> str:
+    """Return text with every character escaped that could move the cursor, reverse the line or hide."""
+    return "".join(c if unicodedata.category(c)[0] != "C" else repr(c)[1:-1] for c in text)
 
 
 class LsuvError(Exception):

@@ -4,6 +4,7 @@ from onnx_lsuv.layers.find import REASONS, Addend, Layer, Left, Norm, Plan, Weig
 from onnx_lsuv.layers.operators import Matrix
 from onnx_lsuv.layers.program import Body, Constant, Node, Program, expand, tensor_type, walk
 from onnx_lsuv.layers.sources import Source, scatter
+from onnx_lsuv.layers.vocabulary import vocabulary
 
 __all__ = [
     "REASONS",
@@ -23,5 +24,6 @@ __all__ = [
     "find_layers",
     "scatter",
     "tensor_type",
+    "vocabulary",
     "walk",
 ]

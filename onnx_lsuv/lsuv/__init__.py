@@ -1,6 +1,6 @@
 """The procedure: draw -> calibrate -> rescale -> verify; the result."""
 
-from onnx_lsuv.lsuv.procedure import initialize, measure, nothing, plan_of
+from onnx_lsuv.lsuv.procedure import describe, initialize, measure, nothing, plan_of
 from onnx_lsuv.lsuv.result import GOOD, STATUSES, Change, LayerReport, LeftReport, Result
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "LayerReport",
     "LeftReport",
     "Result",
+    "describe",
     "initialize",
     "measure",
     "nothing",

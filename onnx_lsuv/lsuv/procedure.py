@@ -224,6 +224,27 @@ def measure(
     )
 
 
+def describe(
+    model: Model, *, include: Sequence[str] = (), exclude: Sequence[str] = (), keep_bias: bool = False
+) -> Result:
+    """Return the layers of a model and what is left alone, without running anything."""
+    plan = plan_of(model, include=include, exclude=exclude, keep_bias=keep_bias)
+    return Result(
+        model=model,
+        layers=tuple(_row(plan, layer, "", 1.0, "found") for layer in plan.layers),
+        left=tuple(map(_left, plan.left)),
+        stale=tuple(map(_left, plan.stale)),
+        changes=(),
+        notes=(),
+        settings={"include": list(include), "exclude": list(exclude), "keep_bias": keep_bias},
+        data={},
+        device="none",
+        seconds={},
+        target_std=1.0,
+        tolerance=None,
+    )
+
+
 def nothing(plan: Plan) -> str:
     """Return the sentence for a model in which no layer can be initialised."""
     name = plan.program.model.name

@@ -8,17 +8,18 @@ from typing import Any
 
 from onnx_lsuv.model import Model
 
-# A layer's status. The first five do not count against the exit status.
+# A layer's status. The first six do not count against the exit status.
 STATUSES: dict[str, str] = {
     "ok": "drawn and scaled, and measured within the tolerance",
     "drawn": "drawn; not rescaled, as this kind of layer, or the user, wants",
     "scaled": "drawn and scaled, not measured again",
+    "found": "found; nothing was run",
     "shared": "uses the weight of an earlier layer, which decides its scale",
     "not-reached": "drawn; the data never reach the layer",
     "off": "measured outside the tolerance",
     "degenerate": "its output has no finite, positive variance to scale by",
 }
-GOOD = frozenset({"ok", "drawn", "scaled", "shared", "not-reached"})
+GOOD = frozenset({"ok", "drawn", "scaled", "found", "shared", "not-reached"})
 
 
 @dataclass(frozen=True, slots=True)

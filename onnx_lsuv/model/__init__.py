@@ -8,8 +8,8 @@ third node. The indices are those of `Model.proto`, a skeleton of the model with
 from __future__ import annotations
 
 from onnx_lsuv.model.edits import promoted
-from onnx_lsuv.model.load import Model, digest, from_proto, is_hollow, load
-from onnx_lsuv.model.save import save, to_bytes
+from onnx_lsuv.model.loading import Model, digest, from_proto, is_hollow, load
+from onnx_lsuv.model.saving import save, to_bytes
 from onnx_lsuv.model.values import fill, read, with_values
 from onnx_lsuv.model.wire import HOLLOW_BYTES, Site
 

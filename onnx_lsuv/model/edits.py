@@ -2,8 +2,8 @@
 
 A Constant or ConstantOfShape of a graph whose value is new becomes an initializer of the same name: a ConstantOfShape
 cannot hold values, and no training framework trains a Constant. Its node goes, and what only the node used stays. Below
-IR version 4 the main graph's initializers must also be among its inputs. A function body has no initializers: a
-Constant there keeps its place. A promoted Constant with external data stays external.
+IR version 4 initializers must also be among the graph's inputs. A function body has no initializers, and neither has,
+below IR version 4, a subgraph, whose inputs are not free: a Constant there keeps its place. A promoted Constant with external data stays external.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import onnx
 
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.model.external import Place, extent
-from onnx_lsuv.model.load import Model
+from onnx_lsuv.model.loading import Model
 from onnx_lsuv.model.splice import Edit
 from onnx_lsuv.model.tensors import Array, chunks, encode, encode_fixed, to_raw
-from onnx_lsuv.model.values import data_file, external_tensors, label, message
+from onnx_lsuv.model.values import data_file, external_tensors, holds_initializers, label, message
 from onnx_lsuv.model.wire import BYTES, FIXED32, RAW_DATA, Site, Span, children, fields, find, varint
 
 
@@ -95,7 +95,7 @@ def data_edits(model: Model, outside: Mapping[Site, External]) -> dict[str, list
 
 def _node_of(model: Model, site: Site) -> Site | None:
     """Return the site of the node that goes when the value at `site` is saved, if it is one that does."""
-    if site[0][0] != 7:
+    if not holds_initializers(model, site):
         return None
     kind, _ = message(model, site)
     if kind == "node":
@@ -153,7 +153,7 @@ def _promote(
         Edit(gone.tag, gone.end, (), gone.parent),
         Edit(end, end, (bytes([5 << 3 | BYTES]) + varint(sum(map(len, pieces))), *pieces), graph[-1]),
     ]
-    if model.proto.ir_version < 4 and graph_site == ((7, 0),):
+    if model.proto.ir_version < 4:
         listed = onnx.helper.make_tensor_value_info(name, data_type, value.shape).SerializeToString()
         edits.append(Edit(end, end, (bytes([11 << 3 | BYTES]) + varint(len(listed)), listed), graph[-1]))
     return edits

@@ -57,8 +57,8 @@ def relative(location: str | bytes, where: str) -> str:
         location = os.path.normpath(location)
         if Path(location).parts[0] == "..":
             raise ModelError(refuse + "this one leaves it")
-    if os.path.normpath(location) == ".":
-        raise ModelError(refuse + "this is the folder itself")
+    if parts[-1] in ("", ".", ".."):
+        raise ModelError(refuse + "this is a folder")
     return location
 
 

@@ -23,8 +23,9 @@ def place(files: Iterable[tuple[Path, Iterable[Piece]]], force: bool) -> None:
 
     Raises OutputError; then, and on any other exception, nothing is left of the new files.
     """
-    trash: list[Path] = []  # temporary files and, behind the files in them, new folders
-    folders: list[Path] = []
+    files = list(files)
+    trash: list[Path] = []  # temporary files
+    folders: list[Path] = []  # new ones
     ready: list[tuple[Path, Path]] = []
     done: list[tuple[Path, os.stat_result, Path | None]] = []
     target = Path()
@@ -45,9 +46,12 @@ def place(files: Iterable[tuple[Path, Iterable[Piece]]], force: bool) -> None:
             done.append((target, temporary.lstat(), backup))
             _put(temporary, target, force)
     except BaseException as error:
-        for placed, status, backup in reversed(done):
-            _take_back(placed, status, backup)
-        _remove(trash, folders)
+        if len(done) == len(files) and _is_there(*done[-1][:2]):
+            _remove(trash, [])  # interrupted after the last file came into place: all is done
+        else:
+            for placed, status, backup in reversed(done):
+                _take_back(placed, status, backup)
+            _remove(trash, folders)
         if isinstance(error, FileExistsError):
             raise OutputError(
                 f"{target} exists; replace it with --force (force=True), or choose another output"
@@ -100,9 +104,16 @@ def _put(temporary: Path, target: Path, force: bool) -> None:
     temporary.replace(target)
 
 
+def _is_there(target: Path, ours: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(target.lstat(), ours)
+    except OSError:
+        return False
+
+
 def _take_back(target: Path, ours: os.stat_result, backup: Path | None) -> None:
     with suppress(OSError):
-        if os.path.samestat(target.lstat(), ours):
+        if _is_there(target, ours):
             if backup is not None and os.path.lexists(backup):
                 backup.replace(target)
             else:

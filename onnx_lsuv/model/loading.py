@@ -6,7 +6,7 @@ import hashlib
 import mmap
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -125,5 +125,28 @@ def _model(view: memoryview, path: Path | None, folder: Path | None) -> Model:
     if lacks:
         what = recognise(view) or f"it {lacks}: it is truncated, or no ONNX model; get or export it again"
         raise ModelError(f"{name} should be an ONNX model, but {what}")
+    for inner in _names(proto):
+        if not isinstance(inner, str):  # what protobuf gives for a string that is none
+            raise ModelError(f"{name} is damaged: the name {inner[:80]!r} in it is not UTF-8; get or export it again")
     values: dict[Site, Any] = {}
     return Model(proto, path, MappingProxyType(values), folder, Tree(view), {})
+
+
+def _names(model: onnx.ModelProto) -> Iterator[str | bytes]:
+    """Yield the names that values, nodes, attributes and operators have, in all graphs and functions."""
+    scopes: list[onnx.GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
+    while scopes:
+        scope = scopes.pop()
+        yield scope.name
+        if isinstance(scope, onnx.GraphProto):
+            for one in (*scope.initializer, *scope.input, *scope.output):
+                yield one.name
+        else:
+            yield from (*scope.input, *scope.output, scope.domain)
+        for node in scope.node:
+            yield from (*node.input, *node.output, node.name, node.op_type, node.domain)
+            for attribute in node.attribute:
+                yield attribute.name
+                if attribute.HasField("g"):
+                    scopes.append(attribute.g)
+                scopes.extend(attribute.graphs)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from onnx_lsuv.errors import ModelError, OutputError
 from onnx_lsuv.model.edits import data_edits, externals, model_edits
-from onnx_lsuv.model.load import Model, load
+from onnx_lsuv.model.loading import Model, load
 from onnx_lsuv.model.place import place
 from onnx_lsuv.model.splice import Piece, splice
 from onnx_lsuv.model.values import data_file, label
