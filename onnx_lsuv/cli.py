@@ -75,7 +75,7 @@ def _errors(verbose: int) -> Iterator[None]:
         _fail("out of memory: give smaller batches with '--batch-size'", 5, error, verbose)
     except (typer.Exit, SystemExit):
         raise
-    except Exception as error:  # noqa: BLE001 - the last line of defence
+    except Exception as error:
         what = f"{type(error).__name__}: {error}"
         _fail(f"a defect in onnx-lsuv ({what}); please report it with the output of '-vv'", 70, error, verbose)
 
@@ -101,7 +101,10 @@ def command(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            "-d", "--data", metavar="[NAME=]PATH", show_default=False,
+            "-d",
+            "--data",
+            metavar="[NAME=]PATH",
+            show_default=False,
             help="Calibration data: .npy, .npz, .pb, .safetensors, or a folder of them (a file a batch). Repeatable.",
         ),
     ] = None,
@@ -131,11 +134,15 @@ def command(
     exclude: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Not these layers or weights.", show_default=False)
     ] = None,
-    keep_bias: Annotated[bool, typer.Option("--keep-bias", help="Leave biases instead of setting them to zero.")] = False,
+    keep_bias: Annotated[
+        bool, typer.Option("--keep-bias", help="Leave biases instead of setting them to zero.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not measure the saved file.")] = False,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where to run.")] = "auto",
-    allow_tf32: Annotated[bool, typer.Option("--allow-tf32", help="Let CUDA round products to TensorFloat-32.")] = False,
+    allow_tf32: Annotated[
+        bool, typer.Option("--allow-tf32", help="Let CUDA round products to TensorFloat-32.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU  [default: one per core]")] = None,
     custom_ops: Annotated[
         list[str] | None,
@@ -146,7 +153,9 @@ def command(
     output_format: Annotated[Format, typer.Option("--format", help="Of standard output.")] = Format.text,
     verbose: Annotated[int, typer.Option("-v", count=True, help="Say more; -vv shows tracebacks.")] = 0,
     quiet: Annotated[bool, typer.Option("-q", help="Print nothing but errors.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Give the linear layers of an ONNX MODEL fresh orthonormal weights, scaled to unit output variance (LSUV)."""
     with _errors(verbose):
@@ -173,8 +182,14 @@ def command(
             result = lsuv.measure(loaded, batches, target_std=target_std, tolerance=tolerance, **patterns, **options)
         else:
             result = lsuv.initialize(
-                loaded, batches, seed=seed, init=init.value, target_std=target_std, keep_bias=keep_bias,
-                **patterns, **options,
+                loaded,
+                batches,
+                seed=seed,
+                init=init.value,
+                target_std=target_std,
+                keep_bias=keep_bias,
+                **patterns,
+                **options,
             )
             start = perf_counter()
             save(result.model, target, force=force)
@@ -187,8 +202,14 @@ def command(
 
 
 def _check_usage(
-    data: list[str] | None, random: bool, shape: list[str] | None, check: bool, dry_run: bool,
-    target_std: float, tolerance: float | None, report: list[Path] | None,
+    data: list[str] | None,
+    random: bool,
+    shape: list[str] | None,
+    check: bool,
+    dry_run: bool,
+    target_std: float,
+    tolerance: float | None,
+    report: list[Path] | None,
 ) -> None:
     if check and dry_run:
         raise UsageError("--check runs the model and --dry-run does not: give one of them")
@@ -210,7 +231,9 @@ def _check_output(target: Path, model: Path, *, force: bool) -> None:
     if target.is_dir():
         raise OutputError(f"the output {str(target)!r} is a folder: name a file with '-o'")
     if target.exists() and model.exists() and os.path.samefile(target, model):
-        raise OutputError(f"the output {str(target)!r} is the model itself, which is never written to: name another with '-o'")
+        raise OutputError(
+            f"the output {str(target)!r} is the model itself, which is never written to: name another with '-o'"
+        )
     if (target.exists() or target.is_symlink()) and not force:
         raise OutputError(f"the output {str(target)!r} exists: name another with '-o', or replace it with '--force'")
     _check_folder(target)
@@ -224,7 +247,13 @@ def _check_folder(path: Path) -> None:
 
 
 def _batches(
-    model: Model, data: list[str], random: bool, shape: list[str], batch_size: int | None, samples: int | None, seed: int
+    model: Model,
+    data: list[str],
+    random: bool,
+    shape: list[str],
+    batch_size: int | None,
+    samples: int | None,
+    seed: int,
 ) -> Batches:
     from onnx_lsuv import batches as kinds  # noqa: PLC0415
     from onnx_lsuv.layers import expand, vocabulary  # noqa: PLC0415

@@ -112,15 +112,15 @@ def _left(left: Sequence[LeftReport]) -> str:
         groups.setdefault((row.reason, row.detail), []).append(row)
     lines = ["left alone:"]
     for (reason, detail), rows in groups.items():
-        names = ", ".join(clean(row.name) for row in rows[:3]) + (f", and {len(rows) - 3} more" if len(rows) > 3 else "")
+        names = ", ".join(clean(row.name) for row in rows[:3]) + (
+            f", and {len(rows) - 3} more" if len(rows) > 3 else ""
+        )
         lines.append(f"  {reason}: {len(rows)} x {rows[0].op} ({names}): {clean(detail)}")
     return "\n".join(lines)
 
 
 def _stale(result: Result) -> str:
-    return "\n".join(
-        f"statistics kept: {clean(row.name)}: {clean(row.detail)}" for row in result.stale
-    )
+    return "\n".join(f"statistics kept: {clean(row.name)}: {clean(row.detail)}" for row in result.stale)
 
 
 def summary(result: Result) -> str:
@@ -140,13 +140,13 @@ def summary(result: Result) -> str:
     if moved:
         extra.append(f"{moved} constants became initializers")
     times = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in result.seconds.items())
-    data = result.data
+    samples, batches = result.data.get("samples"), result.data.get("batches")
     return "\n".join(
         line
         for line in (
             f"{len(result.layers)} layers: {states}{spread}",
             "; ".join(extra),
-            f"{_count(data.get('samples'), 'sample')} in {_count(data.get('batches'), 'batch', 'batches')} on {result.device}; {times}",
+            f"{_count(samples, 'sample')} in {_count(batches, 'batch', 'batches')} on {result.device}; {times}",
         )
         if line
     )

@@ -108,7 +108,9 @@ def open_device(
         raise DeviceError(f"Expected a device of 'auto', 'cpu', 'cuda' or 'cuda:N', found {name!r}.")
     for library in custom_ops:
         if not Path(library).is_file():
-            raise DeviceError(f"The custom-operator library {library!r} is not a file: give the path of a shared library.")
+            raise DeviceError(
+                f"The custom-operator library {library!r} is not a file: give the path of a shared library."
+            )
     count = threads if threads else _cores()
     cpu = Device("cpu", count, allow_tf32, tuple(custom_ops))
     if name == "cpu":
@@ -175,7 +177,9 @@ def load(model: bytes, device: Device) -> Session:
         try:
             options.register_custom_ops_library(library)
         except Exception as error:
-            raise DeviceError(f"The custom-operator library {library!r} cannot be loaded: {_message(error)}.") from error
+            raise DeviceError(
+                f"The custom-operator library {library!r} cannot be loaded: {_message(error)}."
+            ) from error
     providers: list[Any] = ["CPUExecutionProvider"]
     if device.kind == "cuda":
         cuda = {
@@ -238,7 +242,9 @@ def type_of(value: Any) -> TypeProto:
         name = {"float": "FLOAT", "double": "DOUBLE"}.get(inner[1], inner[1].upper())
         result.sequence_type.elem_type.tensor_type.elem_type = TensorProto.DataType.Value(name)
         return result
-    raise DeviceError(f"A value of type {text} lies between two batches' stages, which is not supported: give one batch.")
+    raise DeviceError(
+        f"A value of type {text} lies between two batches' stages, which is not supported: give one batch."
+    )
 
 
 def array_of(value: Any) -> NDArray[Any]:

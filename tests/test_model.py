@@ -205,11 +205,11 @@ def test_only_the_payload_changes_whatever_the_encoding_around_it(tmp_path: Path
         field(8, b"w", 5)  # the name first, its length in five bytes
         + field(9, b"stale")  # raw_data twice: the last one counts
         + unknown
-        + field(9, OLD.tobytes(), 6)
+        + field(9, OLD.tobytes(), 5)
         + b"\x90\x80\x00\x01"  # data_type with an over-long tag and
         + field(1, b"\x94\x80\x00\x14")  # dims packed, with an over-long varint: 20, 20
     )
-    graph = field(2, b"g") + unknown + field(5, tensor, 7) + field(1, field(4, b"Relu", 3), 4)
+    graph = field(2, b"g") + unknown + field(5, tensor, 5) + field(1, field(4, b"Relu", 3), 4)
     data = unknown + model_bytes(graph)
     assert numpy_helper.to_array(onnx.ModelProto.FromString(data).graph.initializer[0]).shape == (20, 20)
     loaded = on_disk(data, tmp_path)

@@ -12,7 +12,7 @@ from onnx_lsuv.batches.draw import complete_shapes, draw_input
 from onnx_lsuv.batches.inputs import Input, closest, listing, quote, type_name
 from onnx_lsuv.batches.plan import plan_batches
 from onnx_lsuv.batches.sources import Source, read_sources
-from onnx_lsuv.batches.stored import Array, Stored, default_limit, held
+from onnx_lsuv.batches.stored import Array, Stored, default_limit, held, reason
 from onnx_lsuv.batches.values import INTS, Piece, Stats, check_dtype, dtype_of, read_piece, scan
 from onnx_lsuv.errors import DataError, UsageError
 
@@ -125,8 +125,7 @@ def _as_array(value: object, where: str) -> Array:
     try:
         return np.asarray(value)
     except Exception as error:  # whatever a foreign __array__ raises
-        what = " ".join(str(error).split())[:200]
-        raise DataError(f"{where} cannot be made a NumPy array: {what}; give a numpy.ndarray") from error
+        raise DataError(f"{where} cannot be made a NumPy array: {reason(error)}; give a numpy.ndarray") from error
 
 
 def from_random(

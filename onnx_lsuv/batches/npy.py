@@ -69,9 +69,12 @@ def _header(file: IO[bytes], where: str) -> Layout:
     if version not in {(1, 0), (2, 0), (3, 0)}:
         raise ValueError(f"version {version} is unknown")
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    with warnings.catch_warnings():  # headers by Python 2 are read with a warning that helps nobody here
-        warnings.simplefilter("ignore")
-        shape, fortran, dtype = read(file)
+    try:
+        with warnings.catch_warnings():  # headers by Python 2 are read with a warning that helps nobody here
+            warnings.simplefilter("ignore")
+            shape, fortran, dtype = read(file)
+    except BROKEN as error:  # NumPy's words are not repeated: some advise to allow pickles
+        raise ValueError("no dtype, order and shape") from error
     if dtype.hasobject:
         raise DataError(
             f"{where} holds Python objects, which would have to be unpickled, that is, executed; "

@@ -13,6 +13,7 @@ Inputs are put together by position: every input has as many batches as the othe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 from onnx_lsuv.batches.inputs import Input, listing, quote, show_shape
 from onnx_lsuv.batches.stored import Stored
@@ -36,7 +37,7 @@ def plan_batches(
         for stored in given[each.name]:
             check_shape(each, stored)
     sizes = {each.name: _cut_length(each, inputs, given, batch_size) for each in inputs}
-    pieces = {each.name: _cut(given[each.name], sizes[each.name]) for each in inputs}
+    pieces = {each.name: _cut(given[each.name], sizes[each.name], samples) for each in inputs}
     _check_counts(inputs, pieces)
     counting = _counting(inputs, given, pieces)
     if samples is not None:
@@ -137,14 +138,14 @@ def _cut_length(
     return batch_size
 
 
-def _cut(arrays: Sequence[Stored], size: int | None) -> list[Piece]:
-    if size is None:
-        return [Piece(stored) for stored in arrays]
-    return [
-        Piece(stored, start, min(start + size, stored.shape[0]))
+def _cut(arrays: Sequence[Stored], size: int | None, samples: int | None) -> list[Piece]:
+    pieces = (
+        Piece(stored, start, None if size is None else min(start + size, stored.shape[0]))
         for stored in arrays
-        for start in range(0, stored.shape[0], size)
-    ]
+        for start in (range(1) if size is None else range(0, stored.shape[0], size))
+    )
+    # A batch has at least one sample, so the first N samples lie in the first N batches of perhaps billions.
+    return list(islice(pieces, samples))
 
 
 def _check_counts(inputs: Sequence[Input], pieces: Pieces) -> None:

@@ -108,10 +108,11 @@ def looks_like(path: Path, otherwise: str) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Return what a foreign exception says, on one line, without the path that the sentence already names."""
+    """Return what a foreign exception says, on one printable line, without the path that the sentence names."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    text = " ".join(str(error).split())[:200] or type(error).__name__
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def default_limit() -> int:

@@ -68,7 +68,9 @@ def dtype_of(target: Input) -> np.dtype[Any]:
 
 def check_dtype(target: Input, stored: Stored) -> str | None:
     """Return what is converted, such as "float64 to float32", or None; raises DataError where it may not be."""
-    want, have = dtype_of(target), stored.dtype.newbyteorder("=")
+    want, have = dtype_of(target), stored.dtype
+    if have.kind != "T":  # text of variable length has no byte order
+        have = have.newbyteorder("=")
     text = target.elem_type == onnx.TensorProto.STRING
     kind = _kind(have)
     if kind in ("text", "object"):

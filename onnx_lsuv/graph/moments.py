@@ -92,27 +92,36 @@ def joined(sheet: Sheet, records: Sequence[str]) -> str:
     return sheet.op("Concat", *records, axis=1)
 
 
-def first_reached(sheet: Sheet, before: str, own: str) -> str:
-    """Return the earlier record where it was reached, else the own one."""
-    count = sheet.reshape(sheet.op("Gather", sheet.row(before, COUNT), sheet.ints(0), axis=0), 1)
-    return sheet.select(sheet.op("Greater", count, sheet.book.constant([0.0], np.float64)), before, own)
+def first_usable(sheet: Sheet, before: str, own: str, *, layer: bool) -> str:
+    """Return the earlier record where it was reached, for a layer also with a variance to scale by; else the own."""
+    good = sheet.op("Greater", _pick(sheet, sheet.row(before, COUNT), 0), sheet.book.constant([0.0], np.float64))
+    if layer:
+        # A loop's state starts at zero, as a recurrent net's: its first iteration may say nothing.
+        good = sheet.op("And", good, _is_usable(sheet, before))
+    return sheet.select(good, before, own)
+
+
+def _pick(sheet: Sheet, row: str, column: int) -> str:
+    return sheet.op("Gather", row, sheet.ints(column), axis=0)
+
+
+def _is_usable(sheet: Sheet, record: str) -> str:
+    mean, var = (_pick(sheet, sheet.row(record, row), 0) for row in (MEAN, VAR))
+    floor = sheet.op("Mul", sheet.op("Mul", mean, mean), sheet.double(NOISE))
+    return sheet.op("And", sheet.op("Greater", var, floor), sheet.op("Less", var, sheet.double(HUGE)))
 
 
 def scale(sheet: Sheet, record: str, target: float, *, with_term: bool, elem_type: int) -> str:
     """Write the nodes that turn a record into a scalar scale of an element type; 1 where there is none."""
     one, zero = sheet.book.constant([1.0], np.float64), sheet.book.constant([0.0], np.float64)
 
-    def pick(row: str, column: int) -> str:
-        return sheet.op("Gather", row, sheet.ints(column), axis=0)
-
-    means, variances = sheet.row(record, MEAN), sheet.row(record, VAR)
-    mean, var = pick(means, 0), pick(variances, 0)
-    floor = sheet.op("Mul", sheet.op("Mul", mean, mean), sheet.double(NOISE))
-    good = sheet.op("And", sheet.op("Greater", var, floor), sheet.op("Less", var, sheet.double(HUGE)))
+    variances = sheet.row(record, VAR)
+    var = _pick(sheet, variances, 0)
+    good = _is_usable(sheet, record)
     # Keep Sqrt and Div away from what is not good.
     safe = sheet.select(good, var, one)
     if with_term:
-        var_b, var_sum = pick(variances, 1), pick(variances, 2)
+        var_b, var_sum = _pick(sheet, variances, 1), _pick(sheet, variances, 2)
         cov = sheet.op("Mul", sheet.op("Sub", sheet.op("Sub", var_sum, var), var_b), sheet.double(0.5))
         rest = sheet.op("Mul", safe, sheet.op("Sub", sheet.double(target**2), var_b))
         inner = sheet.op("Add", sheet.op("Mul", cov, cov), rest)

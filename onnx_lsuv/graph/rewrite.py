@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, helper
 
-from onnx_lsuv.graph.moments import Dims, first_reached, group_length, joined, moments, scale
+from onnx_lsuv.graph.moments import Dims, first_usable, group_length, joined, moments, scale
 from onnx_lsuv.graph.sheet import Book, Sheet
 from onnx_lsuv.layers import Body, Layer, Node, Norm, Plan, tensor_type, walk
 
@@ -120,9 +120,7 @@ def _channels(rw: Rewriter, norm: Norm) -> int:
     return rw.plan.program.constants[norm.mean].size
 
 
-def _merge(
-    rw: Rewriter, sheet: Sheet, records: dict[str, Kept], key: str, own: Callable[[], str], *, top: bool
-) -> str:
+def _merge(rw: Rewriter, sheet: Sheet, records: dict[str, Kept], key: str, own: Callable[[], str], *, top: bool) -> str:
     """Return the record that decides at this use, measuring only where no earlier use surely did."""
     before = records.get(key)
     if before is not None and before.certain:
@@ -131,7 +129,7 @@ def _merge(
     if top and rw.staged and rw.rescale:
         rw.cuts[record] = key
     if before is not None:
-        record = first_reached(sheet, before.name, record)
+        record = first_usable(sheet, before.name, record, layer=key in rw.plan.weights)
     records[key] = Kept(record, certain=True)
     return record
 

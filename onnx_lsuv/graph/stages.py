@@ -71,9 +71,7 @@ def build(
     """
     book = Book(plan.program.opset)
     values = infer(plan.program, shapes)
-    rewriter = Rewriter(
-        plan, rescale=rescale, staged=staged, targets=targets, values=values, seed=seed, book=book
-    )
+    rewriter = Rewriter(plan, rescale=rescale, staged=staged, targets=targets, values=values, seed=seed, book=book)
     nodes, records = rewrite(rewriter)
     return Calibration(
         plan.program, book, tuple(_stages(nodes, plan.program, records, rewriter.cuts)), records, rewriter.cuts
@@ -166,7 +164,7 @@ def close(
     for sparse in program.model.proto.graph.sparse_initializer:
         if sparse.values.name in read:
             graph.sparse_initializer.append(sparse)
-    return _model(program, graph).SerializeToString()
+    return bytes(_model(program, graph).SerializeToString())
 
 
 def _add_constants(graph: onnx.GraphProto, program: Program, names: Set[str]) -> None:
@@ -222,7 +220,7 @@ def infer(program: Program, shapes: Mapping[str, tuple[int, Sequence[int]]]) -> 
     model = _model(program, graph)
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except Exception:  # noqa: BLE001 - inference only helps: what it cannot do, the measuring does without
+    except Exception:
         inferred = model
     found: dict[str, Value] = {}
     _collect(inferred.graph, found)

@@ -277,8 +277,11 @@ def _with_biases(
     layers = []
     for candidate, key, end, addend, bias in found:
         term = addend
-        if bias is not None and not keep_bias and all((n, p) in places for n, p in _uses(program, bias) if n) and all(
-            n is not None for n, _ in _uses(program, bias)
+        if (
+            bias is not None
+            and not keep_bias
+            and all((n, p) in places for n, p in _uses(program, bias) if n)
+            and all(n is not None for n, _ in _uses(program, bias))
         ):
             zeroed[bias] = None
             term = None

@@ -227,7 +227,9 @@ class _Expander:
         nodes = self.nodes(graph.node, path, GRAPH_NODE, scope, names, {})
         for value in graph.output:
             if value.name not in names:
-                raise ModelError(f"The output {value.name!r} of {_where(scope)} is made by no node: the model is broken.")
+                raise ModelError(
+                    f"The output {value.name!r} of {_where(scope)} is made by no node: the model is broken."
+                )
         return Body(tuple(nodes), tuple(inputs), tuple(_renamed(v, names) for v in graph.output))
 
     def nodes(
@@ -242,18 +244,12 @@ class _Expander:
         """Expand a list of nodes; `references` are the attributes given to the function they stand in."""
         result: list[Node] = []
         labels: set[str] = set()
-        for i, proto in enumerate(protos):
+        for i, proto in _in_order(protos, names, scope):
             made = next((name for name in proto.output if name), f"{proto.op_type}_{i}")
             label = proto.name or made
             if label in labels:
                 label = f"{label}#{made}"
             labels.add(label)
-            for name in proto.input:
-                if name and name not in names:
-                    raise ModelError(
-                        f"Node {label!r} in {_where(scope)} reads {name!r} before any node makes it: "
-                        "nodes must stand in the order of execution and must not form a cycle."
-                    )
             site = (*path, (field_number, i))
             attributes = _attributes(proto, references)
             if self.lifted(proto, attributes, site, scope, names):
@@ -267,7 +263,9 @@ class _Expander:
                 for j, attribute in enumerate(proto.attribute):
                     if attribute.type == AttributeProto.GRAPH:
                         inner = (*site, (NODE_ATTRIBUTE, j), (ATTRIBUTE_G, 0))
-                        bodies[attribute.name] = self.graph(attribute.g, inner, f"{scope}/{label}.{attribute.name}", names)
+                        bodies[attribute.name] = self.graph(
+                            attribute.g, inner, f"{scope}/{label}.{attribute.name}", names
+                        )
             inputs = tuple(names[n] if n else "" for n in proto.input)
             for name in proto.output:
                 if name:
@@ -305,9 +303,7 @@ class _Expander:
         inner: _Names = formals
         self.calls.append(key)
         # The scope of the nodes is the call's, so that labels tell two calls apart; that of a constant is the function's.
-        nodes = self.nodes(
-            function.node, ((MODEL_FUNCTIONS, index),), FUNCTION_NODE, f"{scope}/{label}", inner, given
-        )
+        nodes = self.nodes(function.node, ((MODEL_FUNCTIONS, index),), FUNCTION_NODE, f"{scope}/{label}", inner, given)
         self.calls.pop()
         for formal, actual in zip(function.output, proto.output, strict=False):
             if actual:
@@ -379,6 +375,61 @@ class _Expander:
         if site is not None:
             self.by_site[site] = name
         return name
+
+
+def _in_order(protos: Sequence[NodeProto], outer: _Names, scope: str) -> Iterator[tuple[int, NodeProto]]:
+    """Yield nodes and their indexes, each after those it reads from.
+
+    ONNX wants files to be written so; ONNX Runtime sorts those that are not.
+
+    Raises:
+        ModelError: a value is made by no node, or only by one that depends on it.
+    """
+    makers = {name: i for i, proto in enumerate(protos) for name in proto.output if name}
+    done: set[int] = set()
+    for i in range(len(protos)):
+        stack = [i]
+        waiting: set[int] = set()
+        while stack:
+            at = stack[-1]
+            if at in done:
+                stack.pop()
+                continue
+            missing = []
+            for name in _reads(protos[at]):
+                if name in makers and makers[name] not in done and makers[name] != at:
+                    missing.append(makers[name])
+                elif name in protos[at].input and (
+                    makers.get(name) == at or (name not in makers and name not in outer)
+                ):
+                    raise ModelError(
+                        f"Node {protos[at].name or protos[at].op_type!r} in {_where(scope)} reads {name!r}, which no node "
+                        "before it makes: the model is broken; export it again."
+                    )
+            if not missing:
+                stack.pop()
+                done.add(at)
+                yield at, protos[at]
+            elif at in waiting:
+                raise ModelError(
+                    f"The nodes of {_where(scope)} form a cycle through {protos[at].output[0]!r}: "
+                    "the model is broken; export it again."
+                )
+            else:
+                waiting.add(at)
+                stack += reversed(missing)
+
+
+def _reads(proto: NodeProto) -> Iterator[str]:
+    """Yield the names that a node reads, those inside its graphs included."""
+    yield from (name for name in proto.input if name)
+    for attribute in proto.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            own = {name for node in attribute.g.node for name in node.output}
+            own |= {value.name for value in attribute.g.input} | {t.name for t in attribute.g.initializer}
+            for node in attribute.g.node:
+                yield from (name for name in _reads(node) if name not in own)
+            yield from (value.name for value in attribute.g.output if value.name not in own)
 
 
 def _home(scope: str, site: Site | None, model: Model) -> str:

@@ -76,7 +76,9 @@ def draw(plan: Plan, method: str, seed: int, threads: int, progress: Progress) -
                 if constant.name not in values:
                     # A part that no layer uses keeps its values.
                     values[constant.name] = (
-                        np.array(stored(plan, constant.name)) if first.source.partial else np.empty(constant.dims, dtype)
+                        np.array(stored(plan, constant.name))
+                        if first.source.partial
+                        else np.empty(constant.dims, dtype)
                     )
                 scatter(values[constant.name], first.source, operand)
             progress("draw", done, len(weights))

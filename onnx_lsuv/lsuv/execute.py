@@ -11,7 +11,7 @@ from onnx import TypeProto
 
 from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batch, Batches
-from onnx_lsuv.graph import Calibration, Record, Stage, close, pooled
+from onnx_lsuv.graph import Calibration, Record, close, pooled
 from onnx_lsuv.layers import Program
 from onnx_lsuv.model import is_hollow, read
 from onnx_lsuv.runtime import Device

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -30,9 +30,7 @@ TOLERANCE, TOLERANCE_HALF = 0.005, 0.02
 _HALF = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
 
-def plan_of(
-    model: Model, *, include: Sequence[str] = (), exclude: Sequence[str] = (), keep_bias: bool = False
-) -> Plan:
+def plan_of(model: Model, *, include: Sequence[str] = (), exclude: Sequence[str] = (), keep_bias: bool = False) -> Plan:
     """Find the layers of a model.
 
     Args:
@@ -121,9 +119,7 @@ def initialize(
         drawn = draw(plan, init, seed, where.threads, progress)
     with clock("calibrate"):
         targets = dict.fromkeys(plan.weights, target_std)
-        calibration = build(
-            plan, _shapes(checked), rescale=True, staged=len(checked) > 1, targets=targets, seed=seed
-        )
+        calibration = build(plan, _shapes(checked), rescale=True, staged=len(checked) > 1, targets=targets, seed=seed)
         records = execute(calibration, checked, drawn.values, where, progress)
         scales = {key: s for key in plan.weights if (s := _scale(records.get(key), target_std)) is not None}
         rescale(plan, drawn.values, scales)
@@ -147,7 +143,11 @@ def initialize(
         ),
         notes=(*checked.notes, *_chance(plan)),
         settings={
-            "seed": seed, "init": init, "keep_bias": keep_bias, "include": list(include), "exclude": list(exclude)
+            "seed": seed,
+            "init": init,
+            "keep_bias": keep_bias,
+            "include": list(include),
+            "exclude": list(exclude),
         },
         data=checked.describe(),
         device=where.name,
@@ -201,9 +201,7 @@ def measure(
             _verified(row, records.get(layer.weight), tolerance, layer)
             for row, layer in zip(like.layers, plan.layers, strict=True)
         ]
-        return replace(
-            like, layers=tuple(rows), seconds={**like.seconds, **clock.seconds}, tolerance=tolerance
-        )
+        return replace(like, layers=tuple(rows), seconds={**like.seconds, **clock.seconds}, tolerance=tolerance)
     rows = [
         _verified(_row(plan, layer, "keep", target_std, "scaled"), records.get(layer.weight), tolerance, layer)
         for layer in plan.layers
@@ -277,10 +275,10 @@ def _checked(model: Model, batches: Batches | Iterable[Batch] | Batch) -> Batche
     return data.from_arrays(data.inputs_of(model.proto.graph), batches)
 
 
-def _shapes(batches: Batches) -> dict[str, tuple[int, Sequence[int]]]:
+def _shapes(batches: Batches) -> Mapping[str, tuple[int, Sequence[int]]]:
     """Return element type and shape of each input, with dims open that differ between batches."""
     first = batches[0] if len(batches) else {}
-    shapes = {name: (helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for name, a in first.items()}
+    shapes = {name: (int(helper.np_dtype_to_tensor_dtype(a.dtype)), a.shape) for name, a in first.items()}
     if len(batches) > 1:
         last = batches[len(batches) - 1]
         return {n: s for n, s in shapes.items() if last[n].shape == s[1]}
@@ -313,7 +311,9 @@ def _chance(plan: Plan) -> list[str]:
     ops = sorted({node.op for node in plan.program.walk() if is_random(node)})
     if not ops:
         return []
-    return [f"Chance was taken out while measuring: {', '.join(ops)} ran as identity, in inference form or with a fixed seed."]
+    return [
+        f"Chance was taken out while measuring: {', '.join(ops)} ran as identity, in inference form or with a fixed seed."
+    ]
 
 
 def _row(plan: Plan, layer: Layer, init: str, target: float, status: str) -> LayerReport:
@@ -378,11 +378,8 @@ def _verified(row: LayerReport, record: Record | None, tolerance: float | None, 
         tolerance = TOLERANCE_HALF if layer.source.elem_type in _HALF else TOLERANCE
     if abs(var / row.target**2 - 1) <= tolerance:
         return replace(row, status="ok")
-    note = row.note or (_cause(record, row.target) if not NOISE_FREE(record) else "")
+    note = row.note or (_cause(record, row.target) if scale_of(record, 1.0) is None else "")
     return replace(row, status="off", note=note)
-
-
-NOISE_FREE: Callable[[Record], bool] = lambda record: scale_of(record[:, :1], 1.0) is not None  # noqa: E731
 
 
 def _left(left: Left) -> LeftReport:

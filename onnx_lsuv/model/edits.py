@@ -3,7 +3,8 @@
 A Constant or ConstantOfShape of a graph whose value is new becomes an initializer of the same name: a ConstantOfShape
 cannot hold values, and no training framework trains a Constant. Its node goes, and what only the node used stays. Below
 IR version 4 initializers must also be among the graph's inputs. A function body has no initializers, and neither has,
-below IR version 4, a subgraph, whose inputs are not free: a Constant there keeps its place. A promoted Constant with external data stays external.
+below IR version 4, a subgraph, whose inputs are not free: a Constant there keeps its place. A promoted Constant with
+external data stays external.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import numpy as np
 import onnx
 
 from onnx_lsuv.errors import ModelError
+from onnx_lsuv.model.elements import Array
 from onnx_lsuv.model.external import Place, extent
 from onnx_lsuv.model.loading import Model
 from onnx_lsuv.model.splice import Edit
-from onnx_lsuv.model.tensors import Array, chunks, encode, encode_fixed, to_raw
+from onnx_lsuv.model.tensors import chunks, encode, encode_fixed, to_raw
 from onnx_lsuv.model.values import data_file, external_tensors, holds_initializers, label, message
 from onnx_lsuv.model.wire import BYTES, FIXED32, RAW_DATA, Site, Span, children, fields, find, varint
 
@@ -115,7 +117,7 @@ def _patch(model: Model, site: Site, value: Array) -> list[Edit]:
     if kind == "tensor":
         return encode(view, spans, cast(onnx.TensorProto, here), value, label(model, site))
     if value.ndim:
-        return encode_fixed(chunks(view, spans, 7, FIXED32), to_raw(value), 4)
+        return encode_fixed(view, chunks(view, spans, 7, FIXED32), to_raw(value), 4)
     cells = [(one.start, one.end, span) for span in spans for one in fields(view, span.start, span.end)
              if one.number == 2 and one.wire == FIXED32]  # fmt: skip
     return [Edit(cells[-1][0], cells[-1][1], (to_raw(value),), cells[-1][2])]

@@ -16,8 +16,9 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 
 from onnx_lsuv.errors import ModelError
+from onnx_lsuv.model.elements import Array
 from onnx_lsuv.model.recognise import recognise
-from onnx_lsuv.model.tensors import Array, count, has_payload
+from onnx_lsuv.model.tensors import count, has_payload
 from onnx_lsuv.model.wire import Site, Tree, WireError, skeleton
 
 

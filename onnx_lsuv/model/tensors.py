@@ -15,6 +15,15 @@ import numpy as np
 import onnx
 
 from onnx_lsuv.errors import ModelError
+from onnx_lsuv.model.elements import (
+    Array,
+    element_bits,
+    from_varints,
+    pack,
+    to_numbers,
+    to_varints,
+    unpack,
+)
 from onnx_lsuv.model.splice import Edit
 from onnx_lsuv.model.wire import (
     BYTES,
@@ -31,10 +40,9 @@ from onnx_lsuv.model.wire import (
     VARINT,
     Span,
     fields,
+    run_end,
     varint,
 )
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _T = onnx.TensorProto
 _WIDTH = {FLOAT_DATA: 4, DOUBLE_DATA: 8}  # typed lists of fixed width; all others hold varints
@@ -48,22 +56,17 @@ _FIELD: dict[int, int] = {
 
 
 class Chunk(NamedTuple):
-    """A part of a payload: one length-delimited field (`span`), or a run of fields of one element each (`cells`)."""
+    """A part of a payload: a length-delimited field (`span`), or a run of fields of one element each.
+
+    In a run the values are at `cells`; where these are many and alike, they end the rows of `step` bytes instead.
+    """
 
     start: int
     end: int
     span: Span | None
     cells: list[tuple[int, int]]
     owner: Span
-
-
-def element_bits(dtype: np.dtype[Any]) -> int:
-    """Return how many bits an element takes in raw_data (numpy gives the small types of ml_dtypes a byte each)."""
-    name = dtype.name
-    for bits in (2, 4, 6):
-        if name.startswith((f"int{bits}", f"uint{bits}", f"float{bits}_")) and dtype.itemsize == 1:
-            return bits
-    return dtype.itemsize * 8
+    step: int = 0
 
 
 def dtype_of(data_type: int, where: str) -> np.dtype[Any]:
@@ -101,19 +104,26 @@ def chunks(view: memoryview, spans: tuple[Span, ...], number: int, wire: int) ->
     """Find where in a message the list in field `number` stands, whose elements have wire type `wire`, in order."""
     found: list[Chunk] = []
     for span in spans:
-        for one in fields(view, span.start, span.end):
-            if one.number != number:
-                continue
-            if one.wire == BYTES:
-                packed = Span(one.tag, one.size, one.start, one.end, span, span.depth + 1)
-                found.append(Chunk(one.start, one.end, packed, [], span))
-            elif one.wire == wire:
-                last = found[-1] if found else None
-                if last is not None and last.span is None and last.end == one.tag:
-                    last.cells.append((one.start, one.end))
-                    found[-1] = last._replace(end=one.end)
-                else:
-                    found.append(Chunk(one.tag, one.end, None, [(one.start, one.end)], span))
+        at = span.start
+        while at < span.end:
+            for one in fields(view, at, span.end):
+                at = one.end
+                if one.number != number:
+                    continue
+                if one.wire == BYTES:
+                    packed = Span(one.tag, one.size, one.start, one.end, span, span.depth + 1)
+                    found.append(Chunk(one.start, one.end, packed, [], span))
+                elif one.wire == wire:
+                    at = run_end(view, one, span.end)
+                    if at > one.end:
+                        found.append(Chunk(one.tag, at, None, [], span, one.end - one.tag))
+                        break  # go on behind the run
+                    last = found[-1] if found else None
+                    if last is not None and last.cells and last.end == one.tag:
+                        last.cells.append((one.start, one.end))
+                        found[-1] = last._replace(end=one.end)
+                    else:
+                        found.append(Chunk(one.tag, one.end, None, [(one.start, one.end)], span))
     return found
 
 
@@ -138,7 +148,7 @@ def decode(view: memoryview, spans: tuple[Span, ...], tensor: onnx.TensorProto, 
     if number in _WIDTH:
         stored: Array = _fixed(view, parts, np.dtype("<f4" if number == FLOAT_DATA else "<f8"), where)
     else:
-        stored = np.concatenate([np.empty(0, np.uint64), *(_varints(_bytes(view, part), where) for part in parts)])
+        stored = np.concatenate([np.empty(0, np.uint64), *(from_varints(_bytes(view, part), where) for part in parts)])
     return _from_typed(stored, shape, dtype, where)
 
 
@@ -153,7 +163,7 @@ def from_raw(data: memoryview, shape: tuple[int, ...], dtype: np.dtype[Any], whe
     bits = element_bits(dtype)
     array: Array
     if dtype.itemsize * 8 != bits:
-        array = _unpack(np.frombuffer(data, np.uint8), count(shape), bits).view(dtype)
+        array = unpack(np.frombuffer(data, np.uint8), count(shape), bits).view(dtype)
     else:
         array = np.frombuffer(data, dtype)
         if sys.byteorder == "big":
@@ -166,7 +176,7 @@ def to_raw(array: Array) -> memoryview:
     bits = element_bits(array.dtype)
     flat = np.ascontiguousarray(array).reshape(-1)
     if flat.dtype.itemsize * 8 != bits:
-        return _pack(flat.view(np.uint8), bits).data
+        return pack(flat.view(np.uint8), bits).data
     if sys.byteorder == "big":
         flat = flat.byteswap()
     return flat.view(np.uint8).data
@@ -179,14 +189,14 @@ def encode(view: memoryview, spans: tuple[Span, ...], tensor: onnx.TensorProto, 
     if number == RAW_DATA:
         return [Edit(parts[0].start, parts[0].end, (to_raw(array),), parts[0].span)]
     if number in _WIDTH:
-        return encode_fixed(parts, to_raw(array), _WIDTH[number])
+        return encode_fixed(view, parts, to_raw(array), _WIDTH[number])
     edits = []
     at = 0
-    numbers = _to_typed(array)
+    numbers = to_numbers(array)
     for part in parts:
         if part.span is not None:
             size = int(np.count_nonzero(_bytes(view, part) < 0x80))
-            edits.append(Edit(part.start, part.end, (_to_varints(numbers[at : at + size]).data,), part.span))
+            edits.append(Edit(part.start, part.end, (to_varints(numbers[at : at + size]).data,), part.span))
             at += size
         for start, end in part.cells:
             edits.append(Edit(start, end, (varint(int(numbers[at])),), part.owner))
@@ -194,7 +204,7 @@ def encode(view: memoryview, spans: tuple[Span, ...], tensor: onnx.TensorProto, 
     return edits
 
 
-def encode_fixed(parts: list[Chunk], data: memoryview, width: int) -> list[Edit]:
+def encode_fixed(view: memoryview, parts: list[Chunk], data: memoryview, width: int) -> list[Edit]:
     """Return the edits that put `data` in the place of a list of elements of `width` bytes; the length is the same."""
     edits = []
     at = 0
@@ -205,6 +215,11 @@ def encode_fixed(parts: list[Chunk], data: memoryview, width: int) -> list[Edit]
         for start, end in part.cells:
             edits.append(Edit(start, end, (data[at : at + width],), part.owner))
             at += width
+        if part.step:
+            rows = _rows(view, part).copy()
+            rows[:, -width:] = np.frombuffer(data[at : at + len(rows) * width], np.uint8).reshape(-1, width)
+            edits.append(Edit(part.start, part.end, (rows.reshape(-1).data,), part.owner))
+            at += len(rows) * width
     return edits
 
 
@@ -233,7 +248,13 @@ def _bytes(view: memoryview, part: Chunk) -> Array:
     """Return a chunk's bytes without the tags between its cells."""
     if part.span is not None:
         return np.frombuffer(view[part.start : part.end], np.uint8)
+    if part.step:
+        return _rows(view, part)[:, 1:].reshape(-1)
     return np.frombuffer(b"".join(view[start:end] for start, end in part.cells), np.uint8)
+
+
+def _rows(view: memoryview, part: Chunk) -> Array:
+    return np.frombuffer(view[part.start : part.end], np.uint8).reshape(-1, part.step)
 
 
 def _fixed(view: memoryview, parts: list[Chunk], dtype: np.dtype[Any], where: str) -> Array:
@@ -242,34 +263,6 @@ def _fixed(view: memoryview, parts: list[Chunk], dtype: np.dtype[Any], where: st
         raise ModelError(f"{where} has a list of values that ends in the middle of one; export the model again")
     data = arrays[0] if len(arrays) == 1 else np.concatenate([np.empty(0, np.uint8), *arrays])
     return data.view(dtype).astype(dtype.newbyteorder("="), copy=False)
-
-
-def _varints(data: Array, where: str) -> Array:
-    """Decode packed varints as uint64; no parser has looked at the ones that the skeleton leaves out."""
-    ends = np.flatnonzero(data < 0x80)
-    starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
-    lengths = ends - starts + 1
-    if lengths.max(initial=0) > 10 or (len(data) and (not len(ends) or ends[-1] != len(data) - 1)):
-        raise ModelError(f"{where} has a list of values that is no row of varints; export the model again")
-    out = np.zeros(len(ends), np.uint64)
-    for nth in range(int(lengths.max(initial=0))):
-        rows = np.flatnonzero(lengths > nth)
-        out[rows] |= (data[starts[rows] + nth].astype(np.uint64) & np.uint64(0x7F)) << np.uint64(7 * nth)
-    return out
-
-
-def _to_varints(numbers: Array) -> Array:
-    """Encode uint64 as packed varints, shortest forms."""
-    lengths = np.ones(len(numbers), np.int64)
-    for nth in range(1, 10):
-        lengths += numbers >= np.uint64(1 << 7 * nth)
-    starts = np.cumsum(lengths) - lengths
-    out = np.empty(int(lengths.sum()), np.uint8)
-    for nth in range(int(lengths.max(initial=0))):
-        rows = np.flatnonzero(lengths > nth)
-        septets = (numbers[rows] >> np.uint64(7 * nth)).astype(np.uint8) & np.uint8(0x7F)
-        out[starts[rows] + nth] = septets | ((lengths[rows] > nth + 1).astype(np.uint8) << np.uint8(7))
-    return out
 
 
 def _from_typed(stored: Array, shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> Array:
@@ -286,32 +279,11 @@ def _from_typed(stored: Array, shape: tuple[int, ...], dtype: np.dtype[Any], whe
     if stored.dtype.kind == "f":
         return _shaped(stored.view(dtype), shape, where)
     if packed:
-        return _shaped(_unpack(stored.astype(np.uint8), count(shape), bits).view(dtype), shape, where)
+        return _shaped(unpack(stored.astype(np.uint8), count(shape), bits).view(dtype), shape, where)
     if bits == 6:
         stored = stored & np.uint64(0x3F)
     # all other types are the lowest bits of the number
     return _shaped(stored.astype(f"u{dtype.itemsize}").view(dtype), shape, where)
-
-
-def _to_typed(array: Array) -> Array:
-    """Return the numbers, as uint64, that a typed list of varints holds for the elements."""
-    bits = element_bits(array.dtype)
-    flat = np.ascontiguousarray(array).reshape(-1)
-    if bits in (2, 4):
-        return _pack(flat.view(np.uint8), bits).astype(np.uint64)
-    if flat.dtype.kind == "i" and bits >= 8:
-        return flat.astype(np.int64).view(np.uint64)  # negative numbers are sign-extended
-    return flat.view(f"u{flat.dtype.itemsize}").astype(np.uint64)
-
-
-def _unpack(data: Array, size: int, bits: int) -> Array:
-    cells = np.unpackbits(data, count=size * bits, bitorder="little").reshape(size, bits)
-    return np.packbits(cells, axis=1, bitorder="little").reshape(size)
-
-
-def _pack(data: Array, bits: int) -> Array:
-    cells = np.unpackbits(data.reshape(-1, 1), axis=1, count=bits, bitorder="little")
-    return np.packbits(cells.reshape(-1), bitorder="little")
 
 
 def _strings(view: memoryview, parts: list[Chunk], number: int, shape: tuple[int, ...], where: str) -> Array:

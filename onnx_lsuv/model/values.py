@@ -13,9 +13,10 @@ import onnx
 from google.protobuf.message import Message  # type: ignore[import-untyped]
 
 from onnx_lsuv.errors import ModelError, UsageError
+from onnx_lsuv.model.elements import Array
 from onnx_lsuv.model.external import Place, extent, open_data, place_of
 from onnx_lsuv.model.loading import Model
-from onnx_lsuv.model.tensors import Array, decode, dtype_of, from_raw, shape_of
+from onnx_lsuv.model.tensors import decode, dtype_of, from_raw, shape_of
 from onnx_lsuv.model.wire import SCHEMA, Site, find
 
 
@@ -150,14 +151,14 @@ def _wanted(model: Model, site: Site) -> tuple[np.dtype[Any], tuple[int, ...] | 
         return stored.dtype, stored.shape
     if not holds_initializers(model, site):
         raise ModelError(
-            f"{where} is made by a ConstantOfShape in a function, or in a subgraph of IR version {model.proto.ir_version}, "
-            "which cannot be replaced there; inline the function (onnx.inliner), or export with IR version 4 or later"
+            f"{where} is made by a ConstantOfShape in a function, or in a subgraph below IR version 4, which cannot be "
+            "replaced there; inline the function (onnx.inliner), or export with IR version 4 or later"
         )
     return fill(model, site).dtype, None
 
 
 def holds_initializers(model: Model, site: Site) -> bool:
-    """Whether the scope around a node or its attribute can hold initializers: a graph, below IR version 4 the main one."""
+    """Whether the scope around a node or attribute can hold initializers: a graph, below IR version 4 the main one."""
     return site[0][0] == 7 and (model.proto.ir_version >= 4 or all(number not in (6, 11) for number, _ in site))
 
 

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+
 Site = tuple[tuple[int, int], ...]
 """Where a message stands in a ModelProto: (field number, occurrence index) steps, from the ModelProto down."""
 
@@ -127,6 +129,22 @@ def fields(view: memoryview, start: int, end: int) -> Iterator[Field]:
         if at > end:
             raise WireError(f"a value at byte {value_at} ends {at - end} bytes behind its message")
         yield Field(number, wire, tag_at, size_at, value_at, at)
+
+
+def run_end(view: memoryview, first: Field, end: int) -> int:
+    """Return where the row of fields like `first` ends that begins with it: same one-byte tag, same fixed width.
+
+    A list of fixed-width numbers that is not packed is millions of fields; this finds its end without a step for each.
+    """
+    step, at, rows = first.end - first.tag, first.end, 16
+    if first.wire not in (FIXED32, FIXED64) or first.start != first.tag + 1:
+        return at
+    while rows := min(rows * 2, (end - at) // step):
+        others = np.flatnonzero(np.frombuffer(view[at : at + rows * step], np.uint8)[::step] != view[first.tag])
+        if len(others):
+            return at + int(others[0]) * step
+        at += rows * step
+    return at
 
 
 def _varint(view: memoryview, at: int, end: int) -> tuple[int, int]:
@@ -244,13 +262,18 @@ def _strip(
 
 def _strip_tensor(view: memoryview, start: int, end: int, limit: int) -> list[memoryview | bytes] | None:
     pieces: list[memoryview | bytes] = []
-    kept, payload = start, 0
-    for number, _, tag, _, begin, stop in fields(view, start, end):
-        if number in PAYLOAD:
-            payload += stop - begin
-            if tag > kept:
-                pieces.append(view[kept:tag])
-            kept = stop
+    kept, payload, at = start, 0, start
+    while at < end:
+        for one in fields(view, at, end):
+            at = one.end
+            if one.number in PAYLOAD:
+                at = run_end(view, one, end)
+                payload += at - one.start
+                if one.tag > kept:
+                    pieces.append(view[kept : one.tag])
+                kept = at
+                if at > one.end:
+                    break  # go on behind the run
     if payload <= limit:
         return None
     pieces.append(view[kept:end])
