@@ -57,6 +57,8 @@ class Rewriter:
 
     def __post_init__(self) -> None:
         for layer in self.plan.layers:
+            if not layer.scaled:
+                continue
             self.starts[layer.node] = layer
             # With its bias at zero a layer can be measured before the Add as well, which saves a case.
             end = layer.node if self.rescale and layer.addend is None else layer.end
@@ -113,7 +115,7 @@ def _keys(rw: Rewriter, node: Node) -> dict[str, int]:
 def _columns(rw: Rewriter, layer: Layer) -> int:
     # Every layer that shares the weight counts: the record's shape must be one for all of them.
     users = rw.plan.weights[layer.weight].layers
-    return 3 if rw.rescale and any(user.addend for user in users) else 1
+    return 3 if rw.rescale and any(user.addend for user in users if user.scaled) else 1
 
 
 def _channels(rw: Rewriter, norm: Norm) -> int:

@@ -1,9 +1,12 @@
 """Which nodes are layers, where their weight comes from, its matrix view; or the reason why not."""
 
-from onnx_lsuv.layers.find import REASONS, Addend, Layer, Left, Norm, Plan, Weight, find_layers
+from onnx_lsuv.layers.expand import expand
+from onnx_lsuv.layers.find import find_layers
+from onnx_lsuv.layers.moves import Source
 from onnx_lsuv.layers.operators import Matrix
-from onnx_lsuv.layers.program import Body, Constant, Node, Program, expand, tensor_type, walk
-from onnx_lsuv.layers.sources import Source, scatter
+from onnx_lsuv.layers.plan import REASONS, Addend, Layer, Left, Norm, Plan, Weight
+from onnx_lsuv.layers.program import Body, Constant, Node, Program, tensor_type, walk
+from onnx_lsuv.layers.sources import scatter
 from onnx_lsuv.layers.vocabulary import vocabulary
 
 __all__ = [

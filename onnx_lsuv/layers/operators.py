@@ -6,15 +6,19 @@ A weight is seen as `blocks` independent matrices of shape (fan_out, fan_in):
     ConvTranspose   W (C, M/g, k...)            g blocks of (M/g, C/g * prod k)
     Gemm            B' (K, N) or A' (M, K)      one block of (N, K) or (M, K)
     MatMul          (..., K, N) or (..., M, K)  a block for each leading index, (N, K) or (M, K)
+    Einsum          its axes sorted             in both operands and the result; kept; summed
+    LSTM, GRU, RNN  (D, gates * H, I or H)      a block for each direction and gate
+    Attention       (I, 3 H)                    a block each for Q, K and V
 
-(ONNX operator specifications.) `Matrix` keeps the way there as split -> transpose -> reshape, which turns round.
+(ONNX operator specifications; ContribOperators.md of ONNX Runtime for com.microsoft.) `Matrix`
+keeps the way there as split -> transpose -> reshape, which turns round.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -51,17 +55,34 @@ class Matrix:
 class Linear:
     """A linear operator's operands."""
 
-    weights: tuple[int, ...]  # operand positions that may hold the weight, likeliest first
+    weights: tuple[int, ...]  # operand positions that may hold the weight, likeliest first; none: any
     bias: int | None  # operand position of an additive term
-    channel_axis: int  # of the output, along which a bias vector runs
+    every: bool = False  # each of these positions holds a weight of its own
+    scaled: bool = True  # its output is proportional to the weight
 
 
 OPERATORS: dict[tuple[str, str], Linear] = {
-    ("", "Conv"): Linear((1,), 2, 1),
-    ("", "ConvTranspose"): Linear((1,), 2, 1),
-    ("", "Gemm"): Linear((1, 0), 2, -1),
-    ("", "MatMul"): Linear((1, 0), None, -1),
+    ("", "Conv"): Linear((1,), 2),
+    ("", "ConvTranspose"): Linear((1,), 2),
+    ("", "DeformConv"): Linear((1,), 3),
+    ("", "Gemm"): Linear((1, 0), 2),
+    ("", "MatMul"): Linear((1, 0), None),
+    ("", "Einsum"): Linear((), None),
+    ("com.microsoft", "FusedMatMul"): Linear((1, 0), None),
+    ("", "LSTM"): Linear((1, 2), 3, every=True, scaled=False),
+    ("", "GRU"): Linear((1, 2), 3, every=True, scaled=False),
+    ("", "RNN"): Linear((1, 2), 3, every=True, scaled=False),
+    ("com.microsoft", "Attention"): Linear((1,), 2, scaled=False),
+    ("com.microsoft", "DecoderMaskedSelfAttention"): Linear((1,), 2, scaled=False),
+    ("com.microsoft", "PackedAttention"): Linear((1,), 2, scaled=False),
 }
+_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+
+
+def operator_of(node: Node) -> Linear | None:
+    """Return what is known of a node's operands, or None where it is no linear operator."""
+    found = OPERATORS.get((node.domain, node.op_type))
+    return replace(found, weights=tuple(range(len(node.inputs)))) if found and not found.weights else found
 
 
 def matrix(node: Node, position: int, shape: Sequence[int]) -> Matrix | None:
@@ -74,7 +95,7 @@ def matrix(node: Node, position: int, shape: Sequence[int]) -> Matrix | None:
     """
     shape = tuple(shape)
     match node.op_type:
-        case "Conv":
+        case "Conv" | "DeformConv":
             return _convolution(shape, node.int_attribute("group", 1))
         case "ConvTranspose":
             return _transposed_convolution(shape, node.int_attribute("group", 1))
@@ -83,7 +104,56 @@ def matrix(node: Node, position: int, shape: Sequence[int]) -> Matrix | None:
             return _plain(shape, swap=transposed == (position == 0)) if len(shape) == 2 else None
         case "MatMul":
             return _plain(shape, swap=position == 1)
-    return None
+        case "FusedMatMul":
+            if node.int_attribute("transBatchA", 0) or node.int_attribute("transBatchB", 0):
+                return None
+            transposed = bool(node.int_attribute("transB" if position == 1 else "transA", 0)) and len(shape) > 1
+            return _plain(shape, swap=transposed == (position == 0))
+        case "Einsum":
+            return _einsum(node, position, shape)
+        case "LSTM" | "GRU" | "RNN":
+            return _gates(shape, _GATES[node.op_type])
+        case _:
+            return _packed_attention(node, shape)
+
+
+def _gates(shape: tuple[int, ...], gates: int) -> Matrix | None:
+    """View (directions, gates * H, I) as a matrix for each direction and gate."""
+    if len(shape) != 3 or shape[1] % gates:
+        return None
+    hidden = shape[1] // gates
+    return Matrix((shape[0], gates, hidden, shape[2]), (0, 1, 2, 3), shape[0] * gates, hidden, shape[2])
+
+
+def _packed_attention(node: Node, shape: tuple[int, ...]) -> Matrix | None:
+    """View (I, Q + K + V) as three matrices, or as one where the parts differ in size."""
+    if len(shape) != 2:
+        return None
+    sizes = node.ints_attribute("qkv_hidden_sizes")
+    if shape[1] % 3 or (sizes and len(set(sizes)) > 1):
+        return Matrix(shape, (1, 0), 1, shape[1], shape[0])
+    return Matrix((shape[0], 3, shape[1] // 3), (1, 2, 0), 3, shape[1] // 3, shape[0])
+
+
+def _einsum(node: Node, position: int, shape: tuple[int, ...]) -> Matrix | None:
+    """Sort a weight's axes: in data and result, in the result alone, in the data alone."""
+    equation = node.attributes["equation"].s.decode().replace(" ", "")
+    left, arrow, result = equation.partition("->")
+    terms = left.split(",")
+    if not arrow:
+        # Without an arrow the result has the letters that occur once, in alphabetical order.
+        result = "".join(sorted(c for c in set(left) if c.isalpha() and left.count(c) == 1))
+    letters = terms[position] if position < len(terms) else ""
+    data = "".join(t for i, t in enumerate(terms) if i != position)
+    if len(letters) != len(shape) or len(set(letters)) != len(letters) or not letters.isalpha():
+        return None
+    blocks = [i for i, c in enumerate(letters) if c in data and c in result]
+    kept = [i for i, c in enumerate(letters) if c not in data and c in result]
+    summed = [i for i, c in enumerate(letters) if c in data and c not in result]
+    if len(blocks) + len(kept) + len(summed) != len(letters):
+        return None
+    lengths = [math.prod(shape[i] for i in axes) for axes in (blocks, kept, summed)]
+    return Matrix(shape, (*blocks, *kept, *summed), *lengths)
 
 
 def _convolution(shape: tuple[int, ...], groups: int) -> Matrix | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from onnx_lsuv.layers.moves import Source
 from onnx_lsuv.layers.program import DEFAULT_DOMAINS, Program
-from onnx_lsuv.layers.sources import Source, trace
+from onnx_lsuv.layers.sources import trace
 
 # Operators that hand integers on without changing them.
 _CARRIERS = frozenset({"Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split"})

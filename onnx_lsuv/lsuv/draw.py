@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from onnx_lsuv import orthonormal
-from onnx_lsuv.layers import Plan, Weight, scatter
+from onnx_lsuv.layers import Plan, Source, Weight, scatter
 from onnx_lsuv.lsuv.execute import Progress
 from onnx_lsuv.model import fill, read
 
@@ -54,7 +54,6 @@ def draw(plan: Plan, method: str, seed: int, threads: int, progress: Progress) -
     Returns:
         A new array for each constant that changes. With the method "keep" the weights are those of the file.
     """
-    program = plan.program
     weights = list(plan.weights.values())
     values: dict[str, Array] = {}
     methods: dict[str, str] = {}
@@ -75,17 +74,45 @@ def draw(plan: Plan, method: str, seed: int, threads: int, progress: Progress) -
             else:
                 if constant.name not in values:
                     # A part that no layer uses keeps its values.
+                    part = first.source.partial
                     values[constant.name] = (
-                        np.array(stored(plan, constant.name))
-                        if first.source.partial
-                        else np.empty(constant.dims, dtype)
+                        np.array(stored(plan, constant.name)) if part else np.empty(constant.dims, dtype)
                     )
-                scatter(values[constant.name], first.source, operand)
+                scatter(values, first.source, operand)
             progress("draw", done, len(weights))
-    for name in plan.zeroed:
-        constant = program.constants[name]
-        values[name] = np.zeros(constant.dims, helper.tensor_dtype_to_np_dtype(constant.elem_type))
+    for weight in weights:
+        source = weight.layers[0].source
+        if source.carrier:
+            values.setdefault(source.carrier, stored(plan, source.carrier))
+        for step in source.companions:
+            values[step] = stored(plan, step) if method == "keep" else _quantiser_step(plan, step, source, values)
+    _set_biases(plan, values)
     return Drawn(values, methods)
+
+
+def _set_biases(plan: Plan, values: dict[str, Array]) -> None:
+    for name in plan.zeroed:
+        constant = plan.program.constants[name]
+        values[name] = np.zeros(constant.dims, helper.tensor_dtype_to_np_dtype(constant.elem_type))
+    for source, hidden in plan.forget:
+        # (directions, 8 H): input, output, forget and cell gate of the input's bias, then of the state's.
+        bias = np.zeros(source.shape, values[source.constants[0]].dtype)
+        bias[:, 2 * hidden : 3 * hidden] = 1
+        scatter(values, source, bias)
+
+
+def _quantiser_step(plan: Plan, name: str, source: Source, values: Mapping[str, Array]) -> Array:
+    """Return the step with which a rounded weight's largest value is the largest number, each channel by itself."""
+    constant = plan.program.constants[name]
+    reader, _ = plan.program.consumers[name][0]
+    before = stored(plan, name)
+    weight = np.abs(np.asarray(source.view(values), np.float64))
+    if constant.size == 1:
+        peak = weight.max()
+    else:
+        axis = reader.int_attribute("axis", 1)
+        peak = weight.max(tuple(i for i in range(weight.ndim) if i != axis % weight.ndim))
+    return np.asarray(np.where(peak > 0, peak / 127, 1.0), before.dtype).reshape(before.shape)
 
 
 def stored(plan: Plan, name: str) -> Array:
@@ -100,20 +127,14 @@ def stored(plan: Plan, name: str) -> Array:
 def rescale(plan: Plan, values: dict[str, Array], scales: Mapping[str, float]) -> None:
     """Multiply each weight by its scale; the arrays of `values` are replaced or changed in place."""
     for key, scale in scales.items():
-        weight = plan.weights[key]
-        name, source = weight.constant.name, weight.layers[0].source
-        array = values[name]
-        if not source.partial and array.flags.writeable:
-            np.multiply(array, np.asarray(scale, _wide(array)), out=array, casting="unsafe")
-        elif not source.partial:
-            values[name] = (array * np.asarray(scale, _wide(array))).astype(array.dtype, copy=False)
-        else:
-            if not array.flags.writeable:
-                values[name] = array = np.array(array)
-            operand = source.view(array)
-            scatter(array, source, operand * np.asarray(scale, _wide(array)))
-
-
-def _wide(array: Array) -> Any:
-    """Return the type to multiply in: never less than float32."""
-    return np.float64 if array.dtype == np.float64 else np.float32
+        first = plan.weights[key].layers[0]
+        source = first.source
+        for name in (first.carrier, *source.companions):
+            if not values[name].flags.writeable:
+                values[name] = np.array(values[name])
+            array = values[name]
+            factor = np.asarray(scale, np.float64 if array.dtype == np.float64 else np.float32)
+            if source.partial and name == source.constant:
+                scatter(values, source, source.view(values) * factor)
+            else:
+                np.multiply(array, factor, out=array, casting="unsafe")

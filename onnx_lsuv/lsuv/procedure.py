@@ -129,7 +129,8 @@ def initialize(
     sites = {program.constants[name].site: array for name, array in values.items()}
     new = with_values(model, {site: array for site, array in sites.items() if site is not None})
     moved = set(promoted(new))
-    roles = dict.fromkeys(norms, "statistics") | dict.fromkeys(plan.zeroed, "bias")
+    steps = [step for layer in plan.layers for step in layer.source.companions]
+    roles = dict.fromkeys(norms, "statistics") | dict.fromkeys(plan.zeroed, "bias") | dict.fromkeys(steps, "step")
     rows = [_drawn_row(plan, layer, drawn.methods, records, scales, target_std) for layer in plan.layers]
     return Result(
         model=new,
@@ -344,6 +345,9 @@ def _drawn_row(
     target: float,
 ) -> LayerReport:
     row = _row(plan, layer, methods[layer.weight], target, "scaled")
+    if not layer.scaled:
+        note = "not rescaled: its gates or its attention bound the output"
+        return replace(row, status=row.status if row.status == "shared" else "drawn", note=note)
     record = records.get(layer.weight)
     if record is None or record[COUNT, 0] == 0:
         return replace(row, status="not-reached", note="the data never reach it")
@@ -366,7 +370,7 @@ def _cause(record: Record, target: float) -> str:
 
 def _verified(row: LayerReport, record: Record | None, tolerance: float | None, layer: Layer) -> LayerReport:
     """Return a row with what was measured on the final weights."""
-    if row.status in ("shared", "not-reached"):
+    if row.status in ("shared", "not-reached") or not layer.scaled:
         return row
     if record is None or record[COUNT, 0] == 0:
         return replace(row, status="not-reached", note="the data never reach it")

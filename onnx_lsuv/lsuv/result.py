@@ -69,7 +69,7 @@ class Change:
 
     tensor: str
     scope: str
-    role: str  # "weight", "bias" or "statistics"
+    role: str  # "weight", "bias", "statistics" or "step" (of a quantiser)
     became_initializer: bool
 
 

@@ -60,10 +60,12 @@ def to_numbers(array: Array) -> Array:
 
 
 def unpack(data: Array, size: int, bits: int) -> Array:
+    """Spread `size` elements of `bits` bits, packed from the lowest bit, to a byte each."""
     cells = np.unpackbits(data, count=size * bits, bitorder="little").reshape(size, bits)
     return np.packbits(cells, axis=1, bitorder="little").reshape(size)
 
 
 def pack(data: Array, bits: int) -> Array:
+    """Pack the lowest `bits` bits of each byte, the inverse of `unpack`."""
     cells = np.unpackbits(data.reshape(-1, 1), axis=1, count=bits, bitorder="little")
     return np.packbits(cells.reshape(-1), bitorder="little")

@@ -107,17 +107,17 @@ def chunks(view: memoryview, spans: tuple[Span, ...], number: int, wire: int) ->
         at = span.start
         while at < span.end:
             for one in fields(view, at, span.end):
-                at = one.end
+                at = run_end(view, one, span.end)
+                if at > one.end:
+                    if one.number == number and one.wire == wire:
+                        found.append(Chunk(one.tag, at, None, [], span, one.end - one.tag))
+                    break  # go on behind the run
                 if one.number != number:
                     continue
                 if one.wire == BYTES:
                     packed = Span(one.tag, one.size, one.start, one.end, span, span.depth + 1)
                     found.append(Chunk(one.start, one.end, packed, [], span))
                 elif one.wire == wire:
-                    at = run_end(view, one, span.end)
-                    if at > one.end:
-                        found.append(Chunk(one.tag, at, None, [], span, one.end - one.tag))
-                        break  # go on behind the run
                     last = found[-1] if found else None
                     if last is not None and last.cells and last.end == one.tag:
                         last.cells.append((one.start, one.end))

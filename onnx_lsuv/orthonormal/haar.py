@@ -34,6 +34,9 @@ Run = Callable[[Iterable[Callable[[], None]]], None]
 ROWS = 256  # rows of V to a block
 COLUMNS = 512  # columns of Q to a piece, a multiple of ROWS
 TILE = 1024  # columns of V V' to a piece
+FEW = 16  # rows of V to draw at least, so that a tall matrix is written in whole cache lines
+SUM = 1 << 20  # elements of V to a sum, where V V' has few tiles
+LONG = 1 << 15  # terms of a float32 sum at most, as far as that is up to this module
 STACK = 1 << 18  # elements to a piece of anything else
 LARGE = 1 << 19  # elements from which one matrix is worth several threads
 
@@ -50,7 +53,7 @@ def fill_orthonormal(weight: Array, key: int, run: Run) -> None:
     if fan_out * fan_in >= LARGE:
         for block in range(blocks):
             _fill_large(weight[block], key, block, run)
-    elif min(fan_out, fan_in) > ROWS:
+    elif min(fan_out, fan_in) > ROWS or max(fan_out, fan_in) > LONG:
         run([partial(_fill_large, weight[block], key, block, run_here) for block in range(blocks)])
     else:
         step = max(1, STACK // (fan_out * fan_in))
@@ -63,9 +66,7 @@ def _fill_stack(weight: Array, key: int, chunk: int) -> None:
     v = weight if weight.shape[1] <= weight.shape[2] else weight.transpose(0, 2, 1)
     n = v.shape[1]
     _clear_below(v)
-    head = _diagonal(v)
-    sign, norm = _signs_and_norms(head, np.einsum("kij,kij->ki", v, v))
-    head += sign * norm
+    sign = _reflect_heads(v)
     p = _invert_lower(_half_gram(v @ v.transpose(0, 2, 1))).transpose(0, 2, 1) @ v[:, :, :n]
     p *= sign[:, None, :]
     v[...] = p.transpose(0, 2, 1) @ v
@@ -77,10 +78,10 @@ def _fill_large(weight: Array, key: int, block: int, run: Run) -> None:
     tall = weight.shape[0] > weight.shape[1]
     v = weight.T if tall else weight
     n, m = v.shape
-    few = max(16, min(ROWS, STACK // m))
+    few = max(FEW, min(ROWS, STACK // m))
     width = COLUMNS * max(1, STACK // n // COLUMNS)
     # A small V V' has too few tiles to go round, so its sums are cut as well.
-    length = max(2048, 2**20 // n) if n <= TILE else m
+    length = min(SUM // n, LONG) if n <= TILE else m
     sign = np.empty(n, weight.dtype)
     work = np.empty((n, n), weight.dtype)
     sums = [work] + [np.empty_like(work) for _ in range(length, m, length)]
@@ -93,9 +94,7 @@ def _fill_large(weight: Array, key: int, block: int, run: Run) -> None:
         fill_normal(part, key, block * n + i)
         v[rows, i - i % COLUMNS : i] = 0
         _clear_below(part[None])
-        head = _diagonal(part[None])[0]
-        sign[rows], norm = _signs_and_norms(head, np.einsum("ij,ij->i", part, part))
-        head += sign[rows] * norm
+        sign[rows] = _reflect_heads(part[None])[0]
 
     def multiply(i: int, j: int, k: int) -> None:
         """Compute one tile of V V', summed over `length` columns of V."""
@@ -154,11 +153,23 @@ def _clear_below(stack: Array) -> None:
     stack[:, :, :n] *= np.triu(np.ones((n, n), stack.dtype))
 
 
-def _signs_and_norms(head: Array, squares: Array) -> tuple[Array, Array]:
-    """Return s_k and |x_k|; a vector that is zero, which rounding makes possible, counts as (1, 0, ..., 0)."""
+def _reflect_heads(stack: Array) -> Array:
+    """Turn rows x_k into v_k, in place, and return the signs s_k.
+
+    A row that is zero, which rounding makes possible, counts as (1, 0, ..., 0).
+    """
+    # An error in |x_k| leaves Q orthonormal but no longer uniform, so long sums are finished in float64.
+    squares = np.zeros(stack.shape[:2])
+    for c in range(0, stack.shape[2], 4096):
+        part = stack[:, :, c : c + 4096]
+        squares += np.einsum("kij,kij->ki", part, part)
+    head = _diagonal(stack)
     zero = squares == 0
     head[zero] = 1
-    return np.copysign(np.ones_like(head), head), np.where(zero, 1, np.sqrt(squares))
+    squares[zero] = 1
+    sign = np.copysign(np.ones_like(head), head)
+    head += sign * np.sqrt(squares).astype(head.dtype)
+    return sign
 
 
 def _half_gram(gram: Array) -> Array:

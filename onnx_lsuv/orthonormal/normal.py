@@ -33,14 +33,15 @@ def _box_muller(bits: np.random.BitGenerator, out: Array) -> None:
     """
     half = (out.size + 1) // 2
     width = 8 * out.itemsize
-    raw = bits.random_raw(half * width // 32).view(np.int32 if width == 32 else np.int64)
-    radius = (raw[:half] & np.iinfo(raw.dtype).max).astype(out.dtype)
+    words = bits.random_raw(half * width // 32)
+    raw = words.view(np.int32) if width == 32 else words.view(np.int64)
+    radius: Array = (raw[:half] & (2 ** (width - 1) - 1)).astype(out.dtype)
     radius += 0.5  # never zero, whose logarithm is infinite
     radius *= 2.0 ** (1 - width)
     np.log(radius, out=radius)
     radius *= -2
     np.sqrt(radius, out=radius)
-    angle = raw[half:].astype(out.dtype)
+    angle: Array = raw[half:].astype(out.dtype)
     angle += 0.5
     angle *= math.pi * 2.0 ** (1 - width)
     np.cos(angle, out=out[:half])

@@ -1,0 +1,317 @@
+"""Expand a model into a `Program`: functions replaced by their bodies, names made unique, constants gathered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, ValueInfoProto
+
+from onnx_lsuv.errors import ModelError
+from onnx_lsuv.layers.order import in_order
+from onnx_lsuv.layers.program import DEFAULT_DOMAINS, Body, Constant, Node, Program, integers, walk
+from onnx_lsuv.layers.unfuse import unfused
+from onnx_lsuv.model import Model, Site
+
+# Protobuf field numbers on the way from a ModelProto to a tensor (onnx.proto).
+MODEL_GRAPH, MODEL_FUNCTIONS = 7, 25
+GRAPH_NODE, GRAPH_INITIALIZER = 1, 5
+FUNCTION_NODE = 7
+NODE_ATTRIBUTE = 5
+ATTRIBUTE_T, ATTRIBUTE_G = 5, 6
+
+# Operators whose graph attributes are ordinary scopes; any other operator's (a decoder of BeamSearch, say) stay closed.
+CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
+
+
+def expand(model: Model) -> Program:
+    """Return the model as a `Program`.
+
+    Raises:
+        ModelError: a value is used before it is made, or a function calls itself.
+    """
+    proto = model.proto
+    opsets = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in proto.opset_import}
+    if "" not in opsets:
+        # ONNX leaves the default open then; no node of its own can stand in such a file.
+        opsets[""] = 1
+    for function in proto.functions:
+        for o in function.opset_import:
+            opsets.setdefault("" if o.domain == "ai.onnx" else o.domain, o.version)
+    expander = _Expander(
+        functions={(f.domain, f.name, f.overload): (i, f) for i, f in enumerate(proto.functions)},
+        model=model,
+        opset=opsets[""],
+    )
+    body = expander.graph(proto.graph, ((MODEL_GRAPH, 0),), "main", {})
+    producers: dict[str, tuple[Node, int]] = {}
+    consumers: dict[str, list[tuple[Node, int]]] = {}
+    exits: set[str] = {v.name for v in body.outputs}
+    for node in walk(body):
+        for i, name in enumerate(node.outputs):
+            producers[name] = (node, i)
+        for i, name in enumerate(node.inputs):
+            if name:
+                consumers.setdefault(name, []).append((node, i))
+        for inner in node.bodies.values():
+            exits.update(v.name for v in inner.outputs)
+    for constant in expander.constants.values():
+        if constant.node is not None:
+            consumers.setdefault(constant.node.input[0], [])
+    return Program(
+        model=model,
+        body=body,
+        constants=expander.constants,
+        opsets=opsets,
+        sparse=frozenset(expander.sparse),
+        producers=producers,
+        consumers={k: tuple(v) for k, v in consumers.items()},
+        exits=frozenset(exits),
+    )
+
+
+_Names = dict[str, str]
+
+
+@dataclass(slots=True)
+class _Expander:
+    """The state of one expansion: names given out so far, constants found so far."""
+
+    functions: Mapping[tuple[str, str, str], tuple[int, FunctionProto]]
+    model: Model
+    opset: int
+    constants: dict[str, Constant] = field(default_factory=dict)
+    by_site: dict[Site, str] = field(default_factory=dict)
+    sparse: set[str] = field(default_factory=set)
+    taken: set[str] = field(default_factory=set)
+    calls: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def unique(self, name: str) -> str:
+        """Return the name itself, or with a suffix where another scope has it already."""
+        candidate, n = name, 1
+        while candidate in self.taken:
+            n += 1
+            candidate = f"{name}.{n}"
+        self.taken.add(candidate)
+        return candidate
+
+    def graph(self, graph: GraphProto, path: Site, scope: str, outer: _Names) -> Body:
+        """Expand a graph: the main one, or one held by a node's attribute."""
+        names = dict(outer)
+        initializers = {t.name for t in graph.initializer}
+        for i, tensor in enumerate(graph.initializer):
+            site = (*path, (GRAPH_INITIALIZER, i))
+            names[tensor.name] = self.constant(tensor, site, "initializer", tensor.name, scope)
+        for sparse in graph.sparse_initializer:
+            names[sparse.values.name] = self.unique(sparse.values.name)
+            self.sparse.add(names[sparse.values.name])
+        inputs = []
+        for value in graph.input:
+            if value.name in initializers:
+                continue
+            names[value.name] = self.unique(value.name)
+            inputs.append(_renamed(value, names))
+        nodes = self.nodes(graph.node, path, GRAPH_NODE, scope, names, {})
+        for value in graph.output:
+            if value.name not in names:
+                raise ModelError(
+                    f"The output {value.name!r} of {_where(scope)} is made by no node: the model is broken."
+                )
+        return Body(tuple(nodes), tuple(inputs), tuple(_renamed(v, names) for v in graph.output))
+
+    def nodes(
+        self,
+        protos: Sequence[NodeProto],
+        path: Site,
+        field_number: int,
+        scope: str,
+        names: _Names,
+        references: Mapping[str, AttributeProto],
+    ) -> list[Node]:
+        """Expand a list of nodes; `references` are the attributes given to the function they stand in."""
+        result: list[Node] = []
+        labels: set[str] = set()
+        for i, proto in in_order(protos, names, _where(scope)):
+            made = next((name for name in proto.output if name), f"{proto.op_type}_{i}")
+            label = proto.name or made
+            if label in labels:
+                label = f"{label}#{made}"
+            labels.add(label)
+            site = (*path, (field_number, i))
+            attributes = _attributes(proto, references)
+            if self.lifted(proto, attributes, site, scope, names):
+                continue
+            key = (proto.domain, proto.op_type, proto.overload)
+            if key in self.functions:
+                result += self.call(proto, key, attributes, label, scope, names)
+                continue
+            bodies: dict[str, Body] = {}
+            if proto.op_type in CONTROL_FLOW and proto.domain in DEFAULT_DOMAINS:
+                for j, attribute in enumerate(proto.attribute):
+                    if attribute.type == AttributeProto.GRAPH:
+                        inner = (*site, (NODE_ATTRIBUTE, j), (ATTRIBUTE_G, 0))
+                        bodies[attribute.name] = self.graph(
+                            attribute.g, inner, f"{scope}/{label}.{attribute.name}", names
+                        )
+            inputs = tuple(names[n] if n else "" for n in proto.input)
+            for name in proto.output:
+                if name:
+                    names[name] = self.unique(name)
+            node = Node(
+                label=label if scope == "main" else f"{scope.removeprefix('main/')}/{label}",
+                scope=scope,
+                op_type=proto.op_type,
+                domain="" if proto.domain == "ai.onnx" else proto.domain,
+                inputs=inputs,
+                outputs=tuple(names[n] if n else "" for n in proto.output),
+                attributes={k: a for k, a in attributes.items() if k not in bodies},
+                bodies=bodies,
+            )
+            result += unfused(node, self.unique, self.constants, self.opset)
+        return result
+
+    def call(
+        self,
+        proto: NodeProto,
+        key: tuple[str, str, str],
+        attributes: Mapping[str, AttributeProto],
+        label: str,
+        scope: str,
+        names: _Names,
+    ) -> list[Node]:
+        """Replace a call of a model-local function by the function's nodes."""
+        if key in self.calls:
+            raise ModelError(f"The function {proto.op_type!r} calls itself, which ONNX does not allow.")
+        index, function = self.functions[key]
+        given = {a.name: a for a in function.attribute_proto} | dict(attributes)
+        formals = dict.fromkeys(function.input, "")
+        formals.update((formal, names[n] if n else "") for formal, n in zip(function.input, proto.input, strict=False))
+        inner: _Names = formals
+        self.calls.append(key)
+        # The scope of the nodes is the call's, so that labels tell two calls apart; a constant's is the function's.
+        nodes = self.nodes(function.node, ((MODEL_FUNCTIONS, index),), FUNCTION_NODE, f"{scope}/{label}", inner, given)
+        self.calls.pop()
+        for formal, actual in zip(function.output, proto.output, strict=False):
+            if actual:
+                if formal not in inner:
+                    raise ModelError(f"The output {formal!r} of function {function.name!r} is made by no node.")
+                names[actual] = inner[formal]
+        return nodes
+
+    def lifted(
+        self, proto: NodeProto, attributes: Mapping[str, AttributeProto], site: Site, scope: str, names: _Names
+    ) -> bool:
+        """Put a node that holds a constant into the table; return whether it was one."""
+        if proto.domain not in DEFAULT_DOMAINS or len(proto.output) != 1:
+            return False
+        if proto.op_type == "ConstantOfShape" and proto.input:
+            dims = integers(self.constants, names[proto.input[0]])
+            if dims is None:
+                return False
+            value = attributes["value"].t if "value" in attributes else None
+            elem_type = value.data_type if value is not None else TensorProto.FLOAT
+            node = NodeProto()
+            node.CopyFrom(proto)
+            node.input[0] = names[proto.input[0]]
+            name = self.by_site.get(site)
+            if name is None:
+                name = self.unique(proto.output[0])
+                node.output[0] = name
+                label = proto.output[0]
+                self.constants[name] = Constant(
+                    name, label, _home(scope, site, self.model), proto.op_type, elem_type, dims, site, None, node
+                )
+                self.by_site[site] = name
+            names[proto.output[0]] = name
+            return True
+        if proto.op_type != "Constant":
+            return False
+        if "sparse_value" in attributes:
+            return False
+        for j, stored in enumerate(proto.attribute):
+            attribute = attributes[stored.name]
+            place: Site | None = (*site, (NODE_ATTRIBUTE, j))
+            tensor = _tensor(attribute)
+            if tensor is None:
+                continue
+            if attribute.name == "value" and place is not None:
+                place = (*place, (ATTRIBUTE_T, 0))
+            if stored.ref_attr_name:
+                # The value is an argument of the call; it has no place in the function's body.
+                place = None
+            names[proto.output[0]] = self.constant(tensor, place, "Constant", proto.output[0], scope)
+            return True
+        return False
+
+    def constant(self, tensor: TensorProto, site: Site | None, origin: str, label: str, scope: str) -> str:
+        """Enter a tensor into the table, once for each place in the file, and return its unique name."""
+        if site is not None and site in self.by_site:
+            return self.by_site[site]
+        name = self.unique(label)
+        self.constants[name] = Constant(
+            name=name,
+            label=label,
+            scope=_home(scope, site, self.model),
+            origin=origin,
+            elem_type=tensor.data_type,
+            dims=tuple(tensor.dims),
+            site=site,
+            tensor=tensor,
+        )
+        if site is not None:
+            self.by_site[site] = name
+        return name
+
+
+def _home(scope: str, site: Site | None, model: Model) -> str:
+    """Return the scope path of a constant: a function's own, however many calls lead to it."""
+    if site is not None and site[0][0] == MODEL_FUNCTIONS:
+        return f"function:{model.proto.functions[site[0][1]].name}"
+    return scope
+
+
+def _where(scope: str) -> str:
+    return "the graph" if scope == "main" else f"the scope {scope!r}"
+
+
+def _attributes(proto: NodeProto, references: Mapping[str, AttributeProto]) -> dict[str, AttributeProto]:
+    """Return a node's attributes by name, with those that refer to a function's own resolved."""
+    result = {}
+    for attribute in proto.attribute:
+        if not attribute.ref_attr_name:
+            result[attribute.name] = attribute
+        elif attribute.ref_attr_name in references:
+            resolved = AttributeProto()
+            resolved.CopyFrom(references[attribute.ref_attr_name])
+            resolved.name = attribute.name
+            result[attribute.name] = resolved
+    return result
+
+
+def _tensor(attribute: AttributeProto) -> TensorProto | None:
+    """Return the tensor that one of a Constant node's attributes stands for."""
+    match attribute.name:
+        case "value":
+            return attribute.t
+        case "value_float":
+            return TensorProto(data_type=TensorProto.FLOAT, float_data=[attribute.f])
+        case "value_floats":
+            return TensorProto(data_type=TensorProto.FLOAT, dims=[len(attribute.floats)], float_data=attribute.floats)
+        case "value_int":
+            return TensorProto(data_type=TensorProto.INT64, int64_data=[attribute.i])
+        case "value_ints":
+            return TensorProto(data_type=TensorProto.INT64, dims=[len(attribute.ints)], int64_data=attribute.ints)
+        case "value_string":
+            return TensorProto(data_type=TensorProto.STRING, string_data=[attribute.s])
+        case "value_strings":
+            return TensorProto(
+                data_type=TensorProto.STRING, dims=[len(attribute.strings)], string_data=attribute.strings
+            )
+    return None
+
+
+def _renamed(value: ValueInfoProto, names: _Names) -> ValueInfoProto:
+    result = ValueInfoProto(name=names[value.name])
+    if value.HasField("type"):
+        result.type.CopyFrom(value.type)
+    return result

@@ -1,0 +1,225 @@
+"""Operators that only move values, as NumPy functions that give a view of their input wherever NumPy can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from onnx_lsuv.layers.program import Node, Program, integers
+
+Array = NDArray[Any]
+View = Callable[[Mapping[str, Array]], Array]
+
+FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
+RANDOM_OPS = frozenset(
+    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """Constants and the way from their arrays to the operand's."""
+
+    constants: tuple[str, ...]
+    view: View
+    path: tuple[str, ...]  # operators on the way, from the constant on
+    elem_type: int  # of the operand, after any Cast
+    shape: tuple[int, ...]  # of the operand
+    partial: bool  # some operator takes only a part of the constant
+    companions: tuple[str, ...] = ()  # constants to be scaled with the weight: the step of a quantiser
+    computed: bool = False  # other constants multiply or divide it on the way
+    carrier: str | None = None  # the constant to scale, where it is not the one to draw
+
+    @property
+    def constant(self) -> str:
+        """The only constant."""
+        (name,) = self.constants
+        return name
+
+    def see(self, array: Array) -> Array:
+        """Return the operand for the array of the only constant."""
+        return self.view({self.constant: array})
+
+
+@dataclass(frozen=True, slots=True)
+class Untraceable:
+    """Why an operand has no source."""
+
+    reason: str  # "dynamic", "computed", "quantised", "random" or "sparse"
+    detail: str
+
+
+class Stop(Exception):  # noqa: N818 - not an error: it ends a search
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason)
+        self.found = Untraceable(reason, detail)
+
+
+def unchanged(array: Array) -> Array:
+    return array
+
+
+def extend(
+    source: Source,
+    node: Node,
+    move: Callable[[Array], Array],
+    *,
+    partial: bool = False,
+    elem_type: int | None = None,
+    companions: tuple[str, ...] = (),
+) -> Source:
+    try:
+        shape = tuple(move(_phantom(source.shape)).shape)
+    except (ValueError, IndexError) as error:
+        raise Stop("computed", f"the weight's way through {node.op} {node.label!r} does not fit its shape") from error
+    return Source(
+        source.constants,
+        lambda arrays: move(source.view(arrays)),
+        (*source.path, node.op_type),
+        source.elem_type if elem_type is None else elem_type,
+        shape,
+        source.partial or partial,
+        (*source.companions, *companions),
+        source.computed,
+    )
+
+
+def _phantom(shape: Sequence[int]) -> Array:
+    """Return an array of a shape that takes no memory."""
+    return np.broadcast_to(np.zeros((), np.bool_), tuple(shape))
+
+
+def _ints(program: Program, node: Node, position: int, attribute: str | None = None) -> tuple[int, ...] | None:
+    """Return a list of integers that newer opsets give as an input and older ones as an attribute; None if absent."""
+    if len(node.inputs) > position and node.inputs[position]:
+        name = node.inputs[position]
+        values = integers(program.constants, name)
+        if values is None:
+            raise Stop("computed", f"the {attribute or 'shape'} of {node.op} {node.label!r} is computed at run time")
+        return values
+    return node.ints_attribute(attribute) if attribute else None
+
+
+def _pass(program: Program, node: Node, output: int, sources: Sequence[Source]) -> Source:
+    return extend(sources[0], node, unchanged)
+
+
+def _cast(program: Program, node: Node, output: int, sources: Sequence[Source]) -> Source:
+    source = sources[0]
+    to = node.int_attribute("to", TensorProto.FLOAT)
+    if to not in FLOAT_TYPES or source.elem_type not in FLOAT_TYPES:
+        raise Stop("quantised", f"the weight is cast from or to a type that is not floating point by {node.label!r}")
+    return extend(source, node, unchanged, elem_type=to)
+
+
+def _transpose(program: Program, node: Node, output: int, sources: Sequence[Source]) -> Source:
+    perm = node.ints_attribute("perm")
+    return extend(sources[0], node, lambda a: a.transpose(perm))
+
+
+def _reshape(program: Program, node: Node, output: int, sources: Sequence[Source]) -> Source:
+    source = sources[0]
+    target = _ints(program, node, 1, "shape")
+    if target is None:
+        raise Stop("computed", f"Reshape {node.label!r} has no shape")
+    if not node.int_attribute("allowzero", 0):
+        target = tuple(source.shape[i] if d == 0 and i < len(source.shape) else d for i, d in enumerate(target))
+    return extend(source, node, lambda a: a.reshape(target))
+
+
+def _flatten(program: Program, node: Node, output: int, sources: Sequence[Source]) -> Source:
+    source = sources[0]
+    axis = node.int_attribute("axis", 1)
+    axis += len(source.shape) if axis < 0 else 0
+    rows = int(np.prod(source.shape[:axis], dtype=np.int64))
+    columns = int(np.prod(source.shape[axis:], dtype=np.int64))
+    return extend(source, node, lambda a: a.reshape(rows, columns))
+
+
+def _squeeze(program: Program, node: Node, output: int, sources: Sequence[Source]) -> Source:
+    axes = _ints(program, node, 1, "axes")
+    return extend(sources[0], node, lambda a: a.squeeze(axes))
+
+
+def _unsqueeze(program: Program, node: Node, output: int, sources: Sequence[Source]) -> Source:
+    axes = _ints(program, node, 1, "axes") or ()
+    return extend(sources[0], node, lambda a: np.expand_dims(a, axes))
+
+
+def _slice(program: Program, node: Node, output: int, sources: Sequence[Source]) -> Source:
+    source = sources[0]
+    starts, ends = _ints(program, node, 1, "starts"), _ints(program, node, 2, "ends")
+    if starts is None or ends is None:
+        raise Stop("computed", f"Slice {node.label!r} has no bounds")
+    axes = _ints(program, node, 3, "axes") or tuple(range(len(starts)))
+    steps = _ints(program, node, 4) or (1,) * len(starts)
+    cut = [slice(None)] * len(source.shape)
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        # ONNX's "to the very start" for a negative step is an end below -length, which Python reads as None.
+        stop = None if step < 0 and end < -source.shape[axis] else end
+        cut[axis] = slice(start, stop, step)
+    index = tuple(cut)
+    return extend(source, node, lambda a: a[index], partial=True)
+
+
+def _split(program: Program, node: Node, output: int, sources: Sequence[Source]) -> Source:
+    source = sources[0]
+    axis = node.int_attribute("axis", 0)
+    length = source.shape[axis]
+    sizes = _ints(program, node, 1, "split")
+    if sizes is None:
+        # Equal parts, the last one smaller where the length does not divide (opset 18).
+        parts = node.int_attribute("num_outputs", len(node.outputs))
+        part = -(-length // parts)
+        sizes = (part,) * (parts - 1) + (length - part * (parts - 1),)
+    start = sum(sizes[:output])
+    cut = [slice(None)] * len(source.shape)
+    cut[axis] = slice(start, start + sizes[output])
+    index = tuple(cut)
+    return extend(source, node, lambda a: a[index], partial=True)
+
+
+def _concat(program: Program, node: Node, output: int, sources: Sequence[Source]) -> Source:
+    parts = sources
+    if len({p.elem_type for p in parts}) != 1:
+        raise Stop("computed", f"the weight is put together from several types by {node.op}")
+    axis = node.int_attribute("axis", 1)
+    try:
+        shape = np.concatenate([_phantom(p.shape) for p in parts], axis).shape
+    except ValueError as error:
+        raise Stop("computed", f"the parts that {node.label!r} joins do not fit") from error
+    path = next((p.path for p in parts if p.path), ())
+    return Source(
+        tuple(dict.fromkeys(name for p in parts for name in p.constants)),
+        lambda arrays: np.concatenate([p.view(arrays) for p in parts], axis),
+        (*path, node.op_type),
+        parts[0].elem_type,
+        tuple(shape),
+        partial=True,
+        companions=tuple(dict.fromkeys(name for p in parts for name in p.companions)),
+        computed=any(p.computed for p in parts),
+    )
+
+
+OPERATORS: dict[str, Callable[[Program, Node, int, Sequence[Source]], Source]] = {
+    "Identity": _pass,
+    "Cast": _cast,
+    "Transpose": _transpose,
+    "Reshape": _reshape,
+    "Flatten": _flatten,
+    "Squeeze": _squeeze,
+    "Unsqueeze": _unsqueeze,
+    "Slice": _slice,
+    "Split": _split,
+    "Concat": _concat,
+}
+
+# Operators that hand on a constant's values when they read it as this operand (Concat: any operand).
+CARRIERS = frozenset(OPERATORS)
+# Operators that read only the shape.
+SHAPE_READERS = frozenset({"Shape", "Size"})

@@ -1,0 +1,103 @@
+"""What is found in a program: layers, weights, norms, and what is left alone with the reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnx_lsuv.layers.moves import Source
+from onnx_lsuv.layers.operators import Matrix
+from onnx_lsuv.layers.program import Constant, Node, Program
+
+REASONS: dict[str, str] = {
+    "attribute": "the weight is an attribute of the node, which no framework trains",
+    "computed": "the weight is computed from several constants",
+    "constant": "both operands are constant, so no data passes through",
+    "decoder": "the weight lies in a decoder graph inside another operator",
+    "dynamic": "the weight is computed from the data",
+    "empty": "the weight has no values",
+    "excluded": "excluded by the user",
+    "layout": "the weight has a layout of one runtime only: give the model before it was optimised",
+    "operator": "the operator holds weights in a form that is not supported",
+    "quantised": "the weight is quantised: give the float model",
+    "random": "the weight is drawn at run time",
+    "sparse": "the weight is a sparse tensor: give the model with dense ones",
+    "tied": "something that is not a layer reads the weight too",
+    "type": "the weight's type is not supported",
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Addend:
+    """A term that stays added to a layer's output."""
+
+    node: Node  # the layer's own node, or the Add after it
+    position: int  # the operand that holds the term
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """A node that is linear in a constant weight."""
+
+    node: Node
+    position: int  # which operand the weight is
+    source: Source
+    matrix: Matrix
+    weight: str  # key of its weight in `Plan.weights`
+    end: Node  # the node whose first output is measured: the layer's, or the Add of a constant vector after it
+    bias: tuple[str, ...]  # the constants that hold the bias, where there is one
+    addend: Addend | None  # an additive term that is not set to zero
+    scaled: bool  # its output is proportional to the weight
+
+    @property
+    def carrier(self) -> str:
+        """The constant that is multiplied by the scale."""
+        return self.source.carrier or self.source.constant
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Weight:
+    """A constant, or a part of one, with the layers that use it in the order of execution."""
+
+    key: str
+    constant: Constant
+    identity: str  # what its draw is seeded with
+    layers: tuple[Layer, ...]
+
+    @property
+    def scaled(self) -> bool:
+        """Whether some layer's output is proportional to it."""
+        return any(layer.scaled for layer in self.layers)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Norm:
+    """A BatchNormalization whose running statistics can be written."""
+
+    node: Node
+    mean: str  # constants
+    var: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Left:
+    """A node that looks like a layer, or a norm, and is left alone."""
+
+    node: Node
+    weight: str | None  # the tensor's name in the file, where there is one
+    shape: tuple[int, ...] | None
+    reason: str  # a key of REASONS
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """What will be initialised and what will not."""
+
+    program: Program
+    layers: tuple[Layer, ...]  # in the order of execution
+    weights: dict[str, Weight]  # by key, in the order of first use
+    zeroed: tuple[str, ...]  # constants that become zero
+    forget: tuple[tuple[Source, int], ...]  # an LSTM's bias operand and hidden size: its forget gate's bias becomes 1
+    norms: tuple[Norm, ...]
+    left: tuple[Left, ...]
+    stale: tuple[Left, ...]  # BatchNormalizations that keep their stored statistics
