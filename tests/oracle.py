@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.inliner
+import onnx.parser
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
@@ -137,6 +138,8 @@ def session(model: ModelProto) -> onnxruntime.InferenceSession:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     options.intra_op_num_threads = 2
+    for node in model.graph.node:
+        node.name = ""  # ONNX Runtime wants them to differ, ONNX does not
     model.ir_version = min(model.ir_version, ORT_IR)
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
@@ -475,3 +478,37 @@ def orthonormality(blocks: Array) -> float:
         scales.append(scale)
         worst = max(worst, float(np.abs(gram / scale - np.eye(len(gram))).max()))
     return max(worst, max(scales) / min(scales) - 1)
+
+
+# ------------------------------------------------------------------------------------------------------------ models
+
+
+def parse(text: str, tensors: Mapping[str, Array] | None = None, **more: Array) -> ModelProto:
+    """Read a model written as ONNX text and add initializers from arrays."""
+    model = onnx.parser.parse_model(text)
+    for name, array in {**(tensors or {}), **more}.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+    return model
+
+
+def tensor_of(model: ModelProto, name: str) -> Array:
+    """Return an initializer's values."""
+    (found,) = (t for t in model.graph.initializer if t.name == name)
+    return numpy_helper.to_array(found)
+
+
+def normal(*shape: int, seed: int = 0, dtype: Any = np.float32) -> Array:
+    """Return standard normal values."""
+    return np.asarray(np.random.default_rng([seed, *shape]).standard_normal(shape)).astype(dtype)
+
+
+def all_float_tensors(model: ModelProto) -> dict[str, Array]:
+    """Return every floating-point initializer, and Constant, of the main graph."""
+    tensors = {t.name: t for t in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            tensors[node.output[0]] = node.attribute[0].t
+    floats = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+    return {
+        name: np.asarray(numpy_helper.to_array(t), np.float64) for name, t in tensors.items() if t.data_type in floats
+    }

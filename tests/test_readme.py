@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from onnx_lsuv import cli, errors
-from onnx_lsuv.layers.find import REASONS
+from onnx_lsuv.layers import REASONS
 from onnx_lsuv.layers.operators import OPERATORS
 from onnx_lsuv.lsuv.result import GOOD, STATUSES, Change, LayerReport, LeftReport
 

@@ -12,7 +12,7 @@ with the pooled records known so far, and once more for its real outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -61,7 +61,7 @@ class Rewriter:
                 continue
             self.starts[layer.node] = layer
             # With its bias at zero a layer can be measured before the Add as well, which saves a case.
-            end = layer.node if self.rescale and layer.addend is None else layer.end
+            end = layer.node if self.rescale and not layer.stays else layer.end
             self.ends[end] = layer
         if self.rescale:
             self.norms = {norm.node: norm for norm in self.plan.norms}
@@ -115,7 +115,7 @@ def _keys(rw: Rewriter, node: Node) -> dict[str, int]:
 def _columns(rw: Rewriter, layer: Layer) -> int:
     # Every layer that shares the weight counts: the record's shape must be one for all of them.
     users = rw.plan.weights[layer.weight].layers
-    return 3 if rw.rescale and any(user.addend for user in users if user.scaled) else 1
+    return 3 if rw.rescale and any(user.stays for user in users if user.scaled) else 1
 
 
 def _channels(rw: Rewriter, norm: Norm) -> int:
@@ -159,6 +159,12 @@ def _layer(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, 
                 inputs[layer.addend.position] = _zero(rw, layer)
         while not inputs[-1]:
             inputs.pop()
+        if layer.rest is not None:
+            inputs[layer.position] = _moved(sheet, layer.rest.other, layer.rest.moves)
+            rest = sheet.book.fresh()
+            sheet.nodes.append(proto_of(replace(node, inputs=tuple(inputs), outputs=(rest,))))
+            inputs[layer.position] = _moved(sheet, layer.rest.drawn, layer.rest.moves)
+            term = rest if term is None else sheet.op("Add", rest, term)
         sheet.nodes.append(proto_of(replace(node, inputs=tuple(inputs), outputs=(raw,))))
     else:
         assert layer.addend is not None
@@ -187,6 +193,15 @@ def _layer(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, 
         sheet.op("Mul", raw, factor, output=output)
     else:
         sheet.op("Add", sheet.op("Mul", raw, factor), term, output=output)
+
+
+def _moved(sheet: Sheet, name: str, moves: Sequence[Node]) -> str:
+    """Write some nodes again for another value."""
+    for move in moves:
+        out = sheet.book.fresh()
+        sheet.nodes.append(proto_of(replace(move, inputs=(name, *move.inputs[1:]), outputs=(out,))))
+        name = out
+    return name
 
 
 def _measure(rw: Rewriter, sheet: Sheet, layer: Layer, value: str) -> str:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from onnx_lsuv.layers.moves import FLOAT_TYPES, Source, Untraceable
 from onnx_lsuv.layers.operators import Matrix, matrix, operator_of
-from onnx_lsuv.layers.plan import REASONS, Layer, Left, Plan, Weight
+from onnx_lsuv.layers.plan import REASONS, Layer, Left, Plan, Rest, Weight
 from onnx_lsuv.layers.program import Node, Program
-from onnx_lsuv.layers.sources import overlap, region, trace
+from onnx_lsuv.layers.sources import overlap, region, trace, trace_sum
 from onnx_lsuv.layers.terms import bias_of, find_norms, settle_biases, uses, writable
 
 
@@ -24,6 +24,7 @@ class _Candidate:
     source: Source
     matrix: Matrix
     scaled: bool
+    rest: Rest | None
 
 
 @dataclass(slots=True)
@@ -55,6 +56,9 @@ def find_layers(
     layers = []
     for candidate, key in _settle(search, wanted):
         end, addend, bias = bias_of(program, candidate.node)
+        if candidate.rest and end is not candidate.node:
+            # Two terms that stay, of two nodes, are one too many: the layer ends before its Add.
+            end, addend, bias = candidate.node, None, ()
         layers.append(
             Layer(
                 node=candidate.node,
@@ -66,6 +70,7 @@ def find_layers(
                 bias=bias,
                 addend=addend,
                 scaled=candidate.scaled,
+                rest=candidate.rest,
             )
         )
     layers, zeroed, forget = settle_biases(program, layers, keep_bias=keep_bias)
@@ -99,6 +104,11 @@ def _consider(search: _Search, node: Node) -> None:
         return
     sources = [(p, s) for p, s in found if isinstance(s, Source)]
     if not sources:
+        sums = [(p, each) for p, _ in found if (each := trace_sum(program, node.inputs[p]))]
+        if len(sums) == 1 and operator.scaled:
+            position, (source, rest) = sums[0]
+            _enter(search, node, position, source, scaled=True, rest=rest)
+            return
         reasons = [s for _, s in found if isinstance(s, Untraceable)]
         # Where one operand is data and the other is something a person would call a weight, name the latter.
         why = next((s for s in reasons if s.reason != "dynamic"), reasons[0])
@@ -114,7 +124,9 @@ def _consider(search: _Search, node: Node) -> None:
         _enter(search, node, position, source, scaled=operator.scaled)
 
 
-def _enter(search: _Search, node: Node, position: int, source: Source, *, scaled: bool) -> None:
+def _enter(
+    search: _Search, node: Node, position: int, source: Source, *, scaled: bool, rest: Rest | None = None
+) -> None:
     program = search.program
     view = matrix(node, position, source.shape)
     constant = program.constants[source.constant]
@@ -128,7 +140,7 @@ def _enter(search: _Search, node: Node, position: int, source: Source, *, scaled
     elif not all(map(writable, touched)):
         search.leave(node, "computed", "the weight has no tensor of its own in the file that could hold it", source)
     else:
-        search.candidates.append(_Candidate(node, position, source, view, scaled))
+        search.candidates.append(_Candidate(node, position, source, view, scaled, rest))
 
 
 def _lookalike(node: Node) -> tuple[str, str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,11 @@ class Source:
         (name,) = self.constants
         return name
 
+    @property
+    def size(self) -> int:
+        """The number of values of the operand."""
+        return math.prod(self.shape)
+
     def see(self, array: Array) -> Array:
         """Return the operand for the array of the only constant."""
         return self.view({self.constant: array})
@@ -55,12 +61,15 @@ class Untraceable:
 
 
 class Stop(Exception):  # noqa: N818 - not an error: it ends a search
+    """An operand cannot be followed further."""
+
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(reason)
         self.found = Untraceable(reason, detail)
 
 
 def unchanged(array: Array) -> Array:
+    """Move nothing."""
     return array
 
 
@@ -73,6 +82,7 @@ def extend(
     elem_type: int | None = None,
     companions: tuple[str, ...] = (),
 ) -> Source:
+    """Return a source one operator further on."""
     try:
         shape = tuple(move(_phantom(source.shape)).shape)
     except (ValueError, IndexError) as error:

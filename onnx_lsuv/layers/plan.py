@@ -35,6 +35,18 @@ class Addend:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Rest:
+    """The other term of a weight that is a sum of constants, as in low-rank adaptation: W + B A.
+
+    What it contributes to the layer's output stays, like a bias.
+    """
+
+    drawn: str  # the term that is drawn
+    other: str
+    moves: tuple[Node, ...]  # operators between the sum and the layer, in order
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Layer:
     """A node that is linear in a constant weight."""
 
@@ -47,6 +59,12 @@ class Layer:
     bias: tuple[str, ...]  # the constants that hold the bias, where there is one
     addend: Addend | None  # an additive term that is not set to zero
     scaled: bool  # its output is proportional to the weight
+    rest: Rest | None = None
+
+    @property
+    def stays(self) -> bool:
+        """Whether something stays added to its output."""
+        return self.addend is not None or self.rest is not None
 
     @property
     def carrier(self) -> str:

@@ -28,8 +28,11 @@ from onnx_lsuv.layers.moves import (
     extend,
     unchanged,
 )
+from onnx_lsuv.layers.plan import Rest
 from onnx_lsuv.layers.program import DEFAULT_DOMAINS, Node, Program
 from onnx_lsuv.model import read
+
+_PLAIN_MOVES = frozenset({"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 
 
 def trace(program: Program, name: str, *, several: bool = False) -> Source | Untraceable:
@@ -168,6 +171,32 @@ def _fake_quantised(program: Program, node: Node) -> Source:
     ):
         raise stop
     return extend(source, node, unchanged, companions=(step.name,))
+
+
+def trace_sum(program: Program, name: str) -> tuple[Source, Rest] | None:
+    """Follow an operand that is a sum of constants to the one term that is a tensor of its own.
+
+    Returns:
+        The source of that term as the operand sees it, and the rest; None where there is no such sum.
+    """
+    moves: list[Node] = []
+    while name in program.producers:
+        node, _ = program.producers[name]
+        if node.op == "Add" and is_constant(program, node):
+            found = [trace(program, each) for each in node.inputs]
+            plain = [i for i, s in enumerate(found) if isinstance(s, Source) and not s.path and s.size > 1]
+            if len(plain) != 1:
+                return None
+            source = found[plain[0]]
+            assert isinstance(source, Source)
+            for move in moves:
+                source = OPERATORS[move.op_type](program, move, 0, [source])
+            return source, Rest(node.inputs[plain[0]], node.inputs[1 - plain[0]], tuple(moves))
+        if node.domain not in DEFAULT_DOMAINS or node.op_type not in _PLAIN_MOVES:
+            return None
+        moves.insert(0, node)
+        name = node.inputs[0]
+    return None
 
 
 def region(source: Source, dims: Sequence[int]) -> str:

@@ -163,10 +163,8 @@ def _reflect_heads(stack: Array) -> Array:
     for c in range(0, stack.shape[2], 4096):
         part = stack[:, :, c : c + 4096]
         squares += np.einsum("kij,kij->ki", part, part)
+    squares[squares == 0] = 1
     head = _diagonal(stack)
-    zero = squares == 0
-    head[zero] = 1
-    squares[zero] = 1
     sign = np.copysign(np.ones_like(head), head)
     head += sign * np.sqrt(squares).astype(head.dtype)
     return sign

@@ -1,0 +1,122 @@
+"""One way to run the package on a model and look at the saved file, and the table of what the corpus tests met."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import oracle
+import pytest
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+import onnx_lsuv
+from onnx_lsuv import LayerReport, Result
+
+Array = NDArray[Any]
+Batches = Sequence[Mapping[str, Array]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A model before and after, as the files hold it."""
+
+    before: ModelProto
+    after: ModelProto
+    result: Result  # measured on the saved file
+    path: Path
+    batches: Batches
+    changed: set[str]
+
+    def row(self, name: str) -> LayerReport:
+        """Return the row of a layer's node."""
+        (found,) = (row for row in self.result.layers if row.name == name)
+        return found
+
+    def reasons(self) -> dict[str, str]:
+        """Return why which node was left alone."""
+        return {row.name: row.reason for row in self.result.left}
+
+    def weight(self, name: str) -> Array:
+        """Return an initializer of the saved file in float64."""
+        return np.asarray(oracle.tensor_of(self.after, name), np.float64)
+
+    def old(self, name: str) -> Array:
+        """Return an initializer of the model as it was."""
+        return np.asarray(oracle.tensor_of(self.before, name), np.float64)
+
+    def value(self, name: str) -> list[Array]:
+        """Return a value of the saved file's graph for each batch, by a plain session."""
+        return oracle.values(self.path, self.batches, [name])[name]
+
+    def moments(self, *names: str) -> list[oracle.Moments]:
+        """Return the moments of values of the saved file's graph, by a plain session."""
+        found = oracle.measure(self.path, self.batches, names)
+        return [found[name] for name in names]
+
+
+@pytest.fixture
+def lsuv(tmp_path: Path) -> Callable[..., Run]:
+    """Return a function: write a model, initialise it, save, measure the saved file; promise 1 is checked each time."""
+    count = 0
+
+    def run(model: ModelProto, batches: Batches | Mapping[str, Array], **options: Any) -> Run:
+        nonlocal count
+        count += 1
+        given = [batches] if isinstance(batches, Mapping) else list(batches)
+        source, target = tmp_path / f"in{count}.onnx", tmp_path / f"out{count}.onnx"
+        source.write_bytes(model.SerializeToString())
+        loaded = onnx_lsuv.load(source)
+        result = onnx_lsuv.initialize(loaded, given, **options)
+        onnx_lsuv.save(result.model, target)
+        result = onnx_lsuv.measure(onnx_lsuv.load(target), given, like=result)
+        assert source.read_bytes() == model.SerializeToString(), "the input was written to"
+        after = onnx.load(str(target))
+        changed = oracle.changed_tensors(model, after)
+        reported = {change.tensor for change in result.changes}
+        assert changed <= reported, f"changed without a word: {changed - reported}"
+        assert changed, "nothing changed"
+        for name in oracle.all_float_tensors(after):
+            assert np.isfinite(oracle.all_float_tensors(after)[name]).all(), f"{name!r} is not finite"
+        return Run(model, after, result, target, given, changed)
+
+    return run
+
+
+# ------------------------------------------------------------------------------------------------- table of the corpus
+
+_met: dict[str, tuple[Counter[str], Counter[str]]] = {}
+
+
+@pytest.fixture
+def record() -> Iterator[Callable[[str, Result], None]]:
+    """Return a function that enters a result in the table at the end."""
+
+    def enter(name: str, result: Result) -> None:
+        _met[name] = (Counter(row.status for row in result.layers), Counter(row.reason for row in result.left))
+
+    return enter
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if not _met:
+        return
+    terminalreporter.section("corpus: layers by status, and those left alone by reason")
+    width = max(map(len, _met))
+    statuses: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    for name, (status, reason) in sorted(_met.items()):
+        statuses += status
+        reasons += reason
+        left = "" if not reason else f"   left: {_counts(reason)}"
+        terminalreporter.write_line(f"{name:{width}}  {_counts(status)}{left}")
+    terminalreporter.write_line(f"{'all':{width}}  {_counts(statuses)}   left: {_counts(reasons) or 'none'}")
+
+
+def _counts(counter: Counter[str]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in sorted(counter.items()))
