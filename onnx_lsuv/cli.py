@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
-class Init(str, Enum):
+class Init(StrEnum):
     """How weights are drawn."""
 
     orthonormal = "orthonormal"
@@ -38,7 +38,7 @@ class Init(str, Enum):
     keep = "keep"
 
 
-class Format(str, Enum):
+class Format(StrEnum):
     """What is printed on standard output."""
 
     text = "text"
@@ -230,7 +230,7 @@ def _check_output(target: Path, model: Path, *, force: bool) -> None:
     """Refuse before the work what could not be saved after it."""
     if target.is_dir():
         raise OutputError(f"the output {str(target)!r} is a folder: name a file with '-o'")
-    if target.exists() and model.exists() and os.path.samefile(target, model):
+    if target.exists() and model.exists() and target.samefile(model):
         raise OutputError(
             f"the output {str(target)!r} is the model itself, which is never written to: name another with '-o'"
         )

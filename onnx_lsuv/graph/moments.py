@@ -70,10 +70,7 @@ def moments(sheet: Sheet, value: str, elem_type: int, group: int | None, channel
         x = sheet.cast(x, TensorProto.DOUBLE)
     elif elem_type != TensorProto.FLOAT:
         x = sheet.cast(x, TensorProto.FLOAT)
-    if channels > 1:
-        x = sheet.reshape(x, 0, channels, -1, group or 1)
-    else:
-        x = sheet.reshape(x, -1, 1, 1, group or 1)
+    x = sheet.reshape(x, *((0, channels, -1) if channels > 1 else (-1, 1, 1)), group or 1)
     if group is None:
         first = sheet.reduce("ReduceMean", x, (0, 2, 3))
         second = sheet.reduce("ReduceMean", sheet.op("Mul", x, x), (0, 2, 3))

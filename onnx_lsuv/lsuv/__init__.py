@@ -1,6 +1,8 @@
 """The procedure: draw -> calibrate -> rescale -> verify; the result."""
 
-from onnx_lsuv.lsuv.procedure import describe, initialize, measure, nothing, plan_of
+from onnx_lsuv.lsuv.measuring import measure
+from onnx_lsuv.lsuv.prepare import describe, plan_of
+from onnx_lsuv.lsuv.procedure import initialize
 from onnx_lsuv.lsuv.result import GOOD, STATUSES, Change, LayerReport, LeftReport, Result
 
 __all__ = [
@@ -13,6 +15,5 @@ __all__ = [
     "describe",
     "initialize",
     "measure",
-    "nothing",
     "plan_of",
 ]

@@ -1,0 +1,87 @@
+"""Measure a model as it is, and verify one that was initialised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from onnx_lsuv import runtime
+from onnx_lsuv.batches import Batch, Batches
+from onnx_lsuv.errors import ModelError
+from onnx_lsuv.graph import build
+from onnx_lsuv.lsuv.execute import Progress, execute, quiet
+from onnx_lsuv.lsuv.prepare import Clock, chance, checked, nothing_to_do, plan_of, shapes_of
+from onnx_lsuv.lsuv.result import Result
+from onnx_lsuv.lsuv.rows import left_row, row_of, verified_row
+from onnx_lsuv.model import Model
+from onnx_lsuv.runtime import Device
+
+
+def measure(
+    model: Model,
+    batches: Batches | Iterable[Batch] | Batch,
+    *,
+    like: Result | None = None,
+    target_std: float = 1.0,
+    tolerance: float | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    device: str | Device = "cpu",
+    threads: int | None = None,
+    progress: Progress = quiet,
+) -> Result:
+    """Measure every layer of a model as it is.
+
+    Args:
+        model: what to measure.
+        batches: the data, pooled.
+        like: the result of `initialize` that made the model; its rows get the measured std and a final status.
+        target_std: the std wanted, without `like`.
+        tolerance: on the variance relative to its target; None for 0.005, or 0.02 in half precision.
+        include: patterns of node or weight names to take; all where empty.
+        exclude: patterns of node or weight names to leave alone.
+        device: as for `initialize`.
+        threads: of the CPU.
+        progress: as for `initialize`.
+    """
+    where = device if isinstance(device, Device) else runtime.open_device(device, threads=threads)
+    clock = Clock()
+    with clock("verify"):
+        if like is not None:
+            include, exclude = like.settings["include"], like.settings["exclude"]
+        plan = plan_of(model, include=include, exclude=exclude, keep_bias=True)
+        if not plan.layers:
+            raise ModelError(nothing_to_do(plan))
+        data = checked(model, batches)
+        targets = dict.fromkeys(plan.weights, target_std)
+        calibration = build(plan, shapes_of(data), rescale=False, staged=False, targets=targets, seed=0)
+        records = execute(calibration, data, {}, where, progress, "verify")
+    if like is not None:
+        rows = [
+            verified_row(row, records.get(layer.weight), tolerance, layer)
+            for row, layer in zip(like.layers, plan.layers, strict=True)
+        ]
+        return replace(like, layers=tuple(rows), seconds={**like.seconds, **clock.seconds}, tolerance=tolerance)
+    rows = [
+        verified_row(
+            row_of(plan, layer, "keep", target_std, "scaled" if layer.scaled else "found"),
+            records.get(layer.weight),
+            tolerance,
+            layer,
+        )
+        for layer in plan.layers
+    ]
+    return Result(
+        model=model,
+        layers=tuple(rows),
+        left=tuple(map(left_row, plan.left)),
+        stale=(),
+        changes=(),
+        notes=(*data.notes, *chance(plan)),
+        settings={"include": list(include), "exclude": list(exclude)},
+        data=data.describe(),
+        device=where.name,
+        seconds=clock.seconds,
+        target_std=target_std,
+        tolerance=tolerance,
+    )

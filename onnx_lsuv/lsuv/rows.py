@@ -1,0 +1,98 @@
+"""Turn plans and records into the rows of a result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from onnx import TensorProto
+
+from onnx_lsuv.graph import COUNT, MEAN, VAR, Record, scale_of
+from onnx_lsuv.layers import Layer, Left, Plan
+from onnx_lsuv.lsuv.result import LayerReport, LeftReport
+
+TOLERANCE, TOLERANCE_HALF = 0.005, 0.02
+HALF = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+
+
+def usable_scale(record: Record | None, target: float) -> float | None:
+    """Return the scale that a record gives; None where the layer was not reached or has no variance."""
+    return None if record is None or record[COUNT, 0] == 0 else scale_of(record, target)
+
+
+def row_of(plan: Plan, layer: Layer, init: str, target: float, status: str) -> LayerReport:
+    """Return the row of a layer that nothing is known of yet."""
+    constant = plan.program.constants[layer.source.constant]
+    return LayerReport(
+        name=layer.node.label,
+        op=layer.node.op,
+        weight=constant.label,
+        scope=constant.scope,
+        path=layer.source.path,
+        shape=layer.source.shape,
+        dtype=TensorProto.DataType.Name(constant.elem_type).lower(),
+        blocks=layer.matrix.blocks,
+        fan_out=layer.matrix.fan_out,
+        fan_in=layer.matrix.fan_in,
+        init=init,
+        target=target,
+        status="shared" if plan.weights[layer.weight].layers[0] is not layer else status,
+    )
+
+
+def drawn_row(
+    plan: Plan,
+    layer: Layer,
+    methods: Mapping[str, str],
+    records: Mapping[str, Record],
+    scales: Mapping[str, float],
+    target: float,
+) -> LayerReport:
+    """Return the row of a layer after calibration."""
+    row = row_of(plan, layer, methods[layer.weight], target, "scaled")
+    if not layer.scaled:
+        note = "not rescaled: its gates or its attention bound the output"
+        return replace(row, status=row.status if row.status == "shared" else "drawn", note=note)
+    record = records.get(layer.weight)
+    if record is None or record[COUNT, 0] == 0:
+        return replace(row, status="not-reached", note="the data never reach it")
+    drawn = math.sqrt(max(float(record[VAR, 0]), 0.0))
+    if layer.weight not in scales:
+        return replace(row, status="degenerate", std_drawn=drawn, note=_cause(record, target))
+    return replace(row, std_drawn=drawn, scale=scales[layer.weight])
+
+
+def _cause(record: Record, target: float) -> str:
+    mean, var, count = float(record[MEAN, 0]), float(record[VAR, 0]), float(record[COUNT, 0])
+    if not (math.isfinite(mean) and math.isfinite(var)):
+        return "its output is not finite: overflow in the layers before it, or in its own type"
+    if count == 1:
+        return "its output is a single value over all data: give more than one sample"
+    if record.shape[1] == 3 and math.isfinite(float(record[VAR, 1])) and float(record[VAR, 1]) >= target**2:
+        std = math.sqrt(float(record[VAR, 1]))
+        return f"what stays added to its output has a std of {std:.3g} alone, which no scale of the weight lowers"
+    return "its output is constant: its input is constant, or everything before it is cut off (dead ReLUs)"
+
+
+def verified_row(row: LayerReport, record: Record | None, tolerance: float | None, layer: Layer) -> LayerReport:
+    """Return a row with what was measured on the final weights."""
+    if row.status in ("shared", "not-reached") or not layer.scaled:
+        return row
+    if record is None or record[COUNT, 0] == 0:
+        return replace(row, status="not-reached", note="the data never reach it")
+    mean, var = float(record[MEAN, 0]), float(record[VAR, 0])
+    row = replace(row, mean=mean, std=math.sqrt(max(var, 0.0)) if math.isfinite(var) else var)
+    if row.status == "degenerate":
+        return row
+    if tolerance is None:
+        tolerance = TOLERANCE_HALF if layer.source.elem_type in HALF else TOLERANCE
+    if abs(var / row.target**2 - 1) <= tolerance:
+        return replace(row, status="ok")
+    note = row.note or (_cause(record, row.target) if scale_of(record, 1.0) is None else "")
+    return replace(row, status="off", note=note)
+
+
+def left_row(left: Left) -> LeftReport:
+    """Return the row of a node that is left alone."""
+    return LeftReport(left.node.label, left.node.op, left.weight, left.shape, left.reason, left.detail)
