@@ -85,6 +85,22 @@ def without_chance(graph: GraphProto) -> None:
             without_chance(inner)
 
 
+def _before_activations(graph: GraphProto) -> None:
+    """Measure a convolution that ONNX Runtime fused with its activation before that: the plain node takes its name."""
+    for node in [n for n in graph.node if n.op_type == "FusedConv"]:
+        name = node.output[0]
+        for other in graph.node:
+            other.input[:] = [f"{n} fused" if n == name else n for n in other.input]
+        node.output[0] = f"{name} fused"
+        plain = graph.node.add()
+        plain.CopyFrom(node)
+        plain.op_type, plain.domain = "Conv", ""
+        plain.output[0] = name
+        kept = [a for a in plain.attribute if not a.name.startswith("activation")]
+        del plain.attribute[:], plain.input[3:]
+        plain.attribute.extend(kept)
+
+
 def graphs_of(node: NodeProto) -> Iterator[GraphProto]:
     for attribute in node.attribute:
         if attribute.type == AttributeProto.GRAPH:
@@ -118,6 +134,9 @@ def _expose(graph: GraphProto, name: str, salt: str) -> tuple[str, bool] | None:
                         other.g.output.append(ValueInfoProto(name=f"{flat}_e", type=_double()))
             else:
                 assert node.op_type in ("Loop", "Scan"), node.op_type
+                for given in node.attribute:
+                    if given.name in ("scan_output_axes", "scan_output_directions"):
+                        given.ints.append(0)
                 # Outputs that the node leaves out must be there to count by.
                 while len(node.output) < len(attribute.g.output) - 1 - (node.op_type == "Loop"):
                     node.output.append("")
@@ -148,8 +167,11 @@ def values(
     source: str | Path | bytes | ModelProto, batches: Sequence[Mapping[str, Array]], names: Sequence[str]
 ) -> dict[str, list[Array]]:
     """Return values of a model for each batch; of a loop body's value the first iteration that varies."""
+    if not names:
+        return {}
     model = inlined(loaded(source))
     without_chance(model.graph)
+    _before_activations(model.graph)
     places: dict[str, tuple[str, bool]] = {}
     outputs: dict[str, None] = {}
     for i, name in enumerate(names):
@@ -512,3 +534,55 @@ def all_float_tensors(model: ModelProto) -> dict[str, Array]:
     return {
         name: np.asarray(numpy_helper.to_array(t), np.float64) for name, t in tensors.items() if t.data_type in floats
     }
+
+
+LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "FusedConv", "FusedGemm", "FusedMatMul")
+
+
+def values_of_layers(model: ModelProto, layers: Sequence[tuple[str, str]]) -> dict[int, str]:
+    """Return for each reported layer (name, operator) the value it is measured at, once functions are inlined.
+
+    A layer within a function has no node of its own in the file; there the order of execution tells which is which.
+    """
+    known = layer_values(model)
+    found = {i: known[name] for i, (name, _) in enumerate(layers) if name in known}
+    rest = [(i, op) for i, (name, op) in enumerate(layers) if name not in known]
+    if rest:
+        assert model.functions, f"no node has the name {layers[rest[0][0]][0]!r}"
+        own = {name for graph, _ in scopes(model) for node in graph.node for name in node.output}
+        flat = inlined(loaded(model))
+        called = {output for graph, _ in scopes(model) for node in graph.node if node.domain for output in node.output}
+        made = {value: name for name, value in layer_values(flat).items()}
+        nodes = [
+            node
+            for graph, _ in scopes(flat)
+            for node in graph.node
+            if node.op_type in LINEAR and (node.output[0] not in own or node.output[0] in called)
+        ]
+        assert [node.op_type for node in nodes] == [op for _, op in rest], "layers within functions"
+        flat_values = layer_values(flat)
+        for (i, _), node in zip(rest, nodes, strict=True):
+            label = node.name or node.output[0]
+            found[i] = flat_values.get(f"{label}#{node.output[0]}", flat_values.get(label, node.output[0]))
+            assert found[i] in made
+    return found
+
+
+def operand_blocks(model: ModelProto) -> dict[str, Array]:
+    """Return the weights, as blocks of matrices, of nodes of the main graph that read an initializer, by node name."""
+    tensors = {t.name: t for t in model.graph.initializer}
+    result: dict[str, Array] = {}
+    for node in model.graph.node:
+        if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv"):
+            continue
+        position = 1 if len(node.input) > 1 and node.input[1] in tensors else 0
+        if node.input[position] not in tensors:
+            continue
+        a = _attributes(node)
+        op = "Conv" if node.op_type == "FusedConv" else node.op_type
+        w = numpy_helper.to_array(tensors[node.input[position]])
+        trans = bool(a.get("transB" if position == 1 else "transA", 0))
+        if w.size and (op != "Gemm" or w.ndim == 2):
+            blocks = blocks_of(op, w, group=a.get("group", 1), trans=trans, position=position)
+            result[node.name or node.output[0]] = blocks
+    return result

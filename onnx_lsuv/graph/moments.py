@@ -1,8 +1,8 @@
 """Count, mean and variance: as nodes of a graph, pooled over batches, and turned into a scale.
 
-A record is a float64 matrix (3, C) whose rows are count, mean and population variance. C is the number of channels
-for a BatchNormalization; 1 for a layer; 3 for a layer with an additive term b that stays, for z, b and z + b, from
-which Cov(z, b) = (Var(z + b) - Var(z) - Var(b)) / 2. A count of 0 says: not reached.
+A record is a float64 matrix (3, C), flat in the graph, whose rows are count, mean and population variance. C is the
+number of channels for a BatchNormalization; 1 for a layer; 3 for a layer with an additive term b that stays, for z, b
+and z + b, from which Cov(z, b) = (Var(z + b) - Var(z) - Var(b)) / 2. A count of 0 says: not reached.
 
 Reduction has two levels. Groups of some 32 to 4096 values are reduced in float32, then the groups in float64, and
 var = E[x^2] - E[x]^2 is taken in float64: one float32 reduction over 25 million values is off by 0.3%.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -58,10 +59,27 @@ def group_length(dims: Dims | None, *, leading: int = 0) -> int | None:
     return _divisor(length)
 
 
-def moments(sheet: Sheet, value: str, elem_type: int, group: int | None, channels: int = 1) -> str:
-    """Write the nodes that measure a value; return the name of its record (3, channels).
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Names of the rows of a record, each a float64 vector of one value a channel."""
 
-    With several channels they stand on axis 1. Half precision is summed in float32.
+    count: str
+    mean: str
+    var: str
+
+
+def moments(
+    sheet: Sheet, value: str, elem_type: int, group: int | None, channels: int = 1, size: int | None = None
+) -> Moments:
+    """Write the nodes that measure a value. Half precision is summed in float32.
+
+    Args:
+        sheet: where to write.
+        value: what to measure; with several channels they stand on its axis 1.
+        elem_type: its element type.
+        group: how many neighbouring values are reduced in float32; None for float64 at once.
+        channels: how many there are.
+        size: the number of values, where it is known.
     """
     x = value
     if elem_type == TensorProto.DOUBLE:
@@ -70,66 +88,90 @@ def moments(sheet: Sheet, value: str, elem_type: int, group: int | None, channel
         x = sheet.cast(x, TensorProto.DOUBLE)
     elif elem_type != TensorProto.FLOAT:
         x = sheet.cast(x, TensorProto.FLOAT)
-    x = sheet.reshape(x, *((0, channels, -1) if channels > 1 else (-1, 1, 1)), group or 1)
-    if group is None:
-        first = sheet.reduce("ReduceMean", x, (0, 2, 3))
-        second = sheet.reduce("ReduceMean", sheet.op("Mul", x, x), (0, 2, 3))
+    if channels > 1:
+        x = sheet.reshape(x, 0, channels, -1, *((group,) if group else ()))
+        outer: tuple[int, ...] = (0, 2)
     else:
-        sums = (sheet.reduce("ReduceMean", x, (3,)), sheet.reduce("ReduceSumSquare", x, (3,)))
-        first, second = (sheet.reduce("ReduceMean", sheet.cast(s, TensorProto.DOUBLE), (0, 2)) for s in sums)
-        second = sheet.op("Div", second, sheet.double(group))
+        x = sheet.reshape(x, -1, *((group,) if group else ()))
+        outer = (0,)
+    keep = channels == 1
+    if group is None:
+        first = sheet.reduce("ReduceMean", x, outer, keep=keep)
+        second = sheet.reduce("ReduceMean", sheet.op("Mul", x, x), outer, keep=keep)
+    else:
+        inner = outer[-1] + 1
+        means, squares = sheet.reduce("ReduceMean", x, (inner,)), sheet.reduce("ReduceSumSquare", x, (inner,))
+        first, second = (
+            sheet.reduce("ReduceMean", sheet.cast(s, TensorProto.DOUBLE), outer, keep=keep) for s in (means, squares)
+        )
+        second = sheet.op("Mul", second, sheet.double(1 / group))
     variance = sheet.op("Sub", second, sheet.op("Mul", first, first))
+    if size is not None:
+        return Moments(sheet.book.constant(np.full(channels, size // channels), np.float64), first, variance)
     count = sheet.cast(sheet.op("Size", value), TensorProto.DOUBLE)
-    count = sheet.op("Div", count, sheet.book.constant(np.full(channels, channels), np.float64))
-    return sheet.op("Concat", *(sheet.reshape(v, 1, channels) for v in (count, first, variance)), axis=0)
+    each = sheet.book.constant(np.full(channels, channels), np.float64)
+    return Moments(sheet.op("Div", count, each), first, variance)
 
 
-def joined(sheet: Sheet, records: Sequence[str]) -> str:
-    """Put records of one channel side by side."""
-    return sheet.op("Concat", *records, axis=1)
+def joined(sheet: Sheet, parts: Sequence[Moments]) -> Moments:
+    """Put the moments of several values side by side."""
+    rows = [[p.count for p in parts], [p.mean for p in parts], [p.var for p in parts]]
+    return Moments(*(sheet.op("Concat", *row, axis=0) for row in rows))
 
 
-def first_usable(sheet: Sheet, before: str, own: str, *, layer: bool) -> str:
+def to_record(sheet: Sheet, found: Moments) -> str:
+    """Write a record: counts, means and variances one after the other, (3 * channels,)."""
+    return sheet.op("Concat", found.count, found.mean, found.var, axis=0)
+
+
+def from_record(sheet: Sheet, record: str, channels: int) -> Moments:
+    """Take a record apart."""
+    rows = (sheet.ints(*range(row * channels, (row + 1) * channels)) for row in (COUNT, MEAN, VAR))
+    return Moments(*(sheet.op("Gather", record, row, axis=0) for row in rows))
+
+
+def first_usable(sheet: Sheet, before: str, own: str, channels: int, *, layer: bool) -> str:
     """Return the earlier record where it was reached, for a layer also with a variance to scale by; else the own."""
-    good = sheet.op("Greater", _pick(sheet, sheet.row(before, COUNT), 0), sheet.book.constant([0.0], np.float64))
+    earlier = from_record(sheet, before, channels)
+    good = sheet.op("Greater", _pick(sheet, earlier.count, 0, channels), sheet.book.constant([0.0], np.float64))
     if layer:
         # A loop's state starts at zero, as a recurrent net's: its first iteration may say nothing.
-        good = sheet.op("And", good, _is_usable(sheet, before))
+        mean, var = (_pick(sheet, row, 0, channels) for row in (earlier.mean, earlier.var))
+        good = sheet.op("And", good, _is_usable(sheet, mean, var))
     return sheet.select(good, before, own)
 
 
-def _pick(sheet: Sheet, row: str, column: int) -> str:
-    return sheet.op("Gather", row, sheet.ints(column), axis=0)
+def _pick(sheet: Sheet, row: str, column: int, columns: int) -> str:
+    return row if columns == 1 else sheet.op("Gather", row, sheet.ints(column), axis=0)
 
 
-def _is_usable(sheet: Sheet, record: str) -> str:
-    mean, var = (_pick(sheet, sheet.row(record, row), 0) for row in (MEAN, VAR))
+def _is_usable(sheet: Sheet, mean: str, var: str) -> str:
     floor = sheet.op("Mul", sheet.op("Mul", mean, mean), sheet.double(NOISE))
     return sheet.op("And", sheet.op("Greater", var, floor), sheet.op("Less", var, sheet.double(HUGE)))
 
 
-def scale(sheet: Sheet, record: str, target: float, *, with_term: bool, elem_type: int) -> str:
-    """Write the nodes that turn a record into a scalar scale of an element type; 1 where there is none."""
-    one, zero = sheet.book.constant([1.0], np.float64), sheet.book.constant([0.0], np.float64)
+def scale(sheet: Sheet, found: Moments, target: float, *, with_term: bool, elem_type: int, scalar: bool) -> str:
+    """Write the nodes that turn moments into a scale of an element type; it is 1 where there is none.
 
-    variances = sheet.row(record, VAR)
-    var = _pick(sheet, variances, 0)
-    good = _is_usable(sheet, record)
-    # Keep Sqrt and Div away from what is not good.
-    safe = sheet.select(good, var, one)
+    The scale has the shape (1,), or () with `scalar`, as an output of rank 0 needs it.
+    """
+    one, zero = sheet.book.constant([1.0], np.float64), sheet.book.constant([0.0], np.float64)
+    columns = 3 if with_term else 1
+    mean, var = _pick(sheet, found.mean, 0, columns), _pick(sheet, found.var, 0, columns)
+    good = _is_usable(sheet, mean, var)
     if with_term:
-        var_b, var_sum = _pick(sheet, variances, 1), _pick(sheet, variances, 2)
+        var_b, var_sum = _pick(sheet, found.var, 1, columns), _pick(sheet, found.var, 2, columns)
         cov = sheet.op("Mul", sheet.op("Sub", sheet.op("Sub", var_sum, var), var_b), sheet.double(0.5))
-        rest = sheet.op("Mul", safe, sheet.op("Sub", sheet.double(target**2), var_b))
+        rest = sheet.op("Mul", var, sheet.op("Sub", sheet.double(target**2), var_b))
         inner = sheet.op("Add", sheet.op("Mul", cov, cov), rest)
-        real = sheet.op("Greater", inner, zero)
-        root = sheet.op("Sqrt", sheet.select(real, inner, one))
-        result = sheet.op("Div", sheet.op("Sub", root, cov), safe)
+        result = sheet.op("Div", sheet.op("Sub", sheet.op("Sqrt", inner), cov), var)
         positive = sheet.op("And", sheet.op("Greater", result, zero), sheet.op("Less", result, sheet.double(HUGE)))
-        good = sheet.op("And", sheet.op("And", good, real), positive)
+        good = sheet.op("And", sheet.op("And", good, sheet.op("Greater", inner, zero)), positive)
     else:
-        result = sheet.op("Div", sheet.double(target), sheet.op("Sqrt", safe))
-    return sheet.cast(sheet.reshape(sheet.select(good, result, one)), elem_type)
+        result = sheet.op("Div", sheet.double(target), sheet.op("Sqrt", var))
+    # Where the variance is no good the result is not either; the choice is made after it.
+    chosen = sheet.select(good, result, one)
+    return sheet.cast(sheet.reshape(chosen) if scalar else chosen, elem_type)
 
 
 def scale_of(record: Record, target: float) -> float | None:

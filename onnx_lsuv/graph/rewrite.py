@@ -12,13 +12,24 @@ with the pooled records known so far, and once more for its real outputs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, helper
 
-from onnx_lsuv.graph.moments import Dims, first_usable, group_length, joined, moments, scale
+from onnx_lsuv.graph.moments import (
+    Dims,
+    Moments,
+    first_usable,
+    from_record,
+    group_length,
+    joined,
+    moments,
+    scale,
+    to_record,
+)
 from onnx_lsuv.graph.sheet import Book, Sheet
 from onnx_lsuv.layers import Body, Layer, Node, Norm, Plan, tensor_type, walk
 
@@ -122,18 +133,22 @@ def _channels(rw: Rewriter, norm: Norm) -> int:
     return rw.plan.program.constants[norm.mean].size
 
 
-def _merge(rw: Rewriter, sheet: Sheet, records: dict[str, Kept], key: str, own: Callable[[], str], *, top: bool) -> str:
-    """Return the record that decides at this use, measuring only where no earlier use surely did."""
+def _merge(
+    rw: Rewriter, sheet: Sheet, records: dict[str, Kept], key: str, own: Callable[[], Moments], width: int, *, top: bool
+) -> Moments:
+    """Return the moments that decide at this use, measuring only where no earlier use surely did."""
     before = records.get(key)
     if before is not None and before.certain:
-        return before.name
-    record = own()
-    if top and rw.staged and rw.rescale:
+        return from_record(sheet, before.name, width)
+    found = own()
+    record = to_record(sheet, found)
+    cut = top and rw.staged and rw.rescale
+    if cut:
         rw.cuts[record] = key
     if before is not None:
-        record = first_usable(sheet, before.name, record, layer=key in rw.plan.weights)
+        record = first_usable(sheet, before.name, record, width, layer=key in rw.plan.weights)
     records[key] = Kept(record, certain=True)
-    return record
+    return from_record(sheet, record, width) if cut or before is not None else found
 
 
 def _layer(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, top: bool) -> None:
@@ -141,7 +156,7 @@ def _layer(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, 
     if not rw.rescale:
         sheet.nodes.append(proto_of(node))
         if layer is not None:
-            _merge(rw, sheet, records, layer.weight, lambda: _measure(rw, sheet, layer, node.outputs[0]), top=top)
+            _merge(rw, sheet, records, layer.weight, lambda: _measure(rw, sheet, layer, node.outputs[0]), 1, top=top)
         return
     term: str | None = None
     output = node.outputs[0]
@@ -171,23 +186,26 @@ def _layer(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, 
         term = node.inputs[layer.addend.position]
         raw = node.inputs[1 - layer.addend.position]
 
-    def own() -> str:
-        record = _measure(rw, sheet, layer, raw)
-        if _columns(rw, layer) == 1:
-            return record
+    width = _columns(rw, layer)
+
+    def own() -> Moments:
+        found = _measure(rw, sheet, layer, raw)
+        if width == 1:
+            return found
         b = term if term is not None else sheet.op("Sub", raw, raw)
         # Broadcast the term to the output's shape, so that each of its values counts as often as it is added.
         spread = sheet.op("Add", sheet.op("Sub", raw, raw), b)
         both = sheet.op("Add", raw, b)
-        return joined(sheet, [record, *(_measure(rw, sheet, layer, v) for v in (spread, both))])
+        return joined(sheet, [found, *(_measure(rw, sheet, layer, v) for v in (spread, both))])
 
-    record = _merge(rw, sheet, records, layer.weight, own, top=top)
     factor = scale(
         sheet,
-        record,
+        _merge(rw, sheet, records, layer.weight, own, width, top=top),
         rw.targets[layer.weight],
-        with_term=_columns(rw, layer) == 3,
+        with_term=width == 3,
         elem_type=layer.source.elem_type,
+        # Only these can give a single number, which must stay one.
+        scalar=layer.node.op_type == "Einsum" or len(layer.source.shape) == 1,
     )
     if term is None:
         sheet.op("Mul", raw, factor, output=output)
@@ -204,8 +222,14 @@ def _moved(sheet: Sheet, name: str, moves: Sequence[Node]) -> str:
     return name
 
 
-def _measure(rw: Rewriter, sheet: Sheet, layer: Layer, value: str) -> str:
-    return moments(sheet, value, layer.source.elem_type, group_length(_dims(rw, layer)))
+def _measure(rw: Rewriter, sheet: Sheet, layer: Layer, value: str) -> Moments:
+    dims = _dims(rw, layer)
+    return moments(sheet, value, layer.source.elem_type, group_length(dims), size=_size(dims))
+
+
+def _size(dims: Dims | None) -> int | None:
+    """Return the number of values of a shape, where all of it is known."""
+    return None if dims is None or None in dims else math.prod(d for d in dims if d is not None)
 
 
 def _dims(rw: Rewriter, layer: Layer) -> Dims | None:
@@ -240,15 +264,14 @@ def _norm(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, t
     known = rw.values.get(node.inputs[0])
     stored = rw.plan.program.constants[norm.mean].elem_type
     elem_type = known.elem_type if known is not None else stored
-    group = group_length(known.dims if known is not None else None, leading=2)
+    dims = known.dims if known is not None else None
+    group = group_length(dims, leading=0 if channels == 1 else 2)
 
-    def own() -> str:
-        if channels == 1:
-            return moments(sheet, node.inputs[0], elem_type, group_length(known.dims if known else None))
-        return moments(sheet, node.inputs[0], elem_type, group, channels)
+    def own() -> Moments:
+        return moments(sheet, node.inputs[0], elem_type, group, channels, _size(dims))
 
-    record = _merge(rw, sheet, records, norm_key(norm), own, top=top)
-    mean, var = (sheet.cast(sheet.row(record, row), stored) for row in (1, 2))
+    found = _merge(rw, sheet, records, norm_key(norm), own, channels, top=top)
+    mean, var = (sheet.cast(row, stored) for row in (found.mean, found.var))
     # The variance of a constant channel can come out a little below zero.
     floor = sheet.book.constant([0], helper.tensor_dtype_to_np_dtype(stored))
     var = sheet.select(sheet.op("Greater", var, floor), var, floor, stored) if rw.book.opset >= 9 else var
@@ -275,7 +298,7 @@ def _control(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *
 def _scopes(rw: Rewriter, sheet: Sheet, node: Node, keys: Mapping[str, int], records: dict[str, Kept]) -> None:
     """Write a node with its scopes, the records going in and out."""
     entry = {
-        key: records.get(key) or Kept(rw.book.constant(np.zeros((3, width)), np.float64), certain=False)
+        key: records.get(key) or Kept(rw.book.constant(np.zeros(3 * width), np.float64), certain=False)
         for key, width in keys.items()
     }
     results = {key: rw.book.fresh() for key in keys}
@@ -326,7 +349,7 @@ def _close(inner: Sheet, body: Body, inputs: list[ValueInfoProto], at: int, leav
 
 
 def _record_info(name: str, width: int | None) -> ValueInfoProto:
-    return ValueInfoProto(name=name, type=tensor_type(TensorProto.DOUBLE, (3, width)))
+    return ValueInfoProto(name=name, type=tensor_type(TensorProto.DOUBLE, (None if width is None else 3 * width,)))
 
 
 def neutral(node: Node, seed: int) -> Node:

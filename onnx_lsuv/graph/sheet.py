@@ -67,15 +67,11 @@ class Sheet:
         """Reshape a value; 0 copies a dimension, -1 takes the rest, no numbers at all give a scalar."""
         return self.op("Reshape", value, self.ints(*shape))
 
-    def reduce(self, op_type: str, value: str, axes: Sequence[int]) -> str:
-        """Reduce over axes, which disappear."""
+    def reduce(self, op_type: str, value: str, axes: Sequence[int], *, keep: bool = False) -> str:
+        """Reduce over axes, which disappear or, with `keep`, stay with a length of 1."""
         if self.book.opset < 18:
-            return self.op(op_type, value, axes=list(axes), keepdims=0)
-        return self.op(op_type, value, self.ints(*axes), keepdims=0)
-
-    def row(self, value: str, index: int) -> str:
-        """Return value[index]."""
-        return self.op("Gather", value, self.book.constant(index, np.int64), axis=0)
+            return self.op(op_type, value, axes=list(axes), keepdims=int(keep))
+        return self.op(op_type, value, self.ints(*axes), keepdims=int(keep))
 
     def select(self, condition: str, yes: str, no: str, elem_type: int = TensorProto.DOUBLE) -> str:
         """Return one of two values by a condition of one element."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TypeProto
+from onnx import TensorProto, TypeProto
 
 from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batch, Batches
@@ -59,7 +59,7 @@ def execute(
         model = close(calibration, stage, fed, types, {n: program.constants[n].elem_type for n in fed})
         session = runtime.load(model, device)
         inputs = {name: runtime.value_of(array, e) for name, (array, e) in fixed.items()}
-        inputs |= {name: runtime.value_of(pooled_cuts[name], 11) for name in stage.pooled}
+        inputs |= {name: runtime.value_of(pooled_cuts[name].reshape(-1), TensorProto.DOUBLE) for name in stage.pooled}
         collected: dict[str, list[Array]] = {name: [] for name in stage.cuts}
         for i, store in enumerate(kept):
             batch: Batch = batches[i] if stage.inputs else {}
@@ -68,9 +68,9 @@ def execute(
             wanted = tuple(dict.fromkeys((*stage.cuts, *stage.finals, *stage.kept)))
             out = runtime.run(session, {**inputs, **data, **carried}, wanted, {*stage.cuts, *stage.finals})
             for name in stage.cuts:
-                collected[name].append(runtime.array_of(out[name]))
+                collected[name].append(runtime.array_of(out[name]).reshape(3, -1))
             for name in stage.finals:
-                finals.setdefault(name, []).append(runtime.array_of(out[name]))
+                finals.setdefault(name, []).append(runtime.array_of(out[name]).reshape(3, -1))
             for name in stage.kept:
                 store[name] = out[name]
                 if name not in types:
