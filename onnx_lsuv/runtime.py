@@ -173,6 +173,8 @@ def load(model: bytes, device: Device) -> Session:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     # Buffers are used once: planning them ahead for the next run is lost work.
     options.enable_mem_pattern = False
+    # Threads that wait by spinning take the cores from the next stage's session, and from everybody else.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     for library in device.custom_ops:
         try:
             options.register_custom_ops_library(library)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
@@ -183,7 +184,7 @@ def reflections(x: Array) -> Array:
 
 
 @pytest.mark.parametrize("small", [False, True])
-@pytest.mark.parametrize("shape", [(1, 1), (1, 6), (7, 11), (11, 7), (9, 9), (40, 60), (60, 40), (300, 520)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 6), (7, 11), (11, 7), (9, 9), (40, 60), (60, 40), (300, 520), (3, 9000)])
 def test_all_reflections_at_once_are_the_reflections_one_by_one(
     shape: tuple[int, int], small: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,11 +360,15 @@ def test_seed_and_identity_change_the_draw() -> None:
             (0, "a\0"),
             (2**70, "a"),
             (0, "\ud800"),
+            (1, "0a"),
+            (10, "a"),
         ]
     ]
     assert len(set(draws)) == len(draws)
     blocks = draw(Request("a", 2, 800, 800), seed=0)
     assert not np.array_equal(blocks[0], blocks[1])
+    filters = draw(Request("a", 70_000, 1, 9), seed=0)[:, 0]
+    assert len(np.unique(filters[:, :3], axis=0)) == 70_000
 
 
 # What a draw costs the process around it.
@@ -412,14 +417,16 @@ def test_peak_memory_is_the_weight_and_one_copy(shape: tuple[int, int]) -> None:
     assert peak < 2 * 4 * request.size + scratch
 
 
-def test_few_weights_are_drawn_ahead() -> None:
-    requests = [Request(f"w{i}", 1, 256, 1024) for i in range(40)]
+def test_few_weights_are_drawn_ahead_of_a_slow_reader() -> None:
+    requests = [Request(f"w{i}", 1, 64, 1024) for i in range(400)]
     tracemalloc.start()
-    for _ in draw_all(requests, seed=0, threads=2):
-        pass
+    draws = draw_all(requests, seed=0, threads=2)
+    next(draws)
+    time.sleep(0.5)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 20 * 4 * requests[0].size
+    draws.close()  # type: ignore[attr-defined]
+    assert peak < 30 * 4 * requests[0].size
 
 
 def test_at_least_one_core_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
