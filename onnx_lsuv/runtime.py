@@ -13,7 +13,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
@@ -25,6 +25,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, TypeProto
 
 from onnx_lsuv.errors import DataError, DeviceError, LsuvError, ModelError
+
+# ONNX Runtime cuts a matrix product into as many parts as it has threads, and the parts' shapes decide the order of
+# sums. A fixed number gives the same bytes on any number of cores; more threads than cores cost next to nothing, since
+# they sleep while they wait. How many cores they may use is a matter of affinity.
+_PARTS = 8
 
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
 
@@ -62,7 +67,7 @@ class Device:
     """Where the model runs."""
 
     name: str  # "cpu" or "cuda:N"
-    threads: int  # 0: one per core
+    threads: int  # cores to use
     allow_tf32: bool = False
     custom_ops: tuple[str, ...] = ()
 
@@ -97,7 +102,7 @@ def open_device(
 
     Args:
         name: "auto" (CUDA where it works, else the CPU), "cpu", "cuda" or "cuda:N".
-        threads: of the CPU; None for one per core.
+        threads: how many cores to use (where the system can limit them); None for all.
         allow_tf32: let CUDA round products to TensorFloat-32.
         custom_ops: libraries of custom operators to load.
 
@@ -157,6 +162,20 @@ def _missing_for_cuda(index: int) -> str | None:
     return None
 
 
+@contextlib.contextmanager
+def _limited(threads: int) -> Iterator[None]:
+    """Keep the calling thread, and threads made inside, to the first so many of its cores, where Python can say so."""
+    before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    if threads >= len(before):
+        yield
+        return
+    os.sched_setaffinity(0, sorted(before)[:threads])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def load(model: bytes, device: Device) -> Session:
     """Load a serialised model.
 
@@ -166,7 +185,7 @@ def load(model: bytes, device: Device) -> Session:
     """
     ort = _load()
     options = ort.SessionOptions()
-    options.intra_op_num_threads = device.threads
+    options.intra_op_num_threads = _PARTS
     options.log_severity_level = 4
     options.use_deterministic_compute = True
     # Weights are inputs here, so the levels above find nothing to fuse; and some of their passes crash (see README).
@@ -191,7 +210,9 @@ def load(model: bytes, device: Device) -> Session:
         }
         providers.insert(0, ("CUDAExecutionProvider", cuda))
     try:
-        session = ort.InferenceSession(model, options, providers=providers)
+        # The session's threads inherit the affinity of the thread that makes them.
+        with _limited(device.threads):
+            session = ort.InferenceSession(model, options, providers=providers)
     except Exception as error:
         raise _refused(error) from error
     if device.kind == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
@@ -278,7 +299,8 @@ def run(session: Session, inputs: Mapping[str, Any], outputs: Sequence[str], on_
     options = ort.RunOptions()
     options.log_severity_level = 4
     try:
-        session.session.run_with_iobinding(binding, options)
+        with _limited(device.threads):
+            session.session.run_with_iobinding(binding, options)
     except Exception as error:
         text = _message(error)
         if "out of data bounds" in text or "out of bounds" in text:

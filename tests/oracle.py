@@ -1,10 +1,10 @@
 """What the package claims, found out without it: nothing here imports `onnx_lsuv`.
 
-    measure          mean and variance of values of a file, by a plain ONNX Runtime session and NumPy
-    forward          a small network in NumPy, float64
-    changed_tensors  which tensors differ between two models, all else being equal
-    layer_values     the value that decides a layer's scale, by its node's name
-    orthonormal      how far matrices are from orthonormal up to a scale
+measure          mean and variance of values of a file, by a plain ONNX Runtime session and NumPy
+forward          a small network in NumPy, float64
+changed_tensors  which tensors differ between two models, all else being equal
+layer_values     the value that decides a layer's scale, by its node's name
+orthonormal      how far matrices are from orthonormal up to a scale
 """
 
 from __future__ import annotations
@@ -276,9 +276,7 @@ def conv(x: Array, w: Array, b: Array | None, **given: Any) -> Array:
     strides, dilations = given.get("strides") or [1] * n, given.get("dilations") or [1] * n
     pads = given.get("pads") or [0] * 2 * n
     x = np.pad(x, [(0, 0), (0, 0), *zip(pads[:n], pads[n:], strict=True)])
-    size = [
-        (x.shape[2 + i] - dilations[i] * (w.shape[2 + i] - 1) - 1) // strides[i] + 1 for i in range(n)
-    ]
+    size = [(x.shape[2 + i] - dilations[i] * (w.shape[2 + i] - 1) - 1) // strides[i] + 1 for i in range(n)]
     m, c = w.shape[0] // groups, w.shape[1]
     out = np.zeros((x.shape[0], w.shape[0], *size))
     for g in range(groups):
@@ -299,9 +297,7 @@ def conv_transpose(x: Array, w: Array, b: Array | None, **given: Any) -> Array:
     groups = given.get("group", 1)
     strides, dilations = given.get("strides") or [1] * n, given.get("dilations") or [1] * n
     pads, extra = given.get("pads") or [0] * 2 * n, given.get("output_padding") or [0] * n
-    full = [
-        (x.shape[2 + i] - 1) * strides[i] + dilations[i] * (w.shape[2 + i] - 1) + 1 + extra[i] for i in range(n)
-    ]
+    full = [(x.shape[2 + i] - 1) * strides[i] + dilations[i] * (w.shape[2 + i] - 1) + 1 + extra[i] for i in range(n)]
     c, m = w.shape[0] // groups, w.shape[1]
     out = np.zeros((x.shape[0], groups * m, *full))
     for g in range(groups):
@@ -444,11 +440,10 @@ def _same_node(one: NodeProto, two: NodeProto, changed: set[str], ir: int) -> No
             _same_graph(a.g, b.g, changed, ir)
         elif one.op_type == "Constant" and a.name == b.name == "value":
             _same_tensor(a.t, b.t, one.output[0], changed)
-        elif one.op_type == "Constant" and a.name == b.name and a.name in _SCALARS:
-            if a != b:
-                assert len(a.floats) == len(b.floats)
-                changed.add(one.output[0])
-                b.CopyFrom(a)
+        elif one.op_type == "Constant" and a.name == b.name and a.name in _SCALARS and a != b:
+            assert len(a.floats) == len(b.floats)
+            changed.add(one.output[0])
+            b.CopyFrom(a)
 
 
 def _same_tensor(one: TensorProto, two: TensorProto, name: str, changed: set[str]) -> None:

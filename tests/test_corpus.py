@@ -74,8 +74,11 @@ def run(entry: dict[str, Any], folder: Path) -> tuple[Result, Path, list[dict[st
 def decides_with(row: LayerReport, other: LayerReport) -> bool:
     """Say whether another use of a layer's weight, in the other branch of an If, is the first one for some batches."""
     mine, theirs = row.name.partition(".then_branch/"), other.name.partition(".else_branch/")
-    return row.weight == other.weight and other.status == "shared" and bool(mine[1] and theirs[1]) and (
-        mine[0] == theirs[0]
+    return (
+        row.weight == other.weight
+        and other.status == "shared"
+        and bool(mine[1] and theirs[1])
+        and (mine[0] == theirs[0])
     )
 
 

@@ -108,10 +108,8 @@ def test_numpy_and_runtime_agree() -> None:
     ],
 )
 def test_types(lsuv: Lsuv, case: str, dtype: Any, name: str) -> None:
-    node, shape, x, expected, how = VIEWS[case]
-    model = parse(
-        f"{HEAD} g ({name}[{dims(x)}] x) => ({name} y) {{ y = {node} }}", w=np.full(shape, 0.5, dtype)
-    )
+    node, shape, x, _, how = VIEWS[case]
+    model = parse(f"{HEAD} g ({name}[{dims(x)}] x) => ({name} y) {{ y = {node} }}", w=np.full(shape, 0.5, dtype))
     run = lsuv(model, {"x": normal(*x, dtype=dtype)})
     (row,) = run.result.layers
     assert (row.status, row.dtype) == ("ok", name)
@@ -132,7 +130,7 @@ def test_bfloat16_behind_a_cast(lsuv: Lsuv) -> None:
 
 # ------------------------------------------------------------------------------------------------ the way to the weight
 
-I64 = 'int64[{n}] {name} = {{{values}}}'
+I64 = "int64[{n}] {name} = {{{values}}}"
 
 
 def ints(name: str, *values: int) -> str:
@@ -209,8 +207,9 @@ def test_slice_leaves_the_rest(lsuv: Lsuv) -> None:
 )
 def test_split_gives_several_weights(lsuv: Lsuv, split: str, constants: list[str], opset: int) -> None:
     last = 2 if opset == 18 else 3
-    text = f"""<ir_version: 8, opset_import: ["" : {opset}]> g (float[N,4] x, float[N,{last}] z) => (float p, float q)
-    <{", ".join(constants)}> {{ a, b, c = {split} p = MatMul(x, a) d = Transpose(c) t = Transpose(z) q = MatMul(d, t) }}"""
+    text = f"""<ir_version: 8, opset_import: ["" : {opset}]>
+    g (float[N,4] x, float[N,{last}] z) => (float p, float q) <{", ".join(constants)}>
+    {{ a, b, c = {split} p = MatMul(x, a) d = Transpose(c) t = Transpose(z) q = MatMul(d, t) }}"""
     run = lsuv(parse(text, w=normal(10, 7, seed=3)), {"x": normal(64, 4), "z": normal(64, last)})
     assert {row.weight for row in run.result.layers} == {"w"}
     assert [row.status for row in run.result.layers] == ["ok", "ok"]
@@ -222,7 +221,8 @@ def test_split_gives_several_weights(lsuv: Lsuv, split: str, constants: list[str
 
 
 def test_equal_parts_are_drawn_apart(lsuv: Lsuv) -> None:
-    text = f"""{HEAD} g (float[N,5] x) => (float p, float q) {{ a, b = Split<axis=0>(w) p = MatMul(x, a) q = MatMul(x, b) }}"""
+    text = f"""{HEAD} g (float[N,5] x) => (float p, float q) {{
+      a, b = Split<axis=0>(w) p = MatMul(x, a) q = MatMul(x, b) }}"""
     run = lsuv(parse(text, w=np.ones((10, 5), np.float32)), {"x": normal(64, 5)})
     new = run.weight("w")
     assert [orthonormality(blocks_of("MatMul", part)) < TIGHT for part in (new[:5], new[5:])] == [True, True]
@@ -234,7 +234,8 @@ def test_equal_parts_are_drawn_apart(lsuv: Lsuv) -> None:
 
 @pytest.mark.parametrize("ir", [3, 8])
 def test_initializer_listed_as_input(lsuv: Lsuv, ir: int) -> None:
-    text = f'<ir_version: {ir}, opset_import: ["" : 9]> g (float[N,10] x, float[10,7] w) => (float y) {{ y = MatMul(x, w) }}'
+    head = f'<ir_version: {ir}, opset_import: ["" : 9]>'
+    text = f"{head} g (float[N,10] x, float[10,7] w) => (float y) {{ y = MatMul(x, w) }}"
     run = lsuv(parse(text, w=np.ones((10, 7), np.float32)), {"x": normal(64, 10)})
     assert run.result.layers[0].status == "ok"
     assert orthonormality(blocks_of("MatMul", run.weight("w"))) < TIGHT
@@ -244,9 +245,7 @@ def test_initializer_listed_as_input(lsuv: Lsuv, ir: int) -> None:
 
 @pytest.mark.parametrize("ir", [3, 4, 10])
 def test_constant_node_becomes_initializer(lsuv: Lsuv, ir: int) -> None:
-    model = parse(
-        f'<ir_version: {ir}, opset_import: ["" : 9]> g (float[N,10] x) => (float y) {{ y = MatMul(x, w) }}'
-    )
+    model = parse(f'<ir_version: {ir}, opset_import: ["" : 9]> g (float[N,10] x) => (float y) {{ y = MatMul(x, w) }}')
     tensor = numpy_helper.from_array(np.ones((10, 7), np.float32))
     model.graph.node.insert(0, helper.make_node("Constant", [], ["w"], name="c", value=tensor))
     run = lsuv(model, {"x": normal(64, 10)})
@@ -475,9 +474,7 @@ def test_bias_of_convolutions(lsuv: Lsuv, op: str) -> None:
 
 def test_bias_shared_by_two_layers_becomes_zero(lsuv: Lsuv) -> None:
     text = f"{HEAD} g (float[N,7] x) => (float z) {{ y = Gemm(x, w, b) m = MatMul(y, v) z = Add(m, b) }}"
-    run = lsuv(
-        parse(text, w=np.ones((7, 7), np.float32), v=np.ones((7, 7), np.float32), b=B), {"x": normal(64, 7)}
-    )
+    run = lsuv(parse(text, w=np.ones((7, 7), np.float32), v=np.ones((7, 7), np.float32), b=B), {"x": normal(64, 7)})
     assert run.changed == {"w", "v", "b"}
     assert not run.weight("b").any()
     assert [m.var for m in run.moments("y", "z")] == pytest.approx([1, 1], abs=0.005)
@@ -548,6 +545,25 @@ def test_loop_body(lsuv: Lsuv) -> None:
     assert {row.weight: row.status for row in run.result.layers} == {"w": "ok", "u": "ok"}
     assert [m.var for m in run.moments("m", "z")] == pytest.approx([1, 1], abs=0.005)
     assert orthonormality(blocks_of("MatMul", run.weight("w"))) < TIGHT
+
+
+@pytest.mark.parametrize("ir", [3, 10])
+def test_constant_in_a_body(lsuv: Lsuv, ir: int) -> None:
+    # Below IR version 4 a body's initializers would have to be its inputs, so the Constant keeps its place.
+    text = f"""<ir_version: {ir}, opset_import: ["" : 11]> g (float[N,3] x, bool c) => (float y) {{
+      y = If<
+        then_branch = t () => (float[N,3] p) {{
+          w = Constant<value = float[3,3] {{1,2,3,4,5,6,7,8,9}}>() p = MatMul(x, w) }},
+        else_branch = e () => (float[N,3] q) {{ q = Identity(x) }}>(c) }}"""
+    run = lsuv(parse(text), {"x": normal(64, 3), "c": np.array(True)})
+    (change,) = run.result.changes
+    assert (change.tensor, change.became_initializer) == ("w", ir >= 4)
+    body = run.after.graph.node[0].attribute[0].g
+    assert [n.op_type for n in body.node] == (["MatMul"] if ir >= 4 else ["Constant", "MatMul"])
+    stored = body.initializer[0] if ir >= 4 else body.node[0].attribute[0].t
+    assert orthonormality(blocks_of("MatMul", numpy_helper.to_array(stored))) < TIGHT
+    assert run.moments("p")[0].var == pytest.approx(1, abs=0.005)
+    assert run.result.layers[0].status == "ok"
 
 
 def test_loop_that_never_runs(lsuv: Lsuv) -> None:
@@ -641,7 +657,11 @@ def test_nodes_out_of_order(lsuv: Lsuv) -> None:
 
 @pytest.mark.parametrize(
     ("nodes", "words"),
-    [("y = MatMul(q, w) q = Relu(y)", "cycle|before it"), ("y = MatMul(nowhere, w)", "nowhere"), ("z = MatMul(x, w)", "'y'")],
+    [
+        ("y = MatMul(q, w) q = Relu(y)", "cycle|before it"),
+        ("y = MatMul(nowhere, w)", "nowhere"),
+        ("z = MatMul(x, w)", "'y'"),
+    ],
 )
 def test_broken_graphs_are_named(lsuv: Lsuv, nodes: str, words: str) -> None:
     model = parse(f"{HEAD} g (float[N,8] x) => (float y) {{ {nodes} }}", w=W88)
