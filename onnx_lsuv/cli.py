@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import sys
@@ -144,6 +145,12 @@ def command(
         bool, typer.Option("--allow-tf32", help="Let CUDA round products to TensorFloat-32.")
     ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU  [default: one per core]")] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="For new weights and kept values, e.g. 2G; more goes to a file  [default: half]"
+        ),
+    ] = None,
     custom_ops: Annotated[
         list[str] | None,
         typer.Option(metavar="LIB", help="Load a library of custom operators. Repeatable.", show_default=False),
@@ -188,6 +195,8 @@ def command(
                 init=init.value,
                 target_std=target_std,
                 keep_bias=keep_bias,
+                memory=_bytes(memory),
+                scratch=target.parent,
                 **patterns,
                 **options,
             )
@@ -224,6 +233,16 @@ def _check_usage(
     for path in report or ():
         if path.suffix != ".json":
             raise UsageError(f"a report is written as .json, but {str(path)!r} ends otherwise")
+
+
+def _bytes(text: str | None) -> int | None:
+    """Read a size: a number of bytes, or of K, M, G, T of 1024."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if not found:
+        raise UsageError(f"--memory takes a size such as 500M or 2G, not {text!r}")
+    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
 
 
 def _check_output(target: Path, model: Path, *, force: bool) -> None:

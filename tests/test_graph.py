@@ -288,3 +288,104 @@ def test_nothing_of_the_model_that_follows_the_last_layer_is_needed(lsuv: Lsuv) 
     model = parse(text, w=normal(8, 8), bad=np.array([7, 11, 13]))
     run = lsuv(model, {"x": normal(16, 8)})
     assert run.result.good
+
+
+def test_norms_inside_scopes(lsuv: Lsuv) -> None:
+    text = f"""{HEAD} g (float[N,8] x, bool c) => (float z) <int64 n = {{2}}, bool t = {{1}}> {{
+      a = If<
+        then_branch = q () => (float[N,8] p) {{ h = MatMul(x, w1) p = BatchNormalization(h, s, o, m1, v1) }},
+        else_branch = e () => (float[N,8] q) {{ q = Identity(x) }}>(c)
+      y = Loop<body = b (int64 i, bool g, float[N,8] r) => (bool d, float[N,8] k) {{
+        d = Identity(g) j = MatMul(r, w2) f = BatchNormalization(j, s, o, m2, v2) k = Tanh(f) }}>(n, t, a)
+      z = MatMul(y, w3) }}"""
+    norms = {name: np.full(8, value, np.float32) for name, value in zip("so", (2, 1), strict=True)}
+    norms |= {name: np.full(8, 3, np.float32) for name in ("m1", "v1", "m2", "v2")}
+    model = parse(text, {f"w{i}": normal(8, 8, seed=i) for i in (1, 2, 3)} | norms)
+    x = normal(36, 8) * np.linspace(0.5, 2, 36, dtype=np.float32)[:, None]
+    for batches in (1, 3):
+        run = lsuv(model, [{"x": part, "c": np.array(True)} for part in np.split(x, batches)])
+        assert [row.status for row in run.result.layers] == ["ok"] * 3
+        assert run.changed == {"w1", "w2", "w3", "m1", "v1", "m2", "v2"}
+        h, j = np.concatenate(run.value("h")).reshape(-1, 8), np.concatenate(run.value("j")).reshape(-1, 8)
+        for value, mean, var in ((h, "m1", "v1"), (j, "m2", "v2")):
+            np.testing.assert_allclose(run.weight(mean), value.mean(0), atol=1e-4)
+            np.testing.assert_allclose(run.weight(var), value.var(0), rtol=1e-3)
+        assert [m.var for m in run.moments("h", "j", "z")] == pytest.approx([1] * 3, abs=0.005)
+
+
+@pytest.mark.parametrize("origin", ["Constant", "ConstantOfShape"])
+def test_statistics_and_biases_made_by_nodes(lsuv: Lsuv, origin: str) -> None:
+    if origin == "Constant":
+        made = " ".join(f"{n} = Constant<value = float[2] {{3,4}}>()" for n in ("m", "v", "b"))
+    else:
+        made = " ".join(f"{n} = ConstantOfShape<value = float[1] {{3}}>(two)" for n in ("m", "v", "b"))
+    text = f"""{HEAD} g (float[N,3,5] x) => (float z) <int64[1] two = {{2}}> {{
+      {made} h = Conv(x, w, b) z = BatchNormalization(h, s, s, m, v) }}"""
+    run = lsuv(parse(text, w=normal(2, 3, 2), s=np.ones(2, np.float32)), {"x": normal(32, 3, 5)})
+    assert run.changed == {"w", "b", "m", "v"}
+    assert not run.weight("b").any()
+    h = oracle.forward(run.after, run.batches[0])["h"]
+    assert h.var() == pytest.approx(1, abs=0.005)
+    np.testing.assert_allclose(run.weight("m"), h.mean((0, 2)), atol=1e-4)
+    np.testing.assert_allclose(run.weight("v"), h.var((0, 2)), rtol=1e-3)
+
+
+def test_first_use_differs_between_batches(lsuv: Lsuv) -> None:
+    text = f"""{HEAD} g (float[N,8] x, bool c) => (float z) {{
+      a = If<
+        then_branch = q () => (float[N,8] p) {{ p = MatMul(x, w) }},
+        else_branch = e () => (float[N,8] q) {{ q = Identity(x) }}>(c)
+      z = MatMul(a, w) }}"""
+    given = [{"x": (1 + i) * normal(16, 8, seed=i), "c": np.array(i == 1)} for i in range(3)]
+    run = lsuv(parse(text, w=normal(8, 8)), given)
+    # Either the branch decides wherever a batch takes it, or each batch's own first use; what is measured afterwards
+    # must be what was scaled.
+    branch = oracle.measure(run.path, given[1:2], ["p"])["p"]
+    parts = [run.value("z")[0], oracle.values(run.path, given[1:2], ["a"])["a"][0], run.value("z")[2]]
+    assert min(abs(m.var - 1) for m in (branch, oracle.pooled(parts))) < 0.005
+    assert run.result.layers[0].std == pytest.approx(1, abs=0.0025)
+    assert run.result.good
+
+
+def test_loop_of_no_steps_in_some_batches(lsuv: Lsuv) -> None:
+    text = f"""{HEAD} g (float[N,8] x, int64 n) => (float z) <bool t = {{1}}> {{
+      y = Loop<body = b (int64 i, bool g, float[N,8] s) => (bool d, float[N,8] r) {{
+        d = Identity(g) m = MatMul(s, w) r = Tanh(m) }}>(n, t, x)
+      z = MatMul(y, u) }}"""
+    given = [{"x": (1 + i) * normal(16, 8, seed=i), "n": np.array(i % 3)} for i in range(5)]
+    run = lsuv(parse(text, w=normal(8, 8), u=normal(8, 8)), given)
+    assert [row.status for row in run.result.layers] == ["ok", "ok"]
+    reached = [batch for batch in given if batch["n"] > 0]
+    assert oracle.measure(run.path, reached, ["m"])["m"].var == pytest.approx(1, abs=0.005)
+    assert run.moments("z")[0].var == pytest.approx(1, abs=0.005)
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+@pytest.mark.parametrize("target", [1.0, 0.5])
+def test_kept_bias_inside_a_loop(lsuv: Lsuv, batches: int, target: float) -> None:
+    text = f"""{HEAD} g (float[N,8] x) => (float z) <int64 n = {{2}}, bool t = {{1}}> {{
+      z = Loop<body = b (int64 i, bool g, float[N,8] s) => (bool d, float[N,8] r) {{
+        d = Identity(g) m = Gemm(s, w, c) r = Tanh(m) }}>(n, t, x) }}"""
+    model = parse(text, w=normal(8, 8), c=0.2 * normal(8))
+    run = lsuv(model, [{"x": x} for x in np.split(normal(36, 8), batches)], keep_bias=True, target_std=target)
+    assert run.changed == {"w"}
+    assert run.result.layers[0].status == "ok"
+    assert run.moments("m")[0].var / target**2 == pytest.approx(1, abs=0.005)
+
+
+def test_loop_inside_a_branch(lsuv: Lsuv) -> None:
+    text = f"""{HEAD} g (float[N,8] x, bool c) => (float z) <int64 n = {{2}}, bool t = {{1}}> {{
+      a = If<
+        then_branch = q () => (float[N,8] p) {{
+          p = Loop<body = b (int64 i, bool g, float[N,8] s) => (bool d, float[N,8] r) {{
+            d = Identity(g) r = MatMul(s, w) }}>(n, t, x) }},
+        else_branch = e () => (float[N,8] q) {{ q = Identity(x) }}>(c)
+      z = MatMul(a, u) }}"""
+    model = parse(text, w=normal(8, 8), u=normal(8, 8))
+    for batches in (1, 3):
+        given = [{"x": x, "c": np.array(True)} for x in np.split(5 * normal(36, 8), batches)]
+        run = lsuv(model, given)
+        assert [row.status for row in run.result.layers] == ["ok", "ok"]
+        first = np.concatenate([batch["x"] for batch in given]).astype(np.float64) @ run.weight("w")
+        assert first.var() == pytest.approx(1, abs=0.005)
+        assert run.moments("z")[0].var == pytest.approx(1, abs=0.005)

@@ -676,3 +676,46 @@ def test_row_says_how_the_weight_was_made(lsuv: Lsuv) -> None:
     assert row.init == "orthonormal"
     assert row.std_drawn is not None
     assert row.scale == pytest.approx(1 / row.std_drawn)
+
+
+def test_tensor_that_is_a_weight_here_and_a_bias_there(lsuv: Lsuv) -> None:
+    text = f"{HEAD} g (float[N,8] x) => (float y, float z) {{ y = MatMul(x, v) z = Gemm(x, w, v) }}"
+    run = lsuv(parse(text, v=0.1 * normal(8), w=W88), {"x": normal(64, 8)})
+    assert run.reasons() == {"y": "tied"}
+    assert run.changed == {"w"}
+    assert run.moments("z")[0].var == pytest.approx(1, abs=0.005)
+
+
+def test_bias_of_an_excluded_layer_stays(lsuv: Lsuv) -> None:
+    text = f"{HEAD} g (float[N,7] x) => (float z) {{ y = Gemm(x, w, b) m = MatMul(y, v) z = Add(m, b) }}"
+    model = parse(text, w=normal(7, 7), v=normal(7, 7), b=SMALL)
+    run = lsuv(model, {"x": normal(64, 7)}, exclude=["w"])
+    assert run.changed == {"v"}
+    assert run.moments("z")[0].var == pytest.approx(1, abs=0.005)
+
+
+def test_weight_handed_out_as_an_output(lsuv: Lsuv) -> None:
+    text = f"{HEAD} g (float[N,8] x) => (float y, float[8,8] w) {{ y = MatMul(x, w) }}"
+    run = lsuv(parse(text, w=W88), {"x": normal(64, 8)})
+    assert run.moments("y")[0].var == pytest.approx(1, abs=0.005)
+
+
+def test_weight_whose_shape_is_read(lsuv: Lsuv) -> None:
+    text = f"{HEAD} g (float[N,8] x) => (float y, int64[2] s) {{ y = MatMul(x, w) s = Shape(w) }}"
+    run = lsuv(parse(text, w=W88), {"x": normal(64, 8)})
+    assert run.changed == {"w"}
+    assert run.result.good
+
+
+def test_both_operands_of_an_add_are_layers(lsuv: Lsuv) -> None:
+    text = f"{HEAD} g (float[N,8] x) => (float y) {{ a = MatMul(x, w) b = MatMul(x, v) y = Add(a, b) }}"
+    run = lsuv(parse(text, w=W88, v=W88), {"x": normal(64, 8)})
+    assert run.changed == {"w", "v"}
+    assert [m.var for m in run.moments("a", "b")] == pytest.approx([1, 1], abs=0.005)
+
+
+def test_subtracted_constant_stays(lsuv: Lsuv) -> None:
+    text = f"{HEAD} g (float[N,8] x) => (float y) {{ a = MatMul(x, w) y = Sub(a, b) }}"
+    run = lsuv(parse(text, w=W88, b=normal(8)), {"x": normal(64, 8)})
+    assert "w" in run.changed
+    assert run.moments("a")[0].var == pytest.approx(1, abs=0.005) or "b" in run.changed

@@ -18,12 +18,14 @@ from onnx_lsuv.batches.build import Batch, Batches, from_arrays, from_paths, fro
 from onnx_lsuv.batches.draw import parse_shape, parse_shapes
 from onnx_lsuv.batches.inputs import Input, inputs_of
 from onnx_lsuv.batches.sources import Source
+from onnx_lsuv.batches.stored import default_limit
 
 __all__ = [
     "Batch",
     "Batches",
     "Input",
     "Source",
+    "default_limit",
     "from_arrays",
     "from_paths",
     "from_random",

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from onnx_lsuv import orthonormal
 from onnx_lsuv.layers import Plan, Source, Weight, scatter
 from onnx_lsuv.lsuv.execute import Progress
+from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import fill, read
 
 Array = NDArray[Any]
@@ -48,7 +49,7 @@ def request(weight: Weight, method: str) -> orthonormal.Request:
     )
 
 
-def draw(plan: Plan, method: str, seed: int, threads: int, progress: Progress) -> Drawn:
+def draw(plan: Plan, method: str, seed: int, threads: int, progress: Progress, scratch: Scratch) -> Drawn:
     """Draw all weights of a plan, side by side, and set the biases to zero.
 
     Returns:
@@ -70,12 +71,12 @@ def draw(plan: Plan, method: str, seed: int, threads: int, progress: Progress) -
             dtype = helper.tensor_dtype_to_np_dtype(constant.elem_type)
             operand = first.matrix.operand(matrices, first.source.shape)
             if not first.source.path:
-                values[constant.name] = np.ascontiguousarray(operand, dtype=dtype)
+                values[constant.name] = scratch.keep(np.ascontiguousarray(operand, dtype=dtype))
             else:
                 if constant.name not in values:
                     # A part that no layer uses keeps its values.
                     part = first.source.partial
-                    values[constant.name] = (
+                    values[constant.name] = scratch.keep(
                         np.array(stored(plan, constant.name)) if part else np.empty(constant.dims, dtype)
                     )
                 scatter(values, first.source, operand)
@@ -124,14 +125,14 @@ def stored(plan: Plan, name: str) -> Array:
     return read(plan.program.model, constant.site)
 
 
-def rescale(plan: Plan, values: dict[str, Array], scales: Mapping[str, float]) -> None:
+def rescale(plan: Plan, values: dict[str, Array], scales: Mapping[str, float], scratch: Scratch) -> None:
     """Multiply each weight by its scale; the arrays of `values` are replaced or changed in place."""
     for key, scale in scales.items():
         first = plan.weights[key].layers[0]
         source = first.source
         for name in (first.carrier, *source.companions):
             if not values[name].flags.writeable:
-                values[name] = np.array(values[name])
+                values[name] = scratch.keep(np.array(values[name]))
             array = values[name]
             factor = np.asarray(scale, np.float64 if array.dtype == np.float64 else np.float32)
             if source.partial and name == source.constant:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batch, Batches
 from onnx_lsuv.graph import Calibration, Record, close, pooled
 from onnx_lsuv.layers import Program
+from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import is_hollow, read
 from onnx_lsuv.runtime import Device
 
@@ -29,6 +31,7 @@ def execute(
     batches: Batches,
     new: Mapping[str, Array],
     device: Device,
+    scratch: Scratch,
     progress: Progress = quiet,
     phase: str = "calibrate",
 ) -> dict[str, Record]:
@@ -39,6 +42,7 @@ def execute(
         batches: the data.
         new: values of constants that differ from the file's.
         device: where to run.
+        scratch: for what is kept between stages.
         progress: called with a phase, the runs done and their total.
         phase: what to call it.
 
@@ -49,7 +53,7 @@ def execute(
     element = {value.name: value.type.tensor_type.elem_type for value in program.body.inputs}
     pooled_cuts: dict[str, Record] = {}
     finals: dict[str, list[Array]] = {}
-    kept: list[dict[str, Any]] = [{} for _ in range(len(batches))]
+    kept: list[dict[str, _Held]] = [{} for _ in range(len(batches))]
     types: dict[str, TypeProto] = {}
     total, done = len(calibration.stages) * len(batches), 0
     for stage in calibration.stages:
@@ -64,7 +68,7 @@ def execute(
         for i, store in enumerate(kept):
             batch: Batch = batches[i] if stage.inputs else {}
             data = {name: runtime.value_of(batch[name], element[name]) for name in stage.inputs}
-            carried = {name: store[name] for name in stage.carried}
+            carried = {name: store[name].value for name in stage.carried}
             wanted = tuple(dict.fromkeys((*stage.cuts, *stage.finals, *stage.kept)))
             out = runtime.run(session, {**inputs, **data, **carried}, wanted, {*stage.cuts, *stage.finals})
             for name in stage.cuts:
@@ -72,11 +76,11 @@ def execute(
             for name in stage.finals:
                 finals.setdefault(name, []).append(runtime.array_of(out[name]).reshape(3, -1))
             for name in stage.kept:
-                store[name] = out[name]
+                store[name] = _hold(out[name], device, scratch)
                 if name not in types:
                     types[name] = runtime.type_of(out[name])
             for name in stage.finished:
-                store.pop(name, None)
+                scratch.release(store.pop(name).reserved)
             done += 1
             progress(phase, done, total)
         pooled_cuts |= {name: pooled(records) for name, records in collected.items()}
@@ -86,6 +90,26 @@ def execute(
         for key, name in calibration.records.items()
         if name in pooled_cuts or name in finals
     }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Held:
+    """A value between stages."""
+
+    value: Any
+    reserved: int  # bytes of the budget
+    array: Array | None = None  # the mapped array that it lives in
+
+
+def _hold(value: Any, device: Device, scratch: Scratch) -> _Held:
+    """Keep a value where it is, or, on the host beyond the budget, in a file."""
+    if device.kind != "cpu" or not value.is_tensor() or value.data_type() == "tensor(string)":
+        return _Held(value, 0)
+    size = value.tensor_size_in_bytes()
+    if scratch.reserve(size):
+        return _Held(value, size)
+    array = scratch.mapped(runtime.array_of(value))
+    return _Held(runtime.value_of(array, value.element_type()), 0, array)
 
 
 def _comes_from_file(program: Program, name: str) -> bool:

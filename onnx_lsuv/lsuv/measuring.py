@@ -13,6 +13,7 @@ from onnx_lsuv.lsuv.execute import Progress, execute, quiet
 from onnx_lsuv.lsuv.prepare import Clock, chance, checked, nothing_to_do, plan_of, shapes_of
 from onnx_lsuv.lsuv.result import Result
 from onnx_lsuv.lsuv.rows import left_row, row_of, verified_row
+from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import Model
 from onnx_lsuv.runtime import Device
 
@@ -55,7 +56,7 @@ def measure(
         data = checked(model, batches)
         targets = dict.fromkeys(plan.weights, target_std)
         calibration = build(plan, shapes_of(data), rescale=False, staged=False, targets=targets, seed=0)
-        records = execute(calibration, data, {}, where, progress, "verify")
+        records = execute(calibration, data, {}, where, Scratch(0), progress, "verify")
     if like is not None:
         rows = [
             verified_row(row, records.get(layer.weight), tolerance, layer)

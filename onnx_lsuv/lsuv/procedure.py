@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from onnx_lsuv import runtime
-from onnx_lsuv.batches import Batch, Batches
+from onnx_lsuv.batches import Batch, Batches, default_limit
 from onnx_lsuv.errors import ModelError, UsageError
 from onnx_lsuv.graph import COUNT, MEAN, VAR, Record, build, norm_key
 from onnx_lsuv.layers import Plan
@@ -20,6 +21,7 @@ from onnx_lsuv.lsuv.execute import Progress, execute, quiet
 from onnx_lsuv.lsuv.prepare import Clock, chance, checked, nothing_to_do, plan_of, shapes_of
 from onnx_lsuv.lsuv.result import Change, Result
 from onnx_lsuv.lsuv.rows import HALF, drawn_row, left_row, usable_scale
+from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import Model, promoted, with_values
 from onnx_lsuv.runtime import Device
 
@@ -36,6 +38,8 @@ def initialize(
     keep_bias: bool = False,
     device: str | Device = "cpu",
     threads: int | None = None,
+    memory: int | None = None,
+    scratch: Path | None = None,
     progress: Progress = quiet,
 ) -> Result:
     """Give every linear layer a fresh weight and scale it to the target std on the data (LSUV).
@@ -50,7 +54,10 @@ def initialize(
         exclude: patterns of node or weight names to leave alone.
         keep_bias: leave biases as they are instead of setting them to zero.
         device: "cpu", "cuda", "cuda:N", "auto", or an open device.
-        threads: of the CPU.
+        threads: how many cores to use; None for all.
+        memory: bytes that new weights, and values kept between batches, may take; the rest goes to a file. None for
+            half of what the machine has.
+        scratch: the folder of that file; None for the system's own.
         progress: called with a phase, the steps done and their total.
 
     Returns:
@@ -73,13 +80,14 @@ def initialize(
             raise ModelError(nothing_to_do(plan))
         data = checked(model, batches)
     with clock("draw"):
-        drawn = draw(plan, init, seed, where.threads, progress)
+        room = Scratch(memory if memory is not None else default_limit(), scratch)
+        drawn = draw(plan, init, seed, where.threads, progress, room)
     with clock("calibrate"):
         targets = dict.fromkeys(plan.weights, target_std)
         calibration = build(plan, shapes_of(data), rescale=True, staged=len(data) > 1, targets=targets, seed=seed)
-        records = execute(calibration, data, drawn.values, where, progress)
+        records = execute(calibration, data, drawn.values, where, room, progress)
         scales = {key: s for key in plan.weights if (s := usable_scale(records.get(key), target_std)) is not None}
-        rescale(plan, drawn.values, scales)
+        rescale(plan, drawn.values, scales, room)
         norms = _norm_values(plan, records)
     values = {**drawn.values, **norms}
     program = plan.program
