@@ -144,7 +144,7 @@ def command(
     allow_tf32: Annotated[
         bool, typer.Option("--allow-tf32", help="Let CUDA round products to TensorFloat-32.")
     ] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU  [default: one per core]")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="How many cores to use  [default: all]")] = None,
     memory: Annotated[
         str | None,
         typer.Option(

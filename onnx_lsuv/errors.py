@@ -15,10 +15,13 @@ from __future__ import annotations
 import unicodedata
 from typing import ClassVar
 
+# Control, format, surrogate, private and unassigned characters, and the separators that break a line.
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
 
 def clean(text: str) -> str:
     """Return text with every character escaped that could move the cursor, reverse the line or hide."""
-    return "".join(c if unicodedata.category(c)[0] != "C" else repr(c)[1:-1] for c in text)
+    return "".join(c if unicodedata.category(c) not in _HIDDEN else c.encode("unicode_escape").decode() for c in text)
 
 
 class LsuvError(Exception):

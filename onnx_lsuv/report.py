@@ -132,19 +132,19 @@ def summary(result: Result) -> str:
     extra = []
     statistics = sum(c.role == "statistics" for c in result.changes) // 2
     if statistics:
-        extra.append(f"statistics of {statistics} BatchNormalizations set")
+        extra.append(f"statistics of {_count(statistics, 'BatchNormalization')} set")
     zeroed = sum(c.role == "bias" for c in result.changes)
     if zeroed:
-        extra.append(f"{zeroed} biases set to zero")
+        extra.append(f"{_count(zeroed, 'bias', 'biases')} set to zero")
     moved = sum(c.became_initializer for c in result.changes)
     if moved:
-        extra.append(f"{moved} constants became initializers")
+        extra.append(f"{_count(moved, 'constant became an initializer', 'constants became initializers')}")
     times = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in result.seconds.items())
     samples, batches = result.data.get("samples"), result.data.get("batches")
     return "\n".join(
         line
         for line in (
-            f"{len(result.layers)} layers: {states}{spread}",
+            f"{_count(len(result.layers), 'layer')}: {states}{spread}",
             "; ".join(extra),
             f"{_count(samples, 'sample')} in {_count(batches, 'batch', 'batches')} on {result.device}; {times}",
         )

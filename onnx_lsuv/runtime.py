@@ -238,7 +238,11 @@ def _message(error: Exception) -> str:
     """Return ONNX Runtime's own words without its code and source positions."""
     text = " ".join(str(error).split())
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
-    text = re.sub(r"\S*/onnxruntime/\S+:\d+ ", "", text)
+    text = re.sub(r"^Error in execution: ", "", text)
+    # The source position, and what C++ says of the function: "file.cc:12 void f(const Tensor*) [with T = float] ".
+    text = re.sub(r"\S*/onnxruntime\S*:\d+ (?:[^\[]*?\)(?: const)? \[with [^\]]*\] )?", "", text)
+    # Names of nodes are ours: the label in the file, and the output.
+    text = re.sub(r"('[^']*?) -> [^']*'", r"\1'", text)
     return text.rstrip(". ")[:400]
 
 
@@ -303,7 +307,9 @@ def run(session: Session, inputs: Mapping[str, Any], outputs: Sequence[str], on_
             session.session.run_with_iobinding(binding, options)
     except Exception as error:
         text = _message(error)
-        if "out of data bounds" in text or "out of bounds" in text:
+        if re.search(
+            r"ind(ex|ices).*(bounds|range)|out of (data )?bounds|out of range value in ind", text, re.IGNORECASE
+        ):
             raise DataError(f"An index in the data lies outside a table of the model: {text}.") from error
         raise DeviceError(f"ONNX Runtime could not run the model on this data: {text}.") from error
     return dict(zip(outputs, binding.get_outputs(), strict=True))

@@ -1,6 +1,6 @@
 """The calibration graph: weights as inputs, statistics after each layer, stages."""
 
-from onnx_lsuv.graph.moments import COUNT, MEAN, VAR, Record, pooled, scale_of
+from onnx_lsuv.graph.moments import COUNT, MEAN, VAR, Record, first_usable_of, pooled, scale_of
 from onnx_lsuv.graph.rewrite import is_random, norm_key
 from onnx_lsuv.graph.stages import IR_MAX, Calibration, Stage, build, close
 
@@ -14,6 +14,7 @@ __all__ = [
     "Stage",
     "build",
     "close",
+    "first_usable_of",
     "is_random",
     "norm_key",
     "pooled",

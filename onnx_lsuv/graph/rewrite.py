@@ -62,6 +62,7 @@ class Rewriter:
     seed: int
     book: Book
     cuts: dict[str, str] = field(default_factory=dict)  # record name -> key
+    uses: dict[str, list[str]] = field(default_factory=dict)  # key -> records of the main graph's uses, when measuring
     starts: dict[Node, Layer] = field(default_factory=dict)
     ends: dict[Node, Layer] = field(default_factory=dict)
     norms: dict[Node, Norm] = field(default_factory=dict)
@@ -83,12 +84,15 @@ def norm_key(norm: Norm) -> str:
     return f"norm {norm.mean} {norm.var}"
 
 
-def rewrite(rewriter: Rewriter) -> tuple[list[NodeProto], dict[str, str]]:
-    """Write the main graph; return its nodes and the final record of each key."""
+def rewrite(rewriter: Rewriter) -> tuple[list[NodeProto], dict[str, tuple[str, ...]]]:
+    """Write the main graph; return its nodes, and for each key the records of which the first usable decides.
+
+    There is one such record where it was chosen in the graph. When measuring, the choice comes after the pooling.
+    """
     sheet = Sheet(rewriter.book)
     records: dict[str, Kept] = {}
     _body(rewriter, sheet, rewriter.plan.program.body, records, top=True)
-    return sheet.nodes, {key: kept.name for key, kept in records.items()}
+    return sheet.nodes, {key: tuple(rewriter.uses.get(key, [kept.name])) for key, kept in records.items()}
 
 
 def _body(rw: Rewriter, sheet: Sheet, body: Body, records: dict[str, Kept], *, top: bool) -> None:
@@ -145,7 +149,9 @@ def _merge(
     cut = top and rw.staged and rw.rescale
     if cut:
         rw.cuts[record] = key
-    if before is not None:
+    if top and not rw.rescale:
+        rw.uses.setdefault(key, []).append(record)
+    elif before is not None:
         record = first_usable(sheet, before.name, record, width, layer=key in rw.plan.weights)
     records[key] = Kept(record, certain=True)
     return from_record(sheet, record, width) if cut or before is not None else found
@@ -291,6 +297,14 @@ def _control(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *
             rw.cuts[known[key].name] = key
             records[key] = Kept(known[key].name, certain=False)
         _scopes(rw, sheet, node, keys, dict(records))
+        return
+    if top and not rw.rescale:
+        found: dict[str, Kept] = {k: kept for k, kept in records.items() if kept.certain}
+        _scopes(rw, sheet, node, keys, found)
+        for key in keys:
+            if key not in records or not records[key].certain:
+                rw.uses.setdefault(key, []).append(found[key].name)
+        records |= found
         return
     _scopes(rw, sheet, node, keys, records)
 

@@ -13,26 +13,25 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-PREFIX = "__lsuv"
-
 
 @dataclass(slots=True)
 class Book:
     """What all scopes of one graph share: the opset, the constants written so far, a counter for names."""
 
     opset: int
+    prefix: str  # of every name written; no name of the program begins with it
     constants: dict[str, TensorProto] = field(default_factory=dict)
     count: int = 0
 
     def fresh(self) -> str:
         """Return a value name that nothing else has."""
         self.count += 1
-        return f"{PREFIX}{self.count}"
+        return f"{self.prefix}{self.count}"
 
     def constant(self, values: Any, dtype: Any) -> str:
         """Return the name of a constant of the main graph, which every scope can read."""
         array = np.asarray(values, dtype)
-        name = f"{PREFIX}_{array.dtype}_{'x'.join(map(str, array.shape))}_{array.tobytes().hex()}"
+        name = f"{self.prefix}_{array.dtype}_{'x'.join(map(str, array.shape))}_{array.tobytes().hex()}"
         if name not in self.constants:
             self.constants[name] = numpy_helper.from_array(array, name)
         return name

@@ -46,7 +46,7 @@ class Calibration:
     program: Program
     book: Book
     stages: tuple[Stage, ...]
-    records: Mapping[str, str]
+    records: Mapping[str, tuple[str, ...]]  # by key: the records of its uses, the first usable of which decides
     cuts: Mapping[str, str]
 
 
@@ -69,13 +69,22 @@ def build(
         targets: the std that each weight's layer is to have, by weight key.
         seed: for random operators.
     """
-    book = Book(plan.program.opset)
+    book = Book(plan.program.opset, _prefix(plan.program))
     values = infer(plan.program, shapes)
     rewriter = Rewriter(plan, rescale=rescale, staged=staged, targets=targets, values=values, seed=seed, book=book)
     nodes, records = rewrite(rewriter)
-    return Calibration(
-        plan.program, book, tuple(_stages(nodes, plan.program, records, rewriter.cuts)), records, rewriter.cuts
-    )
+    wanted = dict.fromkeys([*(name for names in records.values() for name in names), *rewriter.cuts])
+    stages = tuple(_stages(nodes, plan.program, wanted, rewriter.cuts))
+    return Calibration(plan.program, book, stages, records, rewriter.cuts)
+
+
+def _prefix(program: Program) -> str:
+    """Return what no name of a program begins with."""
+    names = [*program.constants, *program.producers, *program.consumers]
+    prefix = "__lsuv"
+    while any(name.startswith(prefix) for name in names):
+        prefix += "_"
+    return prefix
 
 
 def _reads(node: NodeProto) -> Iterable[str]:
@@ -89,11 +98,10 @@ def _reads(node: NodeProto) -> Iterable[str]:
 
 
 def _stages(
-    nodes: Sequence[NodeProto], program: Program, records: Mapping[str, str], cuts: Mapping[str, str]
+    nodes: Sequence[NodeProto], program: Program, wanted: Mapping[str, None], cuts: Mapping[str, str]
 ) -> Iterable[Stage]:
     makers = {name: i for i, node in enumerate(nodes) for name in node.output if name}
     reads = [tuple(dict.fromkeys(n for n in _reads(node) if n)) for node in nodes]
-    wanted = dict.fromkeys([*records.values(), *cuts])
     needed: set[int] = set()
     todo = [makers[name] for name in wanted if name in makers]
     while todo:

@@ -12,7 +12,7 @@ from onnx import TensorProto, TypeProto
 
 from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batch, Batches
-from onnx_lsuv.graph import Calibration, Record, close, pooled
+from onnx_lsuv.graph import Calibration, Record, close, first_usable_of, pooled
 from onnx_lsuv.layers import Program
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import is_hollow, read
@@ -85,11 +85,14 @@ def execute(
             progress(phase, done, total)
         pooled_cuts |= {name: pooled(records) for name, records in collected.items()}
         del arrays
-    return {
-        key: pooled_cuts[name] if name in pooled_cuts else pooled(finals[name])
-        for key, name in calibration.records.items()
-        if name in pooled_cuts or name in finals
-    }
+    results = {}
+    for key, names in calibration.records.items():
+        found = [
+            pooled_cuts[n] if n in pooled_cuts else pooled(finals[n]) for n in names if n in pooled_cuts or n in finals
+        ]
+        if found:
+            results[key] = first_usable_of(found)
+    return results
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,7 +116,10 @@ def _hold(value: Any, device: Device, scratch: Scratch) -> _Held:
 
 
 def _comes_from_file(program: Program, name: str) -> bool:
+    """Say whether the skeleton does not hold a constant's values."""
     constant = program.constants[name]
+    if constant.site in program.model.values:
+        return True
     return constant.node is None and (constant.tensor is None or is_hollow(constant.tensor))
 
 
