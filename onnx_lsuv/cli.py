@@ -148,7 +148,7 @@ def command(
     memory: Annotated[
         str | None,
         typer.Option(
-            metavar="SIZE", help="For new weights and kept values, e.g. 2G; more goes to a file  [default: half]"
+            metavar="SIZE", help="For new weights and kept values; the rest goes to a file  [default: half of it]"
         ),
     ] = None,
     custom_ops: Annotated[

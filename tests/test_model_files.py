@@ -567,7 +567,7 @@ def test_a_full_disk_leaves_no_trace(tmp_path: Path) -> None:
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("where", [("_write", 0), ("_write", 1), ("_put", 0), ("_put", 1), ("_put", 2)])
-def test_an_interruption_leaves_what_was_there(  # noqa: PLR0917
+def test_an_interruption_leaves_what_was_there(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: tuple[str, int], late: bool, force: bool
 ) -> None:
     step, nth = where

@@ -2,7 +2,7 @@
 
 A node's level is the greatest level of what it reads; what reads a cut is one level further on. All nodes of a level
 are a stage: it runs over all batches, its cuts are pooled, and only what later stages read is kept. So each node runs
-once per batch, whatever the number of layers. Without cuts there is one stage. Nodes that no record depends on are
+once per batch, whatever the number of layers. Without cuts there is one stage, or a few where the graph is long. Nodes that no record depends on are
 left out: the model's own outputs, and all that follows its last layer.
 """
 
@@ -22,6 +22,8 @@ from onnx_lsuv.model import is_hollow
 
 # The IR versions that ONNX Runtime 1.24 to 1.31 reads; a file of a later one is calibrated at the last of these.
 IR_MIN, IR_MAX = 7, 13
+# The time in which ONNX Runtime makes a session grows faster than the number of nodes; so many at most go into one.
+STAGE_NODES = 1500
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +112,13 @@ def _stages(
             needed.add(i)
             todo += [makers[name] for name in reads[i] if name in makers]
     level: dict[int, int] = {}
+    filled: dict[int, int] = {}
     for i in sorted(needed):
-        level[i] = max(
-            (level[makers[name]] + (name in cuts) for name in reads[i] if name in makers and makers[name] != i),
-            default=0,
-        )
+        step = max((level[makers[n]] + (n in cuts) for n in reads[i] if n in makers and makers[n] != i), default=0)
+        while filled.get(step, 0) >= STAGE_NODES:
+            step += 1
+        level[i] = step
+        filled[step] = filled.get(step, 0) + 1
     made = {name: level[i] for name, i in makers.items() if i in needed}
     last_read: dict[str, int] = {}
     for i in needed:

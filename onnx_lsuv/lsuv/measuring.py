@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from onnx_lsuv import runtime
-from onnx_lsuv.batches import Batch, Batches
+from onnx_lsuv.batches import Batch, Batches, default_limit
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.graph import build
 from onnx_lsuv.lsuv.execute import Progress, execute, quiet
@@ -56,7 +56,7 @@ def measure(
         data = checked(model, batches)
         targets = dict.fromkeys(plan.weights, target_std)
         calibration = build(plan, shapes_of(data), rescale=False, staged=False, targets=targets, seed=0)
-        records = execute(calibration, data, {}, where, Scratch(0), progress, "verify")
+        records = execute(calibration, data, {}, where, Scratch(default_limit()), progress, "verify")
     if like is not None:
         rows = [
             verified_row(row, records.get(layer.weight), tolerance, layer)
