@@ -2,8 +2,8 @@
 
 A node's level is the greatest level of what it reads; what reads a cut is one level further on. All nodes of a level
 are a stage: it runs over all batches, its cuts are pooled, and only what later stages read is kept. So each node runs
-once per batch, whatever the number of layers. Without cuts there is one stage, or a few where the graph is long. Nodes that no record depends on are
-left out: the model's own outputs, and all that follows its last layer.
+once per batch, whatever the number of layers. Without cuts there is one stage, or a few where the graph is long.
+Nodes that no record depends on are left out: the model's own outputs, and all that follows its last layer.
 """
 
 from __future__ import annotations
