@@ -1,6 +1,7 @@
 """The calibration graph: weights as inputs, statistics after each layer, stages."""
 
 from onnx_lsuv.graph.moments import COUNT, MEAN, VAR, Record, first_usable_of, pooled, scale_of
+from onnx_lsuv.graph.postpone import put_right
 from onnx_lsuv.graph.rewrite import is_random, norm_key
 from onnx_lsuv.graph.stages import IR_MAX, Calibration, Stage, build, close
 
@@ -18,5 +19,6 @@ __all__ = [
     "is_random",
     "norm_key",
     "pooled",
+    "put_right",
     "scale_of",
 ]

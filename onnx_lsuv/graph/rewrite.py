@@ -61,6 +61,7 @@ class Rewriter:
     values: Mapping[str, Value]
     seed: int
     book: Book
+    inherits: Mapping[str, str] = field(default_factory=dict)  # see `postpone`
     cuts: dict[str, str] = field(default_factory=dict)  # record name -> key
     uses: dict[str, list[str]] = field(default_factory=dict)  # key -> records of the main graph's uses, when measuring
     starts: dict[Node, Layer] = field(default_factory=dict)
@@ -204,6 +205,11 @@ def _layer(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, 
         both = sheet.op("Add", raw, b)
         return joined(sheet, [found, *(_measure(rw, sheet, layer, v) for v in (spread, both))])
 
+    if layer.weight in rw.inherits.values():
+        # What follows takes the factor over; the raw output goes on under the output's name.
+        sheet.nodes[-1].output[0] = raw = output
+        _merge(rw, sheet, records, layer.weight, own, width, top=top)
+        return
     factor = scale(
         sheet,
         _merge(rw, sheet, records, layer.weight, own, width, top=top),

@@ -15,6 +15,7 @@ import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
 
 from onnx_lsuv.graph.moments import Dims
+from onnx_lsuv.graph.postpone import postponed
 from onnx_lsuv.graph.rewrite import Rewriter, Value, proto_of, rewrite
 from onnx_lsuv.graph.sheet import Book
 from onnx_lsuv.layers import Body, Plan, Program, tensor_type
@@ -48,6 +49,7 @@ class Calibration:
     program: Program
     book: Book
     stages: tuple[Stage, ...]
+    inherits: Mapping[str, str]  # see `postpone`
     records: Mapping[str, tuple[str, ...]]  # by key: the records of its uses, the first usable of which decides
     cuts: Mapping[str, str]
 
@@ -73,11 +75,14 @@ def build(
     """
     book = Book(plan.program.opset, _prefix(plan.program))
     values = infer(plan.program, shapes)
-    rewriter = Rewriter(plan, rescale=rescale, staged=staged, targets=targets, values=values, seed=seed, book=book)
+    inherits = postponed(plan) if rescale else {}
+    rewriter = Rewriter(
+        plan, rescale=rescale, staged=staged, targets=targets, values=values, seed=seed, book=book, inherits=inherits
+    )
     nodes, records = rewrite(rewriter)
     wanted = dict.fromkeys([*(name for names in records.values() for name in names), *rewriter.cuts])
     stages = tuple(_stages(nodes, plan.program, wanted, rewriter.cuts))
-    return Calibration(plan.program, book, stages, records, rewriter.cuts)
+    return Calibration(plan.program, book, stages, inherits, records, rewriter.cuts)
 
 
 def _prefix(program: Program) -> str:

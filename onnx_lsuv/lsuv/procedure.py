@@ -14,7 +14,7 @@ from onnx import helper
 from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batch, Batches, default_limit
 from onnx_lsuv.errors import ModelError, UsageError
-from onnx_lsuv.graph import COUNT, MEAN, VAR, Record, build, norm_key
+from onnx_lsuv.graph import COUNT, MEAN, VAR, Record, build, norm_key, put_right
 from onnx_lsuv.layers import Plan
 from onnx_lsuv.lsuv.draw import METHODS, draw, rescale
 from onnx_lsuv.lsuv.execute import Progress, execute, quiet
@@ -86,6 +86,7 @@ def initialize(
         targets = dict.fromkeys(plan.weights, target_std)
         calibration = build(plan, shapes_of(data), rescale=True, staged=len(data) > 1, targets=targets, seed=seed)
         records = execute(calibration, data, drawn.values, where, room, progress)
+        records = put_right(records, calibration.inherits, targets)
         scales = {key: s for key in plan.weights if (s := usable_scale(records.get(key), target_std)) is not None}
         rescale(plan, drawn.values, scales, room)
         norms = _norm_values(plan, records)
