@@ -27,9 +27,9 @@ from onnx import TensorProto, TypeProto
 from onnx_lsuv.errors import DataError, DeviceError, LsuvError, ModelError
 
 # ONNX Runtime cuts a matrix product into as many parts as it has threads, and the parts' shapes decide the order of
-# sums. A fixed number gives the same bytes on any number of cores; more threads than cores cost next to nothing, since
-# they sleep while they wait. How many cores they may use is a matter of affinity.
-_PARTS = 8
+# sums. So the number of parts is the machine's, whatever it is asked to use: how many cores the threads may run on is
+# a matter of affinity, and the bytes are the same for any number.
+_PARTS = min(os.cpu_count() or 1, 16)
 
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
 
