@@ -31,7 +31,7 @@ from onnx_lsuv.graph.moments import (
     to_record,
 )
 from onnx_lsuv.graph.sheet import Book, Sheet
-from onnx_lsuv.layers import Body, Layer, Node, Norm, Plan, tensor_type, walk
+from onnx_lsuv.layers import Body, Layer, Node, Norm, Plan, bias_position, tensor_type, walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +174,12 @@ def _layer(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, 
     if start is not None:
         raw = sheet.book.fresh()
         inputs = list(node.inputs)
-        if layer.addend is not None:
-            term = _own_term(rw, sheet, layer)
-            inputs[layer.addend.position] = ""
-            if node.op_type == "Gemm" and rw.book.opset < 11:
-                inputs[layer.addend.position] = _zero(rw, layer)
+        own_bias = bias_position(node)
+        if own_bias is not None:
+            if layer.addend is not None:
+                term = _own_term(rw, sheet, layer)
+            # What is left out is either added below or zero.
+            inputs[own_bias] = _zero(rw, layer) if node.op_type == "Gemm" and rw.book.opset < 11 else ""
         while not inputs[-1]:
             inputs.pop()
         if layer.rest is not None:

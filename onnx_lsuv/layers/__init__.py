@@ -3,7 +3,7 @@
 from onnx_lsuv.layers.expand import expand
 from onnx_lsuv.layers.find import find_layers
 from onnx_lsuv.layers.moves import Source
-from onnx_lsuv.layers.operators import Matrix
+from onnx_lsuv.layers.operators import Matrix, bias_position
 from onnx_lsuv.layers.plan import REASONS, Addend, Layer, Left, Norm, Plan, Weight
 from onnx_lsuv.layers.program import Body, Constant, Node, Program, tensor_type, walk
 from onnx_lsuv.layers.sources import scatter
@@ -23,6 +23,7 @@ __all__ = [
     "Program",
     "Source",
     "Weight",
+    "bias_position",
     "expand",
     "find_layers",
     "scatter",

@@ -85,6 +85,14 @@ def operator_of(node: Node) -> Linear | None:
     return replace(found, weights=tuple(range(len(node.inputs)))) if found and not found.weights else found
 
 
+def bias_position(node: Node) -> int | None:
+    """Return which operand of a linear operator is its own bias, where it has one."""
+    operator = operator_of(node)
+    if operator is None or operator.bias is None or len(node.inputs) <= operator.bias:
+        return None
+    return operator.bias if node.inputs[operator.bias] else None
+
+
 def matrix(node: Node, position: int, shape: Sequence[int]) -> Matrix | None:
     """Return the matrix view of a weight, or None where its shape does not fit the operator.
 
