@@ -104,6 +104,8 @@ def _body(rw: Rewriter, sheet: Sheet, body: Body, records: dict[str, Kept], *, t
             _norm(rw, sheet, node, records, top=top)
         elif node in rw.starts or node in rw.ends:
             _layer(rw, sheet, node, records, top=top)
+        elif node.op == "BatchNormalization" and len(node.outputs) > 1:
+            _plain_norm(sheet, node, node.inputs[3], node.inputs[4])
         else:
             sheet.nodes.append(proto_of(neutral(node, rw.seed), lambda b: _plain_body(rw, b)))
 
@@ -154,7 +156,8 @@ def _merge(
         rw.uses.setdefault(key, []).append(record)
     elif before is not None:
         record = first_usable(sheet, before.name, record, width, layer=key in rw.plan.weights)
-    records[key] = Kept(record, certain=True)
+    # A first use may say nothing (a recurrent net's zero state), so a layer's later uses are asked too.
+    records[key] = Kept(record, certain=key not in rw.plan.weights)
     return from_record(sheet, record, width) if cut or before is not None else found
 
 
@@ -288,8 +291,16 @@ def _norm(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, t
     # The variance of a constant channel can come out a little below zero.
     floor = sheet.book.constant([0], helper.tensor_dtype_to_np_dtype(stored))
     var = sheet.select(sheet.op("Greater", var, floor), var, floor, stored) if rw.book.opset >= 9 else var
-    plain = neutral(node, rw.seed)
+    _plain_norm(sheet, node, mean, var)
+
+
+def _plain_norm(sheet: Sheet, node: Node, mean: str, var: str) -> None:
+    """Write a BatchNormalization in inference form; what it says of its statistics in training are these."""
+    plain = neutral(replace(node, outputs=node.outputs[:1]), 0)
     sheet.nodes.append(proto_of(replace(plain, inputs=(*node.inputs[:3], mean, var))))
+    for name, value in zip(node.outputs[1:], (mean, var, mean, var), strict=False):
+        if name:
+            sheet.op("Identity", value, output=name)
 
 
 def _control(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, top: bool) -> None:

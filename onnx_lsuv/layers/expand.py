@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, ValueInfoProto
 
@@ -20,6 +20,7 @@ FUNCTION_NODE = 7
 NODE_ATTRIBUTE = 5
 ATTRIBUTE_T, ATTRIBUTE_G = 5, 6
 
+OPSET_MIN = 7
 # Operators whose graph attributes are ordinary scopes; any other operator's (a decoder of BeamSearch, say) stay closed.
 CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
 
@@ -34,7 +35,12 @@ def expand(model: Model) -> Program:
     opsets = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in proto.opset_import}
     if "" not in opsets:
         # ONNX leaves the default open then; no node of its own can stand in such a file.
-        opsets[""] = 1
+        opsets[""] = OPSET_MIN
+    if opsets[""] < OPSET_MIN:
+        raise ModelError(
+            f"{model.name} has opset {opsets['']}, and ONNX Runtime runs {OPSET_MIN} and later: convert it with "
+            "onnx.version_converter."
+        )
     for function in proto.functions:
         for o in function.opset_import:
             opsets.setdefault("" if o.domain == "ai.onnx" else o.domain, o.version)
@@ -43,7 +49,7 @@ def expand(model: Model) -> Program:
         model=model,
         opset=opsets[""],
     )
-    body = expander.graph(proto.graph, ((MODEL_GRAPH, 0),), "main", {})
+    body = _trimmed(expander.graph(proto.graph, ((MODEL_GRAPH, 0),), "main", {}))
     producers: dict[str, tuple[Node, int]] = {}
     consumers: dict[str, list[tuple[Node, int]]] = {}
     exits: set[str] = {v.name for v in body.outputs}
@@ -67,6 +73,11 @@ def expand(model: Model) -> Program:
         producers=producers,
         consumers={k: tuple(v) for k, v in consumers.items()},
         exits=frozenset(exits),
+        declared={
+            v.name: tuple(d.dim_value if d.HasField("dim_value") else None for d in v.type.tensor_type.shape.dim)
+            for v in (*body.inputs, *proto.graph.value_info)
+            if v.type.tensor_type.HasField("shape")
+        },
     )
 
 
@@ -95,9 +106,20 @@ class _Expander:
         self.taken.add(candidate)
         return candidate
 
-    def graph(self, graph: GraphProto, path: Site, scope: str, outer: _Names) -> Body:
-        """Expand a graph: the main one, or one held by a node's attribute."""
-        names = dict(outer)
+    def graph(
+        self,
+        graph: GraphProto,
+        path: Site,
+        scope: str,
+        outer: _Names,
+        invariant: Mapping[str, str] | None = None,
+        dropped: frozenset[int] = frozenset(),
+    ) -> Body:
+        """Expand a graph: the main one, or one held by a node's attribute.
+
+        invariant: formal inputs that always hold an outer value; dropped: the positions of outputs that hand them on.
+        """
+        names = {**outer, **(invariant or {})}
         initializers = {t.name for t in graph.initializer}
         for i, tensor in enumerate(graph.initializer):
             site = (*path, (GRAPH_INITIALIZER, i))
@@ -107,7 +129,7 @@ class _Expander:
             self.sparse.add(names[sparse.values.name])
         inputs = []
         for value in graph.input:
-            if value.name in initializers:
+            if value.name in initializers or (invariant and value.name in invariant):
                 continue
             names[value.name] = self.unique(value.name)
             inputs.append(_renamed(value, names))
@@ -117,7 +139,11 @@ class _Expander:
                 raise ModelError(
                     f"The output {value.name!r} of {_where(scope)} is made by no node: the model is broken."
                 )
-        return Body(tuple(nodes), tuple(inputs), tuple(_renamed(v, names) for v in graph.output))
+        return Body(
+            tuple(nodes),
+            tuple(inputs),
+            tuple(_renamed(v, names) for i, v in enumerate(graph.output) if i not in dropped),
+        )
 
     def nodes(
         self,
@@ -146,15 +172,28 @@ class _Expander:
                 result += self.call(proto, key, attributes, label, scope, names)
                 continue
             bodies: dict[str, Body] = {}
+            given, made_outputs = list(proto.input), list(proto.output)
+            invariant: dict[str, str] = {}
+            dropped: frozenset[int] = frozenset()
+            if proto.op_type in ("Loop", "Scan") and proto.domain in DEFAULT_DOMAINS and self.opset > 8:
+                same = _invariant_states(proto)
+                first_in, first_formal, first_out = (2, 2, 1) if proto.op_type == "Loop" else (0, 0, 0)
+                body = next(a.g for a in proto.attribute if a.name == "body")
+                invariant = {body.input[first_formal + k].name: names[given[first_in + k]] for k in same}
+                dropped = frozenset(first_out + k for k in same)
+                for k in reversed(same):
+                    outside = names[given.pop(first_in + k)]
+                    if k < len(made_outputs) and (left := made_outputs.pop(k)):
+                        names[left] = outside
             if proto.op_type in CONTROL_FLOW and proto.domain in DEFAULT_DOMAINS:
                 for j, attribute in enumerate(proto.attribute):
                     if attribute.type == AttributeProto.GRAPH:
                         inner = (*site, (NODE_ATTRIBUTE, j), (ATTRIBUTE_G, 0))
                         bodies[attribute.name] = self.graph(
-                            attribute.g, inner, f"{scope}/{label}.{attribute.name}", names
+                            attribute.g, inner, f"{scope}/{label}.{attribute.name}", names, invariant, dropped
                         )
-            inputs = tuple(names[n] if n else "" for n in proto.input)
-            for name in proto.output:
+            inputs = tuple(names[n] if n else "" for n in given)
+            for name in made_outputs:
                 if name:
                     names[name] = self.unique(name)
             node = Node(
@@ -163,7 +202,7 @@ class _Expander:
                 op_type=proto.op_type,
                 domain="" if proto.domain == "ai.onnx" else proto.domain,
                 inputs=inputs,
-                outputs=tuple(names[n] if n else "" for n in proto.output),
+                outputs=tuple(names[n] if n else "" for n in made_outputs),
                 attributes={k: a for k, a in attributes.items() if k not in bodies},
                 bodies=bodies,
             )
@@ -261,6 +300,44 @@ class _Expander:
         if site is not None:
             self.by_site[site] = name
         return name
+
+
+def _invariant_states(proto: NodeProto) -> list[int]:
+    """Return which states a loop hands on unchanged, as jax2onnx writes the constants of lax.scan."""
+    body = next(a.g for a in proto.attribute if a.name == "body")
+    maker = {o: n for n in body.node for o in n.output if o}
+    loop = proto.op_type == "Loop"
+    scanned = next((a.i for a in proto.attribute if a.name == "num_scan_inputs"), 0)
+    states = len(proto.input) - (2 if loop else scanned)
+    result = []
+    for k in range(states):
+        end = body.output[k + loop].name
+        while end in maker and maker[end].op_type == "Identity" and maker[end].domain in DEFAULT_DOMAINS:
+            end = maker[end].input[0]
+        if end == body.input[k + 2 * loop].name:
+            result.append(k)
+    return result
+
+
+def _trimmed(body: Body) -> Body:
+    """Drop the optional outputs that nothing reads, as the mask of a Dropout."""
+    read = {v.name for v in body.outputs}
+    for node in walk(body):
+        read.update(node.inputs)
+        for inner in node.bodies.values():
+            read.update(v.name for v in inner.outputs)
+
+    def trim(body: Body) -> Body:
+        nodes = []
+        for node in body.nodes:
+            outputs = node.outputs
+            if node.op in ("Dropout", "BatchNormalization"):
+                while len(outputs) > 1 and outputs[-1] not in read:
+                    outputs = outputs[:-1]
+            nodes.append(replace(node, outputs=outputs, bodies={k: trim(b) for k, b in node.bodies.items()}))
+        return replace(body, nodes=tuple(nodes))
+
+    return trim(body)
 
 
 def _home(scope: str, site: Site | None, model: Model) -> str:

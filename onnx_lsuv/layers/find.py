@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from onnx_lsuv.layers.moves import FLOAT_TYPES, Source, Untraceable
 from onnx_lsuv.layers.operators import Matrix, matrix, operator_of
 from onnx_lsuv.layers.plan import REASONS, Layer, Left, Plan, Rest, Weight
-from onnx_lsuv.layers.program import Node, Program
+from onnx_lsuv.layers.program import Node, Program, walk
 from onnx_lsuv.layers.sources import overlap, region, trace, trace_sum
 from onnx_lsuv.layers.terms import bias_of, find_norms, settle_biases, uses, writable
 
@@ -80,7 +80,8 @@ def find_layers(
         users = tuple(layer for layer in layers if layer.weight == key)
         constant = program.constants[users[0].source.constant]
         part = key.removeprefix(constant.name)
-        identity = constant.identity + (f"[{part.strip('[]').rsplit(':', 1)[0]}]" if part else "")
+        joined = len(users[0].source.constants) > 1
+        identity = constant.identity + (f"[{part.strip('[]').rsplit(':', 1)[0]}]" if part and not joined else part)
         weights[key] = Weight(key, constant, identity, users)
     return Plan(program, tuple(layers), weights, zeroed, forget, norms, tuple(search.left), stale)
 
@@ -94,7 +95,14 @@ def _consider(search: _Search, node: Node) -> None:
         if reason:
             search.leave(node, *reason)
         return
-    found = [(p, trace(program, node.inputs[p])) for p in operator.weights if p < len(node.inputs) and node.inputs[p]]
+    if _in_old_scan(program, node):
+        search.leave(node, "operator", "it stands in a Scan of opset 8, whose states have a batch axis: export again")
+        return
+    found = [
+        (p, trace(program, node.inputs[p], several=operator.every))
+        for p in operator.weights
+        if p < len(node.inputs) and node.inputs[p]
+    ]
     if operator.every:
         for position, source in found:
             if isinstance(source, Source):
@@ -117,11 +125,30 @@ def _consider(search: _Search, node: Node) -> None:
     position, source = sources[0]
     data = [s for p, s in found if p != position]
     if data and all(isinstance(s, Source) or s.reason == "computed" for s in data):
-        search.leave(node, "constant", REASONS["constant"], source)
+        if position == operator.weights[0] and not _makes_weight(program, node):
+            # A table that a layer maps, as a position bias: the table is the layer's data.
+            _enter(search, node, position, source, scaled=operator.scaled)
+        else:
+            search.leave(node, "constant", REASONS["constant"], source)
     elif len(sources) > 1:
         search.leave(node, "computed", "the weight is a product of several constants", source)
     else:
         _enter(search, node, position, source, scaled=operator.scaled)
+
+
+def _makes_weight(program: Program, node: Node) -> bool:
+    """Say whether a node's output is, through constant nodes, another layer's weight."""
+    for reader, position in uses(program, node.outputs[0]):
+        operator = operator_of(reader) if reader is not None else None
+        if operator is not None and position in operator.weights:
+            return True
+    return False
+
+
+def _in_old_scan(program: Program, node: Node) -> bool:
+    return program.opset < 9 and any(
+        outer.op == "Scan" and node in set(walk(body)) for outer in program.walk() for body in outer.bodies.values()
+    )
 
 
 def _enter(
@@ -130,7 +157,7 @@ def _enter(
     program = search.program
     view = matrix(node, position, source.shape)
     constant = program.constants[source.constant]
-    touched = [program.constants[n] for n in (source.constant, source.carrier, *source.companions) if n]
+    touched = [program.constants[n] for n in (*source.constants, source.carrier, *source.companions) if n]
     if source.elem_type not in FLOAT_TYPES or constant.elem_type not in FLOAT_TYPES:
         search.leave(node, "type", f"{REASONS['type']}: floating point of 16, 32 or 64 bits is", source)
     elif view is None:
@@ -154,7 +181,7 @@ def _lookalike(node: Node) -> tuple[str, str] | None:
         if name in ("QLinearAdd", "QLinearConcat", "QLinearSigmoid", "DynamicQuantizeLinear"):
             return None
         return "quantised", f"{node.op} holds quantised weights: give the float model"
-    if node.domain.endswith("nchwc"):
+    if node.domain.endswith("nchwc") and name == "Conv":
         return "layout", REASONS["layout"]
     if node.domain == "ai.onnx.ml" and name.startswith(("Linear", "SVM")):
         return "attribute", REASONS["attribute"]
@@ -194,7 +221,8 @@ def _settle(search: _Search, wanted: Callable[[str, str], bool]) -> list[tuple[_
 def _fault(program: Program, name: str, group: list[_Candidate], places: set[tuple[Node, int]]) -> str | None:
     """Return why the layers that read a constant cannot have it drawn, or None."""
     own = {(c.node, c.position) for c in group}
-    touched = dict.fromkeys([name, *(n for c in group for n in (c.source.carrier, *c.source.companions) if n)])
+    sources = [c.source for c in group]
+    touched = dict.fromkeys(n for s in sources for n in (*s.constants, s.carrier, *s.companions) if n)
     for each in touched:
         for node, position in uses(program, each):
             if node is None:
@@ -209,6 +237,8 @@ def _fault(program: Program, name: str, group: list[_Candidate], places: set[tup
     heads = list(parts.values())
     if len(heads) > 1 and any(c.source.carrier or c.source.companions for c in group):
         return "layers compute their weights from parts of it"
+    if any(len(c.source.constants) > 1 for c in group):
+        return None if len(parts) == 1 else "layers join it with other constants in different ways"
     for i, a in enumerate(heads):
         if any(overlap(a.source, b.source, constant.dims) for b in heads[i + 1 :]):
             return "layers use parts of the weight that overlap"

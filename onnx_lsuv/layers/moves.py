@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnx_lsuv.layers.program import Node, Program, integers
+from onnx_lsuv.layers.lengths import lengths
+from onnx_lsuv.layers.program import Node, Program
 
 Array = NDArray[Any]
 View = Callable[[Mapping[str, Array]], Array]
@@ -38,9 +39,8 @@ class Source:
 
     @property
     def constant(self) -> str:
-        """The only constant."""
-        (name,) = self.constants
-        return name
+        """The only constant, or the first."""
+        return self.constants[0]
 
     @property
     def size(self) -> int:
@@ -108,10 +108,10 @@ def _ints(program: Program, node: Node, position: int, attribute: str | None = N
     """Return a list of integers that newer opsets give as an input and older ones as an attribute; None if absent."""
     if len(node.inputs) > position and node.inputs[position]:
         name = node.inputs[position]
-        values = integers(program.constants, name)
-        if values is None:
-            raise Stop("computed", f"the {attribute or 'shape'} of {node.op} {node.label!r} is computed at run time")
-        return values
+        values = lengths(program, name)
+        if values is None or None in values:
+            raise Stop("computed", f"what {node.op} {node.label!r} takes of the weight is known only at run time")
+        return tuple(v for v in values if v is not None)
     return node.ints_attribute(attribute) if attribute else None
 
 
@@ -194,6 +194,16 @@ def _split(program: Program, node: Node, output: int, sources: Sequence[Source])
     return extend(source, node, lambda a: a[index], partial=True)
 
 
+def _gather(program: Program, node: Node, output: int, sources: Sequence[Source]) -> Source:
+    constant = program.constants.get(node.inputs[1])
+    values = _ints(program, node, 1)
+    if values is None or len(set(values)) < len(values):
+        raise Stop("computed", f"{node.op} {node.label!r} takes a part of the weight more than once")
+    index = np.asarray(values).reshape(constant.dims if constant is not None else (-1,))
+    axis = node.int_attribute("axis", 0)
+    return extend(sources[0], node, lambda a: np.take(a, index, axis), partial=True)
+
+
 def _concat(program: Program, node: Node, output: int, sources: Sequence[Source]) -> Source:
     parts = sources
     if len({p.elem_type for p in parts}) != 1:
@@ -227,6 +237,7 @@ OPERATORS: dict[str, Callable[[Program, Node, int, Sequence[Source]], Source]] =
     "Slice": _slice,
     "Split": _split,
     "Concat": _concat,
+    "Gather": _gather,
 }
 
 # Operators that hand on a constant's values when they read it as this operand (Concat: any operand).

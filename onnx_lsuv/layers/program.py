@@ -101,6 +101,7 @@ class Program:
     producers: Mapping[str, tuple[Node, int]]
     consumers: Mapping[str, tuple[tuple[Node, int], ...]]  # readers in any scope
     exits: frozenset[str]  # values that leave a scope as one of its outputs
+    declared: Mapping[str, tuple[int | None, ...]]  # shapes that the file itself gives
 
     @property
     def opset(self) -> int:

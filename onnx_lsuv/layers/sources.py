@@ -102,28 +102,30 @@ def _trace(program: Program, name: str) -> Source:
 
 
 def _product(program: Program, node: Node) -> Source:
-    """Follow the factor that is a weight: the largest that can be followed and is no mask of zeros and ones."""
+    """Follow the factor that is a weight: the largest that is no mask, if the product has its shape."""
     found: list[Source] = []
     for name in node.inputs if node.op_type == "Mul" else node.inputs[:1]:
         try:
             found.append(_trace(program, name))
         except Stop:
-            continue
-    single = [s for s in found if len(s.constants) == 1 and s.shape]
-    if not single:
+            # A plain number, or a mask that is no tensor of floats, multiplies without being a weight itself.
+            if degrees(program, name) != {}:
+                raise
+    single = [s for s in found if len(s.constants) == 1]
+    weights = [s for s in single if not _is_mask(program, s.constant)] or single
+    if not weights or len(single) < len(found):
         raise Stop("computed", f"the weight is computed from constants by {node.op}")
-    largest = max(math.prod(s.shape) for s in single)
-    best = [s for s in single if math.prod(s.shape) == largest]
-    if len(best) > 1:
-        best = [s for s in best if not _is_mask(program, s.constant)] or best
-    if len(best) > 1 and best[0].constant != best[1].constant:
-        raise Stop("computed", "the weight is a product of two constants of one size")
-    return replace(best[0], path=(*best[0].path, node.op_type), computed=True)
+    best = max(weights, key=lambda s: s.size)
+    if sum(s.size == best.size and s.constant != best.constant for s in weights) or any(
+        np.broadcast_shapes(s.shape, best.shape) != best.shape for s in found
+    ):
+        raise Stop("computed", "the weight is a product of constants of which none has its shape alone")
+    return replace(best, path=(*best.path, node.op_type), computed=True)
 
 
 def _is_mask(program: Program, name: str) -> bool:
     constant = program.constants[name]
-    if constant.site is None or constant.node is not None:
+    if constant.site is None or constant.node is not None or constant.size == 1:
         return False
     values = read(program.model, constant.site)
     return bool(np.isin(values, (0, 1)).all())
@@ -134,6 +136,8 @@ def is_constant(program: Program, node: Node) -> bool:
     todo, seen = [node], set()
     while todo:
         current = todo.pop()
+        if current.domain in DEFAULT_DOMAINS and current.op_type in RANDOM_OPS:
+            return False
         for name in current.inputs:
             if not name or name in program.constants or name in seen:
                 continue
@@ -204,6 +208,8 @@ def region(source: Source, dims: Sequence[int]) -> str:
 
     Two operands with equal regions are one weight, whatever the order in which they see it.
     """
+    if len(source.constants) > 1:
+        return "+".join(source.constants[1:])
     if not source.partial:
         return ""
     size = math.prod(dims)

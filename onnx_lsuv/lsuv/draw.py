@@ -60,7 +60,8 @@ def draw(plan: Plan, method: str, seed: int, threads: int, progress: Progress, s
     methods: dict[str, str] = {}
     if method == "keep":
         for weight in weights:
-            values.setdefault(weight.constant.name, stored(plan, weight.constant.name))
+            for name in weight.layers[0].source.constants:
+                values.setdefault(name, stored(plan, name))
             methods[weight.key] = "keep"
     else:
         requests = [request(weight, method) for weight in weights]
@@ -73,12 +74,13 @@ def draw(plan: Plan, method: str, seed: int, threads: int, progress: Progress, s
             if not first.source.path:
                 values[constant.name] = scratch.keep(np.ascontiguousarray(operand, dtype=dtype))
             else:
-                if constant.name not in values:
-                    # A part that no layer uses keeps its values.
-                    part = first.source.partial
-                    values[constant.name] = scratch.keep(
-                        np.array(stored(plan, constant.name)) if part else np.empty(constant.dims, dtype)
-                    )
+                for name in first.source.constants:
+                    if name not in values:
+                        # A part that no layer uses keeps its values.
+                        part = first.source.partial
+                        values[name] = scratch.keep(
+                            np.array(stored(plan, name)) if part else np.empty(constant.dims, dtype)
+                        )
                 scatter(values, first.source, operand)
             progress("draw", done, len(weights))
     for weight in weights:

@@ -58,6 +58,9 @@ def drawn_row(
     if record is None or record[COUNT, 0] == 0:
         return replace(row, status="not-reached", note="the data never reach it")
     drawn = math.sqrt(max(float(record[VAR, 0]), 0.0))
+    if layer.weight not in scales and layer.rest is not None and record[VAR, 1] >= target**2:
+        note = "not rescaled: the other term of its weight alone gives more than the target"
+        return replace(row, status="drawn", std_drawn=drawn, note=note)
     if layer.weight not in scales:
         return replace(row, status="degenerate", std_drawn=drawn, note=_cause(record, target))
     return replace(row, std_drawn=drawn, scale=scales[layer.weight])
@@ -77,7 +80,7 @@ def _cause(record: Record, target: float) -> str:
 
 def verified_row(row: LayerReport, record: Record | None, tolerance: float | None, layer: Layer) -> LayerReport:
     """Return a row with what was measured on the final weights."""
-    if row.status in ("shared", "not-reached") or not layer.scaled:
+    if row.status in ("shared", "not-reached", "drawn") or not layer.scaled:
         return row
     if record is None or record[COUNT, 0] == 0:
         return replace(row, status="not-reached", note="the data never reach it")
