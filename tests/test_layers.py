@@ -352,7 +352,7 @@ LEFT: dict[str, tuple[str, dict[str, np.ndarray], str]] = {
     "computed": ("k = Add(v, u) bad = MatMul(x, k)", {"v": W88, "u": W88}, "computed"),
     "computed by concat": ("k = Concat<axis=1>(v, u) bad = MatMul(x, k)", {"v": W88, "u": W88}, "computed"),
     "random": ("k = RandomNormal<shape=[8,8]>() bad = MatMul(x, k)", {}, "random"),
-    "constant": ("k = MatMul(v, u) bad = Add(x, k)", {"v": np.ones((1, 8), np.float32), "u": W88}, "constant"),
+    "constant": ("k = MatMul(v, u) bad = MatMul(x, k)", {"v": W88, "u": W88}, "constant"),
     "MatMulInteger": (
         "q = Cast<to=2>(x) bad = MatMulInteger(q, v)",
         {"v": np.ones((8, 4), np.uint8)},

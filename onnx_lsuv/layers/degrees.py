@@ -6,12 +6,15 @@ scale; what has degree 0, as v in g * v / |v|, is a mere direction.
 
 from __future__ import annotations
 
+import math
+
 from onnx import TensorProto
 from onnx.numpy_helper import to_array
 
 from onnx_lsuv.layers.program import DEFAULT_DOMAINS, Program
 
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
+_RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"})
 # Operators whose output grows as their first input does.
 _SAME = frozenset({
     "Identity", "Cast", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Expand", "Tile",
@@ -20,42 +23,47 @@ _SAME = frozenset({
 
 
 def degrees(program: Program, name: str) -> dict[str, float] | None:
-    """Return the degree in which a constant expression is homogeneous in each of its constants; None if in none."""
+    """Return the degree in which a constant expression grows with each of its constants.
+
+    NaN stands for a constant in which it is not homogeneous; None for an expression that is not constant.
+    """
     if name in program.constants:
         return {name: 1.0} if program.constants[name].elem_type in _FLOATS else {}
     if name not in program.producers:
         return None
     node, _ = program.producers[name]
-    if node.domain not in DEFAULT_DOMAINS or node.bodies:
+    if node.domain not in DEFAULT_DOMAINS or node.bodies or node.op_type in _RANDOM:
         return None
-    parts = [degrees(program, each) for each in node.inputs if each]
-    if not parts or any(p is None for p in parts):
+    given = [degrees(program, each) for each in node.inputs if each]
+    parts = [part for part in given if part is not None]
+    if not parts or len(parts) < len(given):
         return None
-    known = [p for p in parts if p is not None]
-    names = {each for p in known for each in p}
-    first, rest = known[0], known[1:]
+    names = {each for part in parts for each in part}
+    first = parts[0]
+
+    def scaled(by: float) -> dict[str, float]:
+        return {n: d * by for n, d in first.items()}
+
     match node.op_type:
         case "Mul" | "MatMul":
-            return {n: sum(p.get(n, 0.0) for p in known) for n in names}
+            return {n: sum(p.get(n, 0.0) for p in parts) for n in names}
         case "Div":
-            return {n: first.get(n, 0.0) - rest[0].get(n, 0.0) for n in names}
+            return {n: first.get(n, 0.0) - parts[1].get(n, 0.0) for n in names}
         case "Sqrt":
-            return {n: d / 2 for n, d in first.items()}
+            return scaled(0.5)
         case "Reciprocal":
-            return {n: -d for n, d in first.items()}
+            return scaled(-1)
         case "ReduceSumSquare":
-            return {n: 2 * d for n, d in first.items()}
+            return scaled(2)
         case "Pow":
             constant = program.constants.get(node.inputs[1])
-            if constant is None or constant.tensor is None or constant.size != 1:
-                return None
-            power = float(to_array(constant.tensor).reshape(-1)[0])
-            return {n: d * power for n, d in first.items()}
-        case "Add" | "Sub" | "Max" | "Min" | "Sum":
-            # A sum is homogeneous only in what all its terms share to one degree.
-            return first if all(p == first for p in rest) else None
-        case "Concat":
-            return {n: first.get(n, 0.0) for n in names} if all(p == first for p in rest) else None
+            if constant is not None and constant.tensor is not None and constant.size == 1:
+                return scaled(float(to_array(constant.tensor).reshape(-1)[0]))
+        case "Add" | "Sub" | "Max" | "Min" | "Sum" | "Concat":
+            # Terms grow together only in what all of them share to one degree.
+            return {
+                n: first.get(n, math.nan) if all(p.get(n) == first.get(n) for p in parts) else math.nan for n in names
+            }
         case op if op in _SAME:
             return first
-    return None
+    return dict.fromkeys(names, math.nan)

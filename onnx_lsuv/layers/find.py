@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from onnx_lsuv.layers.moves import FLOAT_TYPES, Source, Untraceable
 from onnx_lsuv.layers.operators import Matrix, matrix, operator_of
 from onnx_lsuv.layers.plan import REASONS, Layer, Left, Plan, Rest, Weight
-from onnx_lsuv.layers.program import Node, Program, walk
+from onnx_lsuv.layers.program import Node, Program, in_old_scan
 from onnx_lsuv.layers.sources import overlap, region, trace, trace_sum
 from onnx_lsuv.layers.terms import bias_of, find_norms, settle_biases, uses, writable
 
@@ -95,9 +95,8 @@ def _consider(search: _Search, node: Node) -> None:
         if reason:
             search.leave(node, *reason)
         return
-    if _in_old_scan(program, node):
-        search.leave(node, "operator", "it stands in a Scan of opset 8, whose states have a batch axis: export again")
-        return
+    # A state of such a Scan has a batch axis, and each sequence starts anew: no record can travel with it.
+    scaled = operator.scaled and not in_old_scan(program, node)
     found = [
         (p, trace(program, node.inputs[p], several=operator.every))
         for p in operator.weights
@@ -106,14 +105,14 @@ def _consider(search: _Search, node: Node) -> None:
     if operator.every:
         for position, source in found:
             if isinstance(source, Source):
-                _enter(search, node, position, source, scaled=operator.scaled)
+                _enter(search, node, position, source, scaled=scaled)
             else:
                 search.leave(node, source.reason, source.detail)
         return
     sources = [(p, s) for p, s in found if isinstance(s, Source)]
     if not sources:
         sums = [(p, each) for p, _ in found if (each := trace_sum(program, node.inputs[p]))]
-        if len(sums) == 1 and operator.scaled:
+        if len(sums) == 1 and scaled:
             position, (source, rest) = sums[0]
             _enter(search, node, position, source, scaled=True, rest=rest)
             return
@@ -127,13 +126,13 @@ def _consider(search: _Search, node: Node) -> None:
     if data and all(isinstance(s, Source) or s.reason == "computed" for s in data):
         if position == operator.weights[0] and not _makes_weight(program, node):
             # A table that a layer maps, as a position bias: the table is the layer's data.
-            _enter(search, node, position, source, scaled=operator.scaled)
+            _enter(search, node, position, source, scaled=scaled)
         else:
             search.leave(node, "constant", REASONS["constant"], source)
     elif len(sources) > 1:
         search.leave(node, "computed", "the weight is a product of several constants", source)
     else:
-        _enter(search, node, position, source, scaled=operator.scaled)
+        _enter(search, node, position, source, scaled=scaled)
 
 
 def _makes_weight(program: Program, node: Node) -> bool:
@@ -143,12 +142,6 @@ def _makes_weight(program: Program, node: Node) -> bool:
         if operator is not None and position in operator.weights:
             return True
     return False
-
-
-def _in_old_scan(program: Program, node: Node) -> bool:
-    return program.opset < 9 and any(
-        outer.op == "Scan" and node in set(walk(body)) for outer in program.walk() for body in outer.bodies.values()
-    )
 
 
 def _enter(

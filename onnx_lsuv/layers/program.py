@@ -144,3 +144,10 @@ def tensor_type(elem_type: int, dims: Sequence[int | str | None] | None) -> Type
             elif isinstance(dim, str):
                 entry.dim_param = dim
     return result
+
+
+def in_old_scan(program: Program, node: Node) -> bool:
+    """Say whether a node stands in a Scan of opset 8."""
+    return program.opset < 9 and any(
+        outer.op == "Scan" and node in set(walk(body)) for outer in program.walk() for body in outer.bodies.values()
+    )

@@ -17,6 +17,7 @@ from hashlib import sha256
 import numpy as np
 
 from onnx_lsuv.layers.degrees import degrees
+from onnx_lsuv.layers.lengths import lengths
 from onnx_lsuv.layers.moves import (
     FLOAT_TYPES,
     OPERATORS,
@@ -66,7 +67,8 @@ def _with_carrier(program: Program, name: str, source: Source) -> Source | Untra
     carriers = [
         c for c, d in growth.items() if d == 1.0 and (known := program.constants[c]).site is not None and known.size > 0
     ]
-    if degree != 0.0 or not carriers:
+    carriers = [c for c in carriers if c != source.constant]
+    if not carriers:
         return Untraceable("computed", "no constant that the weight is computed from is proportional to it")
     # Weight normalisation: of several factors the largest is the trained one, the others are plain numbers.
     carrier = max(carriers, key=lambda c: program.constants[c].size)
@@ -94,6 +96,10 @@ def _trace(program: Program, name: str) -> Source:
     if move is None:
         if node.op in ("Mul", "Div") and is_constant(program, node):
             return _product(program, node)
+        if node.op == "Sub" and is_constant(program, node):
+            return _centred(program, node)
+        if node.op == "SequenceAt" and node.inputs[0] in program.producers:
+            return _from_sequence(program, node)
         if is_constant(program, node):
             raise Stop("computed", f"the weight is computed from constants by {node.op}")
         raise Stop("dynamic", f"the weight is computed from the data by {node.op}")
@@ -121,6 +127,31 @@ def _product(program: Program, node: Node) -> Source:
     ):
         raise Stop("computed", "the weight is a product of constants of which none has its shape alone")
     return replace(best, path=(*best.path, node.op_type), computed=True)
+
+
+def _centred(program: Program, node: Node) -> Source:
+    """Follow W - mean(W), as weight standardisation begins: what is taken off depends on the weight alone."""
+    source = _trace(program, node.inputs[0])
+    if set(degrees(program, node.inputs[1]) or ()) != set(source.constants):
+        raise Stop("computed", f"the weight is computed from constants by {node.op}")
+    return replace(source, path=(*source.path, node.op_type), computed=True)
+
+
+def _from_sequence(program: Program, node: Node) -> Source:
+    """Follow one part of a weight that SplitToSequence cuts."""
+    cut, _ = program.producers[node.inputs[0]]
+    at, sizes = lengths(program, node.inputs[1]), lengths(program, cut.inputs[1]) if len(cut.inputs) > 1 else None
+    if cut.op != "SplitToSequence" or at is None or at[0] is None or sizes is None or None in sizes:
+        raise Stop("computed", f"the weight is an element of a sequence that {cut.op} {cut.label!r} makes")
+    source = _trace(program, cut.inputs[0])
+    axis = cut.int_attribute("axis", 0)
+    step = np.cumsum([0, *(s for s in sizes if s is not None)])
+    if len(sizes) == 1:
+        step = np.arange(0, source.shape[axis] + int(step[1]), int(step[1]))
+    place = at[0] + (len(step) - 1 if at[0] < 0 else 0)
+    index = [slice(None)] * len(source.shape)
+    index[axis] = slice(int(step[place]), int(step[place + 1]))
+    return extend(source, node, lambda a: a[tuple(index)], partial=True)
 
 
 def _is_mask(program: Program, name: str) -> bool:

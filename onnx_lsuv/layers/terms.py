@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from onnx_lsuv.layers.moves import FLOAT_TYPES, SHAPE_READERS, Source
+from onnx_lsuv.layers.moves import CARRIERS, FLOAT_TYPES, SHAPE_READERS, Source
 from onnx_lsuv.layers.operators import operator_of
 from onnx_lsuv.layers.plan import Addend, Layer, Left, Norm
-from onnx_lsuv.layers.program import DEFAULT_DOMAINS, Constant, Node, Program
+from onnx_lsuv.layers.program import DEFAULT_DOMAINS, Constant, Node, Program, in_old_scan
 from onnx_lsuv.layers.sources import is_constant, trace
 
 _FUNCTIONS = 25  # ModelProto.functions
@@ -35,7 +35,8 @@ def uses(program: Program, name: str) -> Iterator[tuple[Node | None, int]]:
     for node, position in program.consumers.get(name, ()):
         if node.domain in DEFAULT_DOMAINS and node.op_type in SHAPE_READERS:
             continue
-        if is_constant(program, node) and operator_of(node) is None:
+        moved = node.domain in DEFAULT_DOMAINS and node.op_type in CARRIERS - {"Gather"} and position == 0
+        if (moved or is_constant(program, node)) and operator_of(node) is None:
             for output in node.outputs:
                 if output:
                     yield from uses(program, output)
@@ -110,6 +111,8 @@ def find_norms(program: Program) -> tuple[tuple[Norm, ...], tuple[Left, ...]]:
         mean, var = (_whole(program, node.inputs[i]) for i in (3, 4))
         if node.int_attribute("spatial", 1) == 0:
             stale.append(Left(node, None, None, "type", "statistics of each position (spatial=0) are not calibrated"))
+        elif in_old_scan(program, node):
+            stale.append(Left(node, None, None, "operator", "it stands in a Scan of opset 8"))
         elif mean is None or var is None or mean == var:
             stale.append(Left(node, None, None, "computed", "the statistics are not two constants of their own"))
         else:

@@ -52,7 +52,9 @@ def drawn_row(
     """Return the row of a layer after calibration."""
     row = row_of(plan, layer, methods[layer.weight], target, "scaled")
     if not layer.scaled:
-        note = "not rescaled: its gates or its attention bound the output"
+        bounded = layer.node.op_type in ("LSTM", "GRU", "RNN") or layer.node.op_type.endswith("Attention")
+        why = "its gates or its attention bound the output" if bounded else "it stands in a Scan of opset 8"
+        note = f"not rescaled: {why}"
         return replace(row, status=row.status if row.status == "shared" else "drawn", note=note)
     record = records.get(layer.weight)
     if record is None or record[COUNT, 0] == 0:
