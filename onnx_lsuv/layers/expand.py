@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, ValueInfoProto
 
 from onnx_lsuv.errors import ModelError
-from onnx_lsuv.layers.order import in_order
-from onnx_lsuv.layers.program import DEFAULT_DOMAINS, Body, Constant, Node, Program, integers, walk
+from onnx_lsuv.layers.order import in_order, invariant_states
+from onnx_lsuv.layers.program import DEFAULT_DOMAINS, Body, Constant, Node, Program, integers, trimmed, walk
 from onnx_lsuv.layers.unfuse import unfused
 from onnx_lsuv.model import Model, Site
 
@@ -49,7 +49,7 @@ def expand(model: Model) -> Program:
         model=model,
         opset=opsets[""],
     )
-    body = _trimmed(expander.graph(proto.graph, ((MODEL_GRAPH, 0),), "main", {}))
+    body = trimmed(expander.graph(proto.graph, ((MODEL_GRAPH, 0),), "main", {}))
     producers: dict[str, tuple[Node, int]] = {}
     consumers: dict[str, list[tuple[Node, int]]] = {}
     exits: set[str] = {v.name for v in body.outputs}
@@ -139,11 +139,15 @@ class _Expander:
                 raise ModelError(
                     f"The output {value.name!r} of {_where(scope)} is made by no node: the model is broken."
                 )
-        return Body(
-            tuple(nodes),
-            tuple(inputs),
-            tuple(_renamed(v, names) for i, v in enumerate(graph.output) if i not in dropped),
-        )
+        results = [_renamed(v, names) for i, v in enumerate(graph.output) if i not in dropped]
+        if scope != "main":
+            # A scope must make what it returns; a constant, or a value from outside, is returned by an Identity.
+            made = {name for node in nodes for name in node.outputs} | {value.name for value in inputs}
+            for value in results:
+                if value.name not in made:
+                    nodes.append(_identity(scope, value.name, own := self.unique(value.name)))
+                    value.name = own
+        return Body(tuple(nodes), tuple(inputs), tuple(results))
 
     def nodes(
         self,
@@ -176,7 +180,7 @@ class _Expander:
             invariant: dict[str, str] = {}
             dropped: frozenset[int] = frozenset()
             if proto.op_type in ("Loop", "Scan") and proto.domain in DEFAULT_DOMAINS and self.opset > 8:
-                same = _invariant_states(proto)
+                same = invariant_states(proto)
                 first_in, first_formal, first_out = (2, 2, 1) if proto.op_type == "Loop" else (0, 0, 0)
                 body = next(a.g for a in proto.attribute if a.name == "body")
                 invariant = {body.input[first_formal + k].name: names[given[first_in + k]] for k in same}
@@ -302,42 +306,8 @@ class _Expander:
         return name
 
 
-def _invariant_states(proto: NodeProto) -> list[int]:
-    """Return which states a loop hands on unchanged, as jax2onnx writes the constants of lax.scan."""
-    body = next(a.g for a in proto.attribute if a.name == "body")
-    maker = {o: n for n in body.node for o in n.output if o}
-    loop = proto.op_type == "Loop"
-    scanned = next((a.i for a in proto.attribute if a.name == "num_scan_inputs"), 0)
-    states = len(proto.input) - (2 if loop else scanned)
-    result = []
-    for k in range(states):
-        end = body.output[k + loop].name
-        while end in maker and maker[end].op_type == "Identity" and maker[end].domain in DEFAULT_DOMAINS:
-            end = maker[end].input[0]
-        if end == body.input[k + 2 * loop].name:
-            result.append(k)
-    return result
-
-
-def _trimmed(body: Body) -> Body:
-    """Drop the optional outputs that nothing reads, as the mask of a Dropout."""
-    read = {v.name for v in body.outputs}
-    for node in walk(body):
-        read.update(node.inputs)
-        for inner in node.bodies.values():
-            read.update(v.name for v in inner.outputs)
-
-    def trim(body: Body) -> Body:
-        nodes = []
-        for node in body.nodes:
-            outputs = node.outputs
-            if node.op in ("Dropout", "BatchNormalization"):
-                while len(outputs) > 1 and outputs[-1] not in read:
-                    outputs = outputs[:-1]
-            nodes.append(replace(node, outputs=outputs, bodies={k: trim(b) for k, b in node.bodies.items()}))
-        return replace(body, nodes=tuple(nodes))
-
-    return trim(body)
+def _identity(scope: str, before: str, after: str) -> Node:
+    return Node(f"{scope.removeprefix('main/')}/{after}", scope, "Identity", "", (before,), (after,), {}, {})
 
 
 def _home(scope: str, site: Site | None, model: Model) -> str:

@@ -98,7 +98,7 @@ def _consider(search: _Search, node: Node) -> None:
     # A state of such a Scan has a batch axis, and each sequence starts anew: no record can travel with it.
     scaled = operator.scaled and not in_old_scan(program, node)
     found = [
-        (p, trace(program, node.inputs[p], several=operator.every))
+        (p, trace(program, node.inputs[p], several=True))
         for p in operator.weights
         if p < len(node.inputs) and node.inputs[p]
     ]

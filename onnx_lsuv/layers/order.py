@@ -1,4 +1,4 @@
-"""The order of execution."""
+"""The order of execution, and what a loop hands on."""
 
 from __future__ import annotations
 
@@ -67,3 +67,20 @@ def _reads(proto: NodeProto) -> Iterator[str]:
             for node in attribute.g.node:
                 yield from (name for name in _reads(node) if name not in own)
             yield from (value.name for value in attribute.g.output if value.name not in own)
+
+
+def invariant_states(proto: NodeProto) -> list[int]:
+    """Return which states a loop hands on unchanged, as jax2onnx writes the constants of lax.scan."""
+    body = next(a.g for a in proto.attribute if a.name == "body")
+    maker = {o: n for n in body.node for o in n.output if o}
+    loop = proto.op_type == "Loop"
+    scanned = next((a.i for a in proto.attribute if a.name == "num_scan_inputs"), 0)
+    states = len(proto.input) - (2 if loop else scanned)
+    result = []
+    for k in range(states):
+        end = body.output[k + loop].name
+        while end in maker and maker[end].op_type == "Identity" and maker[end].domain in ("", "ai.onnx"):
+            end = maker[end].input[0]
+        if end == body.input[k + 2 * loop].name:
+            result.append(k)
+    return result

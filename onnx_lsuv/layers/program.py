@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnx import AttributeProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 from onnx.numpy_helper import to_array
@@ -151,3 +151,24 @@ def in_old_scan(program: Program, node: Node) -> bool:
     return program.opset < 9 and any(
         outer.op == "Scan" and node in set(walk(body)) for outer in program.walk() for body in outer.bodies.values()
     )
+
+
+def trimmed(body: Body) -> Body:
+    """Drop the optional outputs that nothing reads, as the mask of a Dropout."""
+    read = {v.name for v in body.outputs}
+    for node in walk(body):
+        read.update(node.inputs)
+        for inner in node.bodies.values():
+            read.update(v.name for v in inner.outputs)
+
+    def trim(body: Body) -> Body:
+        nodes = []
+        for node in body.nodes:
+            outputs = node.outputs
+            if node.op in ("Dropout", "BatchNormalization"):
+                while len(outputs) > 1 and outputs[-1] not in read:
+                    outputs = outputs[:-1]
+            nodes.append(replace(node, outputs=outputs, bodies={k: trim(b) for k, b in node.bodies.items()}))
+        return replace(body, nodes=tuple(nodes))
+
+    return trim(body)

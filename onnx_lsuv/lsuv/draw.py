@@ -132,12 +132,13 @@ def rescale(plan: Plan, values: dict[str, Array], scales: Mapping[str, float], s
     for key, scale in scales.items():
         first = plan.weights[key].layers[0]
         source = first.source
-        for name in (first.carrier, *source.companions):
+        carriers = source.constants if first.carrier == source.constant else (first.carrier,)
+        for name in (*carriers, *source.companions):
             if not values[name].flags.writeable:
                 values[name] = scratch.keep(np.array(values[name]))
-            array = values[name]
-            factor = np.asarray(scale, np.float64 if array.dtype == np.float64 else np.float32)
-            if source.partial and name == source.constant:
-                scatter(values, source, source.view(values) * factor)
-            else:
-                np.multiply(array, factor, out=array, casting="unsafe")
+        factor = np.asarray(scale, np.float64 if values[first.carrier].dtype == np.float64 else np.float32)
+        if source.partial and first.carrier == source.constant:
+            scatter(values, source, source.view(values) * factor)
+            carriers = ()
+        for name in (*carriers, *source.companions):
+            np.multiply(values[name], factor, out=values[name], casting="unsafe")

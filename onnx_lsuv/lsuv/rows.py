@@ -27,7 +27,7 @@ def row_of(plan: Plan, layer: Layer, init: str, target: float, status: str) -> L
     return LayerReport(
         name=layer.node.label,
         op=layer.node.op,
-        weight=constant.label,
+        weight=" + ".join(plan.program.constants[name].label for name in layer.source.constants),
         scope=constant.scope,
         path=layer.source.path,
         shape=layer.source.shape,
