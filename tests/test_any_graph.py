@@ -134,6 +134,27 @@ def test_slices_whose_bounds_are_known_shapes(bounds: str) -> None:
     expect(model(text, W=normal(12, 6), **numbers), X, ["W"], "a", "b")
 
 
+def test_weights_joined_for_one_product() -> None:
+    # `cat([q, k, v])` as the weight of one layer.
+    text = """g (float[N,6] x) => (float[N,12] y) { w = Concat<axis=1>(Q, K)  y = MatMul(x, w) }"""
+    result = expect(model(text, Q=normal(6, 6), K=normal(6, 6, seed=1)), X, ["Q + K"], "y")
+    assert {change.tensor for change in result.changes} == {"Q", "K"}
+
+
+def test_branch_that_returns_a_constant() -> None:
+    text = """g (float[N,6] x, bool c) => (float y) {
+        a = If<then_branch = t () => (float p) { p = MatMul(x, W) }, else_branch = e () => (float V) { }>(c)
+        y = MatMul(a, U) }"""
+    source = model(text, W=normal(6, 6), V=normal(8, 6), U=normal(6, 6, seed=1))
+    branch = source.graph.node[0].attribute[1].g
+    branch.initializer.extend(t for t in source.graph.initializer if t.name == "V")
+    del source.graph.initializer[[t.name for t in source.graph.initializer].index("V")]
+    for taken in (True, False):
+        result, _ = initialised(source, [{**X[0], "c": np.array(taken)}])
+        assert result.good
+        assert [row.status for row in result.layers] == (["ok", "ok"] if taken else ["not-reached", "ok"])
+
+
 def test_stacked_weights_taken_by_gather() -> None:
     # `self.weight[i]`, by the TorchScript exporter.
     text = """g (float[N,6] x) => (float[N,6] y) {

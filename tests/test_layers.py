@@ -350,7 +350,7 @@ LEFT: dict[str, tuple[str, dict[str, np.ndarray], str]] = {
         "dynamic",
     ),
     "computed": ("k = Add(v, u) bad = MatMul(x, k)", {"v": W88, "u": W88}, "computed"),
-    "computed by concat": ("k = Concat<axis=1>(v, u) bad = MatMul(x, k)", {"v": W88, "u": W88}, "computed"),
+    "computed by concat": ("c = Exp(u) k = Concat<axis=1>(v, c) bad = MatMul(x, k)", {"v": W88, "u": W88}, "computed"),
     "random": ("k = RandomNormal<shape=[8,8]>() bad = MatMul(x, k)", {}, "random"),
     "constant": ("k = MatMul(v, u) bad = MatMul(x, k)", {"v": W88, "u": W88}, "constant"),
     "MatMulInteger": (
