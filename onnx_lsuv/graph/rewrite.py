@@ -13,12 +13,12 @@ with the pooled records known so far, and once more for its real outputs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-import numpy as np
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import GraphProto, NodeProto, helper
 
+from onnx_lsuv.graph.control import write_control
 from onnx_lsuv.graph.moments import (
     Dims,
     Moments,
@@ -30,59 +30,10 @@ from onnx_lsuv.graph.moments import (
     scale,
     to_record,
 )
-from onnx_lsuv.graph.sheet import Book, Sheet
-from onnx_lsuv.layers import Body, Layer, Node, Norm, Plan, bias_position, tensor_type, walk
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """What shape inference knows of a value."""
-
-    elem_type: int
-    dims: tuple[int | None, ...] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A record in the scope being written."""
-
-    name: str
-    certain: bool  # it was surely reached
-
-
-@dataclass(slots=True)
-class Rewriter:
-    """One rewriting of a program."""
-
-    plan: Plan
-    rescale: bool  # divide by the std and normalise with the data's statistics; else only measure
-    staged: bool  # records of the main graph are cuts
-    targets: Mapping[str, float]  # target std by weight key
-    values: Mapping[str, Value]
-    seed: int
-    book: Book
-    inherits: Mapping[str, str] = field(default_factory=dict)  # see `postpone`
-    cuts: dict[str, str] = field(default_factory=dict)  # record name -> key
-    uses: dict[str, list[str]] = field(default_factory=dict)  # key -> records of the main graph's uses, when measuring
-    starts: dict[Node, Layer] = field(default_factory=dict)
-    ends: dict[Node, Layer] = field(default_factory=dict)
-    norms: dict[Node, Norm] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for layer in self.plan.layers:
-            if not layer.scaled:
-                continue
-            self.starts[layer.node] = layer
-            # With its bias at zero a layer can be measured before the Add as well, which saves a case.
-            end = layer.node if self.rescale and not layer.stays else layer.end
-            self.ends[end] = layer
-        if self.rescale:
-            self.norms = {norm.node: norm for norm in self.plan.norms}
-
-
-def norm_key(norm: Norm) -> str:
-    """Return the key of a BatchNormalization's record."""
-    return f"norm {norm.mean} {norm.var}"
+from onnx_lsuv.graph.nodes import neutral, proto_of
+from onnx_lsuv.graph.sheet import Sheet
+from onnx_lsuv.graph.state import Kept, Rewriter, channels, columns, keys_inside, norm_key
+from onnx_lsuv.layers import Body, Layer, Node, bias_position
 
 
 def rewrite(rewriter: Rewriter) -> tuple[list[NodeProto], dict[str, tuple[str, ...]]]:
@@ -98,8 +49,8 @@ def rewrite(rewriter: Rewriter) -> tuple[list[NodeProto], dict[str, tuple[str, .
 
 def _body(rw: Rewriter, sheet: Sheet, body: Body, records: dict[str, Kept], *, top: bool) -> None:
     for node in body.nodes:
-        if any(node.bodies.values()) and _keys(rw, node):
-            _control(rw, sheet, node, records, top=top)
+        if any(node.bodies.values()) and keys_inside(rw, node):
+            write_control(rw, sheet, node, records, _body, top=top)
         elif node in rw.norms:
             _norm(rw, sheet, node, records, top=top)
         elif node in rw.starts or node in rw.ends:
@@ -114,30 +65,6 @@ def _plain_body(rw: Rewriter, body: Body) -> GraphProto:
     inner = Sheet(rw.book)
     _body(rw, inner, body, {}, top=False)
     return helper.make_graph(inner.nodes, "body", list(body.inputs), list(body.outputs))
-
-
-def _keys(rw: Rewriter, node: Node) -> dict[str, int]:
-    """Return the keys of all records inside a node's scopes, in the order of execution, with their columns."""
-    keys: dict[str, int] = {}
-    for body in node.bodies.values():
-        for inner in walk(body):
-            if inner in rw.ends:
-                layer = rw.ends[inner]
-                keys.setdefault(layer.weight, _columns(rw, layer))
-            elif inner in rw.norms:
-                norm = rw.norms[inner]
-                keys.setdefault(norm_key(norm), _channels(rw, norm))
-    return keys
-
-
-def _columns(rw: Rewriter, layer: Layer) -> int:
-    # Every layer that shares the weight counts: the record's shape must be one for all of them.
-    users = rw.plan.weights[layer.weight].layers
-    return 3 if rw.rescale and any(user.stays for user in users if user.scaled) else 1
-
-
-def _channels(rw: Rewriter, norm: Norm) -> int:
-    return rw.plan.program.constants[norm.mean].size
 
 
 def _merge(
@@ -197,7 +124,7 @@ def _layer(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, 
         term = node.inputs[layer.addend.position]
         raw = node.inputs[1 - layer.addend.position]
 
-    width = _columns(rw, layer)
+    width = columns(rw, layer)
 
     def own() -> Moments:
         found = _measure(rw, sheet, layer, raw)
@@ -276,17 +203,17 @@ def _zero(rw: Rewriter, layer: Layer) -> str:
 
 def _norm(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, top: bool) -> None:
     norm = rw.norms[node]
-    channels = _channels(rw, norm)
+    width = channels(rw, norm)
     known = rw.values.get(node.inputs[0])
     stored = rw.plan.program.constants[norm.mean].elem_type
     elem_type = known.elem_type if known is not None else stored
     dims = known.dims if known is not None else None
-    group = group_length(dims, leading=0 if channels == 1 else 2)
+    group = group_length(dims, leading=0 if width == 1 else 2)
 
     def own() -> Moments:
-        return moments(sheet, node.inputs[0], elem_type, group, channels, _size(dims))
+        return moments(sheet, node.inputs[0], elem_type, group, width, _size(dims))
 
-    found = _merge(rw, sheet, records, norm_key(norm), own, channels, top=top)
+    found = _merge(rw, sheet, records, norm_key(norm), own, width, top=top)
     mean, var = (sheet.cast(row, stored) for row in (found.mean, found.var))
     # The variance of a constant channel can come out a little below zero.
     floor = sheet.book.constant([0], helper.tensor_dtype_to_np_dtype(stored))
@@ -301,120 +228,3 @@ def _plain_norm(sheet: Sheet, node: Node, mean: str, var: str) -> None:
     for name, value in zip(node.outputs[1:], (mean, var, mean, var), strict=False):
         if name:
             sheet.op("Identity", value, output=name)
-
-
-def _control(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, top: bool) -> None:
-    keys = _keys(rw, node)
-    if top and rw.staged and rw.rescale:
-        for key in keys:
-            if key in records and records[key].certain:
-                continue
-            copy = replace(node, outputs=tuple(rw.book.fresh() if o else "" for o in node.outputs))
-            known = dict(records)
-            _scopes(rw, sheet, copy, keys, known)
-            rw.cuts[known[key].name] = key
-            records[key] = Kept(known[key].name, certain=False)
-        _scopes(rw, sheet, node, keys, dict(records))
-        return
-    if top and not rw.rescale:
-        found: dict[str, Kept] = {k: kept for k, kept in records.items() if kept.certain}
-        _scopes(rw, sheet, node, keys, found)
-        for key in keys:
-            if key not in records or not records[key].certain:
-                rw.uses.setdefault(key, []).append(found[key].name)
-        records |= found
-        return
-    _scopes(rw, sheet, node, keys, records)
-
-
-def _scopes(rw: Rewriter, sheet: Sheet, node: Node, keys: Mapping[str, int], records: dict[str, Kept]) -> None:
-    """Write a node with its scopes, the records going in and out."""
-    entry = {
-        key: records.get(key) or Kept(rw.book.constant(np.zeros(3 * width), np.float64), certain=False)
-        for key, width in keys.items()
-    }
-    results = {key: rw.book.fresh() for key in keys}
-    graphs: dict[str, GraphProto] = {}
-    inputs, outputs = node.inputs, node.outputs
-    if node.op_type == "If":
-        leaves = []
-        for name, body in node.bodies.items():
-            inner, kept = Sheet(rw.book), {**records, **entry}
-            _body(rw, inner, body, kept, top=False)
-            leaves.append(kept)
-            graphs[name] = _close(inner, body, list(body.inputs), len(body.outputs), [kept[k].name for k in keys])
-        outputs = (*outputs, *results.values())
-        certain = {k: all(leaf[k].certain for leaf in leaves) for k in keys}
-    else:
-        (name, body), *_ = node.bodies.items()
-        # States come first among a Scan's inputs, last among a Loop's; among the outputs they come first in both.
-        scanned = node.int_attribute("num_scan_inputs", 0)
-        at = len(inputs) - scanned
-        states = at - (2 if node.op_type == "Loop" else 0)
-        formals = {k: Kept(rw.book.fresh(), certain=entry[k].certain) for k in keys}
-        inner, kept = Sheet(rw.book), {**records, **formals}
-        _body(rw, inner, body, kept, top=False)
-        infos = [_record_info(formals[k].name, width) for k, width in keys.items()]
-        place = len(body.inputs) - scanned
-        body_inputs = [*body.inputs[:place], *infos, *body.inputs[place:]]
-        graphs[name] = _close(
-            inner, body, body_inputs, states + (1 if node.op_type == "Loop" else 0), [kept[k].name for k in keys]
-        )
-        inputs = (*inputs[:at], *(entry[k].name for k in keys), *inputs[at:])
-        outputs = (*outputs, *("" for _ in range(states - len(outputs))))
-        outputs = (*outputs[:states], *results.values(), *outputs[states:])
-        certain = {k: entry[k].certain for k in keys}
-    proto = proto_of(replace(node, inputs=inputs, outputs=outputs, bodies={}))
-    for name, graph in graphs.items():
-        proto.attribute.append(helper.make_attribute(name, graph))
-    sheet.nodes.append(proto)
-    for key in keys:
-        records[key] = Kept(results[key], certain[key])
-
-
-def _close(inner: Sheet, body: Body, inputs: list[ValueInfoProto], at: int, leaving: list[str]) -> GraphProto:
-    """Return a scope as a graph whose outputs hold the records from a position on."""
-    # An output must be made inside the scope, so what came from outside passes through an Identity.
-    extra = [_record_info(inner.op("Identity", name), None) for name in leaving]
-    outputs = [*body.outputs[:at], *extra, *body.outputs[at:]]
-    return helper.make_graph(inner.nodes, "body", inputs, outputs)
-
-
-def _record_info(name: str, width: int | None) -> ValueInfoProto:
-    return ValueInfoProto(name=name, type=tensor_type(TensorProto.DOUBLE, (None if width is None else 3 * width,)))
-
-
-def neutral(node: Node, seed: int) -> Node:
-    """Return a node with chance taken out: Dropout as identity, random operators with a fixed seed.
-
-    A BatchNormalization in training form becomes the inference form.
-    """
-    if node.domain != "":
-        return node
-    if node.op_type == "Dropout" and len([o for o in node.outputs if o]) == 1:
-        return replace(node, op_type="Identity", inputs=node.inputs[:1], outputs=node.outputs[:1], attributes={})
-    if node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial"):
-        attribute = helper.make_attribute("seed", float(seed))
-        return replace(node, attributes={"seed": attribute, **node.attributes})
-    if node.op_type == "BatchNormalization" and node.int_attribute("training_mode", 0):
-        attributes = {k: a for k, a in node.attributes.items() if k != "training_mode"}
-        return replace(node, outputs=node.outputs[:1], attributes=attributes)
-    return node
-
-
-def is_random(node: Node) -> bool:
-    """Say whether a node is one that `neutral` takes the chance out of."""
-    return neutral(node, 0) is not node
-
-
-def proto_of(node: Node, close: Callable[[Body], GraphProto] | None = None) -> NodeProto:
-    """Return a node as protobuf; `close` turns a scope into a graph."""
-    proto = NodeProto(op_type=node.op_type, domain=node.domain, input=node.inputs, output=node.outputs)
-    # Names must be unique and valid in every ONNX Runtime message; the label says where the node stands.
-    proto.name = f"{node.label} -> {next((o for o in node.outputs if o), '')}"
-    attributes: list[AttributeProto] = list(node.attributes.values())
-    proto.attribute.extend(attributes)
-    if close is not None:
-        for name, body in node.bodies.items():
-            proto.attribute.append(helper.make_attribute(name, close(body)))
-    return proto

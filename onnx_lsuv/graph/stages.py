@@ -15,9 +15,11 @@ import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
 
 from onnx_lsuv.graph.moments import Dims
+from onnx_lsuv.graph.nodes import proto_of
 from onnx_lsuv.graph.postpone import postponed
-from onnx_lsuv.graph.rewrite import Rewriter, Value, proto_of, rewrite
+from onnx_lsuv.graph.rewrite import rewrite
 from onnx_lsuv.graph.sheet import Book
+from onnx_lsuv.graph.state import Rewriter, Value
 from onnx_lsuv.layers import Body, Plan, Program, tensor_type
 from onnx_lsuv.model import is_hollow
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto
 
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.layers.order import in_order, invariant_states
 from onnx_lsuv.layers.program import DEFAULT_DOMAINS, Body, Constant, Node, Program, integers, trimmed, walk
+from onnx_lsuv.layers.protos import MODEL_FUNCTIONS, Names, attributes_of, home_of, renamed, scope_name, tensor_of
 from onnx_lsuv.layers.unfuse import unfused
 from onnx_lsuv.model import Model, Site
 
 # Protobuf field numbers on the way from a ModelProto to a tensor (onnx.proto).
-MODEL_GRAPH, MODEL_FUNCTIONS = 7, 25
+MODEL_GRAPH = 7
 GRAPH_NODE, GRAPH_INITIALIZER = 1, 5
 FUNCTION_NODE = 7
 NODE_ATTRIBUTE = 5
@@ -81,9 +82,6 @@ def expand(model: Model) -> Program:
     )
 
 
-_Names = dict[str, str]
-
-
 @dataclass(slots=True)
 class _Expander:
     """The state of one expansion: names given out so far, constants found so far."""
@@ -111,7 +109,7 @@ class _Expander:
         graph: GraphProto,
         path: Site,
         scope: str,
-        outer: _Names,
+        outer: Names,
         invariant: Mapping[str, str] | None = None,
         dropped: frozenset[int] = frozenset(),
     ) -> Body:
@@ -132,14 +130,14 @@ class _Expander:
             if value.name in initializers or (invariant and value.name in invariant):
                 continue
             names[value.name] = self.unique(value.name)
-            inputs.append(_renamed(value, names))
+            inputs.append(renamed(value, names))
         nodes = self.nodes(graph.node, path, GRAPH_NODE, scope, names, {})
         for value in graph.output:
             if value.name not in names:
                 raise ModelError(
-                    f"The output {value.name!r} of {_where(scope)} is made by no node: the model is broken."
+                    f"The output {value.name!r} of {scope_name(scope)} is made by no node: the model is broken."
                 )
-        results = [_renamed(v, names) for i, v in enumerate(graph.output) if i not in dropped]
+        results = [renamed(v, names) for i, v in enumerate(graph.output) if i not in dropped]
         if scope != "main":
             # A scope must make what it returns; a constant, or a value from outside, is returned by an Identity.
             made = {name for node in nodes for name in node.outputs} | {value.name for value in inputs}
@@ -155,20 +153,20 @@ class _Expander:
         path: Site,
         field_number: int,
         scope: str,
-        names: _Names,
+        names: Names,
         references: Mapping[str, AttributeProto],
     ) -> list[Node]:
         """Expand a list of nodes; `references` are the attributes given to the function they stand in."""
         result: list[Node] = []
         labels: set[str] = set()
-        for i, proto in in_order(protos, names, _where(scope)):
+        for i, proto in in_order(protos, names, scope_name(scope)):
             made = next((name for name in proto.output if name), f"{proto.op_type}_{i}")
             label = proto.name or made
             if label in labels:
                 label = f"{label}#{made}"
             labels.add(label)
             site = (*path, (field_number, i))
-            attributes = _attributes(proto, references)
+            attributes = attributes_of(proto, references)
             if self.lifted(proto, attributes, site, scope, names):
                 continue
             key = (proto.domain, proto.op_type, proto.overload)
@@ -220,7 +218,7 @@ class _Expander:
         attributes: Mapping[str, AttributeProto],
         label: str,
         scope: str,
-        names: _Names,
+        names: Names,
     ) -> list[Node]:
         """Replace a call of a model-local function by the function's nodes."""
         if key in self.calls:
@@ -229,7 +227,7 @@ class _Expander:
         given = {a.name: a for a in function.attribute_proto} | dict(attributes)
         formals = dict.fromkeys(function.input, "")
         formals.update((formal, names[n] if n else "") for formal, n in zip(function.input, proto.input, strict=False))
-        inner: _Names = formals
+        inner: Names = formals
         self.calls.append(key)
         # The scope of the nodes is the call's, so that labels tell two calls apart; a constant's is the function's.
         nodes = self.nodes(function.node, ((MODEL_FUNCTIONS, index),), FUNCTION_NODE, f"{scope}/{label}", inner, given)
@@ -242,7 +240,7 @@ class _Expander:
         return nodes
 
     def lifted(
-        self, proto: NodeProto, attributes: Mapping[str, AttributeProto], site: Site, scope: str, names: _Names
+        self, proto: NodeProto, attributes: Mapping[str, AttributeProto], site: Site, scope: str, names: Names
     ) -> bool:
         """Put a node that holds a constant into the table; return whether it was one."""
         if proto.domain not in DEFAULT_DOMAINS or len(proto.output) != 1:
@@ -262,7 +260,7 @@ class _Expander:
                 node.output[0] = name
                 label = proto.output[0]
                 self.constants[name] = Constant(
-                    name, label, _home(scope, site, self.model), proto.op_type, elem_type, dims, site, None, node
+                    name, label, home_of(scope, site, self.model), proto.op_type, elem_type, dims, site, None, node
                 )
                 self.by_site[site] = name
             names[proto.output[0]] = name
@@ -274,7 +272,7 @@ class _Expander:
         for j, stored in enumerate(proto.attribute):
             attribute = attributes[stored.name]
             place: Site | None = (*site, (NODE_ATTRIBUTE, j))
-            tensor = _tensor(attribute)
+            tensor = tensor_of(attribute)
             if tensor is None:
                 continue
             if attribute.name == "value" and place is not None:
@@ -294,7 +292,7 @@ class _Expander:
         self.constants[name] = Constant(
             name=name,
             label=label,
-            scope=_home(scope, site, self.model),
+            scope=home_of(scope, site, self.model),
             origin=origin,
             elem_type=tensor.data_type,
             dims=tuple(tensor.dims),
@@ -308,57 +306,3 @@ class _Expander:
 
 def _identity(scope: str, before: str, after: str) -> Node:
     return Node(f"{scope.removeprefix('main/')}/{after}", scope, "Identity", "", (before,), (after,), {}, {})
-
-
-def _home(scope: str, site: Site | None, model: Model) -> str:
-    """Return the scope path of a constant: a function's own, however many calls lead to it."""
-    if site is not None and site[0][0] == MODEL_FUNCTIONS:
-        return f"function:{model.proto.functions[site[0][1]].name}"
-    return scope
-
-
-def _where(scope: str) -> str:
-    return "the graph" if scope == "main" else f"the scope {scope!r}"
-
-
-def _attributes(proto: NodeProto, references: Mapping[str, AttributeProto]) -> dict[str, AttributeProto]:
-    """Return a node's attributes by name, with those that refer to a function's own resolved."""
-    result = {}
-    for attribute in proto.attribute:
-        if not attribute.ref_attr_name:
-            result[attribute.name] = attribute
-        elif attribute.ref_attr_name in references:
-            resolved = AttributeProto()
-            resolved.CopyFrom(references[attribute.ref_attr_name])
-            resolved.name = attribute.name
-            result[attribute.name] = resolved
-    return result
-
-
-def _tensor(attribute: AttributeProto) -> TensorProto | None:
-    """Return the tensor that one of a Constant node's attributes stands for."""
-    match attribute.name:
-        case "value":
-            return attribute.t
-        case "value_float":
-            return TensorProto(data_type=TensorProto.FLOAT, float_data=[attribute.f])
-        case "value_floats":
-            return TensorProto(data_type=TensorProto.FLOAT, dims=[len(attribute.floats)], float_data=attribute.floats)
-        case "value_int":
-            return TensorProto(data_type=TensorProto.INT64, int64_data=[attribute.i])
-        case "value_ints":
-            return TensorProto(data_type=TensorProto.INT64, dims=[len(attribute.ints)], int64_data=attribute.ints)
-        case "value_string":
-            return TensorProto(data_type=TensorProto.STRING, string_data=[attribute.s])
-        case "value_strings":
-            return TensorProto(
-                data_type=TensorProto.STRING, dims=[len(attribute.strings)], string_data=attribute.strings
-            )
-    return None
-
-
-def _renamed(value: ValueInfoProto, names: _Names) -> ValueInfoProto:
-    result = ValueInfoProto(name=names[value.name])
-    if value.HasField("type"):
-        result.type.CopyFrom(value.type)
-    return result

@@ -1,0 +1,46 @@
+"""Nodes as protobuf, with chance taken out of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from onnx import AttributeProto, GraphProto, NodeProto, helper
+
+from onnx_lsuv.layers import Body, Node
+
+
+def neutral(node: Node, seed: int) -> Node:
+    """Return a node with chance taken out: Dropout as identity, random operators with a fixed seed.
+
+    A BatchNormalization in training form becomes the inference form.
+    """
+    if node.domain != "":
+        return node
+    if node.op_type == "Dropout" and len([o for o in node.outputs if o]) == 1:
+        return replace(node, op_type="Identity", inputs=node.inputs[:1], outputs=node.outputs[:1], attributes={})
+    if node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial"):
+        attribute = helper.make_attribute("seed", float(seed))
+        return replace(node, attributes={"seed": attribute, **node.attributes})
+    if node.op_type == "BatchNormalization" and node.int_attribute("training_mode", 0):
+        attributes = {k: a for k, a in node.attributes.items() if k != "training_mode"}
+        return replace(node, outputs=node.outputs[:1], attributes=attributes)
+    return node
+
+
+def is_random(node: Node) -> bool:
+    """Say whether a node is one that `neutral` takes the chance out of."""
+    return neutral(node, 0) is not node
+
+
+def proto_of(node: Node, close: Callable[[Body], GraphProto] | None = None) -> NodeProto:
+    """Return a node as protobuf; `close` turns a scope into a graph."""
+    proto = NodeProto(op_type=node.op_type, domain=node.domain, input=node.inputs, output=node.outputs)
+    # Names must be unique and valid in every ONNX Runtime message; the label says where the node stands.
+    proto.name = f"{node.label} -> {next((o for o in node.outputs if o), '')}"
+    attributes: list[AttributeProto] = list(node.attributes.values())
+    proto.attribute.extend(attributes)
+    if close is not None:
+        for name, body in node.bodies.items():
+            proto.attribute.append(helper.make_attribute(name, close(body)))
+    return proto

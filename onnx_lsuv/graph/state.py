@@ -1,0 +1,86 @@
+"""What one rewriting of a program knows, in every scope."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from onnx_lsuv.graph.sheet import Book
+from onnx_lsuv.layers import Layer, Node, Norm, Plan, walk
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """What shape inference knows of a value."""
+
+    elem_type: int
+    dims: tuple[int | None, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A record in the scope being written."""
+
+    name: str
+    certain: bool  # it was surely reached
+
+
+@dataclass(slots=True)
+class Rewriter:
+    """One rewriting of a program."""
+
+    plan: Plan
+    rescale: bool  # divide by the std and normalise with the data's statistics; else only measure
+    staged: bool  # records of the main graph are cuts
+    targets: Mapping[str, float]  # target std by weight key
+    values: Mapping[str, Value]
+    seed: int
+    book: Book
+    inherits: Mapping[str, str] = field(default_factory=dict)  # see `postpone`
+    cuts: dict[str, str] = field(default_factory=dict)  # record name -> key
+    uses: dict[str, list[str]] = field(default_factory=dict)  # key -> records of the main graph's uses, when measuring
+    starts: dict[Node, Layer] = field(default_factory=dict)
+    ends: dict[Node, Layer] = field(default_factory=dict)
+    norms: dict[Node, Norm] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for layer in self.plan.layers:
+            if not layer.scaled:
+                continue
+            self.starts[layer.node] = layer
+            # With its bias at zero a layer can be measured before the Add as well, which saves a case.
+            end = layer.node if self.rescale and not layer.stays else layer.end
+            self.ends[end] = layer
+        if self.rescale:
+            self.norms = {norm.node: norm for norm in self.plan.norms}
+
+
+def norm_key(norm: Norm) -> str:
+    """Return the key of a BatchNormalization's record."""
+    return f"norm {norm.mean} {norm.var}"
+
+
+def keys_inside(rw: Rewriter, node: Node) -> dict[str, int]:
+    """Return the keys of all records inside a node's scopes, in the order of execution, with their columns."""
+    keys: dict[str, int] = {}
+    for body in node.bodies.values():
+        for inner in walk(body):
+            if inner in rw.ends:
+                layer = rw.ends[inner]
+                keys.setdefault(layer.weight, columns(rw, layer))
+            elif inner in rw.norms:
+                norm = rw.norms[inner]
+                keys.setdefault(norm_key(norm), channels(rw, norm))
+    return keys
+
+
+def columns(rw: Rewriter, layer: Layer) -> int:
+    """Return the number of columns of a layer's record."""
+    # Every layer that shares the weight counts: the record's shape must be one for all of them.
+    users = rw.plan.weights[layer.weight].layers
+    return 3 if rw.rescale and any(user.stays for user in users if user.scaled) else 1
+
+
+def channels(rw: Rewriter, norm: Norm) -> int:
+    """Return the number of columns of a norm's record."""
+    return rw.plan.program.constants[norm.mean].size
