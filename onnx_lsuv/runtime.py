@@ -116,6 +116,7 @@ def open_device(
             raise DeviceError(
                 f"The custom-operator library {library!r} is not a file: give the path of a shared library."
             )
+    _load()  # a missing or doubled package is said now, not after the draw
     count = threads if threads else _cores()
     cpu = Device("cpu", count, allow_tf32, tuple(custom_ops))
     if name == "cpu":
