@@ -42,7 +42,7 @@ def postponed(plan: Plan) -> dict[str, str]:
         if layer is None or depth.get(layer.weight, 0) >= LONGEST:
             continue
         heirs = _heirs(plan, layer, layers)
-        if heirs and not any(heir in inherits for heir in heirs):
+        if heirs and not heirs & inherits.keys():
             for heir in heirs:
                 inherits[heir] = layer.weight
                 depth[heir] = depth.get(layer.weight, 0) + 1

@@ -136,7 +136,7 @@ def _layer(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, 
         both = sheet.op("Add", raw, b)
         return joined(sheet, [found, *(_measure(rw, sheet, layer, v) for v in (spread, both))])
 
-    if layer.weight in rw.inherits.values():
+    if layer.weight in rw.undivided:
         # What follows takes the factor over; the raw output goes on under the output's name.
         sheet.nodes[-1].output[0] = raw = output
         _merge(rw, sheet, records, layer.weight, own, width, top=top)

@@ -42,8 +42,10 @@ class Rewriter:
     starts: dict[Node, Layer] = field(default_factory=dict)
     ends: dict[Node, Layer] = field(default_factory=dict)
     norms: dict[Node, Norm] = field(default_factory=dict)
+    undivided: frozenset[str] = frozenset()  # weights whose layers pass their factor on
 
     def __post_init__(self) -> None:
+        self.undivided = frozenset(self.inherits.values())
         for layer in self.plan.layers:
             if not layer.scaled:
                 continue

@@ -11,10 +11,9 @@ import math
 from onnx import TensorProto
 from onnx.numpy_helper import to_array
 
-from onnx_lsuv.layers.program import DEFAULT_DOMAINS, Program
+from onnx_lsuv.layers.program import DEFAULT_DOMAINS, RANDOM_OPS, Program
 
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
-_RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"})
 # Operators whose output grows as their first input does.
 _SAME = frozenset({
     "Identity", "Cast", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Expand", "Tile",
@@ -32,7 +31,7 @@ def degrees(program: Program, name: str) -> dict[str, float] | None:
     if name not in program.producers:
         return None
     node, _ = program.producers[name]
-    if node.domain not in DEFAULT_DOMAINS or node.bodies or node.op_type in _RANDOM:
+    if node.domain not in DEFAULT_DOMAINS or node.bodies or node.op_type in RANDOM_OPS:
         return None
     given = [degrees(program, each) for each in node.inputs if each]
     parts = [part for part in given if part is not None]

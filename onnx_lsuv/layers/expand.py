@@ -9,7 +9,17 @@ from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorPro
 
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.layers.order import in_order, invariant_states
-from onnx_lsuv.layers.program import DEFAULT_DOMAINS, Body, Constant, Node, Program, integers, trimmed, walk
+from onnx_lsuv.layers.program import (
+    DEFAULT_DOMAINS,
+    Body,
+    Constant,
+    Node,
+    Program,
+    integers,
+    static_nodes,
+    trimmed,
+    walk,
+)
 from onnx_lsuv.layers.protos import MODEL_FUNCTIONS, Names, attributes_of, home_of, renamed, scope_name, tensor_of
 from onnx_lsuv.layers.unfuse import unfused
 from onnx_lsuv.model import Model, Site
@@ -74,6 +84,7 @@ def expand(model: Model) -> Program:
         producers=producers,
         consumers={k: tuple(v) for k, v in consumers.items()},
         exits=frozenset(exits),
+        static=static_nodes(body, expander.constants),
         declared={
             v.name: tuple(d.dim_value if d.HasField("dim_value") else None for d in v.type.tensor_type.shape.dim)
             for v in (*body.inputs, *proto.graph.value_info)

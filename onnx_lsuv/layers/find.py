@@ -75,14 +75,16 @@ def find_layers(
         )
     layers, zeroed, forget = settle_biases(program, layers, keep_bias=keep_bias)
     norms, stale = find_norms(program)
+    users_of: dict[str, list[Layer]] = {}
+    for layer in layers:
+        users_of.setdefault(layer.weight, []).append(layer)
     weights: dict[str, Weight] = {}
-    for key in dict.fromkeys(layer.weight for layer in layers):
-        users = tuple(layer for layer in layers if layer.weight == key)
+    for key, users in users_of.items():
         constant = program.constants[users[0].source.constant]
         part = key.removeprefix(constant.name)
         joined = len(users[0].source.constants) > 1
         identity = constant.identity + (f"[{part.strip('[]').rsplit(':', 1)[0]}]" if part and not joined else part)
-        weights[key] = Weight(key, constant, identity, users)
+        weights[key] = Weight(key, constant, identity, tuple(users))
     return Plan(program, tuple(layers), weights, zeroed, forget, norms, tuple(search.left), stale)
 
 

@@ -18,9 +18,6 @@ Array = NDArray[Any]
 View = Callable[[Mapping[str, Array]], Array]
 
 FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
-RANDOM_OPS = frozenset(
-    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

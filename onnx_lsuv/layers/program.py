@@ -22,6 +22,9 @@ from onnx.numpy_helper import to_array
 from onnx_lsuv.model import Model, Site, is_hollow
 
 DEFAULT_DOMAINS = frozenset({"", "ai.onnx"})
+RANDOM_OPS = frozenset(
+    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,6 +104,7 @@ class Program:
     producers: Mapping[str, tuple[Node, int]]
     consumers: Mapping[str, tuple[tuple[Node, int], ...]]  # readers in any scope
     exits: frozenset[str]  # values that leave a scope as one of its outputs
+    static: frozenset[Node]  # nodes that depend on constants alone
     declared: Mapping[str, tuple[int | None, ...]]  # shapes that the file itself gives
 
     @property
@@ -172,3 +176,15 @@ def trimmed(body: Body) -> Body:
         return replace(body, nodes=tuple(nodes))
 
     return trim(body)
+
+
+def static_nodes(body: Body, constants: Mapping[str, Constant]) -> frozenset[Node]:
+    """Return the nodes of all scopes that depend on constants alone."""
+    found: set[Node] = set()
+    fixed = set(constants)
+    for node in walk(body):
+        chance = node.domain in DEFAULT_DOMAINS and node.op_type in RANDOM_OPS
+        if not chance and not node.bodies and all(not name or name in fixed for name in node.inputs):
+            found.add(node)
+            fixed.update(node.outputs)
+    return frozenset(found)

@@ -21,7 +21,6 @@ from onnx_lsuv.layers.lengths import lengths
 from onnx_lsuv.layers.moves import (
     FLOAT_TYPES,
     OPERATORS,
-    RANDOM_OPS,
     Array,
     Source,
     Stop,
@@ -30,7 +29,7 @@ from onnx_lsuv.layers.moves import (
     unchanged,
 )
 from onnx_lsuv.layers.plan import Rest
-from onnx_lsuv.layers.program import DEFAULT_DOMAINS, Node, Program
+from onnx_lsuv.layers.program import DEFAULT_DOMAINS, RANDOM_OPS, Node, Program
 from onnx_lsuv.model import read
 
 _PLAIN_MOVES = frozenset({"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
@@ -164,21 +163,7 @@ def _is_mask(program: Program, name: str) -> bool:
 
 def is_constant(program: Program, node: Node) -> bool:
     """Say whether a node depends on constants alone."""
-    todo, seen = [node], set()
-    while todo:
-        current = todo.pop()
-        if current.domain in DEFAULT_DOMAINS and current.op_type in RANDOM_OPS:
-            return False
-        for name in current.inputs:
-            if not name or name in program.constants or name in seen:
-                continue
-            seen.add(name)
-            if name not in program.producers:
-                return False
-            todo.append(program.producers[name][0])
-        if current.bodies:
-            return False
-    return True
+    return node in program.static
 
 
 def _fake_quantised(program: Program, node: Node) -> Source:
