@@ -71,11 +71,13 @@ def _errors(verbose: int) -> Iterator[None]:
     except LsuvError as error:
         _fail(str(error), error.exit_status, error, verbose)
     except KeyboardInterrupt as error:
-        _fail("interrupted; nothing was written", 130, error, verbose)
+        _fail("interrupted", 130, error, verbose)
     except MemoryError as error:
         _fail("out of memory: give smaller batches with '--batch-size'", 5, error, verbose)
     except (typer.Exit, SystemExit):
         raise
+    except OSError as error:
+        _fail(f"the result cannot be written: {error.strerror or error}", OutputError.exit_status, error, verbose)
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
         _fail(f"a defect in onnx-lsuv ({what}); please report it with the output of '-vv'", 70, error, verbose)
@@ -171,13 +173,16 @@ def command(
         from onnx_lsuv.model import load, save  # noqa: PLC0415
 
         patterns: dict[str, Any] = {"include": tuple(include or ()), "exclude": tuple(exclude or ())}
+        loaded = load(model)
         target = output or model.with_name(f"{model.stem}.lsuv.onnx")
         writes = not check and not dry_run
+        sources = [model, *(Path(each if Path(each).exists() else each.partition("=")[2]) for each in data or ())]
         if writes:
-            _check_output(target, model, force=force)
-        for path in report or ():
-            _check_folder(path)
-        loaded = load(model)
+            _check_output(target, sources, force=force)
+        for i, path in enumerate(report or ()):
+            if path in (report or ())[:i] or (writes and path.resolve() == target.resolve()):
+                raise UsageError(f"the file {str(path)!r} is named for two outputs: name another")
+            _check_output(path, sources, force=force)
         if dry_run:
             _finish(lsuv.describe(loaded, keep_bias=keep_bias, **patterns), model, None, report, output_format, quiet)
             return
@@ -227,7 +232,7 @@ def _check_usage(
     if shape and not random:
         raise UsageError("--shape is the shape of random data: give --random too")
     if not 0 < target_std < float("inf"):
-        raise UsageError(f"--target-std must be above 0, not {target_std}")
+        raise UsageError(f"--target-std must be a finite number above 0, not {target_std}")
     if tolerance is not None and not 0 < tolerance < 1:
         raise UsageError(f"--tolerance must lie between 0 and 1, not {tolerance}")
     for path in report or ():
@@ -245,16 +250,16 @@ def _bytes(text: str | None) -> int | None:
     return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
 
 
-def _check_output(target: Path, model: Path, *, force: bool) -> None:
+def _check_output(target: Path, sources: list[Path], *, force: bool) -> None:
     """Refuse before the work what could not be saved after it."""
     if target.is_dir():
         raise OutputError(f"the output {str(target)!r} is a folder: name a file with '-o'")
-    if target.exists() and model.exists() and target.samefile(model):
-        raise OutputError(
-            f"the output {str(target)!r} is the model itself, which is never written to: name another with '-o'"
-        )
+    for source in sources:
+        if target.exists() and source.exists() and target.samefile(source):
+            what = "the model itself" if source is sources[0] else "calibration data"
+            raise OutputError(f"the output {str(target)!r} is {what}, which is never written to: name another")
     if (target.exists() or target.is_symlink()) and not force:
-        raise OutputError(f"the output {str(target)!r} exists: name another with '-o', or replace it with '--force'")
+        raise OutputError(f"the output {str(target)!r} exists: name another, or replace it with '--force'")
     _check_folder(target)
 
 

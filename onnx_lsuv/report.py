@@ -146,7 +146,8 @@ def summary(result: Result) -> str:
         for line in (
             f"{_count(len(result.layers), 'layer')}: {states}{spread}",
             "; ".join(extra),
-            f"{_count(samples, 'sample')} in {_count(batches, 'batch', 'batches')} on {result.device}; {times}",
+            times
+            and f"{_count(samples, 'sample')} in {_count(batches, 'batch', 'batches')} on {result.device}; {times}",
         )
         if line
     )

@@ -110,7 +110,7 @@ def open_device(
         DeviceError: CUDA is asked for and something it needs is missing.
     """
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        raise DeviceError(f"Expected a device of 'auto', 'cpu', 'cuda' or 'cuda:N', found {name!r}.")
+        raise DeviceError(f"the device must be 'auto', 'cpu', 'cuda' or 'cuda:N', not {name!r}")
     for library in custom_ops:
         if not Path(library).is_file():
             raise DeviceError(

@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from typer.testing import CliRunner
 
 import onnx_lsuv
 from onnx_lsuv.cli import app
+
+SAMPLES = Path(__file__).parents[1] / "sample_models"
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 HEAD = '<ir_version: 10, opset_import: ["" : 17, "acme" : 1]>'
@@ -485,3 +488,23 @@ def test_options_reach_the_procedure(here: Path) -> None:
     np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-5)
     found = oracle.measure("o.onnx", [{"x": np.load("x.npy")}], ["z"])
     assert found["z"].var / 0.25**2 == pytest.approx(1, abs=0.005)
+
+
+@pytest.mark.parametrize("written", ["model", "data", "output", "twice"])
+def test_a_report_replaces_nothing_that_matters(tmp_path: Path, written: str) -> None:
+    model, data = tmp_path / "m.json", tmp_path / "d.json"
+    shutil.copy(SAMPLES / "resnet_nonorm.onnx", model)
+    shutil.copy(SAMPLES / "resnet_nonorm.npy", tmp_path / "d.npy")
+    (tmp_path / "r.json").write_text("precious")
+    data = tmp_path / "d.npy"
+    out = tmp_path / ("o.json" if written == "output" else "o.onnx")
+    given = {"model": [model], "data": [], "output": [out], "twice": [tmp_path / "n.json"] * 2}[written]
+    arguments = [str(model), "-d", str(data), "-o", str(data if written == "data" else out), "--force"]
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    result = CliRunner().invoke(app, [*arguments, *(a for path in given for a in ("--report", str(path)))])
+    assert result.exit_code == (6 if written in ("model", "data") else 2), result.output
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    # An existing report is replaced only with --force.
+    kept = CliRunner().invoke(app, [*arguments[:4], str(tmp_path / "p.onnx"), "--report", str(tmp_path / "r.json")])
+    assert kept.exit_code == 6, kept.output
+    assert (tmp_path / "r.json").read_text() == "precious"

@@ -48,10 +48,10 @@ def plan_of(model: Model, *, include: Sequence[str] = (), exclude: Sequence[str]
     plan = find_layers(program, wanted=wanted, keep_bias=keep_bias)
     for pattern, hit in seen.items():
         if not hit:
-            names = [layer.node.label for layer in plan.layers][:5]
+            names = [layer.node.label for layer in find_layers(program).layers][:5]
             raise UsageError(
-                f"The pattern {pattern!r} matches no layer or weight of the model; its layers are named like "
-                f"{', '.join(map(repr, names))}."
+                f"the pattern {pattern!r} matches the whole name of no layer or weight; layers are named like "
+                f"{', '.join(map(repr, names))}, and '*' stands for anything"
             )
     return plan
 
@@ -85,7 +85,10 @@ def nothing_to_do(plan: Plan) -> str:
     reasons: dict[str, list[Left]] = {}
     for left in plan.left:
         reasons.setdefault(left.detail, []).append(left)
-    parts = [f"{len(group)} x {group[0].node.op} because {detail}" for detail, group in reasons.items()]
+    parts = [
+        f"{len(group)} x {', '.join(dict.fromkeys(left.node.op for left in group))} because {detail}"
+        for detail, group in reasons.items()
+    ]
     more = f"; and {len(parts) - 3} reasons more" if len(parts) > 3 else ""
     return f"There is nothing to initialise in {name}: left alone {'; '.join(parts[:3])}{more}."
 
