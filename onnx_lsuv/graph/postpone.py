@@ -18,7 +18,7 @@ import numpy as np
 from onnx import TensorProto
 
 from onnx_lsuv.graph.moments import MEAN, VAR, Record, scale_of
-from onnx_lsuv.layers import Layer, Node, Plan
+from onnx_lsuv.layers import SHAPE_READERS, Layer, Node, Plan
 
 LONGEST = 4
 
@@ -28,7 +28,6 @@ _HOMOGENEOUS = frozenset({
     "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "DepthToSpace", "SpaceToDepth",
     "ReduceMean", "ReduceSum", "ReduceMax", "Abs", "Neg",
 })  # fmt: skip
-_SHAPE_READERS = frozenset({"Shape", "Size"})
 
 
 def postponed(plan: Plan) -> dict[str, str]:
@@ -68,7 +67,7 @@ def _heirs(plan: Plan, layer: Layer, layers: Mapping[Node, Layer]) -> set[str] |
         for node, position in program.consumers.get(todo.pop(), ()):
             if node in layers and position != layers[node].position and node.op_type != "Einsum":
                 found.add(layers[node].weight)
-            elif node.domain == "" and node.op_type in _SHAPE_READERS:
+            elif node.domain == "" and node.op_type in SHAPE_READERS:
                 continue
             elif node.scope == layer.node.scope and (
                 (node.domain == "" and node.op_type in _HOMOGENEOUS and position == 0)

@@ -5,12 +5,13 @@ from onnx_lsuv.layers.find import find_layers
 from onnx_lsuv.layers.moves import Source
 from onnx_lsuv.layers.operators import Matrix, bias_position
 from onnx_lsuv.layers.plan import REASONS, Addend, Layer, Left, Norm, Plan, Weight
-from onnx_lsuv.layers.program import Body, Constant, Node, Program, tensor_type, walk
+from onnx_lsuv.layers.program import SHAPE_READERS, Body, Constant, Node, Program, tensor_type, walk
 from onnx_lsuv.layers.sources import scatter
 from onnx_lsuv.layers.vocabulary import vocabulary
 
 __all__ = [
     "REASONS",
+    "SHAPE_READERS",
     "Addend",
     "Body",
     "Constant",

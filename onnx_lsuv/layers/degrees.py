@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import math
 
-from onnx import TensorProto
 from onnx.numpy_helper import to_array
 
-from onnx_lsuv.layers.program import DEFAULT_DOMAINS, RANDOM_OPS, Program
+from onnx_lsuv.layers.program import DEFAULT_DOMAINS, FLOAT_TYPES, RANDOM_OPS, Program
 
-_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
 # Operators whose output grows as their first input does.
 _SAME = frozenset({
     "Identity", "Cast", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Expand", "Tile",
@@ -27,7 +25,7 @@ def degrees(program: Program, name: str) -> dict[str, float] | None:
     NaN stands for a constant in which it is not homogeneous; None for an expression that is not constant.
     """
     if name in program.constants:
-        return {name: 1.0} if program.constants[name].elem_type in _FLOATS else {}
+        return {name: 1.0} if program.constants[name].elem_type in FLOAT_TYPES else {}
     if name not in program.producers:
         return None
     node, _ = program.producers[name]

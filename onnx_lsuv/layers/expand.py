@@ -16,6 +16,7 @@ from onnx_lsuv.layers.program import (
     Node,
     Program,
     integers,
+    nodes_in_scans,
     static_nodes,
     trimmed,
     walk,
@@ -72,9 +73,6 @@ def expand(model: Model) -> Program:
                 consumers.setdefault(name, []).append((node, i))
         for inner in node.bodies.values():
             exits.update(v.name for v in inner.outputs)
-    for constant in expander.constants.values():
-        if constant.node is not None:
-            consumers.setdefault(constant.node.input[0], [])
     return Program(
         model=model,
         body=body,
@@ -84,6 +82,7 @@ def expand(model: Model) -> Program:
         producers=producers,
         consumers={k: tuple(v) for k, v in consumers.items()},
         exits=frozenset(exits),
+        old_scans=nodes_in_scans(body) if opsets[""] < 9 else frozenset(),
         static=static_nodes(body, expander.constants),
         declared={
             v.name: tuple(d.dim_value if d.HasField("dim_value") else None for d in v.type.tensor_type.shape.dim)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from onnx_lsuv.layers.moves import FLOAT_TYPES, Source, Untraceable
+from onnx_lsuv.layers.moves import Source, Untraceable
 from onnx_lsuv.layers.operators import Matrix, matrix, operator_of
 from onnx_lsuv.layers.plan import REASONS, Layer, Left, Plan, Rest, Weight
-from onnx_lsuv.layers.program import Node, Program, in_old_scan
+from onnx_lsuv.layers.program import FLOAT_TYPES, Node, Program
 from onnx_lsuv.layers.sources import overlap, region, trace, trace_sum
 from onnx_lsuv.layers.terms import bias_of, find_norms, settle_biases, uses, writable
 
@@ -98,7 +98,7 @@ def _consider(search: _Search, node: Node) -> None:
             search.leave(node, *reason)
         return
     # A state of such a Scan has a batch axis, and each sequence starts anew: no record can travel with it.
-    scaled = operator.scaled and not in_old_scan(program, node)
+    scaled = operator.scaled and node not in program.old_scans
     found = [
         (p, trace(program, node.inputs[p], several=True))
         for p in operator.weights

@@ -12,12 +12,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnx_lsuv.layers.lengths import lengths
-from onnx_lsuv.layers.program import Node, Program
+from onnx_lsuv.layers.program import FLOAT_TYPES, Node, Program
 
 Array = NDArray[Any]
 View = Callable[[Mapping[str, Array]], Array]
-
-FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -239,5 +237,3 @@ OPERATORS: dict[str, Callable[[Program, Node, int, Sequence[Source]], Source]] =
 
 # Operators that hand on a constant's values when they read it as this operand (Concat: any operand).
 CARRIERS = frozenset(OPERATORS)
-# Operators that read only the shape.
-SHAPE_READERS = frozenset({"Shape", "Size"})

@@ -22,6 +22,9 @@ from onnx.numpy_helper import to_array
 from onnx_lsuv.model import Model, Site, is_hollow
 
 DEFAULT_DOMAINS = frozenset({"", "ai.onnx"})
+FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
+# Operators that read only the shape.
+SHAPE_READERS = frozenset({"Shape", "Size"})
 RANDOM_OPS = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 )
@@ -105,6 +108,7 @@ class Program:
     consumers: Mapping[str, tuple[tuple[Node, int], ...]]  # readers in any scope
     exits: frozenset[str]  # values that leave a scope as one of its outputs
     static: frozenset[Node]  # nodes that depend on constants alone
+    old_scans: frozenset[Node]  # nodes inside a Scan of opset 8
     declared: Mapping[str, tuple[int | None, ...]]  # shapes that the file itself gives
 
     @property
@@ -150,11 +154,10 @@ def tensor_type(elem_type: int, dims: Sequence[int | str | None] | None) -> Type
     return result
 
 
-def in_old_scan(program: Program, node: Node) -> bool:
-    """Say whether a node stands in a Scan of opset 8."""
-    return program.opset < 9 and any(
-        outer.op == "Scan" and node in set(walk(body)) for outer in program.walk() for body in outer.bodies.values()
-    )
+def nodes_in_scans(body: Body) -> frozenset[Node]:
+    """Return the nodes that stand inside a Scan."""
+    scans = [node for node in walk(body) if node.op == "Scan"]
+    return frozenset(node for scan in scans for inner in scan.bodies.values() for node in walk(inner))
 
 
 def trimmed(body: Body) -> Body:

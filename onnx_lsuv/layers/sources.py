@@ -19,7 +19,6 @@ import numpy as np
 from onnx_lsuv.layers.degrees import degrees
 from onnx_lsuv.layers.lengths import lengths
 from onnx_lsuv.layers.moves import (
-    FLOAT_TYPES,
     OPERATORS,
     Array,
     Source,
@@ -29,7 +28,7 @@ from onnx_lsuv.layers.moves import (
     unchanged,
 )
 from onnx_lsuv.layers.plan import Rest
-from onnx_lsuv.layers.program import DEFAULT_DOMAINS, RANDOM_OPS, Node, Program
+from onnx_lsuv.layers.program import DEFAULT_DOMAINS, FLOAT_TYPES, RANDOM_OPS, Node, Program
 from onnx_lsuv.model import read
 
 _PLAIN_MOVES = frozenset({"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
@@ -63,10 +62,10 @@ def _with_carrier(program: Program, name: str, source: Source) -> Source | Untra
     degree = growth.get(source.constant)
     if degree == 1.0:
         return source
+    # Not of degree 1 itself, the weight is none of these.
     carriers = [
         c for c, d in growth.items() if d == 1.0 and (known := program.constants[c]).site is not None and known.size > 0
     ]
-    carriers = [c for c in carriers if c != source.constant]
     if not carriers:
         return Untraceable("computed", "no constant that the weight is computed from is proportional to it")
     # Weight normalisation: of several factors the largest is the trained one, the others are plain numbers.

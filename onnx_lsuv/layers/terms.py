@@ -9,19 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from onnx_lsuv.layers.moves import CARRIERS, FLOAT_TYPES, SHAPE_READERS, Source
+from onnx_lsuv.layers.moves import CARRIERS, Source
 from onnx_lsuv.layers.operators import operator_of
 from onnx_lsuv.layers.plan import Addend, Layer, Left, Norm
-from onnx_lsuv.layers.program import DEFAULT_DOMAINS, Constant, Node, Program, in_old_scan
+from onnx_lsuv.layers.program import DEFAULT_DOMAINS, FLOAT_TYPES, SHAPE_READERS, Constant, Node, Program
+from onnx_lsuv.layers.protos import MODEL_FUNCTIONS
 from onnx_lsuv.layers.sources import is_constant, trace
-
-_FUNCTIONS = 25  # ModelProto.functions
 
 
 def writable(constant: Constant) -> bool:
     """Say whether the file has a tensor of this constant's own that could hold new values."""
     return constant.site is not None and not (
-        constant.origin == "ConstantOfShape" and constant.site[0][0] == _FUNCTIONS
+        constant.origin == "ConstantOfShape" and constant.site[0][0] == MODEL_FUNCTIONS
     )
 
 
@@ -111,7 +110,7 @@ def find_norms(program: Program) -> tuple[tuple[Norm, ...], tuple[Left, ...]]:
         mean, var = (_whole(program, node.inputs[i]) for i in (3, 4))
         if node.int_attribute("spatial", 1) == 0:
             stale.append(Left(node, None, None, "type", "statistics of each position (spatial=0) are not calibrated"))
-        elif in_old_scan(program, node):
+        elif node in program.old_scans:
             stale.append(Left(node, None, None, "operator", "it stands in a Scan of opset 8"))
         elif mean is None or var is None or mean == var:
             stale.append(Left(node, None, None, "computed", "the statistics are not two constants of their own"))
