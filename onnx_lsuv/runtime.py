@@ -13,6 +13,7 @@ import io
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, TypeProto
+from onnx import TensorProto, TypeProto, helper
 
 from onnx_lsuv.errors import DataError, DeviceError, LsuvError, ModelError
 
@@ -222,6 +224,32 @@ def load(model: bytes, device: Device) -> Session:
             "cuDNN libraries match the installed 'onnxruntime-gpu', or use '--device cpu'."
         )
     return Session(session, device)
+
+
+def block(device: Device) -> int:
+    """Return how many channels ONNX Runtime puts side by side for convolutions on a device; 1 where it does not."""
+    return _cpu_block() if device.kind == "cpu" else 1
+
+
+@lru_cache(maxsize=1)
+def _cpu_block() -> int:
+    """See what the optimiser makes of the filter of a convolution with one output channel."""
+    ort = _load()
+    one = helper.make_tensor("w", TensorProto.FLOAT, (1, 1, 1, 1), [1.0])
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 1, 1, 1))
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph([helper.make_node("Conv", ["x", "w"], ["y"])], "probe", [image], [output], [one])
+    probe = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "probe.onnx"
+        options.optimized_model_filepath = str(path)
+        ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        found = onnx.load(path)
+    blocked = any(node.domain == "com.microsoft.nchwc" for node in found.graph.node)
+    return max((tensor.dims[0] for tensor in found.graph.initializer), default=1) if blocked else 1
 
 
 def _refused(error: Exception) -> LsuvError:

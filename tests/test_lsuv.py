@@ -249,6 +249,162 @@ def test_data_of_any_size(lsuv: Lsuv, scale: float) -> None:
     assert run.result.good
 
 
+# ---------------------------------------------------------------------------------------------------- several targets
+
+
+def test_target_by_pattern(lsuv: Lsuv) -> None:
+    run = lsuv(mlp(), {"x": normal(64, 16)}, target_std=0.5, target={"y*": 2.0, "w3": 0.1})
+    found = forward_moments(run.after, run.batches, YS)
+    wanted = [2.0, 2.0, 0.1]
+    assert [math.sqrt(m.var) for m in found.values()] == pytest.approx(wanted, rel=0.0025)
+    assert [row.target for row in run.result.layers] == wanted
+    assert [row.status for row in run.result.layers] == ["ok"] * 3
+    assert run.result.target_std == 0.5
+    assert run.result.settings["target"] == [["y*", 2.0], ["w3", 0.1]]
+
+
+def test_of_several_targets_the_last_one_counts(lsuv: Lsuv) -> None:
+    batch = {"x": normal(64, 16)}
+    assert [r.target for r in lsuv(mlp(), batch, target=[("y2", 3.0), ("y?", 0.5)]).result.layers] == [0.5, 0.5, 0.5]
+    assert [r.target for r in lsuv(mlp(), batch, target=[("y?", 0.5), ("y2", 3.0)]).result.layers] == [0.5, 3.0, 0.5]
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+def test_target_with_a_bias_that_stays(lsuv: Lsuv, batches: int) -> None:
+    given = [{"x": part} for part in np.split(normal(66, 16), batches)]
+    run = lsuv(mlp(bias=0.2), given, keep_bias=True, target={"y2": 1.7})
+    found = forward_moments(run.after, run.batches, YS)
+    assert [math.sqrt(m.var) for m in found.values()] == pytest.approx([1, 1.7, 1], rel=0.0025)
+
+
+def test_measure_takes_targets() -> None:
+    batch = {"x": normal(64, 16)}
+    model = onnx_lsuv.initialize(onnx_lsuv.from_proto(mlp()), batch, target={"y3": 0.1}).model
+    plain = onnx_lsuv.measure(model, batch)
+    assert [row.status for row in plain.layers] == ["ok", "ok", "off"]
+    aimed = onnx_lsuv.measure(model, batch, target={"w3": 0.1})
+    assert [row.status for row in aimed.layers] == ["ok"] * 3
+    assert [row.target for row in aimed.layers] == [1, 1, 0.1]
+
+
+def tied() -> ModelProto:
+    text = f"""{HEAD} g (float[N,16] x) => (float z) {{
+      a = MatMul(x, w) r = Relu(a) b = MatMul(r, w) z = MatMul(b, u) }}"""
+    return parse(text, w=normal(16, 16), u=normal(16, 16))
+
+
+def test_the_first_use_of_a_shared_weight_decides_its_target(lsuv: Lsuv) -> None:
+    run = lsuv(tied(), {"x": normal(64, 16)}, target={"a": 2.0, "*": 0.5, "a*": 2.0})
+    assert [row.target for row in run.result.layers] == [2.0, 2.0, 0.5]
+    assert [row.status for row in run.result.layers] == ["ok", "shared", "ok"]
+    assert "0.5 has no effect: 'a' decides" in run.row("b").note
+    assert [math.sqrt(m.var) for m in run.moments("a", "z")] == pytest.approx([2, 0.5], rel=0.0025)
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ({"y1": 0.0}, "above 0 for 'y1'"),
+        ({"y1": math.nan}, "above 0"),
+        ({"y11": 0.5}, r"'y11' matches .* no layer or weight \(did you mean 'y1'\?\)"),
+    ],
+)
+def test_targets_that_are_wrong(lsuv: Lsuv, target: dict[str, float], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        lsuv(mlp(), {"x": normal(8, 16)}, target=target)
+
+
+def test_a_target_without_effect_is_an_error(lsuv: Lsuv) -> None:
+    with pytest.raises(UsageError, match=r"an earlier use of the same weight .* give the target to 'a'"):
+        lsuv(tied(), {"x": normal(8, 16)}, target={"b": 0.5})
+    lstm = f"""{HEAD} g (float[T,N,4] x) => (float z) {{
+      y, h = GRU<hidden_size = 4>(x, w, r) s = Squeeze(h, zero) z = MatMul(s, u) }}"""
+    model = parse(lstm, w=normal(1, 12, 4), r=normal(1, 12, 4), u=normal(4, 4), zero=np.array([0]))
+    with pytest.raises(UsageError, match=r"GRU .* is not rescaled"):
+        lsuv(model, {"x": normal(3, 8, 4)}, target={"r": 0.5})
+    with pytest.raises(UsageError, match="not rescaled"):
+        lsuv(mlp(), {"x": normal(8, 16)}, target={"y1": 0.5}, rescale=False)
+
+
+# ------------------------------------------------------------------------------------------------------- not rescaled
+
+
+@pytest.mark.parametrize(
+    ("init", "std"), [("he", math.sqrt(2 / 256)), ("xavier", math.sqrt(2 / 320)), ("orthonormal", None)]
+)
+def test_draws_only(lsuv: Lsuv, init: str, std: float | None) -> None:
+    text = f"{HEAD} g (float[N,256] x) => (float z) {{ y = Gemm(x, w, b) z = Relu(y) }}"
+    model = parse(text, w=normal(256, 64), b=normal(64))
+    x = normal(64, 256)
+    run = lsuv(model, {"x": x}, init=init, rescale=False)
+    (row,) = run.result.layers
+    assert (row.status, row.scale, row.std_drawn) == ("drawn", None, None)
+    assert row.note == "not rescaled, as asked"
+    assert row.init == init
+    assert run.result.good
+    assert row.std == pytest.approx((x.astype(np.float64) @ run.weight("w")).std(), rel=1e-5)
+    if std is None:
+        assert orthonormality(blocks_of("Gemm", run.weight("w"))) < 1e-5
+        np.testing.assert_allclose(np.linalg.norm(run.weight("w"), axis=0), 1, atol=1e-5)
+    else:
+        assert run.weight("w").std() == pytest.approx(std, rel=0.03)
+    assert not run.weight("b").any()
+
+
+def test_draws_are_those_that_are_rescaled(lsuv: Lsuv) -> None:
+    batch = {"x": normal(64, 16)}
+    drawn, scaled = lsuv(mlp(), batch, rescale=False, seed=4), lsuv(mlp(), batch, seed=4)
+    for i, row in enumerate(scaled.result.layers, 1):
+        assert row.scale is not None
+        np.testing.assert_allclose(drawn.weight(f"w{i}") * row.scale, scaled.weight(f"w{i}"), rtol=1e-6)
+
+
+def test_without_rescaling_no_data_are_needed() -> None:
+    result = onnx_lsuv.initialize(onnx_lsuv.from_proto(mlp()), None, init="he", rescale=False)
+    assert [row.status for row in result.layers] == ["drawn"] * 3
+    assert result.data == {}
+    assert "calibrate" not in result.seconds
+    given = onnx_lsuv.initialize(onnx_lsuv.from_proto(mlp()), {"x": normal(4, 16)}, init="he", rescale=False)
+    assert onnx_lsuv.to_bytes(result.model) == onnx_lsuv.to_bytes(given.model)
+    with pytest.raises(DataError, match="has to run on data"):
+        onnx_lsuv.initialize(onnx_lsuv.from_proto(mlp()), None)
+
+
+def normed() -> ModelProto:
+    text = f"""{HEAD} g (float[N,4,6,6] x) => (float z) {{
+      a = Conv<pads=[1,1,1,1]>(x, w, c) n = BatchNormalization(a, s, t, m, v) r = Relu(n)
+      b = Conv(r, u) z = BatchNormalization(b, s2, t2, m2, v2) }}"""
+    norm = {"s": normal(8) ** 2, "t": normal(8), "m": normal(8), "v": normal(8) ** 2 + 1}
+    more = {f"{name}2": array[:5] for name, array in norm.items()}
+    return parse(text, {"w": normal(8, 4, 3, 3), "c": normal(8), "u": normal(5, 8, 3, 3), **norm, **more})
+
+
+@pytest.mark.parametrize("batches", [1, 4])
+@pytest.mark.parametrize("init", ["he", "keep"])
+def test_norms_are_calibrated_without_rescaling(lsuv: Lsuv, init: str, batches: int) -> None:
+    given = [{"x": 3 * part + 1} for part in np.split(normal(64, 4, 6, 6), batches)]
+    run = lsuv(normed(), given, init=init, rescale=False)
+    values = {name: np.concatenate(run.value(name)).astype(np.float64) for name in ("a", "b")}
+    for name, end in (("a", ""), ("b", "2")):
+        np.testing.assert_allclose(run.weight(f"m{end}"), values[name].mean((0, 2, 3)), atol=1e-4, rtol=1e-4)
+        np.testing.assert_allclose(run.weight(f"v{end}"), values[name].var((0, 2, 3)), rtol=1e-3)
+    kept = {"c", "m", "v", "m2", "v2"}
+    assert {c.tensor for c in run.result.changes} == (kept if init == "keep" else kept | {"w", "u"})
+    if init == "he":
+        assert run.weight("u").std() == pytest.approx(math.sqrt(2 / 72), rel=0.1)
+    with pytest.raises(DataError, match="has to run on data"):
+        onnx_lsuv.initialize(onnx_lsuv.from_proto(normed()), None, rescale=False)
+
+
+def test_weight_normalisation_without_rescaling(lsuv: Lsuv) -> None:
+    text = f"""{HEAD} g (float[N,8] x) => (float y) {{
+      n = ReduceL2<axes=[0], keepdims=1>(v) d = Div(v, n) w = Mul(d, k) y = MatMul(x, w) }}"""
+    run = lsuv(parse(text, v=normal(8, 6), k=normal(1, 6)), {"x": normal(64, 8)}, rescale=False)
+    assert run.changed == {"v"}
+    assert {c.tensor for c in run.result.changes} == {"v"}
+    assert "keeps its gain" in run.row("y").note
+
+
 # -------------------------------------------------------------------------------------------------------------- chance
 
 

@@ -2,7 +2,6 @@
 
 from onnx_lsuv.graph.moments import COUNT, MEAN, VAR, Record, first_usable_of, pooled, scale_of
 from onnx_lsuv.graph.nodes import is_random
-from onnx_lsuv.graph.postpone import put_right
 from onnx_lsuv.graph.stages import IR_MAX, Calibration, Stage, build, close
 from onnx_lsuv.graph.state import norm_key
 
@@ -20,6 +19,5 @@ __all__ = [
     "is_random",
     "norm_key",
     "pooled",
-    "put_right",
     "scale_of",
 ]

@@ -16,15 +16,17 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from onnx import GraphProto, NodeProto, helper
+from onnx import GraphProto, NodeProto, TensorProto, helper
 
+from onnx_lsuv.graph.blocked import convolve, reads_plain, stored
 from onnx_lsuv.graph.control import write_control
+from onnx_lsuv.graph.forms import Form
 from onnx_lsuv.graph.moments import (
     Dims,
     Moments,
     first_usable,
     from_record,
-    group_length,
+    groups_of,
     joined,
     moments,
     scale,
@@ -34,6 +36,9 @@ from onnx_lsuv.graph.nodes import neutral, proto_of
 from onnx_lsuv.graph.sheet import Sheet
 from onnx_lsuv.graph.state import Kept, Rewriter, channels, columns, keys_inside, norm_key
 from onnx_lsuv.layers import Body, Layer, Node, bias_position
+
+# Layers of two operands, linear in both.
+_WAITING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 def rewrite(rewriter: Rewriter) -> tuple[list[NodeProto], dict[str, tuple[str, ...]]]:
@@ -49,6 +54,11 @@ def rewrite(rewriter: Rewriter) -> tuple[list[NodeProto], dict[str, tuple[str, .
 
 def _body(rw: Rewriter, sheet: Sheet, body: Body, records: dict[str, Kept], *, top: bool) -> None:
     for node in body.nodes:
+        if top and rw.rescale:
+            layer = rw.ends.get(node) if node in rw.starts else None
+            if _waiting_layer(rw, sheet, layer, records) if layer else rw.forms.write(sheet, neutral(node, rw.seed)):
+                continue
+            rw.forms.settle_for(sheet, node)
         if any(node.bodies.values()) and keys_inside(rw, node):
             write_control(rw, sheet, node, records, _body, top=top)
         elif node in rw.norms:
@@ -103,15 +113,9 @@ def _layer(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, 
         return
     if start is not None:
         raw = sheet.book.fresh()
-        inputs = list(node.inputs)
-        own_bias = bias_position(node)
-        if own_bias is not None:
-            if layer.addend is not None:
-                term = _own_term(rw, sheet, layer)
-            # What is left out is either added below or zero.
-            inputs[own_bias] = _zero(rw, layer) if node.op_type == "Gemm" and rw.book.opset < 11 else ""
-        while not inputs[-1]:
-            inputs.pop()
+        inputs = _without_bias(rw, layer)
+        if bias_position(node) is not None and layer.addend is not None:
+            term = _own_term(rw, sheet, layer)
         if layer.rest is not None:
             inputs[layer.position] = _moved(sheet, layer.rest.other, layer.rest.moves)
             rest = sheet.book.fresh()
@@ -136,11 +140,6 @@ def _layer(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, 
         both = sheet.op("Add", raw, b)
         return joined(sheet, [found, *(_measure(rw, sheet, layer, v) for v in (spread, both))])
 
-    if layer.weight in rw.undivided:
-        # What follows takes the factor over; the raw output goes on under the output's name.
-        sheet.nodes[-1].output[0] = raw = output
-        _merge(rw, sheet, records, layer.weight, own, width, top=top)
-        return
     factor = scale(
         sheet,
         _merge(rw, sheet, records, layer.weight, own, width, top=top),
@@ -156,6 +155,57 @@ def _layer(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, 
         sheet.op("Add", sheet.op("Mul", raw, factor), term, output=output)
 
 
+def _waiting_layer(rw: Rewriter, sheet: Sheet, layer: Layer, records: dict[str, Kept]) -> bool:
+    """Write a layer of the main graph whose division can wait, a convolution in blocks; say whether it was."""
+    node, shape, forms = layer.node, layer.source.shape, rw.forms
+    if layer.stays or columns(rw, layer) > 1 or len(shape) < 2 or node.op not in _WAITING:
+        return False
+    if layer.source.elem_type not in (TensorProto.FLOAT, TensorProto.DOUBLE):
+        return False
+    at = 1 - layer.position
+    output, inputs = node.outputs[0], _without_bias(rw, layer)
+    image, plain = forms.image(output), None
+    if node.op_type == "Conv" and forms.block > 1 and image is not None and forms.image(inputs[at]) is not None:
+        plain = reads_plain(node, shape, forms.block)
+    dims = forms.dims(inputs[at])
+    if plain is None:
+        form = forms.unblocked(sheet, inputs[at])
+    else:
+        form = forms.form(inputs[at]) if plain else forms.in_blocks(sheet, inputs[at])
+    inputs[at] = form.name
+    if form.factor is not None:
+        smaller = at if dims is not None and math.prod(dims) < math.prod(shape) else layer.position
+        inputs[smaller] = sheet.op("Mul", inputs[smaller], form.factor)
+    if plain is None or image is None:
+        raw = sheet.book.fresh()
+        sheet.nodes.append(proto_of(replace(node, inputs=tuple(inputs), outputs=(raw,))))
+    else:
+        raw = convolve(sheet, node, inputs[0], inputs[1], shape, forms.block, plain=not form.blocked)
+
+    def own() -> Moments:
+        if plain is None or image is None:
+            return _measure(rw, sheet, layer, raw)
+        held = stored(image, forms.block)
+        size, length = math.prod(image), math.prod(held)
+        return moments(sheet, raw, TensorProto.FLOAT, groups_of(held), size=size, stored=length)
+
+    found = _merge(rw, sheet, records, layer.weight, own, 1, top=True)
+    target, elem_type = rw.targets[layer.weight], layer.source.elem_type
+    factor = scale(sheet, found, target, with_term=False, elem_type=elem_type, scalar=False)
+    forms.held[output] = Form(raw, factor, plain is not None)
+    return True
+
+
+def _without_bias(rw: Rewriter, layer: Layer) -> list[str]:
+    """Return a layer's operands without its own bias: it is zero, or is added after the scaling."""
+    inputs, own_bias = list(layer.node.inputs), bias_position(layer.node)
+    if own_bias is not None:
+        inputs[own_bias] = _zero(rw, layer) if layer.node.op_type == "Gemm" and rw.book.opset < 11 else ""
+    while not inputs[-1]:
+        inputs.pop()
+    return inputs
+
+
 def _moved(sheet: Sheet, name: str, moves: Sequence[Node]) -> str:
     """Write some nodes again for another value."""
     for move in moves:
@@ -167,7 +217,7 @@ def _moved(sheet: Sheet, name: str, moves: Sequence[Node]) -> str:
 
 def _measure(rw: Rewriter, sheet: Sheet, layer: Layer, value: str) -> Moments:
     dims = _dims(rw, layer)
-    return moments(sheet, value, layer.source.elem_type, group_length(dims), size=_size(dims))
+    return moments(sheet, value, layer.source.elem_type, groups_of(dims), size=_size(dims))
 
 
 def _size(dims: Dims | None) -> int | None:
@@ -208,10 +258,10 @@ def _norm(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, t
     stored = rw.plan.program.constants[norm.mean].elem_type
     elem_type = known.elem_type if known is not None else stored
     dims = known.dims if known is not None else None
-    group = group_length(dims, leading=0 if width == 1 else 2)
+    groups = groups_of(dims, leading=0 if width == 1 else 2)
 
     def own() -> Moments:
-        return moments(sheet, node.inputs[0], elem_type, group, width, _size(dims))
+        return moments(sheet, node.inputs[0], elem_type, groups, width, _size(dims))
 
     found = _merge(rw, sheet, records, norm_key(norm), own, width, top=top)
     mean, var = (sheet.cast(row, stored) for row in (found.mean, found.var))

@@ -14,12 +14,21 @@ import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 
+@dataclass(frozen=True, slots=True)
+class Value:
+    """What shape inference knows of a value."""
+
+    elem_type: int
+    dims: tuple[int | None, ...] | None
+
+
 @dataclass(slots=True)
 class Book:
     """What all scopes of one graph share: the opset, the constants written so far, a counter for names."""
 
     opset: int
     prefix: str  # of every name written; no name of the program begins with it
+    rows: bool  # the product of a row with itself is fast
     constants: dict[str, TensorProto] = field(default_factory=dict)
     count: int = 0
 
@@ -34,6 +43,13 @@ class Book:
         name = f"{self.prefix}_{array.dtype}_{'x'.join(map(str, array.shape))}_{array.tobytes().hex()}"
         if name not in self.constants:
             self.constants[name] = numpy_helper.from_array(array, name)
+        return name
+
+    def zeros(self, *shape: int) -> str:
+        """Return the name of a float32 constant of zeros."""
+        name = f"{self.prefix}_zeros_{'x'.join(map(str, shape))}"
+        if name not in self.constants:
+            self.constants[name] = numpy_helper.from_array(np.zeros(shape, np.float32), name)
         return name
 
 

@@ -1,9 +1,10 @@
-"""Cut a written graph into stages and close each into a model that ONNX Runtime can load.
+"""Cut a rewritten graph into stages and close each into a model that ONNX Runtime can load.
 
 A node's level is the greatest level of what it reads; what reads a cut is one level further on. All nodes of a level
 are a stage: it runs over all batches, its cuts are pooled, and only what later stages read is kept. So each node runs
-once per batch, whatever the number of layers. Without cuts there is one stage, or a few where the graph is long.
-Nodes that no record depends on are left out: the model's own outputs, and all that follows its last layer.
+once per batch, whatever the number of layers; what comes from constants and cuts alone, such as a filter in another
+layout, is a stage of its own that runs once for all batches. Without cuts there is one stage, or a few where the graph
+is long. Nodes that no record depends on are left out: the model's own outputs, and all that follows its last layer.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from dataclasses import dataclass
 import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
 
+from onnx_lsuv.graph.blocked import DOMAIN
+from onnx_lsuv.graph.forms import Forms
 from onnx_lsuv.graph.moments import Dims
 from onnx_lsuv.graph.nodes import proto_of
-from onnx_lsuv.graph.postpone import postponed
 from onnx_lsuv.graph.rewrite import rewrite
-from onnx_lsuv.graph.sheet import Book
-from onnx_lsuv.graph.state import Rewriter, Value
-from onnx_lsuv.layers import Body, Plan, Program, tensor_type
+from onnx_lsuv.graph.sheet import Book, Value
+from onnx_lsuv.graph.state import Rewriter
+from onnx_lsuv.layers import RANDOM_OPS, Body, Plan, Program, tensor_type
 from onnx_lsuv.model import is_hollow
 
 # The IR versions that ONNX Runtime 1.24 to 1.31 reads; a file of a later one is calibrated at the last of these.
@@ -34,6 +36,7 @@ class Stage:
     """Nodes that run together, and what goes in and out."""
 
     nodes: tuple[NodeProto, ...]
+    once: bool  # it gives the same for every batch
     inputs: tuple[str, ...]  # graph inputs
     constants: tuple[str, ...]  # of the program
     pooled: tuple[str, ...]  # cuts of earlier stages
@@ -51,7 +54,6 @@ class Calibration:
     program: Program
     book: Book
     stages: tuple[Stage, ...]
-    inherits: Mapping[str, str]  # see `postpone`
     records: Mapping[str, tuple[str, ...]]  # by key: the records of its uses, the first usable of which decides
     cuts: Mapping[str, str]
 
@@ -64,6 +66,7 @@ def build(
     staged: bool,
     targets: Mapping[str, float],
     seed: int,
+    block: int = 1,
 ) -> Calibration:
     """Return the calibration graph of a plan, or with `rescale=False` the graph that only measures.
 
@@ -74,17 +77,24 @@ def build(
         staged: pool records over several batches before going on.
         targets: the std that each weight's layer is to have, by weight key.
         seed: for random operators.
+        block: channels side by side in ONNX Runtime's layout for convolutions; 1 where there is none.
     """
-    book = Book(plan.program.opset, _prefix(plan.program))
+    book = Book(plan.program.opset, _prefix(plan.program), rows=block > 1)
     values = infer(plan.program, shapes)
-    inherits = postponed(plan) if rescale else {}
     rewriter = Rewriter(
-        plan, rescale=rescale, staged=staged, targets=targets, values=values, seed=seed, book=book, inherits=inherits
+        plan,
+        rescale=rescale,
+        staged=staged,
+        targets=targets,
+        values=values,
+        seed=seed,
+        book=book,
+        forms=Forms(block, book.opset, values, plan.program.constants, plan.zeroed),
     )
     nodes, records = rewrite(rewriter)
     wanted = dict.fromkeys([*(name for names in records.values() for name in names), *rewriter.cuts])
     stages = tuple(_stages(nodes, plan.program, wanted, rewriter.cuts))
-    return Calibration(plan.program, book, stages, inherits, records, rewriter.cuts)
+    return Calibration(plan.program, book, stages, records, rewriter.cuts)
 
 
 def _prefix(program: Program) -> str:
@@ -118,36 +128,52 @@ def _stages(
         if i not in needed:
             needed.add(i)
             todo += [makers[name] for name in reads[i] if name in makers]
+    data = {value.name for value in program.body.inputs}
     level: dict[int, int] = {}
+    moving: set[int] = set()  # what depends on the data, cuts aside
     filled: dict[int, int] = {}
     for i in sorted(needed):
+        made_by = [makers[n] for n in reads[i] if n in makers and n not in cuts and makers[n] != i]
+        fixed = nodes[i].op_type not in RANDOM_OPS and data.isdisjoint(reads[i]) and moving.isdisjoint(made_by)
+        if not fixed or any(n in wanted for n in nodes[i].output):
+            moving.add(i)
         step = max((level[makers[n]] + (n in cuts) for n in reads[i] if n in makers and makers[n] != i), default=0)
         while filled.get(step, 0) >= STAGE_NODES:
             step += 1
         level[i] = step
         filled[step] = filled.get(step, 0) + 1
-    made = {name: level[i] for name, i in makers.items() if i in needed}
-    last_read: dict[str, int] = {}
+    # What is the same for all batches runs once, right before it is first read.
+    readers: dict[int, list[int]] = {}
+    for i in needed:
+        for name in reads[i]:
+            if name in makers and makers[name] != i:
+                readers.setdefault(makers[name], []).append(i)
+    once = needed - moving if cuts else set()
+    for i in sorted(once, reverse=True):
+        level[i] = min(level[reader] for reader in readers[i])
+    order = {i: (level[i], i not in once) for i in needed}
+    made = {name: order[i] for name, i in makers.items() if i in needed}
+    last_read: dict[str, tuple[int, bool]] = {}
     for i in needed:
         for name in reads[i]:
             if name in made:
-                last_read[name] = max(last_read.get(name, 0), level[i])
-    data = {value.name for value in program.body.inputs}
-    for step in sorted(set(level.values())):
-        members = [i for i in sorted(needed) if level[i] == step]
+                last_read[name] = max(last_read.get(name, order[i]), order[i])
+    for turn in sorted(set(order.values())):
+        members = [i for i in sorted(needed) if order[i] == turn]
         names = dict.fromkeys(name for i in members for name in reads[i])
-        earlier = [n for n in names if n in made and (made[n] < step)]
+        earlier = [n for n in names if n in made and made[n] < turn]
         here = [n for i in members for n in nodes[i].output if n]
         yield Stage(
             nodes=tuple(nodes[i] for i in members),
+            once=not turn[1],
             inputs=tuple(n for n in names if n in data),
             constants=tuple(n for n in names if n in program.constants),
             pooled=tuple(n for n in earlier if n in cuts),
             carried=tuple(n for n in earlier if n not in cuts),
             cuts=tuple(n for n in here if n in cuts),
             finals=tuple(n for n in here if n in wanted and n not in cuts),
-            kept=tuple(n for n in here if n not in cuts and last_read.get(n, step) > step),
-            finished=tuple(n for n, last in last_read.items() if n not in cuts and made[n] < last == step),
+            kept=tuple(n for n in here if n not in cuts and last_read.get(n, turn) > turn),
+            finished=tuple(n for n, last in last_read.items() if n not in cuts and made[n] < last == turn),
         )
 
 
@@ -215,7 +241,8 @@ def _append_tensor(graph: onnx.GraphProto, tensor: TensorProto | None, name: str
 def _model(program: Program, graph: onnx.GraphProto) -> ModelProto:
     model = ModelProto(ir_version=max(IR_MIN, min(IR_MAX, program.model.proto.ir_version)))
     model.graph.CopyFrom(graph)
-    for domain, version in program.opsets.items():
+    added = {node.domain for node in graph.node} & {DOMAIN, "com.microsoft"}
+    for domain, version in {**dict.fromkeys(sorted(added), 1), **program.opsets}.items():
         model.opset_import.add(domain=domain, version=version)
     return model
 

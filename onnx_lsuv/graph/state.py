@@ -5,16 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from onnx_lsuv.graph.sheet import Book
+from onnx_lsuv.graph.forms import Forms
+from onnx_lsuv.graph.sheet import Book, Value
 from onnx_lsuv.layers import Layer, Node, Norm, Plan, walk
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """What shape inference knows of a value."""
-
-    elem_type: int
-    dims: tuple[int | None, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +29,14 @@ class Rewriter:
     values: Mapping[str, Value]
     seed: int
     book: Book
-    inherits: Mapping[str, str] = field(default_factory=dict)  # see `postpone`
+    forms: Forms  # of the main graph's values
     cuts: dict[str, str] = field(default_factory=dict)  # record name -> key
     uses: dict[str, list[str]] = field(default_factory=dict)  # key -> records of the main graph's uses, when measuring
     starts: dict[Node, Layer] = field(default_factory=dict)
     ends: dict[Node, Layer] = field(default_factory=dict)
     norms: dict[Node, Norm] = field(default_factory=dict)
-    undivided: frozenset[str] = frozenset()  # weights whose layers pass their factor on
 
     def __post_init__(self) -> None:
-        self.undivided = frozenset(self.inherits.values())
         for layer in self.plan.layers:
             if not layer.scaled:
                 continue

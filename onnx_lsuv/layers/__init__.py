@@ -4,14 +4,17 @@ from onnx_lsuv.layers.expand import expand
 from onnx_lsuv.layers.find import find_layers
 from onnx_lsuv.layers.moves import Source
 from onnx_lsuv.layers.operators import Matrix, bias_position
+from onnx_lsuv.layers.parameters import VALUES, Parameter, Parameters, find_parameters
 from onnx_lsuv.layers.plan import REASONS, Addend, Layer, Left, Norm, Plan, Weight
-from onnx_lsuv.layers.program import SHAPE_READERS, Body, Constant, Node, Program, tensor_type, walk
+from onnx_lsuv.layers.program import RANDOM_OPS, SHAPE_READERS, Body, Constant, Node, Program, tensor_type, walk
 from onnx_lsuv.layers.sources import scatter
 from onnx_lsuv.layers.vocabulary import vocabulary
 
 __all__ = [
+    "RANDOM_OPS",
     "REASONS",
     "SHAPE_READERS",
+    "VALUES",
     "Addend",
     "Body",
     "Constant",
@@ -20,6 +23,8 @@ __all__ = [
     "Matrix",
     "Node",
     "Norm",
+    "Parameter",
+    "Parameters",
     "Plan",
     "Program",
     "Source",
@@ -27,6 +32,7 @@ __all__ = [
     "bias_position",
     "expand",
     "find_layers",
+    "find_parameters",
     "scatter",
     "tensor_type",
     "vocabulary",

@@ -127,7 +127,7 @@ def stored(plan: Plan, name: str) -> Array:
     return read(plan.program.model, constant.site)
 
 
-def rescale(plan: Plan, values: dict[str, Array], scales: Mapping[str, float], scratch: Scratch) -> None:
+def multiply(plan: Plan, values: dict[str, Array], scales: Mapping[str, float], scratch: Scratch) -> None:
     """Multiply each weight by its scale; the arrays of `values` are replaced or changed in place."""
     for key, scale in scales.items():
         first = plan.weights[key].layers[0]

@@ -55,7 +55,8 @@ def execute(
     finals: dict[str, list[Array]] = {}
     kept: list[dict[str, _Held]] = [{} for _ in range(len(batches))]
     types: dict[str, TypeProto] = {}
-    total, done = len(calibration.stages) * len(batches), 0
+    common: dict[str, _Held] = {}  # kept values that all batches have in common
+    total, done = sum(1 if stage.once else len(batches) for stage in calibration.stages), 0
     for stage in calibration.stages:
         fed = {name for name in stage.constants if name in new or _comes_from_file(program, name)}
         fixed = {name: value_of_constant(program, name, new) for name in fed}
@@ -65,10 +66,10 @@ def execute(
         inputs = {name: runtime.value_of(array, e) for name, (array, e) in fixed.items()}
         inputs |= {name: runtime.value_of(pooled_cuts[name].reshape(-1), TensorProto.DOUBLE) for name in stage.pooled}
         collected: dict[str, list[Array]] = {name: [] for name in stage.cuts}
-        for i, store in enumerate(kept):
+        for i, store in enumerate([common] if stage.once else kept):
             batch: Batch = batches[i] if stage.inputs else {}
             data = {name: runtime.value_of(batch[name], element[name]) for name in stage.inputs}
-            carried = {name: store[name].value for name in stage.carried}
+            carried = {name: (store.get(name) or common[name]).value for name in stage.carried}
             wanted = tuple(dict.fromkeys((*stage.cuts, *stage.finals, *stage.kept)))
             out = runtime.run(session, {**inputs, **data, **carried}, wanted, {*stage.cuts, *stage.finals})
             for name in stage.cuts:
@@ -80,9 +81,12 @@ def execute(
                 if name not in types:
                     types[name] = runtime.type_of(out[name])
             for name in stage.finished:
-                scratch.release(store.pop(name).reserved)
+                if name in store:
+                    scratch.release(store.pop(name).reserved)
             done += 1
             progress(phase, done, total)
+        for name in common.keys() & set(stage.finished):
+            scratch.release(common.pop(name).reserved)
         pooled_cuts |= {name: pooled(records) for name, records in collected.items()}
         del arrays
     results = {}

@@ -10,7 +10,8 @@ from onnx_lsuv.batches import Batch, Batches, default_limit
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.graph import build
 from onnx_lsuv.lsuv.execute import Progress, execute, quiet
-from onnx_lsuv.lsuv.prepare import Clock, chance, checked, nothing_to_do, plan_of, shapes_of
+from onnx_lsuv.lsuv.patterns import Targets, pairs_of, targets_of
+from onnx_lsuv.lsuv.prepare import Clock, chance, checked, nothing_to_do, plans_of, shapes_of
 from onnx_lsuv.lsuv.result import Result
 from onnx_lsuv.lsuv.rows import left_row, row_of, verified_row
 from onnx_lsuv.lsuv.scratch import Scratch
@@ -24,6 +25,7 @@ def measure(
     *,
     like: Result | None = None,
     target_std: float = 1.0,
+    target: Targets = (),
     tolerance: float | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -38,6 +40,7 @@ def measure(
         batches: the data, pooled.
         like: the result of `initialize` that made the model; its rows get the measured std and a final status.
         target_std: the std wanted, without `like`.
+        target: other stds, by patterns of names as for `initialize`, without `like`.
         tolerance: on the variance relative to its target; None for 0.005, or 0.02 in half precision.
         include: patterns of node or weight names to take; all where empty.
         exclude: patterns of node or weight names to leave alone.
@@ -50,12 +53,14 @@ def measure(
     with clock("verify"):
         if like is not None:
             include, exclude = like.settings["include"], like.settings["exclude"]
-        plan = plan_of(model, include=include, exclude=exclude, keep_bias=True)
+        fresh = like is not None and bool(like.settings.get("fresh"))  # its patterns may name other parameters
+        plan, _ = plans_of(model, include=include, exclude=exclude, keep_bias=True, fresh=fresh)
         if not plan.layers:
             raise ModelError(nothing_to_do(plan))
         data = checked(model, batches)
-        targets = dict.fromkeys(plan.weights, target_std)
-        calibration = build(plan, shapes_of(data), rescale=False, staged=False, targets=targets, seed=0)
+        targets, remarks = targets_of(plan, target_std, target)
+        block = runtime.block(where)
+        calibration = build(plan, shapes_of(data), rescale=False, staged=False, targets=targets, seed=0, block=block)
         records = execute(calibration, data, {}, where, Scratch(default_limit()), progress, "verify")
     if like is not None:
         rows = [
@@ -65,7 +70,10 @@ def measure(
         return replace(like, layers=tuple(rows), seconds={**like.seconds, **clock.seconds}, tolerance=tolerance)
     rows = [
         verified_row(
-            row_of(plan, layer, "keep", target_std, "scaled" if layer.scaled else "found"),
+            replace(
+                row_of(plan, layer, "keep", targets[layer.weight], "scaled" if layer.scaled else "found"),
+                note=remarks.get(layer, ""),
+            ),
             records.get(layer.weight),
             tolerance,
             layer,
@@ -79,7 +87,11 @@ def measure(
         stale=(),
         changes=(),
         notes=(*data.notes, *chance(plan)),
-        settings={"include": list(include), "exclude": list(exclude)},
+        settings={
+            "include": list(include),
+            "exclude": list(exclude),
+            "target": [list(pair) for pair in pairs_of(target)],
+        },
         data=data.describe(),
         device=where.name,
         seconds=clock.seconds,

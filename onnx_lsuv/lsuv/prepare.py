@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from time import perf_counter
 
 from onnx import helper
@@ -13,61 +12,61 @@ from onnx_lsuv import batches as kinds
 from onnx_lsuv.batches import Batch, Batches
 from onnx_lsuv.errors import UsageError
 from onnx_lsuv.graph import is_random
-from onnx_lsuv.layers import Left, Plan, expand, find_layers
+from onnx_lsuv.layers import Left, Parameters, Plan, expand, find_layers, find_parameters
+from onnx_lsuv.lsuv.fresh import fresh_notes
+from onnx_lsuv.lsuv.notes import guide
+from onnx_lsuv.lsuv.patterns import Choice, no_match
 from onnx_lsuv.lsuv.result import Result
 from onnx_lsuv.lsuv.rows import left_row, row_of
 from onnx_lsuv.model import Model
 
 
 def plan_of(model: Model, *, include: Sequence[str] = (), exclude: Sequence[str] = (), keep_bias: bool = False) -> Plan:
-    """Find the layers of a model.
+    """Find the layers of a model; see `plans_of`."""
+    return plans_of(model, include=include, exclude=exclude, keep_bias=keep_bias, fresh=False)[0]
+
+
+def plans_of(
+    model: Model, *, include: Sequence[str], exclude: Sequence[str], keep_bias: bool, fresh: bool
+) -> tuple[Plan, Parameters]:
+    """Find the layers of a model, and with `fresh` the parameters beside them.
 
     Args:
         model: what to look at.
         include: patterns of node or weight names; where given, others are left alone.
         exclude: patterns of node or weight names to leave alone.
         keep_bias: leave biases as they are.
+        fresh: look for other parameters too; the patterns are also for these.
 
     Raises:
         UsageError: a pattern matches no layer.
     """
     program = expand(model)
-    seen: dict[str, bool] = dict.fromkeys((*include, *exclude), False)
-
-    def matches(patterns: Sequence[str], label: str, weight: str) -> bool:
-        hit = False
-        for pattern in patterns:
-            if fnmatchcase(label, pattern) or fnmatchcase(weight, pattern):
-                seen[pattern] = hit = True
-        return hit
-
-    def wanted(label: str, weight: str) -> bool:
-        included = matches(include, label, weight) or not include
-        return not matches(exclude, label, weight) and included
-
-    plan = find_layers(program, wanted=wanted, keep_bias=keep_bias)
-    for pattern, hit in seen.items():
-        if not hit:
-            names = [layer.node.label for layer in find_layers(program).layers][:5]
-            raise UsageError(
-                f"the pattern {pattern!r} matches the whole name of no layer or weight; layers are named like "
-                f"{', '.join(map(repr, names))}, and '*' stands for anything"
-            )
-    return plan
+    choice = Choice(include, exclude)
+    plan = find_layers(program, wanted=choice.wanted, keep_bias=keep_bias)
+    found = find_parameters(plan, choice.wanted) if fresh else Parameters((), (), ())
+    for pattern in choice.unmatched:
+        raise UsageError(no_match(pattern, find_layers(program).layers))
+    return plan, found
 
 
 def describe(
-    model: Model, *, include: Sequence[str] = (), exclude: Sequence[str] = (), keep_bias: bool = False
+    model: Model,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    keep_bias: bool = False,
+    fresh: bool = False,
 ) -> Result:
     """Return the layers of a model and what is left alone, without running anything."""
-    plan = plan_of(model, include=include, exclude=exclude, keep_bias=keep_bias)
+    plan, found = plans_of(model, include=include, exclude=exclude, keep_bias=keep_bias, fresh=fresh)
     return Result(
         model=model,
         layers=tuple(row_of(plan, layer, "", 1.0, "found") for layer in plan.layers),
         left=tuple(map(left_row, plan.left)),
         stale=tuple(map(left_row, plan.stale)),
         changes=(),
-        notes=(),
+        notes=(*fresh_notes(plan, found), *map(str, guide(plan))),
         settings={"include": list(include), "exclude": list(exclude), "keep_bias": keep_bias},
         data={},
         device="none",

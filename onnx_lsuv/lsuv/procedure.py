@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import helper
 
 from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batch, Batches, default_limit
-from onnx_lsuv.errors import ModelError, UsageError
-from onnx_lsuv.graph import COUNT, MEAN, VAR, Record, build, norm_key, put_right
-from onnx_lsuv.layers import Plan
-from onnx_lsuv.lsuv.draw import METHODS, draw, rescale
+from onnx_lsuv.errors import DataError, ModelError, UsageError
+from onnx_lsuv.graph import COUNT, MEAN, VAR, Record, build, norm_key
+from onnx_lsuv.layers import Parameters, Plan
+from onnx_lsuv.lsuv.draw import METHODS, Array, draw, multiply
 from onnx_lsuv.lsuv.execute import Progress, execute, quiet
-from onnx_lsuv.lsuv.prepare import Clock, chance, checked, nothing_to_do, plan_of, shapes_of
+from onnx_lsuv.lsuv.fresh import fresh_notes, fresh_values, redrawn
+from onnx_lsuv.lsuv.notes import guide
+from onnx_lsuv.lsuv.patterns import Targets, pairs_of, targets_of
+from onnx_lsuv.lsuv.prepare import Clock, chance, checked, nothing_to_do, plans_of, shapes_of
 from onnx_lsuv.lsuv.result import Change, Result
 from onnx_lsuv.lsuv.rows import HALF, drawn_row, left_row, usable_scale
 from onnx_lsuv.lsuv.scratch import Scratch
@@ -28,11 +29,14 @@ from onnx_lsuv.runtime import Device
 
 def initialize(
     model: Model,
-    batches: Batches | Iterable[Batch] | Batch,
+    batches: Batches | Iterable[Batch] | Batch | None,
     *,
     seed: int = 0,
     init: str = "orthonormal",
     target_std: float = 1.0,
+    target: Targets = (),
+    rescale: bool = True,
+    fresh: bool = False,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     keep_bias: bool = False,
@@ -46,10 +50,14 @@ def initialize(
 
     Args:
         model: from `load` or `from_proto`; it is not changed.
-        batches: one batch {input name: array}, or several, pooled.
+        batches: one batch {input name: array}, or several, pooled; None where nothing has to run: without `rescale`
+            and without BatchNormalizations.
         seed: of the draw.
         init: "orthonormal", "delta", "he", "xavier", or "keep" for the weights as they are.
         target_std: the std that every layer's output is to have.
+        target: other stds, by patterns of node or weight names; of several that match a layer the last one counts.
+        rescale: False leaves weights as drawn; statistics of BatchNormalizations are set all the same.
+        fresh: give every other parameter its usual starting value too; `layers.parameters` says which.
         include: patterns of node or weight names to take; all where empty.
         exclude: patterns of node or weight names to leave alone.
         keep_bias: leave biases as they are instead of setting them to zero.
@@ -64,59 +72,84 @@ def initialize(
         The result; `result.model` holds the new values.
 
     Raises:
+        UsageError: an argument is wrong, contradicts another, or a pattern matches no layer.
         ModelError: there is nothing to initialise, or ONNX Runtime refuses the model.
         DataError: the data do not fit the model.
         DeviceError: the device is not there.
     """
     if init not in METHODS:
         raise UsageError(f"Expected an init of {', '.join(METHODS)}, found {init!r}.")
-    if not (math.isfinite(target_std) and target_std > 0):
-        raise UsageError(f"Expected a target std above 0, found {target_std}.")
+    if fresh and (keep_bias or init == "keep"):
+        what = "biases" if keep_bias else "weights"
+        raise UsageError(
+            f"Fresh values for every parameter and the old {what} exclude each other: ask for one of them."
+        )
+    if target and not rescale:
+        raise UsageError("A target has no effect on weights that are not rescaled: ask for one of them.")
     where = device if isinstance(device, Device) else runtime.open_device(device, threads=threads)
     clock = Clock()
     with clock("load"):
-        plan = plan_of(model, include=include, exclude=exclude, keep_bias=keep_bias)
+        plan, found = plans_of(model, include=include, exclude=exclude, keep_bias=keep_bias, fresh=fresh)
         if not plan.layers:
             raise ModelError(nothing_to_do(plan))
-        data = checked(model, batches)
+        targets, remarks = targets_of(plan, target_std, target)
+        if batches is None and (rescale or plan.norms):
+            raise DataError(f"{model.name} has to run on data: give a list of batches {{input name: array}}")
+        data = None if batches is None else checked(model, batches)
     with clock("draw"):
         room = Scratch(memory if memory is not None else default_limit(), scratch)
         drawn = draw(plan, init, seed, where.threads, progress, room)
-    with clock("calibrate"):
-        targets = dict.fromkeys(plan.weights, target_std)
-        calibration = build(plan, shapes_of(data), rescale=True, staged=len(data) > 1, targets=targets, seed=seed)
-        records = execute(calibration, data, drawn.values, where, room, progress)
-        records = put_right(records, calibration.inherits, targets)
-        scales = {key: s for key in plan.weights if (s := usable_scale(records.get(key), target_std)) is not None}
-        rescale(plan, drawn.values, scales, room)
-        norms = _norm_values(plan, records)
-    values = {**drawn.values, **norms}
-    program = plan.program
-    sites = {program.constants[name].site: array for name, array in values.items()}
-    new = with_values(model, {site: array for site, array in sites.items() if site is not None})
-    moved = set(promoted(new))
-    steps = [step for layer in plan.layers for step in layer.source.companions]
-    roles = dict.fromkeys(norms, "statistics") | dict.fromkeys(plan.zeroed, "bias") | dict.fromkeys(steps, "step")
-    rows = [drawn_row(plan, layer, drawn.methods, records, scales, target_std) for layer in plan.layers]
+        others = fresh_values(plan, found, seed, where.threads, room) if fresh else {}
+        values = {**drawn.values, **others}
+        if not rescale:
+            values = _without_stored(plan, values, others, init)
+    records: dict[str, Record] = {}
+    scales: dict[str, float] = {}
+    if data is not None and (rescale or plan.norms):
+        with clock("calibrate"):
+            # Without layers in its plan the graph computes them as they are, and only the norms are set.
+            measured = plan if rescale else replace(plan, layers=(), weights={})
+            calibration = build(
+                measured,
+                shapes_of(data),
+                rescale=True,
+                staged=len(data) > 1,
+                targets=targets,
+                seed=seed,
+                block=runtime.block(where),
+            )
+            records = execute(calibration, data, values, where, room, progress)
+            if rescale:
+                usable = {key: usable_scale(records.get(key), std) for key, std in targets.items()}
+                scales = {key: scale for key, scale in usable.items() if scale is not None}
+                multiply(plan, values, scales, room)
+            norms = _norm_values(plan, records)
+            values |= norms
+    rows = [drawn_row(plan, layer, drawn.methods, records, scales, targets, rescale=rescale) for layer in plan.layers]
+    lowered = {key for key, std in targets.items() if std < target_std}
+    guidance = map(str, guide(plan, lowered)) if rescale else ()
+    new = with_values(model, {s: array for name, array in values.items() if (s := plan.program.constants[name].site)})
     return Result(
         model=new,
-        layers=tuple(rows),
-        left=tuple(map(left_row, plan.left)),
-        stale=tuple(map(left_row, plan.stale)),
-        changes=tuple(
-            Change(c.label, c.scope, roles.get(name, "weight"), c.site in moved)
-            for name in values
-            if (c := program.constants[name])
+        layers=tuple(
+            replace(row, note=_joined(row.note, remarks.get(layer)))
+            for row, layer in zip(rows, plan.layers, strict=True)
         ),
-        notes=(*data.notes, *chance(plan)),
+        left=tuple(redrawn(left_row(left), plan, others) for left in plan.left),
+        stale=tuple(map(left_row, plan.stale)),
+        changes=_changes(plan, found, new, values),
+        notes=(*(data.notes if data else ()), *chance(plan), *fresh_notes(plan, found), *guidance),
         settings={
             "seed": seed,
             "init": init,
+            "rescale": rescale,
+            "fresh": fresh,
             "keep_bias": keep_bias,
             "include": list(include),
             "exclude": list(exclude),
+            "target": [list(pair) for pair in pairs_of(target)],
         },
-        data=data.describe(),
+        data=data.describe() if data else {},
         device=where.name,
         seconds=clock.seconds,
         target_std=target_std,
@@ -124,9 +157,33 @@ def initialize(
     )
 
 
-def _norm_values(plan: Plan, records: Mapping[str, Record]) -> dict[str, NDArray[Any]]:
+def _without_stored(plan: Plan, values: Mapping[str, Array], fresh: Mapping[str, Array], init: str) -> dict[str, Array]:
+    """Return the new values without those that are in the file already, as nothing scales them."""
+    sources = [layer.source for layer in plan.layers]
+    same = {source.carrier for source in sources}
+    if init == "keep":
+        same |= {name for source in sources for name in (*source.constants, *source.companions)}
+    return {name: array for name, array in values.items() if name not in same or name in fresh}
+
+
+def _changes(plan: Plan, found: Parameters, new: Model, values: Iterable[str]) -> tuple[Change, ...]:
+    """Return what became of each tensor that has new values."""
+    moved = set(promoted(new))
+    roles = {name: "statistics" for norm in plan.norms for name in (norm.mean, norm.var)}
+    roles |= dict.fromkeys(plan.zeroed, "bias")
+    roles |= {step: "step" for layer in plan.layers for step in layer.source.companions}
+    roles |= {parameter.constant: parameter.role for parameter in found.fresh}
+    constants = [plan.program.constants[name] for name in values]
+    return tuple(Change(c.label, c.scope, roles.get(c.name, "weight"), c.site in moved) for c in constants)
+
+
+def _joined(note: str, more: str | None) -> str:
+    return "; ".join(each for each in (note, more) if each)
+
+
+def _norm_values(plan: Plan, records: Mapping[str, Record]) -> dict[str, Array]:
     """Return the statistics to write to the BatchNormalizations."""
-    values: dict[str, NDArray[Any]] = {}
+    values: dict[str, Array] = {}
     for norm in plan.norms:
         record = records.get(norm_key(norm))
         if record is None or record[COUNT, 0] == 0 or not np.isfinite(record).all():

@@ -69,7 +69,7 @@ class Change:
 
     tensor: str
     scope: str
-    role: str  # "weight", "bias", "statistics" or "step" (of a quantiser)
+    role: str  # "weight", "bias", "statistics", "step" (of a quantiser), "scale", "slope", "embedding" or "state"
     became_initializer: bool
 
 

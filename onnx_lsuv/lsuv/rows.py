@@ -47,15 +47,21 @@ def drawn_row(
     methods: Mapping[str, str],
     records: Mapping[str, Record],
     scales: Mapping[str, float],
-    target: float,
+    targets: Mapping[str, float],
+    *,
+    rescale: bool,
 ) -> LayerReport:
-    """Return the row of a layer after calibration."""
-    row = row_of(plan, layer, methods[layer.weight], target, "scaled")
+    """Return the row of a layer after calibration, or where nothing was to be rescaled."""
+    target = targets[layer.weight]
+    row = row_of(plan, layer, methods[layer.weight], target, "scaled" if rescale else "drawn")
     if not layer.scaled:
         bounded = layer.node.op_type in ("LSTM", "GRU", "RNN") or layer.node.op_type.endswith("Attention")
         why = "its gates or its attention bound the output" if bounded else "it stands in a Scan of opset 8"
         note = f"not rescaled: {why}"
         return replace(row, status=row.status if row.status == "shared" else "drawn", note=note)
+    if not rescale:
+        gain = "; what normalises it keeps its gain" if layer.source.carrier else ""
+        return replace(row, note=f"not rescaled, as asked{gain}")
     record = records.get(layer.weight)
     if record is None or record[COUNT, 0] == 0:
         return replace(row, status="not-reached", note="the data never reach it")
@@ -82,13 +88,13 @@ def _cause(record: Record, target: float) -> str:
 
 def verified_row(row: LayerReport, record: Record | None, tolerance: float | None, layer: Layer) -> LayerReport:
     """Return a row with what was measured on the final weights."""
-    if row.status in ("shared", "not-reached", "drawn") or not layer.scaled:
+    if row.status in ("shared", "not-reached") or not layer.scaled:
         return row
     if record is None or record[COUNT, 0] == 0:
         return replace(row, status="not-reached", note="the data never reach it")
     mean, var = float(record[MEAN, 0]), float(record[VAR, 0])
     row = replace(row, mean=mean, std=math.sqrt(max(var, 0.0)) if math.isfinite(var) else var)
-    if row.status == "degenerate":
+    if row.status in ("degenerate", "drawn"):
         return row
     if tolerance is None:
         tolerance = TOLERANCE_HALF if layer.source.elem_type in HALF else TOLERANCE

@@ -8,13 +8,16 @@ third node. The indices are those of `Model.proto`, a skeleton of the model with
 from __future__ import annotations
 
 from onnx_lsuv.model.edits import promoted
+from onnx_lsuv.model.elements import Array
 from onnx_lsuv.model.loading import Model, digest, from_proto, is_hollow, load
 from onnx_lsuv.model.saving import save, to_bytes
-from onnx_lsuv.model.values import fill, read, with_values
+from onnx_lsuv.model.values import fill, message, read, rewritten, tensors, with_values
+from onnx_lsuv.model.weights import save_weights
 from onnx_lsuv.model.wire import HOLLOW_BYTES, Site
 
 __all__ = [
     "HOLLOW_BYTES",
+    "Array",
     "Model",
     "Site",
     "digest",
@@ -22,9 +25,13 @@ __all__ = [
     "from_proto",
     "is_hollow",
     "load",
+    "message",
     "promoted",
     "read",
+    "rewritten",
     "save",
+    "save_weights",
+    "tensors",
     "to_bytes",
     "with_values",
 ]

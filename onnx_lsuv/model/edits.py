@@ -23,7 +23,7 @@ from onnx_lsuv.model.elements import Array
 from onnx_lsuv.model.external import Place, extent
 from onnx_lsuv.model.loading import Model
 from onnx_lsuv.model.splice import Edit
-from onnx_lsuv.model.tensors import chunks, encode, encode_fixed, to_raw
+from onnx_lsuv.model.tensors import chunks, encode, encode_fixed, has_payload, to_raw
 from onnx_lsuv.model.values import data_file, external_tensors, holds_initializers, label, message
 from onnx_lsuv.model.wire import BYTES, FIXED32, RAW_DATA, Site, Span, children, fields, find, varint
 
@@ -99,9 +99,11 @@ def _node_of(model: Model, site: Site) -> Site | None:
     """Return the site of the node that goes when the value at `site` is saved, if it is one that does."""
     if not holds_initializers(model, site):
         return None
-    kind, _ = message(model, site)
+    kind, here = message(model, site)
     if kind == "node":
         return site
+    if kind == "tensor" and _is_bare(model, cast(onnx.TensorProto, here)):
+        return None
     at = {"tensor": site[:-2], "attribute": site[:-1]}[kind]
     if not at or message(model, at)[0] != "node":
         return None
@@ -111,11 +113,20 @@ def _node_of(model: Model, site: Site) -> Site | None:
     return at if constant and name in ("value", "value_float", "value_floats") else None
 
 
+def _is_bare(model: Model, tensor: onnx.TensorProto) -> bool:
+    """Whether the model's bytes, made by `rewritten`, lack the payload of a tensor."""
+    return model._bare and tensor.data_location != onnx.TensorProto.EXTERNAL and not has_payload(tensor)
+
+
 def _patch(model: Model, site: Site, value: Array) -> list[Edit]:
     kind, here = message(model, site)
     view, spans = model._tree.view, find(model._tree, site)[1]
     if kind == "tensor":
-        return encode(view, spans, cast(onnx.TensorProto, here), value, label(model, site))
+        tensor = cast(onnx.TensorProto, here)
+        if _is_bare(model, tensor):
+            data, end = to_raw(value), spans[-1].end
+            return [Edit(end, end, (bytes([RAW_DATA << 3 | BYTES]) + varint(len(data)), data), spans[-1])]
+        return encode(view, spans, tensor, value, label(model, site))
     if value.ndim:
         return encode_fixed(view, chunks(view, spans, 7, FIXED32), to_raw(value), 4)
     cells = [(one.start, one.end, span) for span in spans for one in fields(view, span.start, span.end)

@@ -38,6 +38,7 @@ class Model:
     folder: Path | None
     _tree: Tree = field(repr=False)
     _files: dict[str, memoryview] = field(repr=False)  # external data files mapped so far, by location
+    _bare: bool = field(default=False, repr=False)  # the bytes lack the payloads that `values` gives; see `rewritten`
 
     @property
     def name(self) -> str:

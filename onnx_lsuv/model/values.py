@@ -17,7 +17,7 @@ from onnx_lsuv.model.elements import Array
 from onnx_lsuv.model.external import Place, extent, open_data, place_of
 from onnx_lsuv.model.loading import Model
 from onnx_lsuv.model.tensors import decode, dtype_of, from_raw, shape_of
-from onnx_lsuv.model.wire import SCHEMA, Site, find
+from onnx_lsuv.model.wire import SCHEMA, Site, Tree, find
 
 
 def message(model: Model, site: Site) -> tuple[str, Message]:
@@ -177,12 +177,17 @@ def data_file(model: Model, location: str, where: str) -> memoryview:
 
 def external_tensors(model: Model) -> Iterator[tuple[Site, onnx.TensorProto, Place]]:
     """Yield every tensor with external data: in graphs, functions and attributes; raise ModelError at a bad place."""
+    for site, tensor in tensors(model.proto):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            yield site, tensor, place_of(tensor, label(model, site))
+
+
+def tensors(proto: onnx.ModelProto) -> Iterator[tuple[Site, onnx.TensorProto]]:
+    """Yield every tensor of a model: in graphs, functions and attributes, sparse ones as their two parts."""
 
     def walk(site: Site, kind: str, here: Message) -> Iterator[tuple[Site, onnx.TensorProto]]:
         if kind == "tensor":
-            tensor = cast(onnx.TensorProto, here)
-            if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                yield site, tensor
+            yield site, cast(onnx.TensorProto, here)
             return
         known = SCHEMA[kind]
         for descriptor, value in here.ListFields():
@@ -191,5 +196,17 @@ def external_tensors(model: Model) -> Iterator[tuple[Site, onnx.TensorProto, Pla
                 for index, child in enumerate(value if repeated else (value,)):
                     yield from walk((*site, (descriptor.number, index)), below, child)
 
-    for site, tensor in walk((), "model", model.proto):
-        yield site, tensor, place_of(tensor, label(model, site))
+    return walk((), "model", proto)
+
+
+def rewritten(
+    model: Model, proto: onnx.ModelProto, values: Mapping[Site, Array], files: Mapping[str, memoryview]
+) -> Model:
+    """Return a model of another structure, its tensors given by `values` where `proto` does not hold them.
+
+    `proto` is the new skeleton, from now on not to be changed. `files` are the external data files that differ from
+    those in the model's folder, by location.
+    """
+    tree = Tree(memoryview(proto.SerializeToString()))
+    new = Model(proto, model.path, MappingProxyType({}), model.folder, tree, {**model._files, **files}, _bare=True)
+    return with_values(new, values)

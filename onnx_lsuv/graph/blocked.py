@@ -1,0 +1,91 @@
+"""Convolutions in ONNX Runtime's blocked layout, NCHWc.
+
+On processors with wide registers ONNX Runtime computes convolutions faster on tensors (N, C/b, H, W, b), b channels
+side by side. It goes over to that layout by itself only where weights are constant; in a calibration graph they are
+inputs. So the graph is written in that layout from the start, with ONNX Runtime's own operators for it (domain
+com.microsoft.nchwc), and filters are brought into it by nodes:
+
+    x   (N, C, H, W)     ->  (N, C/b, H, W, b)               ReorderInput; for fewer than b channels x stays as it is
+    w   (M, C, kh, kw)   ->  (M/b, C/b, kh, kw, b of C, b of M)
+    w   (M, C < b, ...) and depthwise (M, 1, ...)  ->  (M/b, C, kh, kw, b of M)
+
+All of them are declared with the shape (N, C', H, W), C' being C rounded up to whole blocks; what fills the last
+block is zero. An operator that treats every value alike works on either layout, and so do mean and variance, when the
+zeros are not counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+
+from onnx import helper
+
+from onnx_lsuv.graph.nodes import proto_of
+from onnx_lsuv.graph.sheet import Sheet
+from onnx_lsuv.layers import Node
+
+DOMAIN = "com.microsoft.nchwc"
+MULTIPLE = 4  # ReorderInput takes multiples of so many channels only
+
+
+def padded(channels: int, block: int) -> int:
+    """Return a number of channels, rounded up to whole blocks."""
+    return -(-channels // block) * block
+
+
+def stored(image: tuple[int, int, int, int], block: int) -> tuple[int, int, int, int]:
+    """Return the shape under which an image in blocks is declared."""
+    n, c, h, w = image
+    return n, padded(c, block), h, w
+
+
+def reads_plain(node: Node, shape: tuple[int, ...], block: int) -> bool | None:
+    """Say whether a convolution of a weight's shape reads a plain image; None where it cannot be done in blocks.
+
+    One that reads a plain image can read one in blocks as well.
+    """
+    m, c = shape[:2]
+    group = node.int_attribute("group", 1)
+    if m % MULTIPLE:
+        return None
+    if group == 1 and c < block:
+        return True
+    aligned = c % MULTIPLE == 0 if group == 1 else c == 1 and m == group
+    return False if aligned or (c % block == 0 and (m // group) % block == 0) else None
+
+
+def convolve(sheet: Sheet, node: Node, x: str, weight: str, shape: tuple[int, ...], block: int, *, plain: bool) -> str:
+    """Write a convolution without bias; return the name of its output in blocks.
+
+    Args:
+        sheet: where to write.
+        node: the convolution.
+        x: its image, in blocks or, with `plain`, as it was.
+        weight: the weight, as it was.
+        shape: the weight's shape (M, C/g, kh, kw).
+        block: channels side by side.
+        plain: see `x`.
+    """
+    m, c, *kernel = shape
+    rows, places = padded(m, block), prod(kernel)
+    depthwise = c == 1 and m == node.int_attribute("group", 1) > 1
+    # (1, M, C * kh * kw, 1) as an image in blocks is (M/b, C * kh * kw, b).
+    filters = sheet.op("ReorderInput", sheet.reshape(weight, 1, m, c * places, 1), domain=DOMAIN)
+    if not (plain or depthwise):
+        columns = padded(c, block)
+        if columns > c:
+            filters = sheet.reshape(filters, rows // block, c, places, block)
+            zeros = sheet.book.zeros(rows // block, columns - c, places, block)
+            filters = sheet.op("Concat", filters, zeros, axis=1)
+        if places > 1:
+            filters = sheet.reshape(filters, rows // block, columns // block, block, places, block)
+            filters = sheet.op("Transpose", filters, perm=[0, 1, 3, 2, 4])
+        c = columns
+    filters = sheet.reshape(filters, rows, c, *kernel)
+    if depthwise:
+        group = helper.make_attribute("group", rows)
+        node = replace(node, attributes={**node.attributes, "group": group})
+    raw = sheet.book.fresh()
+    sheet.nodes.append(proto_of(replace(node, domain=DOMAIN, inputs=(x, filters), outputs=(raw,))))
+    return raw

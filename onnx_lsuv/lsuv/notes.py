@@ -1,0 +1,218 @@
+"""Notes that guide: where unit variance does not do what one might think.
+
+One note a kind, however many layers it is about:
+
+    norm      a layer feeds normalisations alone: they cancel its scale, in training as well
+    gate      a layer feeds a gate: its std decides how far the gate opens and closes
+    residual  a stream to which each of L branches adds its own variance: it ends at 1 + L
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from onnx_lsuv.layers import Layer, Node, Plan, Program
+from onnx_lsuv.layers.normalised import NORMS
+
+SECTION = "What the notes say"  # of README
+FEW, PATTERNS = 3, 3
+LONG = 4  # additions to a stream from which on it is worth a word
+
+_NORMS = frozenset(name for name in NORMS if not name.startswith("Skip"))  # those normalise a sum
+_MOVES = frozenset({"Identity", "Cast", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Split", "Dropout"})
+_GATES = frozenset({"Sigmoid", "HardSigmoid", "Softmax"})
+_GATED = frozenset({"Mul", "MatMul", "Einsum"})
+# What a residual stream passes without being normalised, and a branch on its way from its last layer.
+_STREAM = _MOVES | {"Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Gelu", "Clip", "MaxPool", "AveragePool", "Pad"}
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One thing to know about a model."""
+
+    kind: str  # "norm", "gate" or "residual"
+    text: str
+    section: str = SECTION  # where README says more
+
+    def __str__(self) -> str:
+        return f"{self.text} (README: {self.section})"
+
+
+def guide(plan: Plan, lowered: Collection[str] = ()) -> list[Note]:
+    """Return what is to be known about a model's layers.
+
+    Args:
+        plan: the layers.
+        lowered: keys of the weights whose target is below the others' already.
+    """
+    program = plan.program
+    scaled = [layer for layer in plan.layers if layer.scaled]
+    notes = []
+    normed = [layer for layer in scaled if _feeds_norms_alone(program, layer)]
+    if normed:
+        notes.append(
+            Note(
+                "norm",
+                f"{_count(normed, scaled)} a normalisation and nothing else ({_listed(normed)}): it cancels their "
+                "scale, in training as well, so what counts there is the orthonormal draw",
+            )
+        )
+    gates = [layer for layer in scaled if layer.weight not in lowered and _feeds_gate(program, layer)]
+    if gates:
+        notes.append(
+            Note(
+                "gate",
+                f"{_count(gates, scaled)} a gate ({_listed(gates)}): their std decides how far it opens and closes; "
+                f"a smaller one, as by --target {_quoted(gates[0].node.label)}=0.1, starts it nearly constant",
+            )
+        )
+    length, lasts = _longest_stream(plan)
+    if len(lasts) >= LONG and not all(layer.weight in lowered for layer in lasts):
+        notes.append(Note("residual", _advice(plan, length, lasts)))
+    return notes
+
+
+def _count(some: Sequence[Layer], every: Sequence[Layer]) -> str:
+    verb = "feeds" if len(some) == 1 else "feed"
+    return f"{len(some)} of {len(every)} layers {verb}"
+
+
+def _listed(layers: Sequence[Layer]) -> str:
+    more = f" and {len(layers) - FEW} more" if len(layers) > FEW else ""
+    return ", ".join(repr(layer.node.label) for layer in layers[:FEW]) + more
+
+
+def _readers(program: Program, name: str) -> Iterator[tuple[Node | None, int]]:
+    """Yield who reads a value, through operators that move it; None for a graph's output."""
+    todo, seen = [name], {name}
+    while todo:
+        at = todo.pop()
+        if at in program.exits:
+            yield None, 0
+        for node, position in program.consumers.get(at, ()):
+            if node.domain == "" and node.op_type in _MOVES and position == 0:
+                new = [output for output in node.outputs if output and output not in seen]
+                seen.update(new)
+                todo += new
+            elif node.op_type != "Shape":
+                yield node, position
+
+
+def _feeds_norms_alone(program: Program, layer: Layer) -> bool:
+    readers = list(_readers(program, layer.end.outputs[0]))
+    return bool(readers) and all(node and node.op_type in _NORMS and position == 0 for node, position in readers)
+
+
+def _feeds_gate(program: Program, layer: Layer) -> bool:
+    for node, _ in _readers(program, layer.end.outputs[0]):
+        if node is None or node.op not in _GATES:
+            continue
+        for product, position in _readers(program, node.outputs[0]):
+            if product is None or product.op not in _GATED:
+                continue
+            # x * sigmoid(x) is an activation of its own, no gate.
+            others = [name for i, name in enumerate(product.inputs) if i != position]
+            if others != [node.inputs[0]] and not all(name in program.constants for name in others):
+                return True
+    return False
+
+
+def _longest_stream(plan: Plan) -> tuple[int, list[Layer]]:
+    """Return how many branches are added to the longest residual stream, and the layers that end them."""
+    program = plan.program
+    order = {node: i for i, node in enumerate(program.walk())}
+    ends = {layer.end: layer for layer in plan.layers if layer.scaled}
+    lengths: dict[str, tuple[int, list[Layer]]] = {}
+    best: tuple[int, list[Layer]] = (0, [])
+    for node in order:
+        if node.op != "Add" or any(name in program.constants for name in node.inputs) or node in ends:
+            continue
+        for skip, branch in (node.inputs, node.inputs[::-1]):
+            start = _origin(program, skip)
+            if start != _origin(program, branch) and _depends(program, order, branch, start):
+                count, lasts = lengths.get(start, (0, []))
+                last = _last_layer(program, ends, branch)
+                lengths[node.outputs[0]] = found = (count + 1, [*lasts, last] if last else lasts)
+                best = max(best, found, key=lambda one: len(one[1]))
+                break
+    return best
+
+
+def _origin(program: Program, name: str) -> str:
+    """Return the value that a stream carries on, through operators that leave its size about as it is."""
+    while name in program.producers:
+        node, _ = program.producers[name]
+        if node.domain != "" or node.op_type not in _STREAM:
+            break
+        name = node.inputs[0]
+    return name
+
+
+def _depends(program: Program, order: dict[Node, int], name: str, start: str) -> bool:
+    """Say whether a value is computed from another one."""
+    first = order[program.producers[start][0]] if start in program.producers else -1
+    todo, seen = [name], {name}
+    while todo:
+        at = todo.pop()
+        if at == start:
+            return True
+        if at not in program.producers:
+            continue
+        node, _ = program.producers[at]
+        if order[node] > first:
+            new = [each for each in node.inputs if each and each not in seen]
+            seen.update(new)
+            todo += new
+    return False
+
+
+def _last_layer(program: Program, ends: dict[Node, Layer], name: str) -> Layer | None:
+    """Return the layer whose output a branch adds, unless something normalises it or mixes it before that."""
+    while name in program.producers:
+        node, _ = program.producers[name]
+        if node in ends:
+            return ends[node]
+        data = [each for each in node.inputs if each not in program.constants]
+        plain = node.op_type in _MOVES or (node.op_type in ("Mul", "Add") and len(data) == 1)
+        if node.domain != "" or not plain or not data:
+            return None
+        name = data[0]
+    return None
+
+
+def _advice(plan: Plan, length: int, lasts: Sequence[Layer]) -> str:
+    std = f"{1 / math.sqrt(len(lasts)):.2g}"
+    ending = {layer.node.label for layer in lasts}
+    patterns = _patterns([layer.node.label for layer in lasts])
+    others = [layer.node.label for layer in plan.layers if layer.node.label not in ending]
+    exact = not any(fnmatchcase(name, pattern) for name in others for pattern in patterns)
+    if exact and len(patterns) <= PATTERNS:
+        how = " ".join(f"--target '{pattern}={std}'" for pattern in patterns)
+    else:
+        how = f"--target for each branch's last layer ({_listed(lasts)}) with {std}"
+    return (
+        f"a residual stream takes up {length} branches one after the other, each adding its own variance, so it grows "
+        f"with depth; 1/sqrt({len(lasts)}) for the branches keeps its sum near that of one: {how}"
+    )
+
+
+def _patterns(labels: Sequence[str]) -> list[str]:
+    """Return patterns for names, one for those that differ in numbers only: there a star stands for what differs."""
+    groups: dict[tuple[str, ...], list[list[str]]] = {}
+    for label in labels:
+        words = re.split(r"(\d+)", label)
+        groups.setdefault(tuple(words[::2]), []).append(words)
+    found = []
+    for rows in groups.values():
+        columns = [set(column) for column in zip(*rows, strict=True)]
+        found.append("".join(_quoted(one.pop()) if len(one) == 1 else "*" for one in columns))
+    return found
+
+
+def _quoted(label: str) -> str:
+    """Return the pattern that matches a name alone."""
+    return re.sub(r"[\[?*]", r"[\g<0>]", label)

@@ -1,0 +1,112 @@
+"""Shell patterns that choose layers: which to take, which to leave, and the std that each is to have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from onnx_lsuv.errors import UsageError, meant
+from onnx_lsuv.layers import Layer, Plan
+
+# By pattern; where several match a layer, the last one counts, so that exceptions follow the rule.
+Targets = Mapping[str, float] | Sequence[tuple[str, float]]
+
+
+@dataclass(slots=True)
+class Choice:
+    """The patterns of include and exclude, and which of them matched."""
+
+    include: Sequence[str]
+    exclude: Sequence[str]
+    matched: set[str] = field(default_factory=set)
+
+    def wanted(self, label: str, tensor: str) -> bool:
+        """Say whether a node, or the tensor that it reads, is to be touched."""
+        included = self._matches(self.include, label, tensor) or not self.include
+        return not self._matches(self.exclude, label, tensor) and included
+
+    def _matches(self, patterns: Sequence[str], label: str, tensor: str) -> bool:
+        hits = {pattern for pattern in patterns if fnmatchcase(label, pattern) or fnmatchcase(tensor, pattern)}
+        self.matched |= hits
+        return bool(hits)
+
+    @property
+    def unmatched(self) -> list[str]:
+        """The patterns that matched nothing so far."""
+        return [pattern for pattern in (*self.include, *self.exclude) if pattern not in self.matched]
+
+
+def no_match(pattern: str, layers: Iterable[Layer]) -> str:
+    """Return the sentence for a pattern that matches no layer."""
+    labels = list(dict.fromkeys(layer.node.label for layer in layers))
+    return (
+        f"the pattern {pattern!r} matches the whole name of no layer or weight{meant(pattern, labels)}; layers are "
+        f"named like {', '.join(map(repr, labels[:5]))}, and '*' stands for anything"
+    )
+
+
+def pairs_of(target: Targets) -> list[tuple[str, float]]:
+    """Return patterns and stds in order; raise UsageError where a std is no number above 0."""
+    pairs = list(target.items() if isinstance(target, Mapping) else target)
+    for pattern, std in pairs:
+        if not (math.isfinite(std) and std > 0):
+            raise UsageError(f"Expected a target std above 0 for {pattern!r}, found {std}.")
+    return [(pattern, float(std)) for pattern, std in pairs]
+
+
+def targets_of(plan: Plan, target_std: float, target: Targets) -> tuple[dict[str, float], dict[Layer, str]]:
+    """Return the std that each weight's layer is to have, and what to say of uses that wanted another.
+
+    A weight has one scale, which its first scaled use decides; so that use's target counts.
+
+    Args:
+        plan: the layers.
+        target_std: for layers that no pattern matches.
+        target: patterns of node or weight names, and stds; of several that match, the last one counts.
+
+    Returns:
+        By the weight's key; and a note by layer.
+
+    Raises:
+        UsageError: a std is no number above 0, or a pattern decides about no layer.
+    """
+    if not (math.isfinite(target_std) and target_std > 0):
+        raise UsageError(f"Expected a target std above 0, found {target_std}.")
+    pairs = pairs_of(target)
+    stds = dict.fromkeys(plan.weights, target_std)
+    notes: dict[Layer, str] = {}
+    effective: set[str] = set()
+    for key, weight in plan.weights.items():
+        first = next((layer for layer in weight.layers if layer.scaled), None)
+        if first is None:
+            continue
+        for pattern, std in pairs:
+            if _names(plan, first, pattern):
+                stds[key] = std
+                effective.add(pattern)
+        for layer in weight.layers:
+            own = [std for pattern, std in pairs if _names(plan, layer, pattern)]
+            if layer is not first and own and own[-1] != stds[key]:
+                notes[layer] = f"its target {own[-1]:g} has no effect: {first.node.label!r} decides the weight's scale"
+    for pattern, _ in pairs:
+        if pattern in effective:
+            continue
+        layers = [layer for layer in plan.layers if _names(plan, layer, pattern)]
+        if not layers:
+            raise UsageError(no_match(pattern, plan.layers))
+        if any(layer.scaled for layer in layers):
+            raise UsageError(
+                f"the target for {pattern!r} has no effect: an earlier use of the same weight decides the scale of "
+                f"{layers[0].node.label!r}; give the target to {plan.weights[layers[0].weight].layers[0].node.label!r}"
+            )
+        raise UsageError(
+            f"the target for {pattern!r} has no effect: {layers[0].node.op} {layers[0].node.label!r} is not rescaled"
+        )
+    return stds, notes
+
+
+def _names(plan: Plan, layer: Layer, pattern: str) -> bool:
+    names = (layer.node.label, *(plan.program.constants[name].label for name in layer.source.constants))
+    return any(fnmatchcase(name, pattern) for name in names)

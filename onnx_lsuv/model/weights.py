@@ -1,0 +1,204 @@
+"""A model's floating-point tensors as a file of named arrays, for a training framework that reads no ONNX.
+
+    .safetensors   8 bytes little-endian N, N bytes of JSON {name: {dtype, shape, data_offsets}}, then the arrays' bytes
+                   without gaps (https://github.com/huggingface/safetensors). The JSON ends in spaces up to a multiple
+                   of 8 and wider types come first, so that every array is aligned.
+    .npz           a zip archive, nothing compressed, of `<name>.npy` (numpy.lib.format)
+
+An initializer of the main graph has its own name, which is the state_dict name where the exporter kept it. One of an
+inner graph has the path to it in front, `<node>.<attribute>/<name>`, one of a function `function:<name>/`. Where no
+initializer can be (function bodies, inner graphs below IR version 4), Constants of more than one value are taken.
+The arrays are written one after the other, so that no second copy of them is in memory; equal input gives equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnx
+
+from onnx_lsuv.errors import OutputError, UsageError
+from onnx_lsuv.model.edits import promoted
+from onnx_lsuv.model.loading import Model
+from onnx_lsuv.model.place import place
+from onnx_lsuv.model.saving import _target
+from onnx_lsuv.model.splice import Piece
+from onnx_lsuv.model.tensors import count, to_raw
+from onnx_lsuv.model.values import _wanted, holds_initializers, read
+from onnx_lsuv.model.wire import Site
+
+_DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_CHUNK = 1 << 24
+_NAME_BYTES = 1 << 15  # zip has 16 bits for a name's length
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    name: str
+    site: Site
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """The number of bytes."""
+        return count(self.shape) * self.dtype.itemsize
+
+
+def save_weights(model: Model, path: str | os.PathLike[str], *, force: bool = False) -> Path:
+    """Write every floating-point initializer, with its new values, to a .safetensors or .npz file; return its path.
+
+    Whole or not at all, as `save` does; an existing file is replaced only with `force`. Types are kept: float16, 32,
+    64, and in .safetensors bfloat16. Raises UsageError for another kind of file, OutputError where the file cannot be
+    written or cannot hold a tensor, ModelError where a stored tensor cannot be read.
+    """
+    writers: dict[str, Callable[[Model, list[_Entry]], Iterator[Piece]]] = {
+        ".safetensors": _safetensors,
+        ".npz": _npz,
+    }
+    suffix = Path(path).suffix.lower()
+    if suffix not in writers:
+        raise UsageError(f"Expected weights to go to a .safetensors or .npz file, found {os.fspath(path)!r}.")
+    target = _target(model, path, force)
+    entries = _entries(model)
+    _check(entries, target, suffix)
+    place([(target, writers[suffix](model, entries))], force)
+    return target
+
+
+def _entries(model: Model) -> list[_Entry]:
+    found: dict[str, _Entry] = {}
+    for label, site in _sites(model):
+        dtype, shape = _wanted(model, site)
+        if dtype.name not in _DTYPES:
+            continue
+        name, number = label, 1
+        while name in found:
+            number += 1
+            name = f"{label}.{number}"
+        found[name] = _Entry(name, site, dtype, model.values[site].shape if shape is None else shape)
+    return list(found.values())
+
+
+def _sites(model: Model) -> Iterator[tuple[str, Site]]:
+    """Yield the name and site of every initializer, of any type but strings, and of what becomes or stands for one."""
+    moved = frozenset(promoted(model))
+    yield from _scope(model, model.proto.graph, ((7, 0),), "", moved)
+    for i, function in enumerate(model.proto.functions):
+        yield from _scope(model, function, ((25, i),), f"function:{function.name}/", moved)
+
+
+def _scope(
+    model: Model, here: onnx.GraphProto | onnx.FunctionProto, site: Site, prefix: str, moved: frozenset[Site]
+) -> Iterator[tuple[str, Site]]:
+    if isinstance(here, onnx.GraphProto):
+        for i, tensor in enumerate(here.initializer):
+            if tensor.data_type != onnx.TensorProto.STRING:
+                yield prefix + tensor.name, (*site, (5, i))
+    labels: set[str] = set()
+    for i, node in enumerate(here.node):
+        place = (*site, (1 if isinstance(here, onnx.GraphProto) else 7, i))
+        made = next((name for name in node.output if name), f"{node.op_type}_{i}")
+        label = node.name or made
+        if label in labels:
+            label = f"{label}#{made}"
+        labels.add(label)
+        if place in moved:
+            yield prefix + made, place
+        for j, attribute in enumerate(node.attribute):
+            value: Site = (*place, (5, j))
+            if attribute.HasField("g"):
+                yield from _scope(model, attribute.g, (*value, (6, 0)), f"{prefix}{label}.{attribute.name}/", moved)
+            elif node.op_type == "Constant" and node.domain in ("", "ai.onnx") and not attribute.ref_attr_name:
+                if attribute.name == "value" and attribute.t.data_type != onnx.TensorProto.STRING:
+                    value, size = (*value, (5, 0)), count(attribute.t.dims)
+                elif attribute.name in ("value_float", "value_floats"):
+                    size = len(attribute.floats)
+                else:
+                    continue
+                if value in moved or (size > 1 and not holds_initializers(model, place)):
+                    yield prefix + made, value
+
+
+def _check(entries: list[_Entry], target: Path, suffix: str) -> None:
+    """Raise OutputError where the file could not give back each tensor under its own name."""
+    names = {entry.name for entry in entries}
+    for entry in entries:
+        name = entry.name
+        if suffix == ".safetensors":
+            if name == "__metadata__":
+                raise OutputError(f"{target} cannot hold a tensor called {name!r}, a word of the format; write an .npz")
+            continue
+        if entry.dtype.name == "bfloat16":
+            raise OutputError(f"{target} cannot hold {name!r}: .npz knows no bfloat16; write a .safetensors file")
+        # numpy.load reads "a.npy" as the member of that name before it looks for "a.npy.npy".
+        taken = name.endswith(".npy") and name.removesuffix(".npy") in names
+        parts = name.replace("\\", "/").split("/")
+        if taken or "\0" in name or "\\" in name or ".." in parts or len(name.encode()) > _NAME_BYTES:
+            raise OutputError(
+                f"{target} cannot hold a tensor called {name[:80]!r}: as the name of a file in an archive it would be "
+                "read as another, or lead out of a folder; write a .safetensors file"
+            )
+
+
+def _safetensors(model: Model, entries: list[_Entry]) -> Iterator[Piece]:
+    entries = sorted(entries, key=lambda entry: -entry.dtype.itemsize)
+    header, end = {}, 0
+    for entry in entries:
+        header[entry.name] = {
+            "dtype": _DTYPES[entry.dtype.name],
+            "shape": list(entry.shape),
+            "data_offsets": [end, end + entry.size],
+        }
+        end += entry.size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for entry in entries:
+        yield to_raw(read(model, entry.site))
+
+
+def _npz(model: Model, entries: list[_Entry]) -> Iterator[Piece]:
+    sink = _Sink()
+    with zipfile.ZipFile(cast(Any, sink), "w", zipfile.ZIP_STORED) as archive:
+        for entry in entries:
+            # ZipInfo's own date, 1980, instead of the clock's keeps equal input giving equal bytes.
+            with archive.open(zipfile.ZipInfo(f"{entry.name}.npy"), "w", force_zip64=True) as member:
+                about = {
+                    "descr": entry.dtype.newbyteorder("<").str,
+                    "fortran_order": False,
+                    "shape": entry.shape,
+                }
+                np.lib.format.write_array_header_1_0(member, about)
+                data = to_raw(read(model, entry.site))
+                for at in range(0, len(data), _CHUNK):
+                    member.write(data[at : at + _CHUNK])
+                    yield from sink.take()
+            yield from sink.take()
+    yield from sink.take()
+
+
+@dataclass(slots=True)
+class _Sink:
+    """What zipfile writes to: a stream without a way back."""
+
+    pieces: list[bytes] = field(default_factory=list)
+
+    def write(self, data: bytes | memoryview) -> int:
+        self.pieces.append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+    def take(self) -> list[bytes]:
+        """Return what was written since the last time."""
+        taken, self.pieces = self.pieces, []
+        return taken

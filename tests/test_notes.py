@@ -1,0 +1,181 @@
+"""The notes that guide: which layers they name, and that following their advice does what they say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from conftest import Run
+from onnx import ModelProto
+from oracle import normal, parse
+
+import onnx_lsuv
+from onnx_lsuv import lsuv as procedure
+
+Lsuv = Callable[..., Run]
+HEAD = '<ir_version: 10, opset_import: ["" : 17]>'
+
+
+def notes(model: ModelProto) -> dict[str, str]:
+    found = procedure.guide(procedure.plan_of(onnx_lsuv.from_proto(model)))
+    assert len({note.kind for note in found}) == len(found), "more than one note of a kind"
+    return {note.kind: note.text for note in found}
+
+
+def named(model: ModelProto) -> ModelProto:
+    """Name every node by its output."""
+    for node in model.graph.node:
+        node.name = node.output[0]
+    return model
+
+
+NORM = {"s": np.ones(4, np.float32), "t": np.zeros(4, np.float32), "m": np.zeros(4, np.float32)}
+NORM["v"] = NORM["s"]
+
+
+def test_layers_before_a_normalisation() -> None:
+    text = f"""{HEAD} g (float[N,4,6,6] x) => (float y) {{ a = Conv(x, w1) n = BatchNormalization(a, s, t, m, v)
+      b = Conv(n, w2) h = Add(b, c) o = InstanceNormalization(h, s, t) d = Conv(o, w3)
+      p = BatchNormalization(d, s, t, m, v) r = Add(p, d) e = Flatten(r) y = MatMul(e, u) }}"""
+    tensors = {f"w{i}": normal(4, 4, 1, 1) for i in (1, 2, 3)} | {"u": normal(144, 3), "c": normal(4, 1, 1)}
+    (text,) = notes(parse(text, tensors | NORM)).values()
+    # The third one is also added to what comes after, so its scale counts.
+    assert text.startswith("2 of 4 layers feed a normalisation and nothing else ('a', 'b'): ")
+
+
+def test_a_normalised_sum_does_not_cancel_a_branch() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 17, "com.microsoft" : 1]> g (float[N,5,4] x) => (float y) {
+      a = MatMul(x, w) y = com.microsoft.SkipLayerNormalization(a, x, s) }"""
+    assert notes(parse(text, w=normal(4, 4), s=NORM["s"])) == {}
+
+
+def test_many_layers_are_one_note_with_the_first_names() -> None:
+    nodes = " ".join(
+        f"a{i} = MatMul({'x' if i == 0 else f'n{i - 1}'}, w{i}) n{i} = LayerNormalization(a{i}, s)" for i in range(7)
+    )
+    text = f"{HEAD} g (float[N,4] x) => (float n6) {{ {nodes} }}"
+    (note,) = notes(parse(text, {f"w{i}": normal(4, 4) for i in range(7)}, s=NORM["s"])).values()
+    assert "7 of 7 layers feed" in note
+    assert "('a0', 'a1', 'a2' and 4 more)" in note
+
+
+@pytest.mark.parametrize("gate", ["Sigmoid", "HardSigmoid", "Softmax"])
+def test_gates(lsuv: Lsuv, gate: str) -> None:
+    text = f"""{HEAD} g (float[N,16] x) => (float y) {{ a = MatMul(x, w1) q = Reshape(a, shape) k = {gate}(q)
+      b = MatMul(x, w2) c = Mul(b, k) y = MatMul(c, w3) }}"""
+    tensors: dict[str, Any] = {f"w{i}": normal(16, 16, seed=i) for i in (1, 2, 3)} | {"shape": np.array([-1, 16])}
+    model = parse(text, tensors)
+    found = notes(model)
+    assert set(found) == {"gate"}
+    assert "1 of 3 layers feeds a gate ('a')" in found["gate"]
+    option = re.search(r"--target (\S+)=(\S+),", found["gate"])
+    assert option is not None
+    batch = {"x": normal(256, 16)}
+    run, before = lsuv(model, batch, target={option[1]: float(option[2])}), lsuv(model, batch)
+    assert run.result.good
+    assert run.value("k")[0].std() < 0.3 * before.value("k")[0].std()
+    assert not any("gate" in note for note in run.result.notes)
+    assert any("gate" in note for note in before.result.notes)
+
+
+@pytest.mark.parametrize("end", ["y = Mul(a, k)", "y = Identity(k)", "y = Mul(k, two)"])
+def test_what_is_no_gate(end: str) -> None:
+    text = f"{HEAD} g (float[N,4] x) => (float y) <float two = {{2.0}}> {{ a = MatMul(x, w) k = Sigmoid(a) {end} }}"
+    assert notes(parse(text, w=normal(4, 4))) == {}
+
+
+def residual(
+    depth: int, *, norm_after: bool = False, norm_before: bool = True, name: str = "blocks.{}.fc{}"
+) -> ModelProto:
+    """Return blocks h = x + fc2(relu(fc1(norm(x)))), or norm(x + ...)."""
+    nodes, tensors, x = [], {"s": np.ones(32, np.float32)}, "x"
+    for i in range(depth):
+        n = f"n{i}" if norm_before else x
+        if norm_before:
+            nodes.append(f"n{i} = LayerNormalization({x}, s)")
+        nodes.append(f"a{i} = MatMul({n}, u{i}) r{i} = Relu(a{i}) b{i} = MatMul(r{i}, v{i}) h{i} = Add({x}, b{i})")
+        x = f"h{i}"
+        if norm_after:
+            nodes.append(f"o{i} = LayerNormalization(h{i}, s)")
+            x = f"o{i}"
+        tensors |= {f"u{i}": normal(32, 64, seed=i), f"v{i}": normal(64, 32, seed=90 + i)}
+    model = named(parse(f"{HEAD} g (float[N,32] x) => (float {x}) {{ {' '.join(nodes)} }}", tensors))
+    for node in model.graph.node:
+        if node.op_type == "MatMul":
+            node.name = name.format(node.name[1:], {"a": 1, "b": 2}[node.name[0]])
+    return model
+
+
+@pytest.mark.parametrize("norm_before", [False, True])
+def test_a_stream_that_grows_and_the_advice(lsuv: Lsuv, norm_before: bool) -> None:
+    depth = 16
+    model = residual(depth, norm_before=norm_before)
+    found = notes(model)
+    assert set(found) == {"residual"}
+    assert "takes up 16 branches" in found["residual"]
+    option = re.search(r"--target '(.*)=(.*)'$", found["residual"])
+    assert option is not None
+    assert option[1] == "blocks.*.fc2"
+    assert float(option[2]) == pytest.approx(1 / np.sqrt(depth), rel=0.02)
+    batch = {"x": normal(512, 32)}
+    plain, advised = lsuv(model, batch), lsuv(model, batch, target={option[1]: float(option[2])})
+    last = f"h{depth - 1}"
+    assert plain.value(last)[0].var() > 0.6 * (1 + depth)
+    assert 1.2 < advised.value(last)[0].var() < 3
+    assert any("residual stream" in note for note in plain.result.notes)
+    assert not any("residual stream" in note for note in advised.result.notes)
+
+
+def test_a_stream_that_is_normalised_or_short_is_no_note() -> None:
+    assert "residual" not in notes(residual(16, norm_after=True))
+    assert "residual" not in notes(residual(3))
+    assert "residual" in notes(residual(4))
+
+
+def test_names_without_a_pattern_are_listed() -> None:
+    text = notes(residual(6, name="node_{}{}"))["residual"]
+    assert "--target for each branch's last layer ('node_02', 'node_12', 'node_22' and 3 more) with 0.41" in text
+
+
+def test_patterns_match_odd_names_only_as_they_are() -> None:
+    text = notes(residual(5, name="m[{}]/fc{}?"))["residual"]
+    assert "--target 'm[[]*]/fc2[?]=0.45'" in text
+
+
+def test_a_branch_that_ends_in_a_norm_is_no_stream() -> None:
+    nodes, tensors, x = [], dict(NORM), "x"
+    for i in range(6):
+        nodes.append(
+            f"a{i} = Conv({x}, w{i}) b{i} = BatchNormalization(a{i}, s, t, m, v) "
+            f"h{i} = Add(b{i}, {x}) r{i} = Relu(h{i})"
+        )
+        tensors[f"w{i}"] = normal(4, 4, 1, 1, seed=i)
+        x = f"r{i}"
+    model = parse(f"{HEAD} g (float[N,4,6,6] x) => (float {x}) {{ {' '.join(nodes)} }}", tensors)
+    assert set(notes(model)) == {"norm"}
+
+
+def test_additions_that_are_no_residual_stream() -> None:
+    nodes = " ".join(f"a{i} = MatMul(x, w{i}) s{i} = Add({f's{i - 1}' if i else 'x'}, a{i})" for i in range(6))
+    model = parse(f"{HEAD} g (float[N,4] x) => (float s5) {{ {nodes} }}", {f"w{i}": normal(4, 4) for i in range(6)})
+    # Side by side: every branch reads the input, none what was added before.
+    assert "residual" not in notes(model)
+
+
+def test_where_the_notes_are_shown(lsuv: Lsuv) -> None:
+    model, batch = residual(5), {"x": normal(64, 32)}
+    loaded = onnx_lsuv.from_proto(model)
+    shown = [
+        onnx_lsuv.initialize(loaded, batch).notes,
+        procedure.describe(loaded).notes,
+        lsuv(model, batch).result.notes,
+    ]
+    for each in shown:
+        (note,) = (note for note in each if "residual stream" in note)
+        assert note.endswith("(README: What the notes say)")
+    assert not onnx_lsuv.initialize(loaded, batch, rescale=False).notes
+    assert isinstance(model, onnx.ModelProto)
