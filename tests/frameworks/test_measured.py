@@ -1,0 +1,26 @@
+"""What the analysis foretells is what was measured: `prove.py --table` trained each file through each importer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import variants
+
+import onnx_lsuv
+from onnx_lsuv.lsuv.prepare import plan_of
+from onnx_lsuv.portable.importers import IMPORTERS
+from onnx_lsuv.portable.trains import trains
+
+MEASURED = json.loads((Path(__file__).parent / "measured.json").read_text())
+
+
+def test_measured_with_the_versions_of_the_table() -> None:
+    assert MEASURED["versions"] == {name: each.version for name, each in IMPORTERS.items()}
+
+
+@pytest.mark.parametrize("name", variants.VARIANTS)
+def test_foretold_as_measured(name: str) -> None:
+    answers = trains(plan_of(onnx_lsuv.from_proto(variants.VARIANTS[name]())))
+    assert {each.importer: each.as_is.trainable for each in answers} == MEASURED["trained"][name]
