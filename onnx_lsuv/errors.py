@@ -12,16 +12,36 @@ A message is one sentence: what was expected, what was found, where, and what to
 
 from __future__ import annotations
 
+import difflib
+import re
 import unicodedata
+from collections.abc import Iterable
 from typing import ClassVar
 
 # Control, format, surrogate, private and unassigned characters, and the separators that break a line.
+LONGEST = 120  # characters of a name that a message proposes
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 def clean(text: str) -> str:
     """Return text with every character escaped that could move the cursor, reverse the line or hide."""
     return "".join(c if unicodedata.category(c) not in _HIDDEN else c.encode("unicode_escape").decode() for c in text)
+
+
+def sentence(text: str) -> str:
+    """Return a message as one clean line: the first word small unless it is a name, one full stop at the end."""
+    line = " ".join(text.split())
+    line = re.sub(r"^(A|An|The|There|Expected|Node|No|Option|It|This|That) ", lambda first: first[0].lower(), line)
+    return clean(line.rstrip(".")) + "."
+
+
+def meant(given: str, known: Iterable[str]) -> str:
+    """Return " (did you mean 'x'?)" with the known name that is closest to the given one; "" where none is close."""
+    every = list(dict.fromkeys(known))
+    lower = {name.lower(): name for name in every}
+    near = [lower[given.lower()]] if given.lower() in lower else difflib.get_close_matches(given, every, n=1)
+    near = near or [lower[name] for name in difflib.get_close_matches(given.lower(), lower, n=1)]
+    return f" (did you mean {near[0]!r}?)" if near and len(near[0]) <= LONGEST else ""
 
 
 class LsuvError(Exception):

@@ -470,7 +470,7 @@ def test_paths_that_are_no_data_files(tmp_path):
     fails(DataError, "is missing", call=lambda: from_paths(ONE, [str(tmp_path / "a.npy")]))
     fails(DataError, "missing", call=lambda: from_paths(ONE, ["a\0.npy"]))
     (tmp_path / "a.csv").write_text("1,2")
-    fails(DataError, "'.csv'", ".safetensors", call=lambda: from_paths(ONE, [str(tmp_path / "a.csv")]))
+    fails(DataError, "a.csv", "table or text", "a.npy", call=lambda: from_paths(ONE, [str(tmp_path / "a.csv")]))
     fails(DataError, "\\x1b[31m", call=lambda: from_paths(ONE, ["\x1b[31m\u202e.npy"]))
 
 

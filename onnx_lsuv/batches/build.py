@@ -178,6 +178,8 @@ def _build(
             shape = list(found[each.name][0].shape)
             raise DataError(f"{found[each.name][0].where} has the shape {shape} and so no values; give some")
         every += _remarks(each, stats[each.name], converted[each.name])
+    if samples is not None and total is not None and total < samples:
+        every.append(f"{samples} samples were asked for, but there are {total}; all of them are used")
     if total == 1:
         every.append("there is one sample only, so all statistics are those of one sample; give more where you can")
     return Batches(tuple(inputs), tuple(sources), total, tuple(every), stats, tuple(pieces))
@@ -200,8 +202,8 @@ def _remarks(each: Input, stats: Stats, converted: Sequence[str]) -> list[str]:
     notes = []
     for what in converted:
         raw = what.startswith("uint8") and (stats.high or 0) > 1 and dtype_of(each) not in INTS
-        pixels = f"; its values reach {stats.high:g}, as pixels do that were not preprocessed" if raw else ""
-        notes.append(f"input {name} is converted from {what}{pixels}")
+        reach = f"; its values reach {stats.high:g}, as pixels do that were not preprocessed" if raw else ""
+        notes.append(f"input {name} is converted from {what}{reach}")
     if stats.mean is None or stats.std is None or stats.count < 2:
         return notes
     if stats.low == stats.high:
@@ -209,8 +211,12 @@ def _remarks(each: Input, stats: Stats, converted: Sequence[str]) -> list[str]:
             f"input {name} is constant ({stats.mean:.4g} everywhere), so it says nothing about the first layers"
         )
     elif abs(stats.mean) > 0.5 or not 0.5 <= stats.std <= 2:
+        low, high = stats.low or 0.0, stats.high or 0.0
+        image = each.shape is not None and len(each.shape) > 2
+        raw = image and not any(what.startswith("uint8") for what in converted) and low >= 0 and 16 < high <= 255
+        pixels = f"; {low:g} to {high:g} looks like raw pixels" if raw else ""
         notes.append(
-            f"input {name} has mean {stats.mean:.4g} and std {stats.std:.4g}; the first layer sees the data raw, so "
-            "preprocess them as in training, to about zero mean and unit variance"
+            f"input {name} has mean {stats.mean:.4g} and std {stats.std:.4g}{pixels}; the first layer sees the data "
+            "raw, so preprocess them as in training, to about zero mean and unit variance"
         )
     return notes

@@ -7,13 +7,12 @@ given as one array.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import onnx
 
-from onnx_lsuv.errors import ModelError
+from onnx_lsuv.errors import ModelError, meant
 
 LISTED = 8  # names that a message lists before it says how many more there are
 QUOTED = 120  # characters of a name or path that a message repeats
@@ -91,10 +90,9 @@ def closest(name: str, inputs: Sequence[Input]) -> str:
     """Return the clause that a sentence about an unknown input ends with: what there is, and what was perhaps meant."""
     if not inputs:
         return "the model has no inputs that need data"
-    near = difflib.get_close_matches(name, [each.name for each in inputs], n=1)
-    meant = f" (did you mean {quote(near[0])}?)" if near else ""
+    names = [each.name for each in inputs]
     plural = "s that need data are" if len(inputs) > 1 else " that needs data is"
-    return f"the input{plural} {listing(each.name for each in inputs)}{meant}"
+    return f"the input{plural} {listing(names)}{meant(name, names)}"
 
 
 def show_shape(shape: Sequence[int | str | None] | None) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import islice
 
+from onnx_lsuv.batches.advice import fits, layout_advice
 from onnx_lsuv.batches.inputs import Input, listing, quote, show_shape
 from onnx_lsuv.batches.stored import Stored
 from onnx_lsuv.batches.values import Piece
@@ -59,36 +60,8 @@ def check_shape(each: Input, stored: Stored) -> None:
         raise DataError(f"{stored.where} has the shape {list(have)}, that is no samples; give at least one")
     if want is None:
         return
-    if len(want) != len(have):
-        raise DataError(f"{expected}: {_rank_advice(want, have)}")
-    if _fits(want[1:], have[1:]):
-        return
-    if len(want) > 2 and _fits(want[1:], (have[-1], *have[1:-1])):
-        order = (0, len(have) - 1, *range(1, len(have) - 1))
-        what = f"the channels look to be last (NHWC) where the model wants them first; give x.transpose{order}"
-    elif len(want) > 2 and _fits(want[1:], (*have[2:], have[1])):
-        order = (0, *range(2, len(have)), 1)
-        what = f"the channels look to be first (NCHW) where the model wants them last; give x.transpose{order}"
-    else:
-        axes = [i for i in range(1, len(have)) if isinstance(want[i], int) and want[i] != have[i]]
-        what = f"the length of axis {axes[0]} has to be {want[axes[0]]}, not {have[axes[0]]}"
-    raise DataError(f"{expected}: {what}")
-
-
-def _fits(want: Sequence[int | str | None], have: Sequence[int]) -> bool:
-    return all(not isinstance(dim, int) or dim == length for dim, length in zip(want, have, strict=True))
-
-
-def _rank_advice(want: Sequence[int | str | None], have: Sequence[int]) -> str:
-    if len(have) == len(want) - 1 and _fits(want[1:], have):
-        return "the batch axis is missing; give x[None]"
-    if len(have) == len(want) + 1 and _fits(want, have[1:]):
-        if have[0] == 1:
-            return "there is one axis more than the model has; give x[0]"
-        return (
-            "there is one axis more than the model has; give a folder with one file a batch, or join the first two axes"
-        )
-    return f"expected {len(want)} axes, found {len(have)}; reshape it or give another array"
+    if not fits(want[1:], have[1:]) or bool(want) != bool(have):
+        raise DataError(f"{expected}: {layout_advice(want, have)}")
 
 
 def _fixed(each: Input) -> int | None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from onnx_lsuv.batches.advice import file_advice
 from onnx_lsuv.batches.inputs import Input, closest, listing, quote, show_shape, type_name
 from onnx_lsuv.batches.npy import read_npy, read_npz
 from onnx_lsuv.batches.stored import Stored, held, reason, size_of
@@ -222,9 +223,7 @@ def _read(inputs: Sequence[Input], path: Path, limit: int) -> list[Stored]:
                 )
             key = names[int(number[1])] if number else None
             return [Stored(key, stored.where, stored.dtype, stored.shape, stored.load)]
-    raise DataError(
-        f"the data file {quote(path)} has an unknown extension {quote(path.suffix)}; known are {', '.join(KNOWN)}"
-    )
+    raise DataError(f"the data file {quote(path)} {file_advice(path, KNOWN)}")
 
 
 def _assign(

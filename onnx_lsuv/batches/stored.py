@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_lsuv.batches.advice import missing_advice
 from onnx_lsuv.batches.inputs import quote
 from onnx_lsuv.errors import DataError
 
@@ -83,6 +84,8 @@ def size_of(path: Path) -> int:
     try:
         if not path.is_file():
             what = "a directory" if path.is_dir() else "no regular file" if path.exists() else "missing"
+            if what == "missing" and (near := missing_advice(path)):
+                raise DataError(f"the data file {quote(path)} is missing{near}")
             raise DataError(f"the data file {quote(path)} is {what}; give a .npy, .npz, .safetensors or .pb file")
         size = path.stat().st_size
     except (OSError, ValueError) as error:

@@ -1,0 +1,67 @@
+"""What the process needs: signals, streams, the exit status."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+
+def main() -> NoReturn:
+    """Run the command line and end the process."""
+    # SIGTERM takes the way of Ctrl-C, so that temporary files are removed; both are answered from here on.
+    signal.signal(signal.SIGTERM, _stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell may have it ignored
+        signal.signal(signal.SIGINT, _stop)
+    # A closed pipe (`| head`) ends the program as it ends any other.
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    status = run(sys.argv[1:])
+    from onnx_lsuv.cli.failures import guarded  # noqa: PLC0415
+
+    sys.exit(guarded(lambda: _flushed(status), 0))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line with these arguments; return the exit status."""
+    from onnx_lsuv.cli.failures import guarded  # noqa: PLC0415
+
+    verbose = sum(each.count("v") for each in arguments if each[:1] == "-" and not each.strip("-qv"))
+    return guarded(lambda: _parse_and_run(arguments), verbose)
+
+
+def _parse_and_run(arguments: Sequence[str]) -> int:
+    from typer.main import get_command  # noqa: PLC0415
+
+    from onnx_lsuv.cli.command import app  # noqa: PLC0415
+    from onnx_lsuv.cli.failures import refused  # noqa: PLC0415
+
+    try:
+        result: Any = app(list(arguments), prog_name="onnx-lsuv", standalone_mode=False)
+    except Exception as error:
+        # The parser's own exceptions, whose module differs between versions of typer.
+        if not hasattr(error, "format_message"):
+            raise
+        raise refused(error, arguments, get_command(app).params) from error
+    return result if isinstance(result, int) else 0
+
+
+def _stop(number: int, frame: object) -> None:
+    # Not KeyboardInterrupt, which the parser would take for its own.
+    raise SystemExit(128 + number)
+
+
+def _flushed(status: int) -> int:
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        # The disk is full: what is left in the buffer would fail once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise
+    return status

@@ -1,0 +1,50 @@
+"""The dry run: what would happen to every layer, and why, without running anything."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from onnx_lsuv.cli.options import Options, memory, targets
+
+if TYPE_CHECKING:
+    from onnx_lsuv.layers import Layer, Plan
+    from onnx_lsuv.lsuv import LayerReport, Result
+    from onnx_lsuv.model import Model
+
+
+def planned(model: Model, options: Options) -> Result:
+    """Return the layers, each with a note on what would happen to it, and what would be left alone."""
+    from onnx_lsuv import lsuv  # noqa: PLC0415
+    from onnx_lsuv.lsuv.patterns import targets_of  # noqa: PLC0415
+
+    wanted: dict[str, Any] = {"include": options.include or (), "exclude": options.exclude or ()}
+    found = lsuv.describe(model, keep_bias=options.keep_bias, **wanted)
+    plan = lsuv.plan_of(model, keep_bias=options.keep_bias, **wanted)
+    stds, remarks = targets_of(plan, options.target_std, targets(options))
+    rows = []
+    for row, layer in zip(found.layers, plan.layers, strict=True):
+        aimed = replace(row, target=stds[layer.weight], init=options.init.value)
+        notes = [_note(plan, layer, aimed, options), remarks.get(layer, "")]
+        rows.append(replace(aimed, note="; ".join(filter(None, notes))))
+    notes = list(found.notes)
+    if options.portable:
+        from onnx_lsuv.cli.training import trains_where  # noqa: PLC0415
+        from onnx_lsuv.portable import make_portable  # noqa: PLC0415
+
+        notes += trains_where(model, make_portable(model, memory=memory(options)).model)
+    return replace(
+        found, layers=tuple(rows), target_std=options.target_std, tolerance=options.tolerance, notes=tuple(notes)
+    )
+
+
+def _note(plan: Plan, layer: Layer, row: LayerReport, options: Options) -> str:
+    if row.status == "shared":
+        return f"uses the weight of {plan.weights[layer.weight].layers[0].node.label!r}, which decides its scale"
+    drawn = "kept" if options.init == "keep" else f"drawn ({row.init})"
+    if not layer.scaled:
+        return f"{drawn}, not scaled, as its gates, its attention or an old Scan bound or hide its output"
+    scaled = "not scaled" if options.no_rescale else f"scaled to std {row.target:g}"
+    if any(name in plan.zeroed for name in layer.bias):
+        return f"{drawn}, {scaled}, bias set to zero"
+    return f"{drawn}, {scaled}" + (", what is added to its output stays" if layer.stays else "")

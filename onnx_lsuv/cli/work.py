@@ -1,0 +1,152 @@
+"""The modes: initialise, check, dry run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from onnx_lsuv.cli.ending import Ending, finish
+from onnx_lsuv.cli.options import Options, memory, targets, validate
+from onnx_lsuv.cli.outputs import check_model, check_outputs
+from onnx_lsuv.cli.terminal import Tell, progress
+from onnx_lsuv.errors import UsageError
+
+if TYPE_CHECKING:
+    from onnx_lsuv.batches import Batches
+    from onnx_lsuv.lsuv import Result
+    from onnx_lsuv.model import Model
+    from onnx_lsuv.runtime import Device
+
+
+def perform(options: Options) -> int:
+    """Do what the options say; return the exit status."""
+    validate(options)
+    from onnx_lsuv.batches import parse_shape  # noqa: PLC0415
+    from onnx_lsuv.model import load  # noqa: PLC0415
+
+    for text in options.shape or ():
+        parse_shape(text)
+    for path in (options.model, *([] if options.compare is None else [options.compare])):
+        check_model(path)
+    model = load(options.model)
+    other = None if options.compare is None else load(options.compare)
+    check_outputs(options)
+    if options.dry_run:
+        from onnx_lsuv.cli.planned import planned  # noqa: PLC0415
+
+        return finish(options, Ending(planned(model, options)))
+    from onnx_lsuv import runtime  # noqa: PLC0415
+
+    device = runtime.open_device(
+        options.device,
+        threads=options.threads,
+        allow_tf32=options.allow_tf32,
+        custom_ops=options.custom_ops or (),
+    )
+    with progress(options.color, quiet=options.quiet) as tell:
+        if options.check:
+            batches = _batches(model, options)
+            ending = _check(model, other, batches, device, options, tell)
+        else:
+            given = bool(options.data) or options.random or _needs_data(model, options)
+            ending = _initialise(model, _batches(model, options) if given else None, device, options, tell)
+    with _telling(ending.saved):
+        return finish(options, ending)
+
+
+@contextmanager
+def _telling(saved: Path | None) -> Iterator[None]:
+    """Add to whatever goes wrong inside that the model is saved."""
+    try:
+        yield
+    except BaseException as error:
+        if saved is not None:
+            error.add_note(f"{str(saved)!r} is saved all the same")
+        raise
+
+
+def patterns(options: Options) -> dict[str, Any]:
+    """Return which layers are wanted, as the library takes it."""
+    return {"include": tuple(options.include or ()), "exclude": tuple(options.exclude or ())}
+
+
+def _check(model: Model, other: Model | None, batches: Batches, device: Device, options: Options, tell: Tell) -> Ending:
+    from onnx_lsuv import lsuv  # noqa: PLC0415
+
+    wanted: dict[str, Any] = {"target_std": options.target_std, "tolerance": options.tolerance}
+    wanted |= {"device": device, "progress": tell}
+    result = lsuv.measure(model, batches, target=targets(options), **wanted, **patterns(options))
+    if other is None:
+        return Ending(result)
+    from onnx_lsuv.batches import inputs_of  # noqa: PLC0415
+
+    if inputs_of(other.proto.graph) != inputs_of(model.proto.graph):
+        batches = _batches(other, options)
+    return Ending(result, other=lsuv.measure(other, batches, **wanted))
+
+
+def _initialise(model: Model, batches: Batches | None, device: Device, options: Options, tell: Tell) -> Ending:
+    from onnx_lsuv import lsuv  # noqa: PLC0415
+    from onnx_lsuv.model import load, save, save_weights  # noqa: PLC0415
+
+    target = options.target_path
+    result: Result = lsuv.initialize(
+        model,
+        batches,
+        seed=options.seed,
+        init=options.init.value,
+        target_std=options.target_std,
+        target=targets(options),
+        rescale=not options.no_rescale,
+        fresh=options.fresh,
+        keep_bias=options.keep_bias,
+        memory=memory(options),
+        scratch=target.parent,
+        device=device,
+        progress=tell,
+        **patterns(options),
+    )
+    if options.portable:
+        from onnx_lsuv.cli.training import made_portable  # noqa: PLC0415
+
+        result, batches = made_portable(result, batches, device, options)
+    start = perf_counter()
+    save(result.model, target, force=options.force)
+    with _telling(target):
+        if options.weights_out is not None:
+            save_weights(result.model, options.weights_out, force=options.force)
+        result = replace(result, seconds={**result.seconds, "save": perf_counter() - start})
+        if not options.no_verify and batches is not None:
+            tolerance = options.tolerance
+            result = lsuv.measure(load(target), batches, like=result, tolerance=tolerance, device=device, progress=tell)
+    return Ending(result, saved=target, weights=options.weights_out)
+
+
+def _needs_data(model: Model, options: Options) -> bool:
+    """Whether anything has to be measured: layers, or the statistics of BatchNormalizations."""
+    from onnx_lsuv import lsuv  # noqa: PLC0415
+
+    return not options.no_rescale or bool(lsuv.plan_of(model, keep_bias=options.keep_bias, **patterns(options)).norms)
+
+
+def _batches(model: Model, options: Options) -> Batches:
+    from onnx_lsuv import batches as kinds  # noqa: PLC0415
+
+    inputs = kinds.inputs_of(model.proto.graph)
+    cut: dict[str, Any] = {"batch_size": options.batch_size, "samples": options.samples}
+    if options.random:
+        from onnx_lsuv.layers import expand, vocabulary  # noqa: PLC0415
+
+        shapes = kinds.parse_shapes(inputs, options.shape or [])
+        return kinds.from_random(inputs, shapes, seed=options.seed, high=vocabulary(expand(model)), **cut)
+    if not options.data and inputs:
+        names = ", ".join(f"{each.name!r}" for each in inputs)
+        raise UsageError(
+            f"the model reads {names}: give samples with '--data PATH', a few hundred prepared as for training, or "
+            "'--random' for standard normal data"
+        )
+    return kinds.from_paths(inputs, options.data or [], **cut)

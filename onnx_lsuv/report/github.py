@@ -1,0 +1,58 @@
+"""A result as annotations of a GitHub workflow run.
+
+A line `::error title=T::MESSAGE` on standard output becomes an annotation. In a message `%`, CR and LF are written as
+%25, %0D and %0A; in a property `:` and `,` too, as %3A and %2C. GitHub keeps ten annotations of each level a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnx_lsuv.errors import clean
+from onnx_lsuv.lsuv import LeftReport, Result
+from onnx_lsuv.report.text import shortened
+from onnx_lsuv.report.verdict import groups, misses, told, verdict
+
+LIMIT = 10
+_NAME = 200  # GitHub cuts a message at a few thousand characters
+
+
+def as_github(result: Result, limit: int = LIMIT) -> list[str]:
+    """Return annotations, a line each without its end, at most `limit` of each level.
+
+    Errors are the layers that missed, worst first; warnings the layers that the data never reached, and
+    BatchNormalizations that keep their stored statistics; notices the verdict, the notes, and what was left alone.
+    """
+    errors = [(f"layer {row.status}", f"{_name(row.name)}: {told(row)}") for row in misses(result)]
+    warnings = [
+        ("layer not reached", f"{_name(row.name)}: {told(row)}") for row in result.layers if row.status == "not-reached"
+    ]
+    warnings += [("statistics kept", f"{_name(row.name)}: {row.detail}") for row in result.stale]
+    notices = [("verdict", verdict(result)), *(("note", note) for note in result.notes)]
+    notices += [("left alone", _left(rows)) for rows in groups(result.left)]
+    return [*_lines("error", errors, limit), *_lines("warning", warnings, limit), *_lines("notice", notices, limit)]
+
+
+def _left(rows: Sequence[LeftReport]) -> str:
+    more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+    return f"{rows[0].op} {_name(rows[0].name)}{more}: {rows[0].detail}"
+
+
+def _name(name: str) -> str:
+    return shortened(clean(name), _NAME)
+
+
+def _lines(level: str, items: Sequence[tuple[str, str]], limit: int) -> list[str]:
+    """Return the lines of one level; the last of them counts those for which there is no room."""
+    shown = list(items)
+    if len(items) > limit:
+        shown = [*items[: limit - 1], ("more", f"and {len(items) - limit + 1} more: see the report")]
+    return [f"::{level} title={_property(f'onnx-lsuv: {title}')}::{_message(text)}" for title, text in shown]
+
+
+def _message(text: str) -> str:
+    return clean(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _message(text).replace(":", "%3A").replace(",", "%2C")

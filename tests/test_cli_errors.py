@@ -1,0 +1,211 @@
+"""What a new user gets wrong: every answer is one sentence that leads to the fix, and nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from commands import HEAD, call, contents, fails, fill, invoke, names
+from oracle import normal, parse
+
+from onnx_lsuv.errors import meant, sentence
+
+CONV = f"""{HEAD} g (float[N,3,H,W] image) => (float z) {{
+  y = Conv(image, w) r = Relu(y) p = GlobalAveragePool(r) f = Flatten(p) z = Gemm(f, u) }}"""
+TWO = f"""{HEAD} g (float[N,16] left, float[N,16] right) => (float z) {{
+  y = MatMul(left, w) q = MatMul(right, w) z = Add(y, q) }}"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with models and with data of all the wrong kinds."""
+    monkeypatch.chdir(tmp_path)
+    fill(tmp_path)
+    onnx.save(parse(CONV, w=normal(8, 3, 3, 3), u=normal(8, 4)), "conv.onnx")
+    onnx.save(parse(TWO, w=normal(16, 16)), "two.onnx")
+    arrays = {"nhwc": normal(8, 9, 9, 3), "single": normal(3, 9, 9), "hwc": normal(9, 9, 3), "swapped": normal(16, 64)}
+    arrays |= {"empty": np.zeros((0, 16), np.float32), "flat": normal(8, 3 * 81), "images": normal(8, 3, 9, 9)}
+    arrays |= {"pixels": np.arange(8 * 243, dtype=np.uint8).reshape(8, 3, 9, 9), "complex": np.ones((8, 16), "c8")}
+    arrays |= {"floats": (np.arange(8 * 243) % 256).astype(np.float32).reshape(8, 3, 9, 9)}
+    for name, array in arrays.items():
+        np.save(f"{name}.npy", array)
+    np.savez("keys.npz", lft=normal(8, 16), right=normal(8, 16))
+    Path("weights.pt").write_bytes(b"PK\x03\x04" + bytes(100))
+    for name in ("x.csv", "x.png", "x.xyz"):
+        Path(name).write_text("1,2")
+    Path("folder").mkdir()
+    Path("nets").mkdir()
+    onnx.save(parse(TWO, w=normal(16, 16)), "nets/a.onnx")
+    return tmp_path
+
+
+X = ["-d", "x.npy"]
+WRONG: list[tuple[int, list[str], Sequence[str]]] = [
+    # the command line itself
+    (2, [], ["the model is missing", "onnx-lsuv MODEL.onnx --data PATH"]),
+    (2, ["m.onnx"], ["'x'", "--data", "--random"]),
+    (2, ["m.onnx", "x.npy"], ["one model", "'x.npy'", "--data"]),
+    (2, ["m.onnx", "-d", "x.npy", "zeros.npy"], ["'zeros.npy'", "--data"]),
+    (2, ["x.npy", "-d", "m.onnx"], ["swapped", "onnx-lsuv m.onnx --data x.npy"]),
+    (2, ["x.npy"], ["is data", "onnx-lsuv MODEL.onnx --data x.npy"]),
+    (2, ["m.onnx", "-d"], ["'-d'", "[NAME=]PATH"]),
+    (2, ["m.onnx", "-d", "--random"], ["--data", "'--random'"]),
+    (2, ["m.onnx", *X, "--ouput", "o.onnx"], ["'--ouput'", "did you mean '--output'?"]),
+    (2, ["m.onnx", *X, "--quux"], ["'--quux'", "--help"]),
+    (2, ["m.onnx", *X, "--init", "xaviar"], ["--init", "'xaviar'", "did you mean 'xavier'?"]),
+    (2, ["m.onnx", *X, "--format", "JSN"], ["--format", "did you mean 'json'?"]),
+    (2, ["m.onnx", *X, "--batch-size", "0"], ["--batch-size", "1", "'0'"]),
+    (2, ["m.onnx", *X, "--seed=many"], ["--seed", "integer", "'many'"]),
+    (2, ["m.onnx", *X, "--force=yes"], ["'--force'", "value"]),
+    (2, ["m.onnx", *X, "--memory", "lots"], ["--memory", "500M", "'lots'"]),
+    (2, ["m.onnx", *X, "--target", "y"], ["GLOB=STD", "'y'"]),
+    (2, ["m.onnx", *X, "--target", "y=-1"], ["GLOB=STD", "'y=-1'"]),
+    (2, ["m.onnx", *X, "--target", "y=1", "--target", "y=2"], ["twice", "'y'"]),
+    (2, ["m.onnx", *X, "--target", "Y=1"], ["'Y'", "did you mean 'y'?"]),
+    (2, ["m.onnx", *X, "--target", "y=1", "--no-rescale"], ["--target", "--no-rescale"]),
+    (2, ["m.onnx", *X, "--include", "Z"], ["'Z'", "did you mean 'z'?"]),
+    (2, ["m.onnx", *X, "--exclude", "nothing*"], ["nothing*", "'y'"]),
+    (2, ["m.onnx", *X, "--report", "r.htm"], ["'r.htm'", "did you mean '.html'?"]),
+    (2, ["m.onnx", *X, "--weights-out", "w.pt"], [".safetensors", "'w.pt'"]),
+    (2, ["m.onnx", *X, "-o", "w.safetensors"], ["ONNX", "--weights-out"]),
+    (2, ["m.onnx", *X, "-o", "-"], ["standard output", "-o"]),
+    (2, ["m.onnx", *X, "-o", ""], ["-o", "empty"]),
+    (2, ["m.onnx", *X, "--check", "-o", "o.onnx"], ["--check", "'-o'"]),
+    (2, ["m.onnx", *X, "--check", "--portable"], ["--check", "'--portable'"]),
+    (2, ["m.onnx", *X, "--compare", "two.onnx"], ["--compare", "--check"]),
+    (2, ["m.onnx", *X, "--fresh", "--keep-bias"], ["--fresh", "--keep-bias"]),
+    (2, ["m.onnx", *X, "--fresh", "--init", "keep"], ["--fresh", "--init keep"]),
+    (2, ["m.onnx", "--random", "--shape", "4,x"], ["'x'", "1,3,8,8"]),
+    (5, ["m.onnx", *X, "--device", "gpu"], ["'gpu'", "did you mean 'cuda'?"]),
+    (5, ["m.onnx", *X, "--device", "gpu0"], ["did you mean 'cuda:0'?"]),
+    (5, ["m.onnx", *X, "--device", "CPU"], ["did you mean 'cpu'?"]),
+    (5, ["m.onnx", *X, "--custom-ops", "none.so"], ["'none.so'", "shared library"]),
+    # the model
+    (3, ["M.onnx", *X], ["'M.onnx'", "did you mean 'm.onnx'?"]),
+    (3, ["nets", *X], ["folder", "a.onnx"]),
+    (3, ["folder", *X], ["folder", "give a file"]),
+    (3, ["weights.pt", *X], ["zip archive", "export the model to ONNX"]),
+    (3, ["m.onnx", *X, "--check", "--compare", "C.onnx"], ["'C.onnx'"]),
+    # the data
+    (4, ["m.onnx", "-d", "X.npy"], ["'X.npy' is missing", "did you mean 'x.npy'?"]),
+    (4, ["m.onnx", "-d", "there/x.npy"], ["missing", "'there'"]),
+    (4, ["m.onnx", "-d", "*.foo"], ["'*.foo'", "shell", "folder"]),
+    (4, ["m.onnx", "-d", "folder"], ["holds nothing", ".npy"]),
+    (4, ["m.onnx", "-d", "x.csv"], ["numpy.save", "'x.npy'"]),
+    (4, ["m.onnx", "-d", "x.png"], ["image", "numpy.save"]),
+    (4, ["m.onnx", "-d", "weights.pt"], ["PyTorch", "numpy"]),
+    (4, ["m.onnx", "-d", "two.onnx"], ["is a model"]),
+    (4, ["m.onnx", "-d", "x.xyz"], ["'.xyz'", ".safetensors"]),
+    (4, ["m.onnx", "-d", "X=x.npy"], ["no input 'X'", "did you mean 'x'?"]),
+    (4, ["m.onnx", "-d", "swapped.npy"], ["transposed", "x.T"]),
+    (4, ["m.onnx", "-d", "empty.npy"], ["no samples", "at least one"]),
+    (4, ["m.onnx", "-d", "complex.npy"], ["complex64", "real"]),
+    (4, ["conv.onnx", "-d", "nhwc.npy"], ["NHWC", "x.transpose(0, 3, 1, 2)"]),
+    (4, ["conv.onnx", "-d", "single.npy"], ["batch axis", "x[None]"]),
+    (4, ["conv.onnx", "-d", "hwc.npy"], ["batch axis", "last", "x.transpose(2, 0, 1)[None]"]),
+    (4, ["two.onnx", "-d", "left=x.npy"], ["'right'", "--data right=PATH"]),
+    (4, ["two.onnx", "-d", "keys.npz"], ["'lft'", "did you mean 'left'?"]),
+    (2, ["two.onnx", *X], ["'left', 'right'", "NAME=x.npy"]),
+    (2, ["m.onnx", *X, "--check", "--compare", "two.onnx"], ["'x.npy'", "'left', 'right'"]),
+    # the outputs
+    (6, ["m.onnx", *X, "-o", "m.onnx"], ["model itself"]),
+    (6, ["m.onnx", *X, "-o", "new/"], ["'new'", "make it first"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("status", "arguments", "words"), WRONG, ids=lambda each: " ".join(each)[:60] if isinstance(each, list) else None
+)
+def test_the_answer_leads_to_the_fix(here: Path, status: int, arguments: list[str], words: Sequence[str]) -> None:
+    before = names(here)
+    line = fails(status, *arguments)
+    for word in words:
+        assert word in line
+    assert names(here) == before
+
+
+@pytest.mark.parametrize(("data", "words"), [("pixels", "as pixels do"), ("floats", "0 to 255 looks like raw pixels")])
+def test_raw_pixels_are_noted(here: Path, data: str, words: str) -> None:
+    assert call("conv.onnx", "-d", f"{data}.npy").stdout.count(words) == 1
+
+
+def test_more_samples_than_there_are_is_noted(here: Path) -> None:
+    ran = call("m.onnx", *X, "--samples", "1000")
+    assert "note: 1000 samples were asked for, but there are 64" in ran.stdout
+    assert "64 samples in 1 batch" in ran.stdout
+
+
+def test_options_are_looked_at_before_the_model(here: Path) -> None:
+    for option in (["--target-std", "0"], ["--report", "r.doc"], ["--memory", "x"], ["--shape", "1,y", "--random"]):
+        fails(2, "missing.onnx", *option)
+    fails(5, "missing.onnx", *X, "--device", "tpu")
+
+
+def test_a_defect_shows_a_traceback_only_when_asked(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("oh\nno")
+
+    monkeypatch.setattr("onnx_lsuv.model.load", broken)
+    line = fails(70, "m.onnx", *X)
+    assert "RuntimeError: oh no" in line
+    assert "report" in line
+    assert "-vv" in line
+    for flags in (["-vv"], ["-v", "-v"]):
+        assert "Traceback" in invoke(["m.onnx", *X, *flags]).stderr
+
+
+def test_a_full_disk_is_said_once(here: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        ran = subprocess.run(
+            [sys.executable, "-m", "onnx_lsuv", "m.onnx", "--dry-run"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert ran.returncode == 6
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith("onnx-lsuv: error: ")
+    assert os.strerror(28) in line
+
+
+@pytest.mark.skipif(os.name == "nt", reason="shells close streams so")
+def test_closed_streams_are_no_defect(here: Path) -> None:
+    command = f"{sys.executable} -m onnx_lsuv m.onnx -d x.npy --device cpu --force"
+    for closed in (">&-", "2>&-", ">&- 2>&-"):
+        ran = subprocess.run(["sh", "-c", f"{command} {closed}"], capture_output=True, check=False)
+        assert (ran.returncode, ran.stderr) == (0, b"")
+
+
+def test_failing_leaves_the_folder_as_it_was(here: Path) -> None:
+    before = contents(here)
+    fails(4, "conv.onnx", "-d", "nhwc.npy", "--report", "r.html", "--weights-out", "w.npz")
+    assert contents(here) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("The device is gone.", "the device is gone."),
+        ("ONNX Runtime\n  says  no", "ONNX Runtime says no."),
+        ("A b\x1b[2J c", "a b\\x1b[2J c."),
+        ("Theory", "Theory."),
+    ],
+)
+def test_sentence(text: str, shown: str) -> None:
+    assert sentence(text) == shown
+
+
+def test_meant() -> None:
+    assert meant("Image", ["mask", "image"]) == " (did you mean 'image'?)"
+    assert meant("M.onnx", ["u.onnx", "m.onnx"]) == " (did you mean 'm.onnx'?)"
+    assert meant("quux", ["mask", "image"]) == ""
+    assert meant("a" * 200, ["a" * 201]) == ""
