@@ -1,4 +1,4 @@
-"""Which start lets a thin, deep, plain network train: five initialisations, four activations.
+"""Which start lets a thin, deep, plain network train: six initialisations, four activations.
 
     python tests/benchmarks/thin_nets.py --cache FOLDER [--json PATH] [--pictures FOLDER] [--jobs 2]
 
@@ -14,18 +14,23 @@ The standard deviation of every layer, as onnx_lsuv measures it in the file, mus
 
 All 12 runs of a cell are trained side by side, as groups of one network: no value passes from one group to another, so
 each run takes the steps that it would take alone. No run is cut short; one that diverges counts with what it predicts.
-Finished cells are kept in the cache folder. Needs PyTorch and scikit-learn; matplotlib for --pictures.
+Finished cells are kept in the cache folder and used again while their files and settings are the same. Needs PyTorch and
+scikit-learn; matplotlib for --pictures.
 """
 
 import argparse
 import json
 import os
 import platform
+import re
+import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
+from hashlib import sha256
 from importlib.metadata import version
+from io import StringIO
 from itertools import product
 from math import isclose
 from multiprocessing import get_context
@@ -52,7 +57,9 @@ INITS: dict[str, dict | None] = {
     "He": {"init": "he", "rescale": False},
     "orthonormal": {"init": "orthonormal", "rescale": False},
     "LSUV": {},
+    "LSUV from He": {"init": "he"},
 }
+SHOWN = tuple(INITS)[:5]  # in the pictures; the last one lies on LSUV's line
 SETTINGS = {"rates": RATES, "seeds": SEEDS, "steps": STEPS, "batch": BATCH, "momentum": MOMENTUM}
 
 
@@ -255,7 +262,8 @@ def run_cell(folder: Path, cell: tuple[str, str]) -> dict:
     torch.set_num_threads(1)
     activation, init = cell
     kept = folder / f"{activation} {init}.json".replace(" ", "_")
-    settings = json.loads(json.dumps(SETTINGS))
+    starts = [sha256(file_of(folder, activation, init, seed).read_bytes()).hexdigest() for seed in SEEDS]
+    settings = json.loads(json.dumps({**SETTINGS, "torch": version("torch"), "starts": starts}))
     if kept.exists() and (found := json.loads(kept.read_text()))["settings"] == settings:
         return found
     found = {"activation": activation, "init": init, "settings": settings, "runs": train(folder, activation, init)}
@@ -288,8 +296,8 @@ def as_markdown(chosen: dict[tuple[str, str], dict]) -> str:
 # ------------------------------------------------------------------------------------------------------------- plots
 
 GREY = "#808080"  # readable on white and on black
-COLOURS = dict(zip(INITS, ("#909090", "#c08a20", "#3f9a62", "#4a8fd0", "#d9504a"), strict=True))
-MARKERS = dict(zip(INITS, "svD^o", strict=True))
+COLOURS = dict(zip(SHOWN, ("#909090", "#c08a20", "#3f9a62", "#4a8fd0", "#d9504a"), strict=True))
+DASHES = dict(zip(SHOWN, (":", "-.", "--", (0, (6, 1, 1, 1, 1, 1)), "-"), strict=True))
 
 
 def prepare_pyplot():
@@ -301,7 +309,7 @@ def prepare_pyplot():
     plt.rcParams |= {
         "svg.fonttype": "none",  # text stays text
         "svg.hashsalt": "thin",
-        "font.family": "sans-serif",
+        "font.sans-serif": ["DejaVu Sans"],
         "font.size": 10,
         "axes.spines.top": False,
         "axes.spines.right": False,
@@ -313,19 +321,23 @@ def prepare_pyplot():
 
 def save_figure(figure, path: Path) -> None:
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=len(INITS), frameon=False)
-    figure.savefig(path, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    figure.legend(handles, labels, loc="lower center", ncols=len(SHOWN), frameon=False, handlelength=2.5)
+    drawn = StringIO()
+    figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    # Coordinates have six decimals, text at most two.
+    short = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.1f}", drawn.getvalue())
+    path.write_text(re.sub(r"^ +| +$", "", short, flags=re.MULTILINE))
 
 
 def plot_accuracy(chosen: dict[tuple[str, str], dict], path: Path) -> None:
     plt = prepare_pyplot()
     figure, axes = plt.subplots(figsize=(8, 3.3))
-    for i, init in enumerate(INITS):
+    for i, init in enumerate(SHOWN):
         places = [k + (i - 2) * 0.17 for k in range(len(ACTIVATIONS))]
         cells = [chosen[activation, init] for activation in ACTIVATIONS]
-        axes.bar(places, [cell["test"] for cell in cells], 0.15, color=COLOURS[init], label=init)
+        axes.bar(places, [cell["test"] for cell in cells], 0.15, color=COLOURS[init], alpha=0.6, label=init)
         for place, cell in zip(places, cells, strict=True):
-            axes.plot([place] * len(SEEDS), cell["tests"], ".", color=GREY, markersize=4)
+            axes.plot([place] * len(SEEDS), cell["tests"], ".", color=COLOURS[init], markersize=5)
             top = max(cell["tests"]) + 0.025
             axes.text(place, top, f"{cell['test']:.2f}", ha="center", fontsize=8)
     axes.axhline(0.1, color=GREY, linewidth=0.8, linestyle=":")
@@ -345,13 +357,14 @@ def plot_spread(stds: dict[tuple[str, str], dict], path: Path) -> None:
     for axes_row, (what, title) in zip(grid, titles, strict=True):
         axes_row[0].set_ylabel(title)
         for axes, activation in zip(axes_row, ACTIVATIONS, strict=True):
-            for init in INITS:
+            for init in SHOWN:
                 values = stds[activation, init][what]
-                at = {"marker": MARKERS[init], "markevery": 10, "markersize": 4}
-                axes.plot(range(1, len(values) + 1), values, color=COLOURS[init], linewidth=1.5, label=init, **at)
+                style = {"color": COLOURS[init], "linestyle": DASHES[init], "linewidth": 1.8, "clip_on": False}
+                axes.plot(range(1, len(values) + 1), values, label=init, **style)
             axes.set_yscale("log")
             axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.6)
             axes.minorticks_off()
+            axes.set_yticks([1e-9, 1e-6, 1e-3, 1], ["1e-9", "1e-6", "1e-3", "1"])
     for axes, activation in zip(grid[0], ACTIVATIONS, strict=True):
         axes.set_title(activation, fontsize=10, color=GREY)
     for axes in grid[1]:
@@ -388,7 +401,10 @@ def main() -> None:
     cells = list(product(ACTIVATIONS, INITS))
     stds = initialise_all(args.cache, cells)
     with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
-        results = list(pool.map(partial(run_cell, args.cache), cells))
+        results = []
+        for result in pool.map(partial(run_cell, args.cache), cells):
+            results.append(result)
+            print(f"{len(results)} of {len(cells)}: {result['activation']}, {result['init']}", file=sys.stderr)
     chosen = {cell: choose(result["runs"]) for cell, result in zip(cells, results, strict=True)}
     print(as_markdown(chosen))
     if args.json:
