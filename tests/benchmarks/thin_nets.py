@@ -14,8 +14,8 @@ The standard deviation of every layer, as onnx_lsuv measures it in the file, mus
 
 All 12 runs of a cell are trained side by side, as groups of one network: no value passes from one group to another, so
 each run takes the steps that it would take alone. No run is cut short; one that diverges counts with what it predicts.
-Finished cells are kept in the cache folder and used again while their files and settings are the same. Needs PyTorch and
-scikit-learn; matplotlib for --pictures.
+Finished cells are kept in the cache folder and used again while their files and settings are the same. Needs PyTorch
+and scikit-learn; matplotlib for --pictures.
 """
 
 import argparse
