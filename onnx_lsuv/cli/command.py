@@ -90,6 +90,9 @@ def command(
         list[str] | None, _option(METHOD, "Another std for the layers of that name. Repeatable.", metavar="GLOB=STD")
     ] = None,
     keep_bias: Annotated[bool, _option(METHOD, "Leave biases instead of setting them to zero.", "--keep-bias")] = False,
+    center: Annotated[
+        bool, _option(METHOD, "Set biases so that each channel's mean is 0, where a layer has one.", "--center")
+    ] = False,
     tolerance: Annotated[
         float | None,
         _option(METHOD, "On the variance relative to its target. Default: 0.005, half precision 0.02.", metavar="X"),

@@ -63,6 +63,7 @@ class Options:
     target_std: float
     target: list[str] | None
     keep_bias: bool
+    center: bool
     tolerance: float | None
     include: list[str] | None
     exclude: list[str] | None
@@ -181,6 +182,9 @@ def _check_company(options: Options) -> None:
     if options.fresh and (options.keep_bias or options.init == "keep"):
         other = "--keep-bias" if options.keep_bias else "--init keep"
         raise UsageError(f"--fresh gives every parameter a new value and {other} keeps some: give one of them")
+    if options.center and (options.keep_bias or options.no_rescale):
+        other = "--keep-bias" if options.keep_bias else "--no-rescale"
+        raise UsageError(f"--center sets biases by the scaled weights and {other} leaves them: give one of them")
     if options.target and options.no_rescale:
         raise UsageError("--target is a std to scale to and --no-rescale scales nothing: give one of them")
     if not options.writes:

@@ -104,6 +104,7 @@ def _initialise(model: Model, batches: Batches | None, device: Device, options: 
         rescale=not options.no_rescale,
         fresh=options.fresh,
         keep_bias=options.keep_bias,
+        center=options.center,
         memory=memory(options),
         scratch=target.parent,
         device=device,

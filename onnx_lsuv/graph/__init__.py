@@ -1,5 +1,6 @@
 """The calibration graph: weights as inputs, statistics after each layer, stages."""
 
+from onnx_lsuv.graph.center import within_channels
 from onnx_lsuv.graph.moments import COUNT, MEAN, VAR, Record, first_usable_of, pooled, scale_of
 from onnx_lsuv.graph.nodes import is_random
 from onnx_lsuv.graph.stages import IR_MAX, Calibration, Stage, build, close
@@ -20,4 +21,5 @@ __all__ = [
     "norm_key",
     "pooled",
     "scale_of",
+    "within_channels",
 ]

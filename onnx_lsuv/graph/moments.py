@@ -166,7 +166,7 @@ def first_usable(sheet: Sheet, before: str, own: str, channels: int, *, layer: b
     if layer:
         # A loop's state starts at zero, as a recurrent net's: its first iteration may say nothing.
         mean, var = (_pick(sheet, row, 0, channels) for row in (earlier.mean, earlier.var))
-        good = sheet.op("And", good, _is_usable(sheet, mean, var))
+        good = sheet.op("And", good, is_usable(sheet, mean, var))
     return sheet.select(good, before, own)
 
 
@@ -174,7 +174,8 @@ def _pick(sheet: Sheet, row: str, column: int, columns: int) -> str:
     return row if columns == 1 else sheet.op("Gather", row, sheet.ints(column), axis=0)
 
 
-def _is_usable(sheet: Sheet, mean: str, var: str) -> str:
+def is_usable(sheet: Sheet, mean: str, var: str) -> str:
+    """Write the nodes that say whether a variance is one to scale by."""
     floor = sheet.op("Mul", sheet.op("Mul", mean, mean), sheet.double(NOISE))
     return sheet.op("And", sheet.op("Greater", var, floor), sheet.op("Less", var, sheet.double(HUGE)))
 
@@ -187,7 +188,7 @@ def scale(sheet: Sheet, found: Moments, target: float, *, with_term: bool, elem_
     one, zero = sheet.book.constant([1.0], np.float64), sheet.book.constant([0.0], np.float64)
     columns = 3 if with_term else 1
     mean, var = _pick(sheet, found.mean, 0, columns), _pick(sheet, found.var, 0, columns)
-    good = _is_usable(sheet, mean, var)
+    good = is_usable(sheet, mean, var)
     if with_term:
         var_b, var_sum = _pick(sheet, found.var, 1, columns), _pick(sheet, found.var, 2, columns)
         cov = sheet.op("Mul", sheet.op("Sub", sheet.op("Sub", var_sum, var), var_b), sheet.double(0.5))

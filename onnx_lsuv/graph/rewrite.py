@@ -19,6 +19,7 @@ from dataclasses import replace
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from onnx_lsuv.graph.blocked import convolve, reads_plain, stored
+from onnx_lsuv.graph.center import centred, channel_moments, within
 from onnx_lsuv.graph.control import write_control
 from onnx_lsuv.graph.forms import Form
 from onnx_lsuv.graph.moments import (
@@ -128,9 +129,12 @@ def _layer(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, 
         term = node.inputs[layer.addend.position]
         raw = node.inputs[1 - layer.addend.position]
 
-    width = columns(rw, layer)
+    width, dims = columns(rw, layer), _dims(rw, layer)
+    centre = layer.weight in rw.centred
 
     def own() -> Moments:
+        if centre:
+            return channel_moments(sheet, layer, raw, width, dims, _size(dims))
         found = _measure(rw, sheet, layer, raw)
         if width == 1:
             return found
@@ -140,11 +144,15 @@ def _layer(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, 
         both = sheet.op("Add", raw, b)
         return joined(sheet, [found, *(_measure(rw, sheet, layer, v) for v in (spread, both))])
 
+    found = _merge(rw, sheet, records, layer.weight, own, width, top=top)
+    if centre:
+        channels, found = found, within(sheet, found)
+        raw = centred(sheet, layer, raw, channels, found)
     factor = scale(
         sheet,
-        _merge(rw, sheet, records, layer.weight, own, width, top=top),
+        found,
         rw.targets[layer.weight],
-        with_term=width == 3,
+        with_term=width == 3 and not centre,
         elem_type=layer.source.elem_type,
         # Only these can give a single number, which must stay one.
         scalar=layer.node.op_type == "Einsum" or len(layer.source.shape) == 1,
@@ -158,7 +166,7 @@ def _layer(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, 
 def _waiting_layer(rw: Rewriter, sheet: Sheet, layer: Layer, records: dict[str, Kept]) -> bool:
     """Write a layer of the main graph whose division can wait, a convolution in blocks; say whether it was."""
     node, shape, forms = layer.node, layer.source.shape, rw.forms
-    if layer.stays or columns(rw, layer) > 1 or len(shape) < 2 or node.op not in _WAITING:
+    if layer.stays or layer.weight in rw.centred or columns(rw, layer) > 1 or len(shape) < 2 or node.op not in _WAITING:
         return False
     if layer.source.elem_type not in (TensorProto.FLOAT, TensorProto.DOUBLE):
         return False
@@ -191,7 +199,8 @@ def _waiting_layer(rw: Rewriter, sheet: Sheet, layer: Layer, records: dict[str, 
 
     found = _merge(rw, sheet, records, layer.weight, own, 1, top=True)
     target, elem_type = rw.targets[layer.weight], layer.source.elem_type
-    factor = scale(sheet, found, target, with_term=False, elem_type=elem_type, scalar=False)
+    # What it is multiplied by later may be a single number, which must stay one.
+    factor = scale(sheet, found, target, with_term=False, elem_type=elem_type, scalar=True)
     forms.held[output] = Form(raw, factor, plain is not None)
     return True
 

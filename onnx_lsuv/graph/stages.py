@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
@@ -66,6 +67,7 @@ def build(
     staged: bool,
     targets: Mapping[str, float],
     seed: int,
+    centred: Mapping[str, int] = MappingProxyType({}),
     block: int = 1,
 ) -> Calibration:
     """Return the calibration graph of a plan, or with `rescale=False` the graph that only measures.
@@ -77,6 +79,7 @@ def build(
         staged: pool records over several batches before going on.
         targets: the std that each weight's layer is to have, by weight key.
         seed: for random operators.
+        centred: channels of the layers whose channels are to have a mean of 0, by weight key.
         block: channels side by side in ONNX Runtime's layout for convolutions; 1 where there is none.
     """
     book = Book(plan.program.opset, _prefix(plan.program), rows=block > 1)
@@ -87,6 +90,7 @@ def build(
         staged=staged,
         targets=targets,
         values=values,
+        centred=centred,
         seed=seed,
         book=book,
         forms=Forms(block, book.opset, values, plan.program.constants, plan.zeroed),

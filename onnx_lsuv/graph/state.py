@@ -27,6 +27,7 @@ class Rewriter:
     staged: bool  # records of the main graph are cuts
     targets: Mapping[str, float]  # target std by weight key
     values: Mapping[str, Value]
+    centred: Mapping[str, int]  # channels of the layers whose channels are to have a mean of 0, by weight key
     seed: int
     book: Book
     forms: Forms  # of the main graph's values
@@ -69,6 +70,8 @@ def keys_inside(rw: Rewriter, node: Node) -> dict[str, int]:
 
 def columns(rw: Rewriter, layer: Layer) -> int:
     """Return the number of columns of a layer's record."""
+    if layer.weight in rw.centred:
+        return rw.centred[layer.weight]
     # Every layer that shares the weight counts: the record's shape must be one for all of them.
     users = rw.plan.weights[layer.weight].layers
     return 3 if rw.rescale and any(user.stays for user in users if user.scaled) else 1

@@ -1,5 +1,6 @@
 """Which nodes are layers, where their weight comes from, its matrix view; or the reason why not."""
 
+from onnx_lsuv.layers.centres import Centre, channels_last, find_centres
 from onnx_lsuv.layers.expand import expand
 from onnx_lsuv.layers.find import find_layers
 from onnx_lsuv.layers.moves import Source
@@ -17,6 +18,7 @@ __all__ = [
     "VALUES",
     "Addend",
     "Body",
+    "Centre",
     "Constant",
     "Layer",
     "Left",
@@ -30,7 +32,9 @@ __all__ = [
     "Source",
     "Weight",
     "bias_position",
+    "channels_last",
     "expand",
+    "find_centres",
     "find_layers",
     "find_parameters",
     "scatter",

@@ -12,8 +12,9 @@ from onnx import helper
 from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batch, Batches, default_limit
 from onnx_lsuv.errors import DataError, ModelError, UsageError
-from onnx_lsuv.graph import COUNT, MEAN, VAR, Record, build, norm_key
+from onnx_lsuv.graph import COUNT, MEAN, VAR, Record, build, norm_key, within_channels
 from onnx_lsuv.layers import Parameters, Plan
+from onnx_lsuv.lsuv.center import Centres, bias_values, centres_of
 from onnx_lsuv.lsuv.draw import METHODS, Array, draw, multiply
 from onnx_lsuv.lsuv.execute import Progress, execute, quiet
 from onnx_lsuv.lsuv.fresh import fresh_notes, fresh_values, redrawn
@@ -40,6 +41,7 @@ def initialize(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     keep_bias: bool = False,
+    center: bool = False,
     device: str | Device = "cpu",
     threads: int | None = None,
     memory: int | None = None,
@@ -61,6 +63,8 @@ def initialize(
         include: patterns of node or weight names to take; all where empty.
         exclude: patterns of node or weight names to leave alone.
         keep_bias: leave biases as they are instead of setting them to zero.
+        center: give biases the value that makes the mean of each channel of a layer's output zero; its std is then
+            that about these means. Layers without a bias of their own, and those in branches and loops, are not.
         device: "cpu", "cuda", "cuda:N", "auto", or an open device.
         threads: how many cores to use; None for all.
         memory: bytes that new weights, and values kept between batches, may take; the rest goes to a file. None for
@@ -84,6 +88,11 @@ def initialize(
         raise UsageError(
             f"Fresh values for every parameter and the old {what} exclude each other: ask for one of them."
         )
+    if center and (keep_bias or not rescale):
+        what = "biases that are kept" if keep_bias else "weights that are not rescaled"
+        raise UsageError(
+            f"Centring sets biases by the scaled weights, so it has no use for {what}: ask for one of them."
+        )
     if target and not rescale:
         raise UsageError("A target has no effect on weights that are not rescaled: ask for one of them.")
     where = device if isinstance(device, Device) else runtime.open_device(device, threads=threads)
@@ -93,6 +102,7 @@ def initialize(
         if not plan.layers:
             raise ModelError(nothing_to_do(plan))
         targets, remarks = targets_of(plan, target_std, target)
+        centres = centres_of(plan) if center else Centres({}, ())
         if batches is None and (rescale or plan.norms):
             raise DataError(f"{model.name} has to run on data: give a list of batches {{input name: array}}")
         data = None if batches is None else checked(model, batches)
@@ -116,13 +126,17 @@ def initialize(
                 staged=len(data) > 1,
                 targets=targets,
                 seed=seed,
+                centred=centres.channels,
                 block=runtime.block(where),
             )
             records = execute(calibration, data, values, where, room, progress)
+            channels = {key: records[key] for key in centres.found if key in records}
+            records |= {key: within_channels(record) for key, record in channels.items()}
             if rescale:
                 usable = {key: usable_scale(records.get(key), std) for key, std in targets.items()}
                 scales = {key: scale for key, scale in usable.items() if scale is not None}
                 multiply(plan, values, scales, room)
+                values |= bias_values(plan, centres, channels, scales)
             norms = _norm_values(plan, records)
             values |= norms
     rows = [drawn_row(plan, layer, drawn.methods, records, scales, targets, rescale=rescale) for layer in plan.layers]
@@ -138,13 +152,14 @@ def initialize(
         left=tuple(redrawn(left_row(left), plan, others) for left in plan.left),
         stale=tuple(map(left_row, plan.stale)),
         changes=_changes(plan, found, new, values),
-        notes=(*(data.notes if data else ()), *chance(plan), *fresh_notes(plan, found), *guidance),
+        notes=(*(data.notes if data else ()), *chance(plan), *fresh_notes(plan, found), *centres.notes, *guidance),
         settings={
             "seed": seed,
             "init": init,
             "rescale": rescale,
             "fresh": fresh,
             "keep_bias": keep_bias,
+            "center": center,
             "include": list(include),
             "exclude": list(exclude),
             "target": [list(pair) for pair in pairs_of(target)],

@@ -1,0 +1,64 @@
+"""Centre a layer's output: the mean of each channel goes, before the output is scaled.
+
+A centred layer's record has a column for each channel. What is scaled is the output about its channels' means, whose
+variance is the mean of the channels' variances, as all channels have the same number of values.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import TensorProto
+
+from onnx_lsuv.graph.moments import COUNT, MEAN, VAR, Dims, Moments, Record, groups_of, is_usable, moments
+from onnx_lsuv.graph.sheet import Sheet
+from onnx_lsuv.layers import Layer, channels_last
+
+
+def channel_moments(
+    sheet: Sheet, layer: Layer, raw: str, channels: int, dims: Dims | None, size: int | None
+) -> Moments:
+    """Write the nodes that measure each channel of a layer's output.
+
+    Args:
+        sheet: where to write.
+        layer: the layer.
+        raw: its output without a bias.
+        channels: how many there are.
+        dims: the output's shape as far as it is known.
+        size: the number of its values, where it is known.
+    """
+    elem_type = layer.source.elem_type
+    if channels_last(layer.node):
+        rows = sheet.reshape(raw, -1, channels)
+        return moments(sheet, rows, elem_type, groups_of(None), channels, size)
+    groups = groups_of(dims, leading=0 if channels == 1 else 2)
+    return moments(sheet, raw, elem_type, groups, channels, size)
+
+
+def within(sheet: Sheet, found: Moments) -> Moments:
+    """Write the nodes that turn the moments of channels into those of the output about its channels' means."""
+    square = sheet.reduce("ReduceMean", sheet.op("Mul", found.mean, found.mean), (0,), keep=True)
+    return Moments(found.count, sheet.op("Sqrt", square), sheet.reduce("ReduceMean", found.var, (0,), keep=True))
+
+
+def centred(sheet: Sheet, layer: Layer, raw: str, found: Moments, spread: Moments) -> str:
+    """Take the channels' means away; where there is no variance to scale by, nothing.
+
+    Args:
+        sheet: where to write.
+        layer: the layer.
+        raw: its output without a bias.
+        found: the moments of its channels.
+        spread: what `within` makes of them.
+    """
+    good = sheet.cast(is_usable(sheet, spread.mean, spread.var), TensorProto.DOUBLE)
+    mean = sheet.cast(sheet.op("Mul", found.mean, good), layer.source.elem_type)
+    if not channels_last(layer.node):
+        mean = sheet.reshape(mean, 1, -1, *(1 for _ in layer.source.shape[2:]))
+    return sheet.op("Sub", raw, mean)
+
+
+def within_channels(record: Record) -> Record:
+    """Return the record (3, 1) of an output about its channels' means, from that of its channels (3, C)."""
+    mean, var = record[MEAN], record[VAR]
+    return np.array([[record[COUNT, 0]], [np.sqrt(np.mean(mean * mean))], [np.mean(var)]])

@@ -1,0 +1,62 @@
+"""Which layers have a bias of their own that can give each channel of their output a mean of zero."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnx_lsuv.layers.moves import Source
+from onnx_lsuv.layers.operators import bias_position
+from onnx_lsuv.layers.plan import Layer, Plan
+from onnx_lsuv.layers.program import Node
+from onnx_lsuv.layers.sources import trace
+from onnx_lsuv.layers.terms import uses
+
+_FIRST, _LAST = frozenset({"Conv", "ConvTranspose"}), frozenset({"Gemm", "MatMul"})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Centre:
+    """The bias that a layer's channels can be centred by."""
+
+    bias: str  # the constant
+    channels: int
+    factor: float  # what the layer multiplies it by
+
+
+def channels_last(node: Node) -> bool:
+    """Say whether a centred layer's channels are its output's last axis; else they are axis 1."""
+    return node.op_type in _LAST
+
+
+def find_centres(plan: Plan) -> dict[str, Centre]:
+    """Return, by weight key, the layers that have a bias with one value a channel that nothing else uses.
+
+    A weight that several layers use has no such bias, nor has a layer in a branch or a loop.
+    """
+    top, found = set(plan.program.body.nodes), {}
+    for key, weight in plan.weights.items():
+        if len(weight.layers) == 1 and weight.layers[0].node in top and (centre := _centre(plan, weight.layers[0])):
+            found[key] = centre
+    return found
+
+
+def _centre(plan: Plan, layer: Layer) -> Centre | None:
+    node = layer.node
+    if node.domain or node.op_type not in _FIRST | _LAST or not layer.scaled or layer.stays:
+        return None
+    if len(layer.source.shape) < 2 or layer.position != 1 or len(layer.bias) != 1 or layer.bias[0] not in plan.zeroed:
+        return None
+    own = bias_position(node)
+    if layer.end is node:
+        assert own is not None
+        operand = node.inputs[own]
+    else:
+        operand = next(name for name in layer.end.inputs if name != node.outputs[0])
+    source = trace(plan.program, operand)
+    if not isinstance(source, Source) or source.partial or len(list(uses(plan.program, layer.bias[0]))) != 1:
+        return None
+    channels = layer.matrix.fan_out * (1 if channels_last(node) else layer.matrix.blocks)
+    after = 0 if channels_last(node) or layer.end is node else len(layer.source.shape) - 2
+    if source.size != channels or len(source.shape) <= after or source.shape[-1 - after] != channels:
+        return None
+    return Centre(layer.bias[0], channels, node.float_attribute("beta", 1.0) if node.op_type == "Gemm" else 1.0)
