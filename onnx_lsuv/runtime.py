@@ -268,6 +268,9 @@ def _message(error: Exception) -> str:
     text = " ".join(str(error).split())
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     text = re.sub(r"^Error in execution: ", "", text)
+    text = re.sub(
+        r"^Non-zero status code returned while running (\w+) node\. Name:'([^']*)' Status Message: ", r"\1 '\2': ", text
+    )
     # The source position, and what C++ says of the function: "file.cc:12 void f(const Tensor*) [with T = float] ".
     text = re.sub(r"\S*/onnxruntime\S*:\d+ (?:[^\[]*?\)(?: const)? \[with [^\]]*\] )?", "", text)
     # Names of nodes are ours: the label in the file, and the output.

@@ -14,6 +14,8 @@ import pytest
 from commands import HEAD, call, contents, fill, mlp, names
 from oracle import normal, parse
 
+from onnx_lsuv.portable.importers import IMPORTERS
+
 X = ["-d", "x.npy"]
 
 
@@ -276,7 +278,7 @@ def test_portable_is_verified_and_says_what_trains_where(here: Path) -> None:
     document = json.loads((here / "r.json").read_text())
     assert {row["status"] for row in document["layers"]} == {"ok"}
     assert any(note.startswith("made portable: ") for note in document["notes"])
-    assert sum(" weights" in note and " trains " in note for note in document["notes"]) >= 3
+    assert {each["importer"]: each["cured"] for each in document["trains"]}["onnx2torch"]
     assert "trains" in ran.stdout
     model = onnx.load("o.onnx")
     assert "Transpose" not in {node.op_type for node in model.graph.node}
@@ -287,4 +289,23 @@ def test_portable_is_verified_and_says_what_trains_where(here: Path) -> None:
     plain, portable = (oracle.values(path, batches, ["z"])["z"][0] for path in ("p.onnx", "o.onnx"))
     np.testing.assert_allclose(portable, plain, rtol=1e-4, atol=1e-5)
     # Asked beforehand, without running anything.
-    assert "trains" in call("odd.onnx", "--dry-run", "--portable").stdout
+    assert "trains 0 of 2 weights as is, 2 with --portable" in call("odd.onnx", "--dry-run").stdout
+
+
+@pytest.mark.parametrize("mode", [["--check"], ["--dry-run"], [], ["--portable"]])
+def test_every_report_says_what_trains_where(here: Path, mode: list[str]) -> None:
+    status = 1 if mode == ["--check"] else 0
+    reports = [f"--report={name}" for name in ("r.json", "r.md", "r.html")]
+    call("m.onnx", *X, *mode, *reports, status=status)
+    found = {each["importer"]: each for each in json.loads(Path("r.json").read_text())["trains"]}
+    assert found.keys() == IMPORTERS.keys()
+    assert found["onnx2torch"]["as_is"]["trainable"] == 1
+    assert found["onnx2torch"]["portable"]["trainable"] == 2
+    for name in ("r.md", "r.html"):
+        text = Path(name).read_text()
+        assert "What trains where" in text
+        assert all(importer in text for importer in found)
+
+
+def test_dry_run_says_which_biases_centre(here: Path) -> None:
+    assert "bias set to centre its channels: 1 (y)" in call("m.onnx", "--dry-run", "--center").stdout

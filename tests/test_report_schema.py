@@ -107,7 +107,8 @@ def test_a_report_from_python_fits(whole: dict[str, Any]) -> None:
             u=normal(8, 4),
         )
     )
-    result = onnx_lsuv.initialize(model, [{"x": normal(16, 8)}, {"x": normal(16, 8)}], init="he")
+    given = [{"x": normal(16, 8)}, {"x": normal(16, 8)}]
+    result = onnx_lsuv.initialize(model, given, init="he", target={"h": 0.5, "z": 2}, center=True)
     assert [row.status for row in result.layers] == ["scaled", "degenerate"]
     about = {"versions": whole["versions"], "files": whole["files"]}
     VALID.validate(report.document(result, about))
@@ -179,7 +180,7 @@ def test_every_field_is_required_and_of_its_type(whole: dict[str, Any]) -> None:
                 yield from places(value, (*path, key))
 
     loose = {("settings",), ("seconds",), ("data", "inputs")}  # names there are free, and so is what may be left out
-    optional = {"files", "path", "seed", "output", "mean", "std", "min", "max"}
+    optional = {"files", "path", "seed", "output", "mean", "std", "min", "max", "trains"}
     for path in places(whole):
         document = copy.deepcopy(whole)
         holder = document

@@ -256,7 +256,9 @@ def test_the_portable_form_is_read_beside_it() -> None:
         "as_is": {
             "trainable": 0,
             "weights": 1,
-            "findings": [{"kind": "buffer", "detail": "MatMul", "effect": "blocks"}],
+            "findings": [
+                {"kind": "buffer", "detail": "MatMul", "effect": "blocks", "text": f"{KINDS['buffer']}: MatMul"}
+            ],
         },
         "portable": {"trainable": 1, "weights": 1, "findings": []},
         "cured": True,

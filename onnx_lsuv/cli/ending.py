@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ class Ending:
     other: Result | None = None  # the model that was compared with
     saved: Path | None = None
     weights: Path | None = None
+    trains: Sequence[Mapping[str, Any]] = ()  # what trains where
 
 
 def finish(options: Options, ending: Ending) -> int:
@@ -66,6 +67,7 @@ def _print(options: Options, ending: Ending, about: dict[str, Any]) -> None:
         "encoding": terminal.encoding(),
         "wrap": terminal.is_terminal(sys.stdout),
         "verbose": options.verbose > 0,
+        "trains": ending.trains if options.dry_run or options.portable or options.verbose else (),
     }
     lines = [
         report.plan(ending.result, **shown)
@@ -138,10 +140,11 @@ def _about(options: Options, ending: Ending) -> dict[str, Any]:
         "numpy": numpy.__version__,
         "python": platform.python_version(),
     }
-    files = {"model": options.model, "output": ending.saved}
+    files = {"model": options.model, "compare": options.compare, "output": ending.saved, "weights": ending.weights}
     return {
         "versions": versions,
         "files": {
             role: {"path": str(path), "sha256": digest(path)} for role, path in files.items() if path is not None
         },
+        "trains": list(ending.trains),
     }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from onnx_lsuv.cli.options import Options, memory, targets
+from onnx_lsuv.cli.options import Options, targets
 
 if TYPE_CHECKING:
     from onnx_lsuv.layers import Layer, Plan
@@ -16,29 +17,23 @@ if TYPE_CHECKING:
 def planned(model: Model, options: Options) -> Result:
     """Return the layers, each with a note on what would happen to it, and what would be left alone."""
     from onnx_lsuv import lsuv  # noqa: PLC0415
+    from onnx_lsuv.layers import find_centres  # noqa: PLC0415
     from onnx_lsuv.lsuv.patterns import targets_of  # noqa: PLC0415
 
     wanted: dict[str, Any] = {"include": options.include or (), "exclude": options.exclude or ()}
     found = lsuv.describe(model, keep_bias=options.keep_bias, **wanted)
     plan = lsuv.plan_of(model, keep_bias=options.keep_bias, **wanted)
     stds, remarks = targets_of(plan, options.target_std, targets(options))
+    centred = find_centres(plan) if options.center else {}
     rows = []
     for row, layer in zip(found.layers, plan.layers, strict=True):
         aimed = replace(row, target=stds[layer.weight], init=options.init.value)
-        notes = [_note(plan, layer, aimed, options), remarks.get(layer, "")]
+        notes = [_note(plan, layer, aimed, options, centred), remarks.get(layer, "")]
         rows.append(replace(aimed, note="; ".join(filter(None, notes))))
-    notes = list(found.notes)
-    if options.portable:
-        from onnx_lsuv.cli.training import trains_where  # noqa: PLC0415
-        from onnx_lsuv.portable import make_portable  # noqa: PLC0415
-
-        notes += trains_where(model, make_portable(model, memory=memory(options)).model)
-    return replace(
-        found, layers=tuple(rows), target_std=options.target_std, tolerance=options.tolerance, notes=tuple(notes)
-    )
+    return replace(found, layers=tuple(rows), target_std=options.target_std, tolerance=options.tolerance)
 
 
-def _note(plan: Plan, layer: Layer, row: LayerReport, options: Options) -> str:
+def _note(plan: Plan, layer: Layer, row: LayerReport, options: Options, centred: Container[str]) -> str:
     if row.status == "shared":
         return f"uses the weight of {plan.weights[layer.weight].layers[0].node.label!r}, which decides its scale"
     drawn = "kept" if options.init == "keep" else f"drawn ({row.init})"
@@ -46,5 +41,5 @@ def _note(plan: Plan, layer: Layer, row: LayerReport, options: Options) -> str:
         return f"{drawn}, not scaled, as its gates, its attention or an old Scan bound or hide its output"
     scaled = "not scaled" if options.no_rescale else f"scaled to std {row.target:g}"
     if any(name in plan.zeroed for name in layer.bias):
-        return f"{drawn}, {scaled}, bias set to zero"
+        return f"{drawn}, {scaled}, bias set to {'centre its channels' if layer.weight in centred else 'zero'}"
     return f"{drawn}, {scaled}" + (", what is added to its output stays" if layer.stays else "")

@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from onnx_lsuv.cli.ending import Ending, finish
-from onnx_lsuv.cli.options import Options, memory, targets, validate
+from onnx_lsuv.cli.options import Format, Options, memory, targets, validate
 from onnx_lsuv.cli.outputs import check_model, check_outputs
 from onnx_lsuv.cli.terminal import Tell, progress
 from onnx_lsuv.errors import UsageError
@@ -38,7 +38,7 @@ def perform(options: Options) -> int:
     if options.dry_run:
         from onnx_lsuv.cli.planned import planned  # noqa: PLC0415
 
-        return finish(options, Ending(planned(model, options)))
+        return finish(options, _trains(Ending(planned(model, options)), options))
     from onnx_lsuv import runtime  # noqa: PLC0415
 
     device = runtime.open_device(
@@ -55,7 +55,20 @@ def perform(options: Options) -> int:
             given = bool(options.data) or options.random or _needs_data(model, options)
             ending = _initialise(model, _batches(model, options) if given else None, device, options, tell)
     with _telling(ending.saved):
-        return finish(options, ending)
+        return finish(options, _trains(ending, options))
+
+
+def _trains(ending: Ending, options: Options) -> Ending:
+    """Add what trains where, if anything that is written or printed says it."""
+    told = options.dry_run or options.verbose or options.report or options.output_format is not Format.text
+    if ending.trains or not told:
+        return ending
+    from onnx_lsuv.cli.training import trains_where  # noqa: PLC0415
+    from onnx_lsuv.portable import make_portable  # noqa: PLC0415
+
+    model = ending.result.model
+    form = make_portable(model, memory=memory(options), scratch=options.target_path.parent).model
+    return replace(ending, trains=trains_where(model, form))
 
 
 @contextmanager
@@ -111,10 +124,11 @@ def _initialise(model: Model, batches: Batches | None, device: Device, options: 
         progress=tell,
         **patterns(options),
     )
+    trains: list[dict[str, Any]] = []
     if options.portable:
         from onnx_lsuv.cli.training import made_portable  # noqa: PLC0415
 
-        result, batches = made_portable(result, batches, device, options)
+        result, batches, trains = made_portable(result, batches, device, options)
     start = perf_counter()
     save(result.model, target, force=options.force)
     with _telling(target):
@@ -124,7 +138,7 @@ def _initialise(model: Model, batches: Batches | None, device: Device, options: 
         if not options.no_verify and batches is not None:
             tolerance = options.tolerance
             result = lsuv.measure(load(target), batches, like=result, tolerance=tolerance, device=device, progress=tell)
-    return Ending(result, saved=target, weights=options.weights_out)
+    return Ending(result, saved=target, weights=options.weights_out, trains=trains)
 
 
 def _needs_data(model: Model, options: Options) -> bool:

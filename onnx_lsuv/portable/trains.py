@@ -47,6 +47,10 @@ class Reading:
     weights: int
     findings: tuple[Finding, ...]
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for JSON, with the sentence of each finding."""
+        return {**asdict(self), "findings": [{**asdict(each), "text": each.text} for each in self.findings]}
+
 
 @dataclass(frozen=True, slots=True)
 class Trains:
@@ -66,7 +70,8 @@ class Trains:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
-        return {**asdict(self), "cured": self.cured}
+        forms = {"as_is": self.as_is, "portable": self.portable}
+        return {**asdict(self), **{name: form and form.as_dict() for name, form in forms.items()}, "cured": self.cured}
 
 
 def trains(plan: Plan, portable: Plan | None = None) -> tuple[Trains, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from onnx_lsuv.errors import clean
 from onnx_lsuv.lsuv import LeftReport, Result
-from onnx_lsuv.report.text import shortened
+from onnx_lsuv.report.layout import shortened
 from onnx_lsuv.report.verdict import groups, misses, told, verdict
 
 LIMIT = 10

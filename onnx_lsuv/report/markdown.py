@@ -9,7 +9,9 @@ from typing import Any
 
 from onnx_lsuv.errors import clean
 from onnx_lsuv.lsuv import LeftReport, Result
-from onnx_lsuv.report.text import beside, number, shape, shortened
+from onnx_lsuv.report.layout import number, shape, shortened
+from onnx_lsuv.report.text import beside
+from onnx_lsuv.report.training import HEAD, cells
 from onnx_lsuv.report.verdict import groups, misses, told, verdict
 
 _WORST = 10
@@ -46,6 +48,9 @@ def as_markdown(
     if result.stale:
         lines = [f"- {_code(row.name)}: {_plain(row.detail)}" for row in result.stale]
         parts.append("#### Statistics kept\n\n" + "\n".join(lines))
+    if about.get("trains"):
+        rows = [list(map(_plain, cells(each))) for each in about["trains"]]
+        parts.append("#### What trains where\n\n" + _table(list(map(_plain, HEAD)), rows, "<<>><"))
     if result.notes:
         parts.append("#### Notes\n\n" + "\n".join(f"- {_plain(note)}" for note in result.notes))
     parts += [part for part in (_made(result, about), _code(shlex.join(command), 10**6) if command else "") if part]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from onnx_lsuv.errors import clean
-from onnx_lsuv.report.text import shortened
+from onnx_lsuv.report.layout import shortened
 
 _NAME = 120
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from onnx_lsuv.lsuv import LayerReport, Result
 from onnx_lsuv.report.figures import Series, histogram, profile
+from onnx_lsuv.report.layout import number
 from onnx_lsuv.report.markup import code, escaped
-from onnx_lsuv.report.sections import changes, data, layers, left, listed, made, stale
-from onnx_lsuv.report.text import number
+from onnx_lsuv.report.sections import changes, data, layers, left, listed, made, stale, trains
 from onnx_lsuv.report.verdict import misses, told, verdict
 
 _WORST = 5
@@ -48,6 +48,7 @@ def as_html(
         ("left", f"Left alone <small>{len(result.left)}</small>", left(result.left)),
         ("kept", f"Statistics kept <small>{len(result.stale)}</small>", stale(result.stale)),
         ("notes", "Notes", listed(escaped(note) for note in result.notes)),
+        ("trains", "What trains where", trains(about.get("trains", ()))),
         ("data", "Data", data(result.data)),
         ("changes", f"Tensors changed <small>{len(result.changes)}</small>", changes(result.changes)),
         ("made", "How it was made", made(result, about) + _command(command)),

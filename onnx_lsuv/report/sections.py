@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnx_lsuv.lsuv import Change, LayerReport, LeftReport, Result
+from onnx_lsuv.report.layout import number, shape
 from onnx_lsuv.report.markup import brief, code, escaped
-from onnx_lsuv.report.text import number, shape
+from onnx_lsuv.report.training import HEAD, cells
 from onnx_lsuv.report.verdict import groups
 
 _NAMES = 8  # of the nodes left alone for one reason
@@ -80,6 +81,19 @@ def left(rows: Sequence[LeftReport]) -> str:
             _Column("names", [_some(group) for group in found], "w"),
         ],
     )
+
+
+def trains(found: Sequence[Mapping[str, Any]]) -> str:
+    """Return how each framework's importer takes the file."""
+    if not found:
+        return ""
+    rows = [cells(each) for each in found]
+    kinds = ("k", "k", "n", "n", "w")
+    columns = [
+        _Column(head, [escaped(row[i]) for row in rows], kind)
+        for i, (head, kind) in enumerate(zip(HEAD, kinds, strict=True))
+    ]
+    return _table("What trains where", columns)
 
 
 def stale(rows: Sequence[LeftReport]) -> str:

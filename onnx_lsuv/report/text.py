@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from onnx_lsuv.errors import clean
 from onnx_lsuv.lsuv import LayerReport, LeftReport, Result
-from onnx_lsuv.report.layout import Column, painted, shortened, table, wrapped
-
-__all__ = ["beside", "number", "plan", "shape", "shortened", "summary", "table", "text"]
+from onnx_lsuv.report.layout import Column, number, painted, shape, table, wrapped
+from onnx_lsuv.report.training import sentences
+from onnx_lsuv.report.verdict import groups, told
 
 CAUSES = 10  # lines that say why a layer is as it is, unless every one is asked for
 PAINT = {"ok": "green", "not-reached": "yellow", "off": "red", "degenerate": "red"}
@@ -36,22 +35,6 @@ class _Page:
         return "\n".join(wrapped(line, self.width if self.wrap else None) for line in lines)
 
 
-def number(value: float | None) -> str:
-    """Return a number with four significant digits, in a width that lines up."""
-    if value is None:
-        return "-"
-    if not math.isfinite(value):
-        return str(value)
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
-        return f"{value:.4f}" if abs(value) < 1000 else f"{value:.1f}"
-    return f"{value:.2e}"
-
-
-def shape(dims: Sequence[int] | None) -> str:
-    """Return a shape as 64x3x7x7."""
-    return "-" if dims is None else "x".join(map(str, dims)) or "scalar"
-
-
 def text(
     result: Result,
     width: int = 100,
@@ -61,6 +44,7 @@ def text(
     wrap: bool = False,
     verbose: bool = False,
     other: Result | None = None,
+    trains: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Return the table of layers, what was left alone, and a summary.
 
@@ -72,6 +56,7 @@ def text(
         wrap: break sentences to the width too.
         verbose: name every node that was left alone, and the data.
         other: another model measured on the same data, whose std is shown beside.
+        trains: what trains where, as for `training.sentences`.
     """
     page = _Page(width, color, encoding, wrap)
     parts = []
@@ -81,12 +66,19 @@ def text(
         parts.append(_only_there(page, result, other))
     parts += [_causes(page, result.layers, verbose), _left(page, result.left, every=verbose), _stale(page, result)]
     parts.append(page.block([f"note: {page.name(note)}" for note in result.notes]))
+    parts.append(page.block(list(map(page.name, sentences(trains)))))
     parts += [_data(page, result)] if verbose else []
     return "\n\n".join([*filter(None, parts), page.block(summary(result).splitlines())])
 
 
 def plan(
-    result: Result, width: int = 100, *, encoding: str = "utf-8", wrap: bool = False, verbose: bool = False
+    result: Result,
+    width: int = 100,
+    *,
+    encoding: str = "utf-8",
+    wrap: bool = False,
+    verbose: bool = False,
+    trains: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Return what would be done with every node that has a weight: its matrices, and why; arguments as for `text`."""
     page = _Page(width, False, encoding, wrap)
@@ -109,13 +101,14 @@ def plan(
             if any(row.scope != "main" for row in rows):
                 columns.insert(1, Column("graph", [page.name(row.scope) for row in rows], least=8, drop=8))
         parts.append(table(columns, width))
-        groups: dict[str, list[str]] = {}
+        fates: dict[str, list[str]] = {}
         for row in rows:
-            groups.setdefault(row.note, []).append(page.name(row.name))
-        lines = [f"  {page.name(note)}: {len(names)} ({_some(names, verbose)})" for note, names in groups.items()]
+            fates.setdefault(row.note, []).append(page.name(row.name))
+        lines = [f"  {page.name(note)}: {len(names)} ({_some(names, verbose)})" for note, names in fates.items()]
         parts.append(page.block(["what would happen:", *lines]))
     parts += [_left(page, result.left, every=True), _stale(page, result)]
     parts.append(page.block([f"note: {page.name(note)}" for note in result.notes]))
+    parts.append(page.block(list(map(page.name, sentences(trains)))))
     return "\n\n".join([*filter(None, parts), page.block(summary(result).splitlines())])
 
 
@@ -166,9 +159,7 @@ def _causes(page: _Page, layers: Sequence[LayerReport], every: bool) -> str:
     for row in layers:
         if row.good and row.status != "not-reached":
             continue
-        found = f"std {number(row.std)}, wanted {number(row.target)}" if row.status == "off" else ""
-        told = "; ".join(part for part in (found, page.name(row.note)) if part)
-        lines.append((row.status, f"{row.status}: {page.name(row.name)}: {told}"))
+        lines.append((row.status, f"{row.status}: {page.name(row.name)}: {page.name(told(row))}"))
     shown = lines if every or len(lines) <= CAUSES else lines[: CAUSES - 1]
     parts = []
     for status, line in shown:
@@ -180,13 +171,12 @@ def _causes(page: _Page, layers: Sequence[LayerReport], every: bool) -> str:
 def _left(page: _Page, left: Sequence[LeftReport], *, every: bool) -> str:
     if not left:
         return ""
-    groups: dict[tuple[str, str, str], list[LeftReport]] = {}
-    for row in left:
-        groups.setdefault((row.reason, row.detail, row.op), []).append(row)
     lines = ["left alone:"]
-    for (reason, detail, op), rows in groups.items():
+    for rows in groups(left):
         names = _some([page.name(row.name) for row in rows], every)
-        lines.append(f"  {reason}: {len(rows)} x {page.name(op)} ({names}): {page.name(detail)}")
+        lines.append(
+            f"  {rows[0].reason}: {len(rows)} x {page.name(rows[0].op)} ({names}): {page.name(rows[0].detail)}"
+        )
     return page.block(lines)
 
 
@@ -212,9 +202,11 @@ def summary(result: Result) -> str:
     statistics = sum(c.role == "statistics" for c in result.changes) // 2
     if statistics:
         extra.append(f"statistics of {_count(statistics, 'BatchNormalization')} set")
-    zeroed = sum(c.role == "bias" for c in result.changes)
-    if zeroed:
-        extra.append(f"{_count(zeroed, 'bias', 'biases')} set to zero")
+    biases = sum(c.role == "bias" for c in result.changes)
+    if biases:
+        to = "centre its layer" if biases == 1 else "centre their layers"
+        aim = f"set to {to if result.settings.get('center') else 'zero'}"
+        extra.append(f"{_count(biases, 'bias', 'biases')} {aim}")
     moved = sum(c.became_initializer for c in result.changes)
     if moved:
         extra.append(f"{_count(moved, 'constant became an initializer', 'constants became initializers')}")

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from onnx_lsuv.lsuv import LayerReport, LeftReport, Result
-from onnx_lsuv.report.text import number
+from onnx_lsuv.report.layout import number
 
 
 def verdict(result: Result) -> str:
