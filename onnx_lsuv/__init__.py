@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onnx_lsuv.errors import DataError, DeviceError, LsuvError, ModelError, OutputError, UsageError
     from onnx_lsuv.lsuv import Change, LayerReport, LeftReport, Result, initialize, measure
-    from onnx_lsuv.model import Model, from_proto, load, read, save, save_weights, to_bytes
+    from onnx_lsuv.model import Model, from_proto, load, save, save_weights, to_bytes
 
 __version__ = "0.1.0"
 
@@ -24,7 +24,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "errors": ("DataError", "DeviceError", "LsuvError", "ModelError", "OutputError", "UsageError"),
     "lsuv": ("Change", "LayerReport", "LeftReport", "Result", "initialize", "measure"),
-    "model": ("Model", "from_proto", "load", "read", "save", "save_weights", "to_bytes"),
+    "model": ("Model", "from_proto", "load", "save", "save_weights", "to_bytes"),
 }
 __all__ = [
     "Change",
@@ -42,7 +42,6 @@ __all__ = [
     "initialize",
     "load",
     "measure",
-    "read",
     "save",
     "save_weights",
     "to_bytes",
