@@ -50,7 +50,7 @@ def as_markdown(
         parts.append("#### Statistics kept\n\n" + "\n".join(lines))
     if about.get("trains"):
         rows = [list(map(_plain, cells(each))) for each in about["trains"]]
-        parts.append("#### What trains where\n\n" + _table(list(map(_plain, HEAD)), rows, "<<>><"))
+        parts.append("#### What trains where\n\n" + _table(list(map(_plain, HEAD)), rows, "<>><<"))
     if result.notes:
         parts.append("#### Notes\n\n" + "\n".join(f"- {_plain(note)}" for note in result.notes))
     parts += [part for part in (_made(result, about), _code(shlex.join(command), 10**6) if command else "") if part]

@@ -88,7 +88,7 @@ def trains(found: Sequence[Mapping[str, Any]]) -> str:
     if not found:
         return ""
     rows = [cells(each) for each in found]
-    kinds = ("k", "k", "n", "n", "w")
+    kinds = ("k", "n", "n", "k", "w")
     columns = [
         _Column(head, [escaped(row[i]) for row in rows], kind)
         for i, (head, kind) in enumerate(zip(HEAD, kinds, strict=True))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-HEAD = ("importer", "framework", "as is", "--portable", "what blocks, or is worth knowing")
+HEAD = ("importer", "as is", "--portable", "framework", "what blocks, or is worth knowing")
 
 
 def sentences(trains: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -22,20 +22,21 @@ def sentences(trains: Sequence[Mapping[str, Any]]) -> list[str]:
         if portable["trainable"] != as_is["trainable"]:
             found += f" as is, {portable['trainable']} with --portable"
         why = _told(each, notes=False)
-        lines.append(f"{found}: {why}" if why else found)
+        lines.append(f"{found}{'; ' if as_is['findings'] != portable['findings'] else ': '}{why}" if why else found)
     return lines
 
 
 def cells(each: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return a row of the table: importer, framework, weights trained as is and with --portable, what blocks."""
+    """Return a row of the table with this `HEAD`; the counts are of weights that train."""
     counts = [f"{each[form]['trainable']} of {each[form]['weights']}" for form in ("as_is", "portable")]
-    return f"{each['importer']} {each['version']}", each["framework"], *counts, _told(each, notes=True)
+    return f"{each['importer']} {each['version']}", *counts, each["framework"], _told(each, notes=True)
 
 
 def _told(each: Mapping[str, Any], *, notes: bool) -> str:
     as_is, portable = (
         [f["text"] for f in each[form]["findings"] if notes or f["effect"] != "note"] for form in ("as_is", "portable")
     )
-    if not portable or portable == as_is:
+    if portable == as_is:
         return "; ".join(as_is)
-    return "; ".join([*as_is, f"with --portable: {'; '.join(portable)}"])
+    parts = {"as is": as_is, "with --portable": portable}
+    return "; ".join(f"{form}: {'; '.join(texts)}" for form, texts in parts.items() if texts)
