@@ -381,7 +381,7 @@ def test_a_body_keeps_the_tensor_that_it_reads() -> None:
 
 
 def test_transpose_folded() -> None:
-    proto = model_of(HEAD + """g (float[N,5,4] x, float[3,4] w, float[3,4] w_two, float[3] b) => (float[N,5,3] y) {
+    proto = model_of(HEAD + """g (float[N,T,4] x, float[3,4] w, float[3,4] w_two, float[3] b) => (float[N,T,3] y) {
         t = Transpose <perm=[1,0]> (w)
         u = Transpose (w_two)
         m = MatMul (x, t)
@@ -431,17 +431,21 @@ def test_matmul_and_add(term: str, turned: bool, first: bool) -> None:
 @pytest.mark.parametrize(
     ("x", "body"),
     [
-        ("float[N,2,4] x", "m = MatMul (x, w) y = Add (m, b)"),  # three axes
+        ("float[N,T,4] x", "m = MatMul (x, w) y = Add (m, b)"),  # two open lengths
         ("float[4] x", "m = MatMul (x, w) y = Add (m, b)"),
         ("float[N,4] x", "m = MatMul (x, w) t = Transpose (w) o = MatMul (m, t) y = Add (o, b4)"),
     ],
 )
 def test_matmul_that_stays(x: str, body: str) -> None:
-    shape = "[N,2,3]" if "2" in x else "[3]" if "N" not in x else "[N,4]"
+    shape = "[N,T,3]" if "T" in x else "[3]" if "N" not in x else "[N,4]"
     proto = model_of(HEAD + f"g ({x}, float[4,3] w, float[3] b, float[4] b4) => (float{shape} y) {{ {body} }}")
-    given = {"float[N,2,4] x": (5, 2, 4), "float[4] x": (4,), "float[N,4] x": (5, 4)}[x]
-    after, _ = rewrite(proto, {"x": data(*given)})
+    given = {"float[N,T,4] x": (5, 2, 4), "float[4] x": (4,), "float[N,4] x": (5, 4)}[x]
+    after, portable = rewrite(proto, {"x": data(*given)})
     assert "MatMul" in {each.op_type for each in after.graph.node}
+    assert [note for note in portable.notes if note.startswith("MatMul stays for m: more than one")] == list(
+        portable.notes
+    )
+    assert bool(portable.notes) == ("T" in x)
     assert np.array_equal(tensors(after)["w"], tensors(proto)["w"])
 
 
@@ -473,6 +477,22 @@ def test_product_without_bias_at_opset_9() -> None:
     text = '<ir_version: 4, opset_import: ["" : 9]> g (float[N,4] x, float[4,3] w) => (float[N,3] y) {y = MatMul(x, w)}'
     after, _ = rewrite(model_of(text), {"x": data(5, 4)})
     assert [each.op_type for each in after.graph.node] == ["MatMul"], "its Gemm has no room for a missing bias"
+
+
+def test_one_step_makes_room_for_another() -> None:
+    proto = model_of(HEAD + """g (float[N,4] x, float[3,4] w, float[3] b) => (float[N,3] y) {
+        t = Transpose (w)
+        i = Identity (t)
+        u = Transpose (i)
+        v = Transpose <perm=[1,0]> (u)
+        m = MatMul (x, v)
+        c = Identity (b)
+        d = Transpose (c)
+        y = Add (m, d)
+    }""")  # fmt: skip
+    after, _ = rewrite(proto, {"x": data(5, 4)})
+    assert [each.op_type for each in after.graph.node] == ["Gemm"]
+    assert np.array_equal(tensors(after)["w"], tensors(proto)["w"])
 
 
 def test_shared_weight_in_two_products() -> None:
@@ -512,6 +532,233 @@ def test_gemm_of_shared_tensors() -> None:
     assert (first.input[1], second.input[1]) == ("w", "w"), "two factors for one weight cannot go into it"
     assert attributes(first)["alpha"] == 0.5
     assert np.array_equal(tensors(after)[third.input[2]], 2 * tensors(proto)["b"])
+
+
+@pytest.mark.parametrize("gemm", ["alpha=0.5, transB=1", "beta=3.0, transB=1", "transB=1"])
+def test_biases_of_two_axes_are_no_longer_one(gemm: str) -> None:
+    proto = model_of(HEAD + f"""g (float[N,3] x, float[3,3] w, float[3,3] w2, float[1,3] b) => (float[N,3] y) {{
+        h = Gemm <{gemm}> (x, w, b)
+        i = Gemm <{gemm}> (h, w, b)
+        y = Gemm <{gemm}> (i, w2, b)
+    }}""")  # fmt: skip
+    after, _ = rewrite(proto, {"x": data(5, 3)})
+    # Layers that share their weight share their bias too; nothing is left that nobody reads.
+    first, second, third = (each.input[2] for each in after.graph.node)
+    assert first == second == "b"
+    assert {name: array.shape for name, array in tensors(after).items()} == {
+        "w": (3, 3),
+        "w2": (3, 3),
+        "b": (3,),
+        third: (3,),
+    }
+
+
+def test_bias_of_one_number_where_a_weight_stands_both_ways() -> None:
+    proto = model_of(HEAD + """g (float[N,3] x, float[4,3] w, float[1] b) => (float[N,3] y) {
+        h = Gemm <transB=1> (x, w, b)
+        y = Gemm (h, w, b)
+    }""")  # fmt: skip
+    after, _ = rewrite(proto, {"x": data(5, 3)})
+    values = tensors(after)
+    assert [values[each.input[2]].shape for each in after.graph.node] == [(4,), (3,)]
+
+
+def test_weight_that_is_the_bias_too() -> None:
+    proto = model_of(HEAD + """g (float[3,3] x, float[3,3] w) => (float[3,3] y) {
+        y = Gemm <alpha=0.5, beta=2.0> (x, w, w)
+    }""")  # fmt: skip
+    after, _ = rewrite(proto, {"x": data(3, 3)})
+    assert attributes(node(after, "Gemm")) == {"alpha": 1.0, "beta": 1.0, "transB": 1}
+
+
+# -------------------------------------------------------------------------------------- Gemm on more than two axes
+
+
+@pytest.mark.parametrize("term", ["float[3]", "float[1,3]", "float[1,1,3]", "float[1]", "float[1,1]", "float"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_product_of_three_axes(term: str, turned: bool) -> None:
+    weight = "float[3,4] w" if turned else "float[4,3] w"
+    proto = model_of(HEAD + f"""g (float[N,2,4] x, {weight}, {term} b) => (float[N,2,3] y) {{
+        {"t = Transpose <perm=[1,0]> (w)" if turned else "t = Identity (w)"}
+        [product] m = MatMul (x, t)
+        [sum] h = Add (m, b)
+        y = Tanh (h)
+    }}""")  # fmt: skip
+    after, portable = rewrite(proto, {"x": data(5, 2, 4)})
+    join, gemm, part, _ = after.graph.node
+    assert [each.op_type for each in after.graph.node] == ["Reshape", "Gemm", "Reshape", "Tanh"]
+    assert [each.name for each in (join, gemm, part)] == ["product_join", "product", "product_part"]
+    assert list(gemm.input) == [join.output[0], "w", "b"]
+    assert (join.input[0], part.input[0], part.output[0]) == ("x", gemm.output[0], "h")
+    assert attributes(gemm) == {"alpha": 1.0, "beta": 1.0, "transB": 1}
+    assert attributes(join) == attributes(part) == {}
+    old, new = tensors(proto), tensors(after)
+    assert np.array_equal(new["w"], old["w"] if turned else old["w"].T)
+    assert new["b"].shape == (3,)
+    assert new[join.input[1]].tolist() == [-1, 4]
+    assert new[part.input[1]].tolist() == [-1, 2, 3]
+    assert new[part.input[1]].dtype == np.int64
+    assert "MatMul and Add became a Gemm between two Reshapes" in {step.what for step in portable.steps}
+    assert not portable.notes
+
+
+@pytest.mark.parametrize(
+    ("shape", "given", "parted"),
+    [
+        ("2,3,4", (2, 3, 4), [-1, 3, 5]),  # the first axis may be another one in training
+        ("3,N,4", (3, 7, 4), [3, -1, 5]),
+        ("N,1,4", (7, 1, 4), [-1, 1, 5]),
+        ("2,3,N,2,4", (2, 3, 7, 2, 4), [2, 3, -1, 2, 5]),
+    ],
+)
+@pytest.mark.parametrize("bias", [False, True])
+def test_lengths_of_rows(shape: str, given: tuple[int, ...], parted: list[int], bias: bool) -> None:
+    proto = model_of(HEAD + f"""g (float[{shape}] x, float[4,5] w, float[5] b) => (float[{shape[:-1]}5] y) {{
+        {"m = MatMul (x, w) y = Add (m, b)" if bias else "y = MatMul (x, w)"}
+    }}""")  # fmt: skip
+    if not bias:
+        del proto.graph.initializer[1]
+    after, _ = rewrite(proto, {"x": data(*given)})
+    _, gemm, part = after.graph.node
+    assert len(gemm.input) == 2 + bias
+    assert tensors(after)[part.input[1]].tolist() == parted
+    assert part.output[0] == "y"
+
+
+def test_three_products_of_the_same_data() -> None:
+    proto = model_of(HEAD + """g (float[N,3,4] x, float[4,4] w1, float[4,4] w2, float[4,6] w3, float[4] b)
+        => (float[N,3,4] y, float[N,3,6] z, float[N,3,4] m) {
+        m = MatMul (x, w1)
+        k = MatMul (x, w2)
+        z = MatMul (x, w3)
+        l = Add (k, b)
+        y = Mul (m, l)
+    }""")  # fmt: skip
+    after, _ = rewrite(proto, {"x": data(5, 3, 4)})
+    assert [each.op_type for each in after.graph.node] == ["Reshape"] + ["Gemm", "Reshape"] * 3 + ["Mul"]
+    assert len(after.graph.initializer) == 4 + 3, "shapes that are alike are one tensor"
+
+
+def test_names_that_are_taken() -> None:
+    proto = model_of(HEAD + """g (float[N,3,4] x, bool c, float[4,4] w, float[4] b) => (float[N,3,4] x_rows) {
+        [one] m = MatMul (x, w)
+        [one_join] y = Add (m, b)
+        [one_part] shape_n_4 = Relu (y)
+        x_rows = If (c) <
+            then_branch = t () => (float[N,3,4] y_rows) { y_rows = Add (shape_n_4, b) },
+            else_branch = e () => (float[N,3,4] shape_n_3_4) { shape_n_3_4 = Mul (y, b) }>
+    }""")  # fmt: skip
+    for truth in (True, False):
+        after, _ = rewrite(proto, {"x": data(5, 3, 4), "c": np.array(truth)})
+    made = [name for each in after.graph.node for name in each.output] + list(tensors(after))
+    assert len(set(made)) == len(made)
+    names = [each.name for each in after.graph.node if each.name]
+    assert len(set(names)) == len(names)
+    assert "Gemm" in {each.op_type for each in after.graph.node}
+
+
+def test_product_that_a_body_reads_as_well() -> None:
+    proto = model_of(HEAD + """g (float[N,3,4] x, bool c, float[4,4] w, float[4,4] w2, float[4] b) => (float[N,3,4] y) {
+        m = MatMul (x, w)
+        h = Add (m, b)
+        k = MatMul (h, w2)
+        y = If (c) <
+            then_branch = t () => (float[N,3,4] p) { p = Sub (k, m) },
+            else_branch = e () => (float[N,3,4] q) { q = MatMul (k, w2) }>
+    }""")  # fmt: skip
+    for truth in (True, False):
+        after, _ = rewrite(proto, {"x": data(5, 3, 4), "c": np.array(truth)})
+    assert [each.op_type for each in after.graph.node] == ["Reshape", "Gemm", "Reshape", "Add", "MatMul", "If"]
+
+
+def test_weight_of_which_not_every_product_can_be_a_gemm() -> None:
+    body = "m = MatMul (x, {0}) y = Add (m, b) z = MatMul (v, {0})"
+    head = "g (float[N,3,4] x, float[N,T,4] v, float[{}] w, float[{}] b) => (float[N,3,5] y, float[N,T,5] z) {{"
+    given = {"x": data(5, 3, 4), "v": data(5, 2, 4)}
+    after, portable = rewrite(model_of(HEAD + head.format("4,5", 5) + body.format("w") + "}"), given)
+    assert [each.op_type for each in after.graph.node] == ["MatMul", "Add", "MatMul"]
+    assert portable.steps == ()
+    assert "MatMul stays for z:" in portable.notes[0]
+    # Behind a Transpose the one reads what is stored, the other what the Transpose makes.
+    turned = head.format("5,4", 5) + "t = Transpose <perm=[1,0]> (w)" + body.format("t") + "}"
+    after, _ = rewrite(model_of(HEAD + turned), given)
+    assert [each.op_type for each in after.graph.node] == ["Transpose", "Reshape", "Gemm", "Reshape", "MatMul"]
+
+
+@pytest.mark.parametrize(
+    ("term", "made", "gemm"),
+    [
+        ("float[5] b", "c = Neg (b)", False),  # computed
+        ("float[3,1] b", "c = Identity (b)", False),  # along another axis
+        ("float[1,1,1,5] b", "c = Identity (b)", False),  # one axis more than the data
+        ("float[3,5] b", "c = Identity (b)", True),  # a table, as of positions, is no part of the layer
+        ("float[3,5] b", "c = Neg (b)", True),
+    ],
+)
+def test_what_is_added_behind_a_product_stays_behind_it(term: str, made: str, gemm: bool) -> None:
+    shape = "1,2,3,5" if "1,1,1" in term else "2,3,5"
+    proto = model_of(HEAD + f"""g (float[2,3,4] x, float[4,5] w, {term}) => (float[{shape}] y) {{
+        {made}
+        m = MatMul (x, w)
+        y = Add (c, m)
+    }}""")  # fmt: skip
+    after, _ = rewrite(proto, {"x": data(2, 3, 4)})
+    made_by = {name: each.op_type for each in after.graph.node for name in each.output}
+    add = node(after, "Add")
+    assert made_by["m"] == ("Reshape" if gemm else "MatMul")
+    assert "m" in add.input
+
+
+def test_embedding_that_is_the_output_layer_too() -> None:
+    proto = model_of(HEAD + """g (int64[N,3] i, float[7,4] w, float[7] b) => (float[N,3,7] y) {
+        e = Gather (w, i)
+        t = Transpose <perm=[1,0]> (w)
+        m = MatMul (e, t)
+        y = Add (m, b)
+    }""")  # fmt: skip
+    after, _ = rewrite(proto, {"i": np.array([[0, 1, 2], [6, 4, 5]])})
+    assert [each.op_type for each in after.graph.node] == ["Gather", "Reshape", "Gemm", "Reshape"]
+    assert np.array_equal(tensors(after)["w"], tensors(proto)["w"])
+
+
+def test_merged_bias_of_products_under_its_old_name() -> None:
+    proto = model_of(HEAD + """g (float[N,3,4] x, float[4,4] w1, float[4,4] w2, float[4] second) => (float[N,3,4] y) {
+        first = Identity (second)
+        m = MatMul (x, w1)
+        h = Add (m, first)
+        n = MatMul (h, w2)
+        y = Add (n, second)
+    }""", {"second": np.zeros(4)})  # fmt: skip
+    after, _ = rewrite(proto, {"x": data(5, 3, 4)})
+    gemms = [list(each.input[1:]) for each in after.graph.node if each.op_type == "Gemm"]
+    assert gemms == [["w1", "first"], ["w2", "second"]]
+
+
+@pytest.mark.parametrize(
+    ("opset", "ir", "gemm"), [(7, 3, True), (9, 4, True), (13, 7, True), (18, 8, True), (19, 9, False), (21, 10, False)]
+)
+def test_opsets_of_reshape(opset: int, ir: int, gemm: bool) -> None:
+    head = f'<ir_version: {ir}, opset_import: ["" : {opset}]>'
+    proto = model_of(head + """g (float[N,3,4] x, float[4,5] w, float[5] b) => (float[N,3,5] y) {
+        m = MatMul (x, w)
+        y = Add (m, b)
+    }""")  # fmt: skip
+    after, portable = rewrite(proto, {"x": data(5, 3, 4)})
+    assert ("Gemm" in {each.op_type for each in after.graph.node}) == gemm
+    assert [f"Reshape of opset {opset}" in note for note in portable.notes] == [True] * (not gemm)
+
+
+def test_another_batch_than_declared_and_an_empty_one() -> None:
+    proto = model_of(HEAD + """g (float[N,3,4] x, float[4,5] w, float[5] b) => (float[N,3,5] y) {
+        m = MatMul (x, w)
+        y = Add (m, b)
+    }""")  # fmt: skip
+    after, _ = rewrite(proto, {"x": data(5, 3, 4)})
+    for length in (0, 1, 11):
+        x = data(length, 3, 4)
+        expected, found = outputs(proto, {"x": x})["y"], outputs(after, {"x": x})["y"]
+        assert found.shape == expected.shape == (length, 3, 5)
+        assert np.allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------------- inference

@@ -185,6 +185,40 @@ def test_rows_of_a_function_called_several_times(tmp_path: Path) -> None:
     assert [row.std for row in deciding] == pytest.approx([1.0] * len(deciding), abs=1e-3)
 
 
+@pytest.mark.parametrize("keep_bias", [False, True])
+def test_rows_of_layers_on_more_than_two_axes(keep_bias: bool, tmp_path: Path) -> None:
+    proto = small.model_of(small.HEAD + """g (float[N,6,4] x, float[4,8] w1, float[8,8] w2, float[8,8] w3,
+        float[1,1,8] b1, float[8] b2, float[6,1] b3, float[6,8] b4) => (float[N,6,8] y) {
+        m1 = MatMul (x, w1)
+        a1 = Add (m1, b1)
+        h1 = Tanh (a1)
+        m2 = MatMul (h1, w2)
+        n2 = Neg (b2)
+        a2 = Add (n2, m2)
+        m3 = MatMul (a2, w3)
+        a3 = Add (m3, b3)
+        m4 = MatMul (a3, w3)
+        y = Add (m4, b4)
+    }""")  # fmt: skip
+    (tmp_path / "in.onnx").write_bytes(proto.SerializeToString())
+    batch = {"x": small.data(50, 6, 4)}
+    result, portable, measured, target = whole(tmp_path / "in.onnx", [batch], tmp_path, keep_bias=keep_bias)
+    assert measured.good
+    again = onnx_lsuv.measure(result.model, [batch], like=result)
+    assert [(row.weight, row.status) for row in measured.layers] == [(row.weight, row.status) for row in again.layers]
+    stds = [[row.std for row in each.layers if row.std is not None] for each in (measured, again)]
+    assert len(stds[0]) == 3
+    assert stds[0] == pytest.approx(stds[1], rel=1e-4)
+    assert [row.op for row in measured.layers] == ["Gemm", "MatMul", "MatMul", "MatMul"]
+    assert [row.shape for row in measured.layers][:2] == [(8, 4), (8, 8)]
+    assert same_outputs(result.model, portable.model, [batch]).differences["y"] <= 1e-5
+    # What the layer puts out has the wanted variance by a plain session too.
+    shown = onnx.load(str(target))
+    gemm = small.node(shown, "Gemm")
+    shown.graph.output.append(onnx.ValueInfoProto(name=gemm.output[0]))
+    assert float(small.outputs(shown, batch)[gemm.output[0]].var()) == pytest.approx(1, abs=0.005)
+
+
 def test_rows_of_chosen_layers(tmp_path: Path) -> None:
     proto = small.model_of(small.HEAD + """g (float[N,4] x, float[4,4] w1, float[4,4] w2, float[4,4] w3)
         => (float[N,4] y) {

@@ -15,6 +15,7 @@ from oracle import normal, parse
 import onnx_lsuv
 from onnx_lsuv import ModelError
 from onnx_lsuv.layers import Plan, expand, find_layers
+from onnx_lsuv.portable import make_portable
 from onnx_lsuv.portable.importers import IMPORTERS, KINDS
 from onnx_lsuv.portable.trains import Reading, Trains, trains
 
@@ -123,6 +124,46 @@ def test_dense_layers_as_matmul() -> None:
     (finding,) = found["onnx2torch"].as_is.findings
     assert (finding.kind, finding.detail, finding.effect) == ("buffer", "MatMul (2)", "blocks")
     assert kinds(found[KERAS].as_is, "note") == {"bias"}
+
+
+def test_dense_layers_on_more_than_two_axes() -> None:
+    weights = {"w1": normal(4, 6), "b1": normal(6), "w2": normal(6, 2)}
+    text = f"""{HEAD} g (float[N,3,4] x) => (float[N,3,2] y) {{
+        a = MatMul(x, w1) b = Add(a, b1) c = Tanh(b) y = MatMul(c, w2) }}"""
+    model = onnx_lsuv.from_proto(parse(text, **weights))
+    form = make_portable(model).model
+    found = {each.importer: each for each in trains(find_layers(expand(model)), find_layers(expand(form)))}
+    # Keras has no Reshape that joins the samples with another axis.
+    assert {
+        name: (each.as_is.trainable, each.portable and each.portable.trainable) for name, each in found.items()
+    } == {
+        **dict.fromkeys(IMPORTERS, (2, 2)),
+        "onnx2torch": (0, 2),
+        KERAS: (2, 0),
+    }
+    assert [name for name, each in found.items() if each.cured] == ["onnx2torch"]
+    reading = found[KERAS].portable
+    assert reading is not None
+    assert [(f.kind, f.effect) for f in reading.findings] == [("rows", "fails")]
+
+
+@pytest.mark.parametrize(
+    ("shape", "target", "width", "joined"),
+    [
+        ("N,3,4", [-1, 12], 12, False),  # each sample becomes a row
+        ("N,3,4", [0, -1], 12, False),
+        ("N,1,4", [-1, 4], 4, False),
+        ("N,3,4", [-1, 4], 4, True),
+        ("N,T,4", [-1, 4], 4, False),  # not known
+        ("N,12", [-1, 3, 4], 12, False),
+        ("N,12", [-1, 4], 4, True),
+    ],
+)
+def test_reshapes_that_join_samples(shape: str, target: list[int], width: int, joined: bool) -> None:
+    text = f"""{HEAD} g (float[{shape}] x) => (float[M,2] y) {{
+        a = Reshape(x, s) b = Flatten(a) y = Gemm <transB=1> (b, w) }}"""
+    found = answers(parse(text, s=np.array(target), w=normal(2, width)))[KERAS].as_is
+    assert ("rows" in kinds(found, "fails")) == joined
 
 
 def test_a_weight_behind_an_operator() -> None:

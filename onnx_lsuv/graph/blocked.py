@@ -55,6 +55,19 @@ def reads_plain(node: Node, shape: tuple[int, ...], block: int) -> bool | None:
     return False if aligned or (c % block == 0 and (m // group) % block == 0) else None
 
 
+def pools_in_blocks(node: Node) -> bool:
+    """Say whether a pooling with one output does the same in blocks.
+
+    ONNX Runtime's kernels differ in two cases: counted padding takes in what lies beyond it in `ceil_mode`, and
+    automatic padding does not know of dilations, which was seen to read beyond the image.
+    """
+    if node.int_attribute("ceil_mode", 0) and node.int_attribute("count_include_pad", 0):
+        return False
+    dilated = any(d > 1 for d in node.ints_attribute("dilations") or ())
+    automatic = "auto_pad" in node.attributes and node.attributes["auto_pad"].s not in (b"", b"NOTSET")
+    return not (dilated and automatic)
+
+
 def convolve(sheet: Sheet, node: Node, x: str, weight: str, shape: tuple[int, ...], block: int, *, plain: bool) -> str:
     """Write a convolution without bias; return the name of its output in blocks.
 

@@ -8,7 +8,6 @@ x goes on as x' with a factor that is still to come, x = f x', and each operator
     a sum, maximum, Concat      f x' + g y' = f (x' + (g / f) y')     one operand is multiplied, not all
     a product                   (f x') (g y') = f g (x' y')
     a layer                     W (f x') = (f W) x'                   where the weight is smaller than x
-    BatchNormalization          the data's mean and variance go with x', and its scale with f
 
 What reads x otherwise gets the plain value, written when it is first asked for. The same goes for the layout (see
 `blocked`): a value may exist in blocks, and gets its plain form when something asks for it.
@@ -24,7 +23,7 @@ from math import prod
 
 from onnx import TensorProto
 
-from onnx_lsuv.graph.blocked import DOMAIN, MULTIPLE
+from onnx_lsuv.graph.blocked import DOMAIN, MULTIPLE, pools_in_blocks
 from onnx_lsuv.graph.nodes import proto_of
 from onnx_lsuv.graph.sheet import Sheet, Value
 from onnx_lsuv.layers import SHAPE_READERS, Body, Constant, Node
@@ -47,7 +46,7 @@ _JOINS = frozenset({"Add", "Sub", "Sum", "Max", "Min", "Concat"})
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """One form of a value: under which name, with which factor still to come (None for 1), in blocks or not."""
+    """One form of a value: its name, the factor still to come (a scalar; None for 1), in blocks or not."""
 
     name: str
     factor: str | None = None
@@ -89,15 +88,12 @@ class Forms:
     # --- other forms of one value
 
     def divided(self, sheet: Sheet, name: str) -> Form:
-        """Return a value with no factor to come, in blocks or not."""
-        form = self.form(name)
-        if form.factor is None:
-            return form
-        if not form.blocked:
-            self.settle(sheet, name)
-            return Form(name)
-        self.held[name] = Form(sheet.op("Mul", form.name, form.factor), blocked=True)
-        return self.held[name]
+        """Return a value in blocks with no factor to come."""
+        form = self.held[name]
+        if form.factor is not None:
+            form = Form(sheet.op("Mul", form.name, form.factor), blocked=True)
+            self.held[name] = form
+        return form
 
     def unblocked(self, sheet: Sheet, name: str) -> Form:
         """Return a value in plain layout, with or without a factor."""
@@ -131,7 +127,7 @@ class Forms:
             elif form.factor is not None:
                 sheet.op("Mul", form.name, form.factor, output=name)
                 self.held[name] = Form(name)
-            elif form.name != name:
+            else:
                 sheet.op("Identity", form.name, output=name)
             self.settled.add(name)
 
@@ -164,7 +160,7 @@ class Forms:
             self._clip(sheet, node)
         elif node.op_type in _HOMOGENEOUS and self._alone(node):
             self._homogeneous(sheet, node)
-        elif node.op_type in _ALIKE and self.form(first).blocked and len(node.inputs) == 1:
+        elif node.op_type in _ALIKE and self.form(first).blocked and self.image(node.outputs[0]):
             form = self.divided(sheet, first)
             self._hold(sheet, node, (form.name,), Form("", None, True))
         elif node.op_type in _JOINS and len(node.outputs) == 1:
@@ -180,12 +176,10 @@ class Forms:
         return not any(name in self.held and name not in self.settled for name in node.inputs[1:])
 
     def _hold(self, sheet: Sheet, node: Node, inputs: Sequence[str], form: Form) -> None:
-        """Write a node with other operands; its outputs are there in a form."""
-        outputs = tuple(sheet.book.fresh() if name else "" for name in node.outputs)
-        sheet.nodes.append(proto_of(replace(node, inputs=tuple(inputs), outputs=outputs)))
-        for name, made in zip(node.outputs, outputs, strict=True):
-            if name:
-                self.held[name] = replace(form, name=made)
+        """Write a node of one output with other operands; the output is there in a form."""
+        made = sheet.book.fresh()
+        sheet.nodes.append(proto_of(replace(node, inputs=tuple(inputs), outputs=(made,))))
+        self.held[node.outputs[0]] = replace(form, name=made)
 
     def _homogeneous(self, sheet: Sheet, node: Node) -> None:
         form = self.form(node.inputs[0])
@@ -193,7 +187,7 @@ class Forms:
         if form.blocked and len(node.outputs) == 1 and self.image(node.outputs[0]):
             if node.op_type in _ALIKE and not rest:
                 return self._hold(sheet, node, (form.name,), form)
-            if node.op_type in _POOLS and not node.int_attribute("storage_order", 0):
+            if node.op_type in _POOLS and pools_in_blocks(node):
                 attributes = {key: a for key, a in node.attributes.items() if key != "storage_order"}
                 return self._hold(sheet, replace(node, domain=DOMAIN, attributes=attributes), (form.name,), form)
         form = self.unblocked(sheet, node.inputs[0])
@@ -206,10 +200,10 @@ class Forms:
         return None
 
     def _clip(self, sheet: Sheet, node: Node) -> None:
-        form = self.form(node.inputs[0])
-        bounds = list(node.inputs[1:])
+        form = self.form(node.inputs[0]) if self.image(node.outputs[0]) else self.unblocked(sheet, node.inputs[0])
+        bounds = node.inputs[1:]
         if form.factor is not None:
-            bounds = [sheet.reshape(sheet.op("Div", bound, form.factor)) if bound else "" for bound in bounds]
+            bounds = tuple(sheet.op("Div", bound, form.factor) if bound else "" for bound in bounds)
         self._hold(sheet, node, (form.name, *bounds), form)
 
     def _join(self, sheet: Sheet, node: Node) -> bool:
@@ -245,7 +239,7 @@ class Forms:
         if not any(self.form(name).blocked for name in names) or any(name in self.constants for name in names):
             return False
         images, made = [self.image(name) for name in names], self.image(node.outputs[0])
-        if node.op_type == "Concat":
+        if node.op_type == "Concat" and made is not None:
             axis = node.int_attribute("axis", 1)
             return axis in (1, -3) and all(image is not None and image[1] % self.block == 0 for image in images)
         return made is not None and made[1] % MULTIPLE == 0 and all(image == made for image in images)

@@ -19,8 +19,10 @@ def neutral(node: Node, seed: int) -> Node:
         return node
     if node.op_type == "Dropout" and len([o for o in node.outputs if o]) == 1:
         return replace(node, op_type="Identity", inputs=node.inputs[:1], outputs=node.outputs[:1], attributes={})
-    if node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial"):
-        attribute = helper.make_attribute("seed", float(seed))
+    # A Dropout whose mask is used cannot be left out. Before opset 12 it is none: it does nothing.
+    masked = node.op_type == "Dropout" and len(node.inputs) > 2
+    if masked or node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial"):
+        attribute = helper.make_attribute("seed", seed if masked else float(seed))
         return replace(node, attributes={"seed": attribute, **node.attributes})
     if node.op_type == "BatchNormalization" and node.int_attribute("training_mode", 0):
         attributes = {k: a for k, a in node.attributes.items() if k != "training_mode"}

@@ -10,7 +10,7 @@ is long. Nodes that no record depends on are left out: the model's own outputs, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import onnx
@@ -21,6 +21,7 @@ from onnx_lsuv.graph.forms import Forms
 from onnx_lsuv.graph.moments import Dims
 from onnx_lsuv.graph.nodes import proto_of
 from onnx_lsuv.graph.rewrite import rewrite
+from onnx_lsuv.graph.shapes import is_mistaken, without_lengths
 from onnx_lsuv.graph.sheet import Book, Value
 from onnx_lsuv.graph.state import Rewriter
 from onnx_lsuv.layers import RANDOM_OPS, Body, Plan, Program, tensor_type
@@ -84,6 +85,9 @@ def build(
     """
     book = Book(plan.program.opset, _prefix(plan.program), rows=block > 1)
     values = infer(plan.program, shapes)
+    if is_mistaken(plan.program, values):
+        plan = replace(plan, program=without_lengths(plan.program))
+        values = infer(plan.program, {})
     rewriter = Rewriter(
         plan,
         rescale=rescale,

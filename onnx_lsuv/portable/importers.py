@@ -29,6 +29,7 @@ KINDS: dict[str, str] = {
     "outputs": "an operator has optional outputs, or lacks them, where the importer wants it otherwise",
     "training": "a BatchNormalization or Dropout is in training form",
     "static": "a shape, or the like, is made by a node instead of an initializer",
+    "rows": "a Reshape joins the first axis, that of the samples, with another one, or parts it",
     "operand": "an operator has its weight, or another operand, where the importer does not look for it",
     # a weight stays a constant
     "buffer": "the importer keeps the weight of this operator as a constant",
@@ -253,7 +254,9 @@ IMPORTERS: dict[str, Importer] = {
             _DATE,
             operators=_operators(_ONNX2KERAS),
             parameters=_words("Conv ConvTranspose Gemm MatMul"),
-            refuses=_words(f"{_ALL_BUT_JAX} shape computed-product bias-matrix batch-moved sum defaults norm-training"),
+            refuses=_words(
+                f"{_ALL_BUT_JAX} shape computed-product bias-matrix batch-moved rows sum defaults norm-training"
+            ),
             remarks=_words("tied bias factors softmax folded"),
         ),
     )

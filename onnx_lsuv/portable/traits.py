@@ -5,14 +5,17 @@ Only the skeleton and the plan are looked at: no weight is read.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from onnx import GraphProto, NodeProto, TensorProto
+from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 
 from onnx_lsuv.layers import Plan, walk
-from onnx_lsuv.layers.program import DEFAULT_DOMAINS, FLOAT_TYPES
+from onnx_lsuv.layers.program import DEFAULT_DOMAINS, FLOAT_TYPES, integers
+from onnx_lsuv.model import is_hollow
+from onnx_lsuv.portable.shapes import shapes_of
 
 Traits = dict[str, tuple[str, str]]  # by name: a key of KINDS, and the detail
 
@@ -49,7 +52,8 @@ def traits(plan: Plan, own: frozenset[str]) -> Traits:
         plan: of the model.
         own: its `initializers`.
     """
-    return {**_of_file(plan), **_of_types(plan), **_of_norms(plan), **_of_nodes(plan, own), **_of_layers(plan)}
+    parts = (_of_file(plan), _of_types(plan), _of_norms(plan), _of_nodes(plan, own), _of_rows(plan), _of_layers(plan))
+    return {name: found for part in parts for name, found in part.items()}
 
 
 def _of_file(plan: Plan) -> Traits:
@@ -199,6 +203,20 @@ def _of_nodes(plan: Plan, own: frozenset[str]) -> Traits:
         if _SPELT.get(node.op_type, "epsilon") not in node.attributes and node.op_type in _SPELT:
             note("defaults", "operand", f"{node.op_type} {node.label!r} leaves {_SPELT[node.op_type]} to its default")
     return found
+
+
+def _of_rows(plan: Plan) -> Traits:
+    """Look for a Reshape that joins the first axis with others, or parts it, as a Gemm on more than two axes needs."""
+    program = plan.program
+    shapes = shapes_of(program.model.proto, lambda tensor: None if is_hollow(tensor) else numpy_helper.to_array(tensor))
+    for node in program.body.nodes:
+        if node.op_type != "Reshape" or node.domain not in DEFAULT_DOMAINS:
+            continue
+        given, wanted = shapes.get(node.inputs[0], (None,))[1:], (integers(program.constants, node.inputs[1]) or ())[1:]
+        known = [length for length in given if length is not None]
+        if len(known) == len(given) and min(wanted, default=0) > 0 and math.prod(known) != math.prod(wanted):
+            return {"rows": ("rows", f"Reshape {node.label!r}")}
+    return {}
 
 
 def _of_layers(plan: Plan) -> Traits:

@@ -1,58 +1,45 @@
-"""Time of drawing orthonormal weights, normal numbers included, against one float32 product A @ A.T of that shape.
+"""Drawing orthonormal weights, normal numbers included, against one float32 product A @ A.T of the shape."""
 
-Run `python tests/benchmarks/draw.py`. Both sides use every core; the two are measured in turn, the best of each counts.
-"""
+from functools import partial
 
-from __future__ import annotations
+from bench import Bench, Case
+from processes import Ran, middle, run_side
+from rows import Bar, Group, Row
 
-import time
-from collections.abc import Callable
-
-import numpy as np
-
-from onnx_lsuv.orthonormal import Request, draw
-
+GROUPS = (
+    Group(
+        "draw",
+        "Drawing, normal numbers included, against one float32 product A @ A.T of the shape",
+        "draw, s",
+        "A @ A.T, s",
+        "draw / product",
+        "of CPU time",
+    ),
+)
 SHAPES = [  # blocks, fan_out, fan_in, bar
-    (1, 4096, 25088, 3),
-    (1, 4096, 4096, 4),
-    (1, 2048, 2048, 5),
-    (1, 512, 4608, 8),
-    (1, 64, 64, None),
+    (1, 4096, 25088, Bar(3)),
+    (1, 4096, 4096, Bar(4)),
+    (1, 2048, 2048, Bar(5)),
+    (1, 512, 4608, Bar(8)),
     (1, 64, 576, None),
-    (1, 512, 512, None),
-    (1, 2048, 512, None),
-    (1, 1000, 2048, None),
     (960, 1, 9, None),
 ]
-SECONDS = 3.0  # to spend on one shape, at least three rounds
 
 
-def seconds(action: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
+def measure(blocks: int, fan_out: int, fan_in: int, case: Case, bench: Bench) -> list[Row]:
+    cut = 16 if bench.quick and fan_in > 16 else 1
+    shape = [str(blocks), *(str(-(-length // cut)) for length in (fan_out, fan_in))]
+    found = run_side("draw", *shape, "--seconds", "0.1" if bench.quick else "3").account()
+    ours, other = (middle([Ran(**times) for times in found[side]]) for side in ("ours", "other"))
+    ratios = {"measured": ours.wall / other.wall, "cpu": ours.cpu / other.cpu}
+    return [Row(case.name, case.title, ours.wall, other.wall, **ratios, bar=case.bar, details=found)]
 
 
-def measure(blocks: int, fan_out: int, fan_in: int) -> tuple[float, float]:
-    """Return the best times of the product and of the draw."""
-    request = Request(f"{blocks} x {fan_out} x {fan_in}", blocks, fan_out, fan_in)
-    a = np.random.default_rng(0).standard_normal((blocks, fan_out, fan_in), dtype=np.float32)
-    a = a[0] if blocks == 1 else a
-    products, draws = [], []
-    end = time.perf_counter() + SECONDS
-    while len(draws) < 3 or time.perf_counter() < end:
-        products.append(seconds(lambda: a @ a.swapaxes(-1, -2)))
-        draws.append(seconds(lambda: draw(request, seed=len(draws))))
-    return min(products), min(draws)
+def case_of(blocks: int, fan_out: int, fan_in: int, bar: Bar | None) -> Case:
+    name, title = f"{fan_out}x{fan_in}", f"({fan_out}, {fan_in})"
+    if blocks > 1:
+        name, title = f"{blocks}x{name}", f"{blocks} blocks of {title}"
+    return Case(f"draw/{name}", title, bar, partial(measure, blocks, fan_out, fan_in))
 
 
-def main() -> None:
-    print("| shape | A @ A.T, ms | draw, ms | ratio | bar |\n|---|---:|---:|---:|---:|")
-    for blocks, fan_out, fan_in, bar in SHAPES:
-        product, drawn = measure(blocks, fan_out, fan_in)
-        name = f"({fan_out}, {fan_in})" if blocks == 1 else f"{blocks} blocks of ({fan_out}, {fan_in})"
-        print(f"| {name} | {product * 1e3:.3f} | {drawn * 1e3:.3f} | {drawn / product:.2f} | {bar or ''} |")
-
-
-if __name__ == "__main__":
-    main()
+CASES = [case_of(*shape) for shape in SHAPES]

@@ -1,7 +1,8 @@
 """Models of real size without BatchNormalization: each function writes an ONNX file and returns its path.
 
 Opset 17, IR version 8, free batch axis `N`, input `image`, output `logits`; weights are He normal, biases uniform in
-+-1/sqrt(fan_in), stored as raw data. The layouts and names follow torchvision where it has the network.
++-1/sqrt(fan_in), stored as raw data. The layouts and names follow torchvision where it has the network. For a quick
+look, `thin` divides every width and `size` is another width and height of the images.
 """
 
 from collections.abc import Iterable
@@ -108,12 +109,13 @@ def images(n: int, c: int, h: int, w: int, seed: int = 0) -> np.ndarray:
     return batch
 
 
-def resnet50_nonorm(path: Path, seed: int = 0) -> Path:
+def resnet50_nonorm(path: Path, seed: int = 0, *, thin: int = 1, size: int = 224) -> Path:
     """ResNet-50 v1.5 (the stride stands in the 3x3 convolution): 53 convolutions and a Gemm, 25.5 M parameters."""
-    net, channels = Net(seed), 64
-    x = net.relu(net.conv("image", "conv1", 3, 64, 7, stride=2, pad=3), "relu")
+    net, channels = Net(seed), 64 // thin
+    x = net.relu(net.conv("image", "conv1", 3, channels, 7, stride=2, pad=3), "relu")
     x = net.max_pool(x, "maxpool", 3, 2, pad=1)
-    for stage, (blocks, width) in enumerate([(3, 64), (4, 128), (6, 256), (3, 512)], 1):
+    for stage, (blocks, wide) in enumerate([(3, 64), (4, 128), (6, 256), (3, 512)], 1):
+        width = wide // thin
         for i in range(blocks):
             block, stride = f"layer{stage}.{i}", 2 if stage > 1 and i == 0 else 1
             y = net.relu(net.conv(x, f"{block}.conv1", channels, width, 1), f"{block}.relu")
@@ -123,30 +125,33 @@ def resnet50_nonorm(path: Path, seed: int = 0) -> Path:
                 x = net.conv(x, f"{block}.downsample.0", channels, 4 * width, 1, stride=stride)
             x = net.relu(net.node("Add", block, [y, x]), f"{block}.relu")
             channels = 4 * width
-    return net.write(path, net.gemm(net.pool_flat(x), "fc", channels, 1000), ["N", 3, 224, 224])
+    return net.write(path, net.gemm(net.pool_flat(x), "fc", channels, 1000), ["N", 3, size, size])
 
 
-def vgg16(path: Path, seed: int = 0) -> Path:
+def vgg16(path: Path, seed: int = 0, *, thin: int = 1, size: int = 224) -> Path:
     """VGG-16: 13 convolutions and 3 Gemms, 138 M parameters, 553 MB."""
     net, x, channels, index = Net(seed), "image", 3, 0
-    for width, convolutions in [(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)]:
+    for wide, convolutions in [(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)]:
+        width = wide // thin
         for _ in range(convolutions):
             x = net.relu(net.conv(x, f"features.{index}", channels, width, 3, pad=1), f"features.{index + 1}")
             channels, index = width, index + 2
         x = net.max_pool(x, f"features.{index}", 2, 2)
         index += 1
     x = net.node("Flatten", "", [x], axis=1)
-    x = net.relu(net.gemm(x, "classifier.0", 512 * 7 * 7, 4096), "classifier.1")
-    x = net.relu(net.gemm(x, "classifier.3", 4096, 4096), "classifier.4")
-    return net.write(path, net.gemm(x, "classifier.6", 4096, 1000), ["N", 3, 224, 224])
+    width = 4096 // thin
+    x = net.relu(net.gemm(x, "classifier.0", channels * (size // 32) ** 2, width), "classifier.1")
+    x = net.relu(net.gemm(x, "classifier.3", width, width), "classifier.4")
+    return net.write(path, net.gemm(x, "classifier.6", width, 1000), ["N", 3, size, size])
 
 
-def mobilenet_v2(path: Path, seed: int = 0) -> Path:
+def mobilenet_v2(path: Path, seed: int = 0, *, thin: int = 1, size: int = 224) -> Path:
     """MobileNet v2: 52 convolutions, 17 of them depthwise, and a Gemm, 3.5 M parameters."""
-    net, channels, index = Net(seed), 32, 1
-    x = net.relu6(net.conv("image", "features.0.0", 3, 32, 3, stride=2, pad=1), "features.0.2")
+    net, channels, index = Net(seed), 32 // thin, 1
+    x = net.relu6(net.conv("image", "features.0.0", 3, channels, 3, stride=2, pad=1), "features.0.2")
     table = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
-    for expansion, out, blocks, first_stride in table:
+    for expansion, wide, blocks, first_stride in table:
+        out = wide // thin
         for i in range(blocks):
             y, step, hidden, stride = x, 0, channels * expansion, first_stride if i == 0 else 1
             block = f"features.{index}"
@@ -158,14 +163,14 @@ def mobilenet_v2(path: Path, seed: int = 0) -> Path:
             y = net.conv(net.relu6(y, f"{part}.2"), f"{block}.conv.{step + 1}", hidden, out, 1)
             x = net.node("Add", block, [x, y]) if stride == 1 and channels == out else y
             channels, index = out, index + 1
-    x = net.relu6(net.conv(x, "features.18.0", channels, 1280, 1), "features.18.2")
-    return net.write(path, net.gemm(net.pool_flat(x), "classifier.1", 1280, 1000), ["N", 3, 224, 224])
+    x = net.relu6(net.conv(x, "features.18.0", channels, 1280 // thin, 1), "features.18.2")
+    return net.write(path, net.gemm(net.pool_flat(x), "classifier.1", 1280 // thin, 1000), ["N", 3, size, size])
 
 
-def squeezenet(path: Path, seed: int = 0) -> Path:
+def squeezenet(path: Path, seed: int = 0, *, thin: int = 1, size: int = 224) -> Path:
     """SqueezeNet 1.1: 26 convolutions, 1.2 M parameters."""
-    net, channels = Net(seed), 64
-    x = net.relu(net.conv("image", "features.0", 3, 64, 3, stride=2), "features.1")
+    net, channels = Net(seed), 64 // thin
+    x = net.relu(net.conv("image", "features.0", 3, channels, 3, stride=2), "features.1")
     x = net.max_pool(x, "features.2", 3, 2, ceil=1)
     fires = {3: (16, 64), 4: (16, 64), 6: (32, 128), 7: (32, 128)}
     fires |= {9: (48, 192), 10: (48, 192), 11: (64, 256), 12: (64, 256)}
@@ -174,19 +179,19 @@ def squeezenet(path: Path, seed: int = 0) -> Path:
         if index not in fires:
             x = net.max_pool(x, fire, 3, 2, ceil=1)
             continue
-        squeezed, expanded = fires[index]
+        squeezed, expanded = (wide // thin for wide in fires[index])
         x = net.relu(net.conv(x, f"{fire}.squeeze", channels, squeezed, 1), f"{fire}.squeeze_activation")
         small = net.relu(net.conv(x, f"{fire}.expand1x1", squeezed, expanded, 1), f"{fire}.expand1x1_activation")
         large = net.conv(x, f"{fire}.expand3x3", squeezed, expanded, 3, pad=1)
         x = net.node("Concat", fire, [small, net.relu(large, f"{fire}.expand3x3_activation")], axis=1)
         channels = 2 * expanded
     x = net.relu(net.conv(x, "classifier.1", channels, 1000, 1), "classifier.2")
-    return net.write(path, net.pool_flat(x), ["N", 3, 224, 224])
+    return net.write(path, net.pool_flat(x), ["N", 3, size, size])
 
 
-def vit_tiny(path: Path, seed: int = 0) -> Path:
+def vit_tiny(path: Path, seed: int = 0, *, thin: int = 1, size: int = 224) -> Path:
     """ViT-Ti/16: a patch convolution, 48 linear layers of MatMul and Add, a Gemm, 5.7 M parameters."""
-    net, width, heads, tokens = Net(seed), 192, 3, 14 * 14 + 1
+    net, width, heads, tokens = Net(seed), 192 // thin, 3, (size // 16) ** 2 + 1
 
     def norm(x: str, path: str) -> str:
         scale, bias = net.tensor(f"{path}.weight", np.ones(width)), net.tensor(f"{path}.bias", np.zeros(width))
@@ -224,7 +229,7 @@ def vit_tiny(path: Path, seed: int = 0) -> Path:
         y = net.linear(gelu(y, f"{block}.mlp.act"), f"{block}.mlp.fc2", 4 * width, width)
         x = net.node("Add", block, [x, y])
     x = net.node("Gather", "", [norm(x, "norm"), net.ints("cls_index", 0)], axis=1)
-    return net.write(path, net.gemm(x, "head", width, 1000), ["N", 3, 224, 224])
+    return net.write(path, net.gemm(x, "head", width, 1000), ["N", 3, size, size])
 
 
 def plain(net: Net, widths: Iterable[int | None], channels: int = 3) -> tuple[str, int]:
@@ -239,13 +244,14 @@ def plain(net: Net, widths: Iterable[int | None], channels: int = 3) -> tuple[st
     return x, channels
 
 
-def fitnet4(path: Path, seed: int = 0) -> Path:
+def fitnet4(path: Path, seed: int = 0, *, thin: int = 1, size: int = 32) -> Path:
     """FitNet-4 (Romero et al. 2015, arXiv 1412.6550) for 32x32 images, with ReLU: 17 convolutions and 2 Gemms."""
     net = Net(seed)
-    x, channels = plain(net, [32, 32, 32, 48, 48, None, *[80] * 6, None, *[128] * 6])
-    x = net.node("Flatten", "", [net.node("GlobalMaxPool", "pool", [x])], axis=1)
-    x = net.relu(net.gemm(x, "fc1", channels, 500), "relu")
-    return net.write(path, net.gemm(x, "fc2", 500, 10), ["N", 3, 32, 32])
+    widths = [32, 32, 32, 48, 48, None, *[80] * 6, None, *[128] * 6]
+    x, channels = plain(net, [wide and wide // thin for wide in widths])
+    x = net.node("Flatten", "", [net.max_pool(x, "pool", size // 4, size // 4)], axis=1)
+    x = net.relu(net.gemm(x, "fc1", channels, 500 // thin), "relu")
+    return net.write(path, net.gemm(x, "fc2", 500 // thin, 10), ["N", 3, size, size])
 
 
 def thin_net(path: Path, layers: int = 200, width: int = 16, size: int = 32, seed: int = 0) -> Path:

@@ -6,8 +6,12 @@ import re
 from collections.abc import Callable
 
 import numpy as np
+import onnx
 from classifiers import Net, convolutional, mlp, transformer
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+import onnx_lsuv
+from onnx_lsuv.portable import make_portable
 
 Change = Callable[[ModelProto], None]
 
@@ -310,6 +314,32 @@ def dense() -> ModelProto:
     return net.model(net.gemm(x, "fc3", 64, 10), ["N", 64])
 
 
+def tokens(*, gemms: bool = False) -> ModelProto:
+    """Dense layers on data of three axes, the image's rows, and nothing that mixes the rows but their mean.
+
+    `gemms` writes them as Gemm between two Reshapes.
+    """
+    net = Net()
+    x = "image"
+    for i, (features, out) in enumerate([(8, 64), (64, 64)], 1):
+        if gemms:
+            x = net.node("Reshape", f"join{i}", x, net.ints(f"joined{i}", [-1, features]))
+            x = net.gemm(x, f"fc{i}", features, out)
+            x = net.node("Reshape", f"part{i}", x, net.ints(f"parted{i}", [-1, 8, out]))
+        else:
+            x = net.dense(x, f"fc{i}", features, out)
+        x = net.relu(
+            net.node("Add", f"place{i}", x, net.floats(f"position{i}", net.rng.normal(0, 1, (8, out)))), f"relu{i}"
+        )
+    x = net.node("ReduceMean", "mean", x, axes=[1], keepdims=0)
+    return net.model(net.gemm(x, "head", 64, 10), ["N", 8, 8])
+
+
+def portable(build: Callable[[], ModelProto]) -> Callable[[], ModelProto]:
+    """Return a builder of the portable form of what another one builds."""
+    return lambda: onnx.load_from_string(onnx_lsuv.to_bytes(make_portable(onnx_lsuv.from_proto(build())).model))
+
+
 def cnn() -> ModelProto:
     return convolutional(norms=False)
 
@@ -381,6 +411,14 @@ VARIANTS: dict[str, Callable[[], ModelProto]] = {
         after("Dropout", "extra", inputs=("ratio", "mode")),
     ),
     "written-out as Gemm": written_out_as_gemm,
+    "written-out portable": portable(written_out),
+    "written-out portable opset 12": portable(changed(written_out, written_for(12))),
+    "transformer portable": portable(lambda: transformer(written_out=False)),
+    "tokens": tokens,
+    "tokens as Gemm": lambda: tokens(gemms=True),
+    "tokens portable": portable(tokens),
+    "tokens portable opset 14": portable(changed(tokens, written_for(14))),
+    "tokens portable opset 21": portable(changed(tokens, written_for(21))),
     "transformer": lambda: transformer(written_out=False),
     "transformer 3 outputs": changed(lambda: transformer(written_out=False), layer_outputs),
     "cnn Reshape": reshaped(constant=False),

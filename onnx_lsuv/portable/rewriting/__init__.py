@@ -18,6 +18,7 @@ tensors, and each leaves the outputs as they are:
     sharing      Identity and Transpose of a weight folded, merged vectors copied
     inference    BatchNormalization and Dropout in inference form
     dense        MatMul and Add become Gemm, a Gemm loses its factors
+    rows         data of more than two axes reshaped to rows for a Gemm, and back
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import Model, Site
 from onnx_lsuv.portable.rewriting.constants import make_dense, make_initializers
 from onnx_lsuv.portable.rewriting.dense import join_gemm, normalise_gemm
-from onnx_lsuv.portable.rewriting.draft import Step, close_draft, open_draft
+from onnx_lsuv.portable.rewriting.draft import Draft, Step, close_draft, open_draft
 from onnx_lsuv.portable.rewriting.functions import inline_functions
 from onnx_lsuv.portable.rewriting.header import (
     drop_opsets,
@@ -48,6 +49,20 @@ from onnx_lsuv.portable.rewriting.sharing import bypass_identities, copy_merged,
 
 __all__ = ["Portable", "Step", "make_portable"]
 
+# One of these can make room for another: behind a Transpose that goes there may be an Identity, then a MatMul.
+_AGAIN = (bypass_identities, join_gemm, fold_transposes, copy_merged, normalise_gemm)
+
+
+def _settle_weights(draft: Draft) -> None:
+    while True:
+        steps, notes = len(draft.steps), len(draft.notes)
+        for step in _AGAIN:
+            step(draft)
+        if len(draft.steps) == steps:
+            return
+        del draft.notes[notes:]  # the next round says them again
+
+
 _STEPS = (
     name_domains,
     settle_ir_version,
@@ -56,13 +71,9 @@ _STEPS = (
     widen,
     unlist_inputs,
     make_initializers,
-    bypass_identities,
+    _settle_weights,
     settle_norms,
     settle_dropouts,
-    join_gemm,
-    fold_transposes,
-    copy_merged,
-    normalise_gemm,
     name_nodes,
     drop_opsets,
     drop_stale_shapes,
