@@ -1,0 +1,29 @@
+"""Make an ONNX Runtime session and run the model once, with nothing else; print as JSON what it took.
+
+    python plain.py MODEL BATCH.npy
+
+Imports and reading the batch come first and are not counted. The session has ONNX Runtime's default options.
+"""
+
+import json
+import sys
+from time import perf_counter, process_time
+
+import numpy as np
+import onnxruntime
+
+
+def main() -> None:
+    model, data = sys.argv[1:]
+    images = np.load(data)
+    start, cpu = perf_counter(), process_time()
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    made = perf_counter()
+    session.run(None, {"image": images})
+    end = perf_counter()
+    times = {"wall": end - start, "cpu": process_time() - cpu, "session": made - start, "forward": end - made}
+    json.dump(times, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
