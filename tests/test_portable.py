@@ -162,6 +162,18 @@ def test_both_spellings_of_the_domain() -> None:
     assert [(entry.domain, entry.version) for entry in after.opset_import] == [("", 17)]
 
 
+@pytest.mark.parametrize("turned", [0, 1])
+def test_training_graphs_are_left(turned: int) -> None:
+    proto = model_of(HEAD + f"g (float[N,4] x, float[4,4] w) => (float[N,4] y) {{ y = Gemm<transB={turned}>(x, w) }}")
+    proto.training_info.add().algorithm.CopyFrom(
+        onnx.parser.parse_graph("a () => (float[4,4] n) { n = Neg (w) }"),
+    )
+    portable = make_portable(onnx_lsuv.from_proto(proto))
+    assert onnx.load_from_string(to_bytes(portable.model)).training_info == proto.training_info
+    assert ["training_info" in note for note in portable.notes] == [True] * len(portable.steps)
+    assert len(portable.steps) == 1 - turned
+
+
 # ------------------------------------------------------------------------------------------------------- functions
 
 FUNCTIONS = """

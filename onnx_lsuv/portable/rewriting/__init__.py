@@ -115,5 +115,9 @@ def make_portable(model: Model, *, memory: int | None = None, scratch: Path | No
     draft = open_draft(model, Scratch(memory if memory is not None else default_limit(), scratch))
     for step in _STEPS:
         step(draft)
+    if draft.steps and draft.proto.training_info:
+        draft.notes.append(
+            "The file's own training graphs (training_info) stay as they are, and may not fit its parameters any more."
+        )
     new, sites = close_draft(draft)
     return Portable(new, tuple(draft.steps), tuple(draft.notes), sites)

@@ -41,14 +41,45 @@ _WHY = "a dense layer's parameters, in all importers"
 def join_gemm(draft: Draft) -> None:
     """Let each MatMul with a weight, and the Add of a vector after it, be a Gemm, where the data's shape is sure."""
     known, uses = draft.initializers(), uses_of(draft.graph)
-    candidates: dict[str, list[NodeProto]] = {}  # by weight as it is stored: (K, N), or (N, K) before a Transpose
+    candidates, turned, leads = _candidates(draft, uses, known)
+    gone: list[NodeProto] = []
+    joined: dict[int, Lead] = {}
+    for name, nodes in candidates.items():
+        if name not in turned and (uses.held(name) or len(uses.readers[name]) > len(nodes)):
+            continue  # something else reads the weight as it is stored
+        plans = [(node, _bias_after(uses, known, node, leads[id(node)])) for node in nodes]
+        if draft.opset < 11 and any(bias is None for _, bias in plans):
+            continue  # a Gemm must have a bias there
+        if name in turned:
+            weight = known[turned[name].input[0]]
+            if not uses.held(name) and len(uses.readers[name]) == len(nodes):
+                gone.append(turned[name])
+        else:
+            weight = known[name]
+            draft.put(weight, np.ascontiguousarray(draft.values(weight).T))
+        for node, bias in plans:
+            gone += _join(draft, node, weight, bias, leads[id(node)])
+            joined[id(node)] = leads[id(node)]
+    remove_nodes(draft.graph, gone)
+    lay_rows(draft, joined)
+
+
+def _candidates(
+    draft: Draft, uses: Uses, known: dict[str, TensorProto]
+) -> tuple[dict[str, list[NodeProto]], dict[str, NodeProto], dict[int, Lead]]:
+    """Find the products that could be a Gemm, and note which could not.
+
+    Returns:
+        The products by what they read as their weight, (K, N); the Transpose nodes that make some of these of a stored
+        (N, K); and for each product, by its id, how the rows of its data are to be parted.
+    """
+    candidates: dict[str, list[NodeProto]] = {}
     turned: dict[str, NodeProto] = {}
-    leads: dict[int, Lead] = {}  # by node
+    leads: dict[int, Lead] = {}
     unsure: list[str] = []
     newer: list[str] = []
     products = [node for node in draft.graph.node if is_op(node, "MatMul")]
-    shapes = _shapes(draft) if products else {}
-    fixed = _fixed(draft.graph, known)
+    shapes, fixed = (_shapes(draft), _fixed(draft.graph, known)) if products else ({}, set())
     for node in products:
         name = node.input[1]
         maker = uses.makers.get(name)
@@ -71,24 +102,6 @@ def join_gemm(draft: Draft) -> None:
         else:
             leads[id(node)] = lead
             candidates.setdefault(node.input[1], []).append(node)
-    gone = []
-    joined: dict[int, Lead] = {}
-    for name, nodes in candidates.items():
-        if name not in turned and (uses.held(name) or len(uses.readers[name]) > len(nodes)):
-            continue  # something else reads the weight as it is stored
-        plans = [(node, _bias_after(uses, known, node, leads[id(node)])) for node in nodes]
-        if draft.opset < 11 and any(bias is None for _, bias in plans):
-            continue  # a Gemm must have a bias there
-        if name in turned:
-            weight = known[turned[name].input[0]]
-            if not uses.held(name) and len(uses.readers[name]) == len(nodes):
-                gone.append(turned[name])
-        else:
-            weight = known[name]
-            draft.put(weight, np.ascontiguousarray(draft.values(weight).T))
-        for node, bias in plans:
-            gone += _join(draft, node, weight, bias, leads[id(node)])
-            joined[id(node)] = leads[id(node)]
     if unsure:
         draft.notes.append(
             f"MatMul stays for {counted(unsure)}: more than one length of their data is open, and the Reshape after a "
@@ -99,8 +112,7 @@ def join_gemm(draft: Draft) -> None:
             f"MatMul stays for {counted(newer)}: their data have more than two axes, and onnx2torch does not read the "
             f"Reshape of opset {draft.opset} that a Gemm needs; export the model with opset 18 or lower."
         )
-    remove_nodes(draft.graph, gone)
-    lay_rows(draft, joined)
+    return candidates, turned, leads
 
 
 def _bias_after(uses: Uses, known: dict[str, TensorProto], node: NodeProto, lead: Lead) -> tuple[NodeProto, int] | None:
