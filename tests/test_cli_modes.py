@@ -290,6 +290,7 @@ def test_portable_is_verified_and_says_what_trains_where(here: Path) -> None:
     np.testing.assert_allclose(portable, plain, rtol=1e-4, atol=1e-5)
     # Asked beforehand, without running anything.
     assert "trains 0 of 2 weights as is, 2 with --portable" in call("odd.onnx", "--dry-run").stdout
+    assert "note: made portable: " in call("odd.onnx", "--dry-run", "--portable").stdout
 
 
 @pytest.mark.parametrize("mode", [["--check"], ["--dry-run"], [], ["--portable"]])

@@ -641,6 +641,16 @@ def test_function_with_a_bias_and_attributes(lsuv: Lsuv) -> None:
     assert run.moments("z")[0].var == pytest.approx(1, abs=0.005)
 
 
+def test_product_and_its_add_in_different_functions(lsuv: Lsuv) -> None:
+    text = f"""{HEAD} g (float[N,8] x) => (float z) {{ m = f.dense(x, w) z = f.plus(m, c) }}
+    <domain: "f", opset_import: ["" : 17]> dense (x, w) => (y) {{ y = MatMul(x, w) }}
+    <domain: "f", opset_import: ["" : 17]> plus (x, b) => (y) {{ y = Add(x, b) }}"""
+    run = lsuv(parse(text, w=normal(8, 7), c=B), {"x": normal(64, 8)})
+    assert run.changed == {"w", "c"}
+    assert not run.weight("c").any()
+    assert run.moments("z")[0].var == pytest.approx(1, abs=0.005)
+
+
 def test_nodes_out_of_order(lsuv: Lsuv) -> None:
     text = f"{HEAD} g (float[N,8] x) => (float z) {{ y = MatMul(x, w) r = Tanh(y) z = MatMul(r, v) }}"
     model = parse(text, w=W88, v=W88)

@@ -26,7 +26,7 @@ def made_portable(
     from onnx_lsuv import portable  # noqa: PLC0415
 
     form = portable.make_portable(result.model, memory=memory(options), scratch=options.target_path.parent)
-    notes = [*result.notes, *_steps(form), *form.notes]
+    notes = [*result.notes, *made_of(form), *form.notes]
     if batches is not None and not options.no_verify:
         notes += portable.same_outputs(result.model, form.model, batches, device=device).notes
     carried = replace(portable.carry(result, form), notes=tuple(notes))
@@ -34,7 +34,8 @@ def made_portable(
     return carried, suited, trains_where(result.model, form.model)
 
 
-def _steps(form: Portable) -> list[str]:
+def made_of(form: Portable) -> list[str]:
+    """Return a note on the steps that led to a portable form."""
     counts = Counter(step.what for step in form.steps)
     done = ", ".join(f"{what} ({n} times)" if n > 1 else what for what, n in counts.items())
     return [f"made portable: {done}" if done else "made portable: nothing had to change"]

@@ -63,12 +63,14 @@ def _trains(ending: Ending, options: Options) -> Ending:
     told = options.dry_run or options.verbose or options.report or options.output_format is not Format.text
     if ending.trains or not told:
         return ending
-    from onnx_lsuv.cli.training import trains_where  # noqa: PLC0415
+    from onnx_lsuv.cli.training import made_of, trains_where  # noqa: PLC0415
     from onnx_lsuv.portable import make_portable  # noqa: PLC0415
 
     model = ending.result.model
-    form = make_portable(model, memory=memory(options), scratch=options.target_path.parent).model
-    return replace(ending, trains=trains_where(model, form))
+    form = make_portable(model, memory=memory(options), scratch=options.target_path.parent)
+    asked = (*made_of(form), *form.notes) if options.portable else ()
+    result = replace(ending.result, notes=(*ending.result.notes, *asked))
+    return replace(ending, result=result, trains=trains_where(model, form.model))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from dataclasses import replace
 from onnx_lsuv.layers.moves import CARRIERS, Source
 from onnx_lsuv.layers.operators import operator_of
 from onnx_lsuv.layers.plan import Addend, Layer, Left, Norm
-from onnx_lsuv.layers.program import DEFAULT_DOMAINS, FLOAT_TYPES, SHAPE_READERS, Constant, Node, Program
+from onnx_lsuv.layers.program import DEFAULT_DOMAINS, FLOAT_TYPES, SHAPE_READERS, Body, Constant, Node, Program
 from onnx_lsuv.layers.protos import MODEL_FUNCTIONS
 from onnx_lsuv.layers.sources import is_constant, trace
 
@@ -55,13 +55,20 @@ def bias_of(program: Program, node: Node) -> tuple[Node, Addend | None, tuple[st
     if len(readers) != 1 or node.outputs[0] in program.exits:
         return node, None, ()
     after, position = readers[0]
-    if after.op != "Add" or after.scope != node.scope:
+    if after.op != "Add" or (after.scope != node.scope and not _together(program.body, node, after)):
         return node, None, ()
     other = after.inputs[1 - position]
     source = trace(program, other, several=True)
     if not isinstance(source, Source) or sum(d != 1 for d in source.shape) > 1:
         return node, None, ()
     return after, Addend(after, 1 - position), _holders(program, other)
+
+
+def _together(body: Body, one: Node, other: Node) -> bool:
+    """Say whether two nodes run together: in one body, be it through different function calls."""
+    if one in body.nodes or other in body.nodes:
+        return one in body.nodes and other in body.nodes
+    return any(_together(inner, one, other) for node in body.nodes for inner in node.bodies.values())
 
 
 def settle_biases(
