@@ -87,7 +87,7 @@ def build(
     values = infer(plan.program, shapes)
     if is_mistaken(plan.program, values):
         plan = replace(plan, program=without_lengths(plan.program))
-        values = infer(plan.program, {})
+        values = {name: replace(value, dims=None) for name, value in values.items()}
     rewriter = Rewriter(
         plan,
         rescale=rescale,

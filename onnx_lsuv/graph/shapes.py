@@ -1,0 +1,77 @@
+"""Where shape inference and ONNX Runtime's kernels do not agree.
+
+ONNX Runtime plans its memory by shapes inferred by ONNX's rules, and so are statistics here. Some of its kernels give
+another shape, and the run fails:
+
+    pooling in ceil_mode, opset < 22    the last window is left out where it would begin in the padding at the end
+    Resize, Upsample                    length * scale is a float32 product before it is rounded down
+    pooling with SAME padding           as if it were not dilated
+    ConvTranspose with SAME padding     output_padding adds nothing
+
+So a model where that happens is run with inputs of open lengths, and statistics rely on no shape at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+from onnx import ValueInfoProto
+from onnx.numpy_helper import to_array
+
+from onnx_lsuv.graph.sheet import Value
+from onnx_lsuv.layers import Node, Program, tensor_type
+from onnx_lsuv.model import is_hollow
+
+Dims = tuple[int | None, ...]
+_POOLS = frozenset({"MaxPool", "AveragePool", "LpPool"})
+
+
+def is_mistaken(program: Program, values: Mapping[str, Value]) -> bool:
+    """Say whether some value of a program gets another shape than was inferred."""
+
+    def dims(name: str) -> Dims:
+        return (values[name].dims if name in values else None) or ()
+
+    return any(
+        _differs(program, node, dims(node.inputs[0]), dims(node.outputs[0]))
+        for node in program.walk()
+        if node.domain == "" and node.inputs and node.outputs
+    )
+
+
+def _differs(program: Program, node: Node, before: Dims, after: Dims) -> bool:
+    same = "auto_pad" in node.attributes and node.attributes["auto_pad"].s.startswith(b"SAME")
+    if node.op_type in _POOLS and same and any(d > 1 for d in node.ints_attribute("dilations") or ()):
+        return True
+    if node.op_type in _POOLS and node.int_attribute("ceil_mode", 0):
+        rank = len(after) - 2
+        strides, pads = node.ints_attribute("strides") or (1,) * rank, node.ints_attribute("pads") or (0,) * rank
+        return any(
+            n is not None and m is not None and (m - 1) * stride >= n + pad
+            for n, m, stride, pad in zip(before[2:], after[2:], strides, pads, strict=False)
+        )
+    if node.op_type in ("Resize", "Upsample"):
+        scales = [program.constants[name] for name in node.inputs[1:3] if name in program.constants]
+        tensor = scales[-1].tensor if scales else None
+        if tensor is None or is_hollow(tensor) or len(before) != len(after) or scales[-1].size != len(after):
+            return False
+        return any(
+            n is not None and m is not None and int(np.float32(n) * scale) != m
+            for n, m, scale in zip(before, after, to_array(tensor).astype(np.float32), strict=True)
+        )
+    if node.op_type == "ConvTranspose" and any(node.ints_attribute("output_padding") or ()):
+        return same
+    return False
+
+
+def without_lengths(program: Program) -> Program:
+    """Return a program whose inputs have open lengths."""
+
+    def opened(value: ValueInfoProto) -> ValueInfoProto:
+        kind = value.type.tensor_type
+        dims = [None] * len(kind.shape.dim) if kind.HasField("shape") else None
+        return ValueInfoProto(name=value.name, type=tensor_type(kind.elem_type, dims))
+
+    return replace(program, body=replace(program.body, inputs=tuple(map(opened, program.body.inputs))))
