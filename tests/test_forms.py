@@ -458,7 +458,7 @@ def nodes(text: str, block: int) -> list[NodeProto]:
     plan = plan_of(onnx_lsuv.from_proto(graph(text)))
     shapes = {"x": (1, SHAPE)}
     targets = dict.fromkeys(plan.weights, 1.0)
-    stages = build(plan, shapes, rescale=True, staged=False, targets=targets, seed=0, block=block).stages
+    stages = build(plan, shapes, rescale=True, staged=False, targets=targets, block=block).stages
     return [node for stage in stages for node in stage.nodes]
 
 

@@ -442,6 +442,24 @@ def test_random_nodes_have_a_fixed_seed(lsuv: Lsuv, batches: int) -> None:
     assert np.linalg.norm(run.weight("w1")) == pytest.approx(math.sqrt(16 / 10), rel=0.1)
 
 
+@pytest.mark.parametrize("sizes", [[2, 9, 2], [5, 5, 3, 5], [1, 16]])
+def test_batches_of_several_sizes(lsuv: Lsuv, sizes: list[int]) -> None:
+    given = [{"x": normal(n, 16, seed=n) * (i + 1)} for i, n in enumerate(sizes)]
+    run = lsuv(mlp(), given)
+    assert [m.var for m in run.moments(*YS)] == pytest.approx([1] * 3, abs=0.005)
+    assert [row.std for row in run.result.layers] == pytest.approx([1] * 3, abs=0.0025)
+
+
+@pytest.mark.parametrize("seed", [1, 5])
+def test_noise_is_the_same_while_measuring_whatever_the_seed_of_the_draw(lsuv: Lsuv, seed: int) -> None:
+    text = f"""{HEAD} g (float[N,4] x) => (float y) {{
+      z = RandomNormalLike<scale=9.0>(x) a = Add(x, z) y = MatMul(a, w) }}"""
+    run = lsuv(parse(text, w=normal(4, 4)), {"x": normal(3, 4)}, seed=seed)
+    assert [row.status for row in run.result.layers] == ["ok"]
+    loaded = onnx_lsuv.load(run.path)
+    assert onnx_lsuv.measure(loaded, {"x": normal(3, 4)}).good
+
+
 def test_norm_in_training_form(lsuv: Lsuv) -> None:
     text = """<ir_version: 10, opset_import: ["" : 15]> g (float[N,4] x) => (float y, float p, float q) {
       h = MatMul(x, w) n, p, q = BatchNormalization<training_mode=1>(h, s, t, m, v) y = MatMul(n, u) }"""

@@ -10,7 +10,7 @@ from onnx import AttributeProto, GraphProto, NodeProto, helper
 from onnx_lsuv.layers import Body, Node
 
 
-def neutral(node: Node, seed: int) -> Node:
+def neutral(node: Node) -> Node:
     """Return a node with chance taken out: Dropout as identity, random operators with a fixed seed.
 
     A BatchNormalization in training form becomes the inference form.
@@ -22,7 +22,7 @@ def neutral(node: Node, seed: int) -> Node:
     # A Dropout whose mask is used cannot be left out. Before opset 12 it is none: it does nothing.
     masked = node.op_type == "Dropout" and len(node.inputs) > 2
     if masked or node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial"):
-        attribute = helper.make_attribute("seed", seed if masked else float(seed))
+        attribute = helper.make_attribute("seed", 0 if masked else 0.0)
         return replace(node, attributes={"seed": attribute, **node.attributes})
     if node.op_type == "BatchNormalization" and node.int_attribute("training_mode", 0):
         attributes = {k: a for k, a in node.attributes.items() if k != "training_mode"}
@@ -32,7 +32,7 @@ def neutral(node: Node, seed: int) -> Node:
 
 def is_random(node: Node) -> bool:
     """Say whether a node is one that `neutral` takes the chance out of."""
-    return neutral(node, 0) is not node
+    return neutral(node) is not node
 
 
 def proto_of(node: Node, close: Callable[[Body], GraphProto] | None = None) -> NodeProto:

@@ -57,7 +57,7 @@ def _body(rw: Rewriter, sheet: Sheet, body: Body, records: dict[str, Kept], *, t
     for node in body.nodes:
         if top and rw.rescale:
             layer = rw.ends.get(node) if node in rw.starts else None
-            if _waiting_layer(rw, sheet, layer, records) if layer else rw.forms.write(sheet, neutral(node, rw.seed)):
+            if _waiting_layer(rw, sheet, layer, records) if layer else rw.forms.write(sheet, neutral(node)):
                 continue
             rw.forms.settle_for(sheet, node)
         if any(node.bodies.values()) and keys_inside(rw, node):
@@ -69,7 +69,7 @@ def _body(rw: Rewriter, sheet: Sheet, body: Body, records: dict[str, Kept], *, t
         elif node.op == "BatchNormalization" and len(node.outputs) > 1:
             _plain_norm(sheet, node, node.inputs[3], node.inputs[4])
         else:
-            sheet.nodes.append(proto_of(neutral(node, rw.seed), lambda b: _plain_body(rw, b)))
+            sheet.nodes.append(proto_of(neutral(node), lambda b: _plain_body(rw, b)))
 
 
 def _plain_body(rw: Rewriter, body: Body) -> GraphProto:
@@ -282,7 +282,7 @@ def _norm(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, t
 
 def _plain_norm(sheet: Sheet, node: Node, mean: str, var: str) -> None:
     """Write a BatchNormalization in inference form; what it says of its statistics in training are these."""
-    plain = neutral(replace(node, outputs=node.outputs[:1]), 0)
+    plain = neutral(replace(node, outputs=node.outputs[:1]))
     sheet.nodes.append(proto_of(replace(plain, inputs=(*node.inputs[:3], mean, var))))
     for name, value in zip(node.outputs[1:], (mean, var, mean, var), strict=False):
         if name:

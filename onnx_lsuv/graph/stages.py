@@ -67,7 +67,6 @@ def build(
     rescale: bool,
     staged: bool,
     targets: Mapping[str, float],
-    seed: int,
     centred: Mapping[str, int] = MappingProxyType({}),
     block: int = 1,
 ) -> Calibration:
@@ -79,7 +78,6 @@ def build(
         rescale: divide each layer's output by its std and give norms the data's statistics.
         staged: pool records over several batches before going on.
         targets: the std that each weight's layer is to have, by weight key.
-        seed: for random operators.
         centred: channels of the layers whose channels are to have a mean of 0, by weight key.
         block: channels side by side in ONNX Runtime's layout for convolutions; 1 where there is none.
     """
@@ -95,7 +93,6 @@ def build(
         targets=targets,
         values=values,
         centred=centred,
-        seed=seed,
         book=book,
         forms=Forms(block, book.opset, values, plan.program.constants, plan.zeroed),
     )

@@ -28,7 +28,6 @@ class Rewriter:
     targets: Mapping[str, float]  # target std by weight key
     values: Mapping[str, Value]
     centred: Mapping[str, int]  # channels of the layers whose channels are to have a mean of 0, by weight key
-    seed: int
     book: Book
     forms: Forms  # of the main graph's values
     cuts: dict[str, str] = field(default_factory=dict)  # record name -> key

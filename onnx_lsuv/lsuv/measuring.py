@@ -60,7 +60,7 @@ def measure(
         data = checked(model, batches)
         targets, remarks = targets_of(plan, target_std, target)
         block = runtime.block(where)
-        calibration = build(plan, shapes_of(data), rescale=False, staged=False, targets=targets, seed=0, block=block)
+        calibration = build(plan, shapes_of(data), rescale=False, staged=False, targets=targets, block=block)
         records = execute(calibration, data, {}, where, Scratch(default_limit()), progress, "verify")
     if like is not None:
         rows = [

@@ -128,7 +128,5 @@ def shapes_of(batches: Batches) -> Mapping[str, tuple[int, Sequence[int]]]:
     """Return element type and shape of each input, with dims open that differ between batches."""
     first = batches[0] if len(batches) else {}
     shapes = {name: (int(helper.np_dtype_to_tensor_dtype(a.dtype)), a.shape) for name, a in first.items()}
-    if len(batches) > 1:
-        last = batches[len(batches) - 1]
-        return {n: s for n, s in shapes.items() if last[n].shape == s[1]}
-    return shapes
+    # A folder may hold batches of several sizes.
+    return {n: s for n, s in shapes.items() if all(pieces[n].shape == s[1] for pieces in batches.pieces)}

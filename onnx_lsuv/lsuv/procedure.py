@@ -125,7 +125,6 @@ def initialize(
                 rescale=True,
                 staged=len(data) > 1,
                 targets=targets,
-                seed=seed,
                 centred=centres.channels,
                 block=runtime.block(where),
             )
