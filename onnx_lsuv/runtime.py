@@ -179,6 +179,15 @@ def _limited(threads: int) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
+@lru_cache(maxsize=1)
+def _share_memory() -> None:
+    """Make the allocator of host memory that all sessions share."""
+    ort = _load()
+    host = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    # It grows by what is asked for, not to the next power of two.
+    ort.create_and_register_allocator(host, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
+
+
 def load(model: bytes, device: Device) -> Session:
     """Load a serialised model.
 
@@ -195,6 +204,9 @@ def load(model: bytes, device: Device) -> Session:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     # Buffers are used once: planning them ahead for the next run is lost work.
     options.enable_mem_pattern = False
+    # The next stage takes the memory of the last one: fresh memory is slow to touch.
+    _share_memory()
+    options.add_session_config_entry("session.use_env_allocators", "1")
     # Threads that wait by spinning take the cores from the next stage's session, and from everybody else.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     for library in device.custom_ops:

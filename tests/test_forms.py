@@ -15,7 +15,7 @@ import oracle
 import pytest
 from conftest import Run
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, numpy_helper
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 from oracle import normal
 from random_graphs import random_case
 
@@ -82,6 +82,15 @@ GRAPHS: dict[str, tuple[str, dict[str, Any], int, tuple[int, ...]]] = {
         storage_order=1>(b) d = Conv(c, w32x32x1x1) e = Sigmoid(d) f = Mul(d, e) g = Add(f, c) h = Concat<axis=1>(g, d)
         i = Conv<group=64>(h, w64x1x3x3) j = AveragePool<kernel_shape=[2,2],ceil_mode=1>(i)
         y = Conv(j, w4x64x1x1) }}""",
+        {},
+        17,
+        SHAPE,
+    ),
+    "sums in blocks, their operands and themselves read again": (
+        f"""{IMAGE} {{ a = Conv(x, w20x16x1x1) b = Conv(a, w20x20x1x1) c = Add(a, b) d = Relu(c) e = Conv(c, w20x20x1x1)
+        f = Add(e, d) g = Relu(f) h = Conv(a, w20x20x1x1) i = Add(g, h) j = Sigmoid(i) k = Conv(j, w20x20x1x1)
+        l = Add(k, j) m = Relu(l) n = Add(h, b) o = Relu(n) p = Relu(n) q = Add(o, m) r = Add(q, p)
+        y = Conv(r, w4x20x1x1) }}""",
         {},
         17,
         SHAPE,
@@ -478,8 +487,12 @@ def test_convolutions_stay_in_blocks(block: int) -> None:
 def test_activations_are_not_multiplied(block: int) -> None:
     chain = nodes(CHAIN, block)
     images = {name for node in chain if node.op_type in ("Conv", "Relu", "MaxPool", "Concat") for name in node.output}
-    # But for one operand of the sum.
-    assert sum(node.op_type == "Mul" and not images.isdisjoint(node.input) for node in chain) == 1
+    # But for one operand of the sum; in blocks a convolution multiplies and adds it, and ends in the Relu.
+    assert sum(node.op_type == "Mul" and not images.isdisjoint(node.input) for node in chain) == (block == 1)
+    sums = [node for node in chain if node.op_type == "Conv" and len(node.input) == 4]
+    assert len(sums) == (block > 1)
+    for node in sums:
+        assert {a.name: helper.get_attribute_value(a) for a in node.attribute}["activation"] == b"Relu"
 
 
 # ------------------------------------------------------------------------------------------------------ random graphs

@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import replace
 from math import prod
 
-from onnx import helper
+from onnx import NodeProto, helper
 
 from onnx_lsuv.graph.nodes import proto_of
 from onnx_lsuv.graph.sheet import Sheet
@@ -89,7 +89,7 @@ def convolve(sheet: Sheet, node: Node, x: str, weight: str, shape: tuple[int, ..
         columns = padded(c, block)
         if columns > c:
             filters = sheet.reshape(filters, rows // block, c, places, block)
-            zeros = sheet.book.zeros(rows // block, columns - c, places, block)
+            zeros = sheet.book.filled(0, rows // block, columns - c, places, block)
             filters = sheet.op("Concat", filters, zeros, axis=1)
         if places > 1:
             filters = sheet.reshape(filters, rows // block, columns // block, block, places, block)
@@ -102,3 +102,21 @@ def convolve(sheet: Sheet, node: Node, x: str, weight: str, shape: tuple[int, ..
     raw = sheet.book.fresh()
     sheet.nodes.append(proto_of(replace(node, domain=DOMAIN, inputs=(x, filters), outputs=(raw,))))
     return raw
+
+
+def add_product(sheet: Sheet, x: str, factor: str, total: str, channels: int) -> NodeProto:
+    """Write total + factor * x for images in blocks; return the node.
+
+    It is a depthwise convolution of one tap that adds to its sum in place: one pass over the values instead of two, and
+    no new memory.
+
+    Args:
+        sheet: where to write.
+        x: an image in blocks.
+        factor: a number.
+        total: an image in blocks, which may be overwritten where nothing else reads it.
+        channels: of both, those that fill the last block included.
+    """
+    taps = sheet.op("Mul", sheet.book.filled(1, channels, 1, 1, 1), factor)
+    sheet.op("Conv", x, taps, "", total, domain=DOMAIN, group=channels, kernel_shape=[1, 1])
+    return sheet.nodes[-1]

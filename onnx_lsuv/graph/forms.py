@@ -21,12 +21,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
-from onnx import TensorProto
+import numpy as np
+from onnx import NodeProto, TensorProto, helper
+from onnx.numpy_helper import to_array
 
-from onnx_lsuv.graph.blocked import DOMAIN, MULTIPLE, pools_in_blocks
+from onnx_lsuv.graph.blocked import DOMAIN, MULTIPLE, add_product, padded, pools_in_blocks
 from onnx_lsuv.graph.nodes import proto_of
 from onnx_lsuv.graph.sheet import Sheet, Value
 from onnx_lsuv.layers import SHAPE_READERS, Body, Constant, Node
+from onnx_lsuv.model import is_hollow
 
 # Positively homogeneous in their first operand, whatever the others are.
 _HOMOGENEOUS = frozenset({
@@ -62,8 +65,10 @@ class Forms:
     values: Mapping[str, Value]
     constants: Mapping[str, Constant]
     zeroed: Collection[str]  # constants that are zero
+    readers: Mapping[str, Sequence[tuple[Node, int]]]
     held: dict[str, Form] = field(default_factory=dict)  # the form that is there, oldest value first
     settled: set[str] = field(default_factory=set)  # those of them that are there in plain form too
+    sums: dict[str, NodeProto] = field(default_factory=dict)  # the nodes that make sums in blocks
 
     def dims(self, name: str) -> tuple[int, ...] | None:
         """Return a value's shape, where all of it is known."""
@@ -185,6 +190,8 @@ class Forms:
         form = self.form(node.inputs[0])
         rest = node.inputs[1:]
         if form.blocked and len(node.outputs) == 1 and self.image(node.outputs[0]):
+            if node.op_type == "Relu" and self._relu_of_sum(node):
+                return None
             if node.op_type in _ALIKE and not rest:
                 return self._hold(sheet, node, (form.name,), form)
             if node.op_type in _POOLS and pools_in_blocks(node):
@@ -199,12 +206,27 @@ class Forms:
         self.held |= {name: replace(form, name=made) for name, made in zip(waiting, fresh, strict=True) if name}
         return None
 
+    def _relu_of_sum(self, node: Node) -> bool:
+        """Let a sum that nothing else reads end in a Relu; say whether it does."""
+        name = node.inputs[0]
+        if name not in self.sums or len(self.readers.get(name, ())) != 1 or name in self.settled:
+            return False
+        self.sums[name].attribute.append(helper.make_attribute("activation", "Relu"))
+        self.held[node.outputs[0]] = self.held.pop(name)
+        return True
+
     def _clip(self, sheet: Sheet, node: Node) -> None:
         form = self.form(node.inputs[0]) if self.image(node.outputs[0]) else self.unblocked(sheet, node.inputs[0])
         bounds = node.inputs[1:]
         if form.factor is not None:
-            bounds = tuple(sheet.op("Div", bound, form.factor) if bound else "" for bound in bounds)
+            bounds = tuple(self._bound(sheet, bound, form.factor) for bound in bounds)
         self._hold(sheet, node, (form.name, *bounds), form)
+
+    def _bound(self, sheet: Sheet, bound: str, factor: str) -> str:
+        """Return what bounds x' where a bound, which may be absent, is to bound f x'."""
+        tensor = self.constants[bound].tensor if bound in self.constants else None
+        zero = tensor is not None and not is_hollow(tensor) and not to_array(tensor).any()
+        return bound if not bound or zero else sheet.op("Div", bound, factor)
 
     def _join(self, sheet: Sheet, node: Node) -> bool:
         """Write a node whose operands are to have one factor: that of the largest, and among these of the oldest."""
@@ -221,10 +243,28 @@ class Forms:
         factor = self.form(lead).factor
         blocked = self._blocks_fit(node, names)
         operands = []
+        if blocked and node.op_type == "Add" and self._add(sheet, node, lead):
+            return True
         for name in node.inputs:
             form = self.in_blocks(sheet, name) if blocked else self.unblocked(sheet, name)
             operands.append(self._with_factor(sheet, form, factor))
         self._hold(sheet, node, operands, Form("", factor, blocked))
+        return True
+
+    def _add(self, sheet: Sheet, node: Node, lead: str) -> bool:
+        """Write a sum of two images in blocks with different factors; say whether it was one."""
+        other = node.inputs[1] if node.inputs[0] == lead else node.inputs[0]
+        total, form, image = self.in_blocks(sheet, lead), self.in_blocks(sheet, other), self.image(lead)
+        if form.factor == total.factor or image is None:
+            return False
+        if total.factor is None:
+            ratio = form.factor
+        else:
+            ratio = sheet.op("Div", form.factor or sheet.book.constant(1, np.float32), total.factor)
+        assert ratio is not None
+        made = add_product(sheet, form.name, ratio, total.name, padded(image[1], self.block))
+        self.sums[node.outputs[0]] = made
+        self.held[node.outputs[0]] = replace(total, name=made.output[0])
         return True
 
     def _same(self, name: str, output: str) -> bool:

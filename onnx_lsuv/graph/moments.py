@@ -82,6 +82,7 @@ class Moments:
     count: str
     mean: str
     var: str
+    square: str | None = None  # of the mean, where it is there
 
 
 def moments(
@@ -113,6 +114,7 @@ def moments(
         x = sheet.cast(x, TensorProto.FLOAT)
     shape = (0, channels, -1) if channels > 1 else (-1,)
     outer, keep = ((0, 2), False) if channels > 1 else ((0,), True)
+    share = part = 1.0 if stored is None or size is None else stored / size
     if group is None:
         x = sheet.reshape(x, *shape)
         first = sheet.reduce("ReduceMean", x, outer, keep=keep)
@@ -120,26 +122,30 @@ def moments(
     else:
         grouped = sheet.reshape(x, *shape, group)
         means = sheet.reduce("ReduceMean", grouped, (len(shape),))
+        places = outer
         if row is None or not sheet.book.rows:
             row = group
             squares = sheet.reduce("ReduceSumSquare", grouped, (len(shape),))
         else:
             # ONNX Runtime takes a third of the time for this that it takes for ReduceSumSquare.
             rows = sheet.reshape(x, *shape, 1, row)
-            product = sheet.op("FusedMatMul", rows, rows, domain="com.microsoft", transB=1)
-            squares = sheet.reshape(product, *shape)
-        first, second = (
-            sheet.reduce("ReduceMean", sheet.cast(s, TensorProto.DOUBLE), outer, keep=keep) for s in (means, squares)
-        )
-        second = sheet.op("Mul", second, sheet.double(1 / row))
-    if stored is not None and size is not None and stored != size:
-        first, second = (sheet.op("Mul", mean, sheet.double(stored / size)) for mean in (first, second))
-    variance = sheet.op("Sub", second, sheet.op("Mul", first, first))
+            squares = sheet.op("FusedMatMul", rows, rows, domain="com.microsoft", transB=1)
+            places = (*outer, len(shape), len(shape) + 1)
+        first = sheet.reduce("ReduceMean", sheet.cast(means, TensorProto.DOUBLE), outer, keep=keep)
+        second = sheet.reduce("ReduceMean", sheet.cast(squares, TensorProto.DOUBLE), places)
+        part /= row
+    if share != 1:
+        first = sheet.op("Mul", first, sheet.double(share))
+    if part != 1:
+        second = sheet.op("Mul", second, sheet.double(part))
+    square = sheet.op("Mul", first, first)
+    variance = sheet.op("Sub", second, square)
     if size is not None:
-        return Moments(sheet.book.constant(np.full(channels, size // channels), np.float64), first, variance)
+        count = sheet.book.constant(np.full(channels, size // channels), np.float64)
+        return Moments(count, first, variance, square)
     count = sheet.cast(sheet.op("Size", value), TensorProto.DOUBLE)
     each = sheet.book.constant(np.full(channels, channels), np.float64)
-    return Moments(sheet.op("Div", count, each), first, variance)
+    return Moments(sheet.op("Div", count, each), first, variance, square)
 
 
 def joined(sheet: Sheet, parts: Sequence[Moments]) -> Moments:
@@ -174,9 +180,9 @@ def _pick(sheet: Sheet, row: str, column: int, columns: int) -> str:
     return row if columns == 1 else sheet.op("Gather", row, sheet.ints(column), axis=0)
 
 
-def is_usable(sheet: Sheet, mean: str, var: str) -> str:
-    """Write the nodes that say whether a variance is one to scale by."""
-    floor = sheet.op("Mul", sheet.op("Mul", mean, mean), sheet.double(NOISE))
+def is_usable(sheet: Sheet, mean: str, var: str, square: str | None = None) -> str:
+    """Write the nodes that say whether a variance is one to scale by; `square` is that of the mean, if it is there."""
+    floor = sheet.op("Mul", square or sheet.op("Mul", mean, mean), sheet.double(NOISE))
     return sheet.op("And", sheet.op("Greater", var, floor), sheet.op("Less", var, sheet.double(HUGE)))
 
 
@@ -188,7 +194,7 @@ def scale(sheet: Sheet, found: Moments, target: float, *, with_term: bool, elem_
     one, zero = sheet.book.constant([1.0], np.float64), sheet.book.constant([0.0], np.float64)
     columns = 3 if with_term else 1
     mean, var = _pick(sheet, found.mean, 0, columns), _pick(sheet, found.var, 0, columns)
-    good = is_usable(sheet, mean, var)
+    good = is_usable(sheet, mean, var, found.square if columns == 1 else None)
     if with_term:
         var_b, var_sum = _pick(sheet, found.var, 1, columns), _pick(sheet, found.var, 2, columns)
         cov = sheet.op("Mul", sheet.op("Sub", sheet.op("Sub", var_sum, var), var_b), sheet.double(0.5))

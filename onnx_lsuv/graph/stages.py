@@ -30,7 +30,7 @@ from onnx_lsuv.model import is_hollow
 # The IR versions that ONNX Runtime 1.24 to 1.31 reads; a file of a later one is calibrated at the last of these.
 IR_MIN, IR_MAX = 7, 13
 # The time in which ONNX Runtime makes a session grows faster than the number of nodes; so many at most go into one.
-STAGE_NODES = 1500
+STAGE_NODES = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def build(
         values=values,
         centred=centred,
         book=book,
-        forms=Forms(block, book.opset, values, plan.program.constants, plan.zeroed),
+        forms=Forms(block, book.opset, values, plan.program.constants, plan.zeroed, plan.program.consumers),
     )
     nodes, records = rewrite(rewriter)
     wanted = dict.fromkeys([*(name for names in records.values() for name in names), *rewriter.cuts])
