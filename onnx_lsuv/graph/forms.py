@@ -5,7 +5,8 @@ x goes on as x' with a factor that is still to come, x = f x', and each operator
 
     positively homogeneous      g(f x') = f g(x')                     Relu, pooling, Reshape, Transpose, ...
     clipping                    Clip(f x', lo, hi) = f Clip(x', lo / f, hi / f)
-    a sum, maximum, Concat      f x' + g y' = f (x' + (g / f) y')     one operand is multiplied, not all
+    a sum, maximum, Concat      f x' + g y' = f (x' + (g / f) y')     one operand is multiplied, not all; in blocks
+                                                                      a sum, and a Relu after it, is one pass
     a product                   (f x') (g y') = f g (x' y')
     a layer                     W (f x') = (f W) x'                   where the weight is smaller than x
 

@@ -72,6 +72,8 @@ def main() -> None:
         return
     machine = describe()
     rows: list[Row] = []
+    if args.folder is not None:
+        args.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         bench = Bench(Path(folder), args.quick, args.torch_python)
         for case in cases:
