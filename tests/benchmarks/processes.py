@@ -98,7 +98,6 @@ def warm_memory(size: int = 1 << 30) -> None:
 
 def run_side(name: str, *arguments: str | Path, python: str = sys.executable) -> Ran:
     """Run a script of the folder `sides`."""
-    warm_memory()
     return run([SIDES / f"{name}.py", *arguments], python=python)
 
 
@@ -124,7 +123,10 @@ def spread(runs: Sequence[Ran]) -> dict[str, list[float]]:
 
 
 def in_turn(sides: Sequence[Callable[[], Ran]], rounds: int, *, warm: bool = True) -> list[list[Ran]]:
-    """Run several sides in turn, every other round backwards; before them once uncounted, to warm the file cache."""
+    """Run several sides in turn, every other round backwards.
+
+    With `warm` each runs once before, uncounted, for the file cache, and memory is touched before every run.
+    """
     runs: list[list[Ran]] = [[] for _ in sides]
     if warm:
         for side in sides:
@@ -132,6 +134,8 @@ def in_turn(sides: Sequence[Callable[[], Ran]], rounds: int, *, warm: bool = Tru
     for number in range(rounds):
         order = list(zip(sides, runs, strict=True))
         for side, kept in order if number % 2 == 0 else order[::-1]:
+            if warm:
+                warm_memory()
             kept.append(side())
     return runs
 
