@@ -15,7 +15,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -72,6 +72,7 @@ class Device:
     threads: int  # cores to use
     allow_tf32: bool = False
     custom_ops: tuple[str, ...] = ()
+    kept: bool = True  # whether memory is kept between runs
 
     @property
     def index(self) -> int:
@@ -165,6 +166,11 @@ def _missing_for_cuda(index: int) -> str | None:
     return None
 
 
+def device_of(device: str | Device, *, threads: int | None = None) -> Device:
+    """Return an open device as it is; one that is opened here, by its name, does not keep memory between runs."""
+    return device if isinstance(device, Device) else replace(open_device(device, threads=threads), kept=False)
+
+
 @contextlib.contextmanager
 def _limited(threads: int) -> Iterator[None]:
     """Keep the calling thread, and threads made inside, to the first so many of its cores, where Python can say so."""
@@ -186,6 +192,25 @@ def _share_memory() -> None:
     host = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     # It grows by what is asked for, not to the next power of two.
     ort.create_and_register_allocator(host, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
+
+
+def release(device: Device) -> None:
+    """Give back the host memory that the runs so far took and no value holds any more, if the device does not keep it.
+
+    It is slow to come again, so a device that a caller opened keeps it for the next run.
+    """
+    if device.kept:
+        return
+    ort = _load()
+    tensor = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    node = helper.make_node("Identity", ["x"], ["y"])
+    graph = helper.make_graph([node], "nothing", [tensor], [onnx.ValueInfoProto(name="y")])
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 13)])
+    session = load(model.SerializeToString(), Device("cpu", 1, False, ()))
+    # The allocator is cleared out at the end of a run that asks for it.
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    session.session.run(None, {"x": np.zeros(1, np.float32)}, options)
 
 
 def load(model: bytes, device: Device) -> Session:

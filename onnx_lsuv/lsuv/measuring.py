@@ -48,7 +48,7 @@ def measure(
         threads: of the CPU.
         progress: as for `initialize`.
     """
-    where = device if isinstance(device, Device) else runtime.open_device(device, threads=threads)
+    where = runtime.device_of(device, threads=threads)
     clock = Clock()
     with clock("verify"):
         if like is not None:
@@ -62,6 +62,7 @@ def measure(
         block = runtime.block(where)
         calibration = build(plan, shapes_of(data), rescale=False, staged=False, targets=targets, block=block)
         records = execute(calibration, data, {}, where, Scratch(default_limit()), progress, "verify")
+        runtime.release(where)
     if like is not None:
         rows = [
             verified_row(row, records.get(layer.weight), tolerance, layer)

@@ -95,7 +95,7 @@ def initialize(
         )
     if target and not rescale:
         raise UsageError("A target has no effect on weights that are not rescaled: ask for one of them.")
-    where = device if isinstance(device, Device) else runtime.open_device(device, threads=threads)
+    where = runtime.device_of(device, threads=threads)
     clock = Clock()
     with clock("load"):
         plan, found = plans_of(model, include=include, exclude=exclude, keep_bias=keep_bias, fresh=fresh)
@@ -129,6 +129,7 @@ def initialize(
                 block=runtime.block(where),
             )
             records = execute(calibration, data, values, where, room, progress)
+            runtime.release(where)
             channels = {key: records[key] for key in centres.found if key in records}
             records |= {key: within_channels(record) for key, record in channels.items()}
             if rescale:

@@ -80,7 +80,7 @@ def same_outputs(
             tolerance,
             (f"The outputs were not compared, as chance or training takes part in them: {', '.join(chance)}.",),
         )
-    where = device if isinstance(device, Device) else runtime.open_device(device, threads=threads)
+    where = runtime.device_of(device, threads=threads)
     data = checked(before, batches)
     old, new = _open(before, where), _open(after, where)
     given, element = ({each.name: each.elem_type for each in inputs_of(m.proto.graph)} for m in (before, after))
@@ -93,6 +93,8 @@ def same_outputs(
         for name in names:
             differences[name] = max(differences[name], difference(found[name], again[name]))
         progress("compare", i + 1, len(data))
+    del old, new
+    runtime.release(where)
     worst = max(differences, key=differences.__getitem__, default="")
     if worst and not differences[worst] <= tolerance:
         raise ModelError(

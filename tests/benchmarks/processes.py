@@ -59,10 +59,12 @@ def run(
     """
     command = [python, *map(str, arguments)]
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    # As when installed: modules are compiled once.
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         start = perf_counter()
         process = subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, stdout=output, stderr=errors
+            command, cwd=ROOT, env=environment | {"PYTHONPATH": path}, stdout=output, stderr=errors
         )
         peaks: dict[str, int] = {}
         try:
