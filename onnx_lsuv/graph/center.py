@@ -9,30 +9,9 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto
 
-from onnx_lsuv.graph.moments import COUNT, MEAN, VAR, Dims, Moments, Record, groups_of, is_usable, moments
+from onnx_lsuv.graph.moments import COUNT, MEAN, VAR, Moments, Record, is_usable
 from onnx_lsuv.graph.sheet import Sheet
 from onnx_lsuv.layers import Layer, channels_last
-
-
-def channel_moments(
-    sheet: Sheet, layer: Layer, raw: str, channels: int, dims: Dims | None, size: int | None
-) -> Moments:
-    """Write the nodes that measure each channel of a layer's output.
-
-    Args:
-        sheet: where to write.
-        layer: the layer.
-        raw: its output without a bias.
-        channels: how many there are.
-        dims: the output's shape as far as it is known.
-        size: the number of its values, where it is known.
-    """
-    elem_type = layer.source.elem_type
-    if channels_last(layer.node):
-        rows = sheet.reshape(raw, -1, channels)
-        return moments(sheet, rows, elem_type, groups_of(None), channels, size)
-    groups = groups_of(dims, leading=0 if channels == 1 else 2)
-    return moments(sheet, raw, elem_type, groups, channels, size)
 
 
 def within(sheet: Sheet, found: Moments) -> Moments:

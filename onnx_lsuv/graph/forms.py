@@ -243,9 +243,9 @@ class Forms:
         lead = min(names, key=lambda name: (-prod(sizes[name] or ()), ages.get(name, -1)))
         factor = self.form(lead).factor
         blocked = self._blocks_fit(node, names)
-        operands = []
         if blocked and node.op_type == "Add" and self._add(sheet, node, lead):
             return True
+        operands = []
         for name in node.inputs:
             form = self.in_blocks(sheet, name) if blocked else self.unblocked(sheet, name)
             operands.append(self._with_factor(sheet, form, factor))
@@ -258,11 +258,7 @@ class Forms:
         total, form, image = self.in_blocks(sheet, lead), self.in_blocks(sheet, other), self.image(lead)
         if form.factor == total.factor or image is None:
             return False
-        if total.factor is None:
-            ratio = form.factor
-        else:
-            ratio = sheet.op("Div", form.factor or sheet.book.constant(1, np.float32), total.factor)
-        assert ratio is not None
+        ratio = _ratio(sheet, form.factor or sheet.book.constant(1, np.float32), total.factor)
         made = add_product(sheet, form.name, ratio, total.name, padded(image[1], self.block))
         self.sums[node.outputs[0]] = made
         self.held[node.outputs[0]] = replace(total, name=made.output[0])
@@ -289,12 +285,10 @@ class Forms:
         """Return a value under a factor other than its own."""
         if form.factor == factor:
             return form.name
-        if factor is None:
-            assert form.factor is not None
-            return sheet.op("Mul", form.name, form.factor)
         if form.factor is None:
+            assert factor is not None
             return sheet.op("Div", form.name, factor)
-        return sheet.op("Mul", form.name, sheet.op("Div", form.factor, factor))
+        return sheet.op("Mul", form.name, _ratio(sheet, form.factor, factor))
 
     def _product(self, sheet: Sheet, node: Node) -> bool:
         names = node.inputs
@@ -313,3 +307,8 @@ class Forms:
         factor = sheet.op("Mul", *factors) if len(factors) == 2 else next(iter(factors), None)
         self._hold(sheet, node, [form.name for form in operands], Form("", factor, blocked))
         return True
+
+
+def _ratio(sheet: Sheet, own: str, wanted: str | None) -> str:
+    """Return what takes a value under one factor to another, which may be none."""
+    return own if wanted is None else sheet.op("Div", own, wanted)

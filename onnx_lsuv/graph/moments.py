@@ -148,6 +148,15 @@ def moments(
     return Moments(sheet.op("Div", count, each), first, variance, square)
 
 
+def channel_moments(
+    sheet: Sheet, value: str, elem_type: int, channels: int, dims: Dims | None, size: int | None
+) -> Moments:
+    """Write the nodes that measure each channel of a value by itself; arguments as for `moments` and `groups_of`."""
+    # Groups lie within one sample and one channel.
+    groups = groups_of(dims, leading=0 if channels == 1 else 2)
+    return moments(sheet, value, elem_type, groups, channels, size)
+
+
 def joined(sheet: Sheet, parts: Sequence[Moments]) -> Moments:
     """Put the moments of several values side by side."""
     rows = [[p.count for p in parts], [p.mean for p in parts], [p.var for p in parts]]

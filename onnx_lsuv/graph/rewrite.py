@@ -19,12 +19,13 @@ from dataclasses import replace
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from onnx_lsuv.graph.blocked import convolve, reads_plain, stored
-from onnx_lsuv.graph.center import centred, channel_moments, within
+from onnx_lsuv.graph.center import centred, within
 from onnx_lsuv.graph.control import write_control
 from onnx_lsuv.graph.forms import Form
 from onnx_lsuv.graph.moments import (
     Dims,
     Moments,
+    channel_moments,
     first_usable,
     from_record,
     groups_of,
@@ -36,7 +37,7 @@ from onnx_lsuv.graph.moments import (
 from onnx_lsuv.graph.nodes import neutral, proto_of
 from onnx_lsuv.graph.sheet import Sheet
 from onnx_lsuv.graph.state import Kept, Rewriter, channels, columns, keys_inside, norm_key
-from onnx_lsuv.layers import Body, Layer, Node, bias_position
+from onnx_lsuv.layers import Body, Layer, Node, bias_position, channels_last
 
 # Layers of two operands, linear in both.
 _WAITING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -129,12 +130,11 @@ def _layer(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, 
         term = node.inputs[layer.addend.position]
         raw = node.inputs[1 - layer.addend.position]
 
-    width, dims = columns(rw, layer), _dims(rw, layer)
-    centre = layer.weight in rw.centred
+    width, centre = columns(rw, layer), layer.weight in rw.centred
 
     def own() -> Moments:
         if centre:
-            return channel_moments(sheet, layer, raw, width, dims, _size(dims))
+            return _measure_channels(rw, sheet, layer, raw, width)
         found = _measure(rw, sheet, layer, raw)
         if width == 1:
             return found
@@ -229,6 +229,14 @@ def _measure(rw: Rewriter, sheet: Sheet, layer: Layer, value: str) -> Moments:
     return moments(sheet, value, layer.source.elem_type, groups_of(dims), size=_size(dims))
 
 
+def _measure_channels(rw: Rewriter, sheet: Sheet, layer: Layer, value: str, channels: int) -> Moments:
+    dims = _dims(rw, layer)
+    size = _size(dims)
+    if channels_last(layer.node):
+        value, dims = sheet.reshape(value, -1, channels), None
+    return channel_moments(sheet, value, layer.source.elem_type, channels, dims, size)
+
+
 def _size(dims: Dims | None) -> int | None:
     """Return the number of values of a shape, where all of it is known."""
     return None if dims is None or None in dims else math.prod(d for d in dims if d is not None)
@@ -267,10 +275,9 @@ def _norm(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, t
     stored = rw.plan.program.constants[norm.mean].elem_type
     elem_type = known.elem_type if known is not None else stored
     dims = known.dims if known is not None else None
-    groups = groups_of(dims, leading=0 if width == 1 else 2)
 
     def own() -> Moments:
-        return moments(sheet, node.inputs[0], elem_type, groups, width, _size(dims))
+        return channel_moments(sheet, node.inputs[0], elem_type, width, dims, _size(dims))
 
     found = _merge(rw, sheet, records, norm_key(norm), own, width, top=top)
     mean, var = (sheet.cast(row, stored) for row in (found.mean, found.var))

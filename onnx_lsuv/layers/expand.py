@@ -23,7 +23,7 @@ from onnx_lsuv.layers.program import (
 )
 from onnx_lsuv.layers.protos import MODEL_FUNCTIONS, Names, attributes_of, home_of, renamed, scope_name, tensor_of
 from onnx_lsuv.layers.unfuse import unfused
-from onnx_lsuv.model import Model, Site
+from onnx_lsuv.model import Model, Site, unused
 
 # Protobuf field numbers on the way from a ModelProto to a tensor (onnx.proto).
 MODEL_GRAPH = 7
@@ -107,12 +107,9 @@ class _Expander:
 
     def unique(self, name: str) -> str:
         """Return the name itself, or with a suffix where another scope has it already."""
-        candidate, n = name, 1
-        while candidate in self.taken:
-            n += 1
-            candidate = f"{name}.{n}"
-        self.taken.add(candidate)
-        return candidate
+        free = unused(name, self.taken)
+        self.taken.add(free)
+        return free
 
     def graph(
         self,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from onnx_lsuv.model.edits import promoted
 from onnx_lsuv.model.elements import Array
 from onnx_lsuv.model.loading import Model, digest, from_proto, is_hollow, load
+from onnx_lsuv.model.names import unused
 from onnx_lsuv.model.saving import save, to_bytes
 from onnx_lsuv.model.values import fill, message, read, rewritten, tensors, with_values
 from onnx_lsuv.model.weights import save_weights
@@ -33,5 +34,6 @@ __all__ = [
     "save_weights",
     "tensors",
     "to_bytes",
+    "unused",
     "with_values",
 ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from onnx_lsuv.errors import ModelError, OutputError
 from onnx_lsuv.model.edits import data_edits, externals, model_edits
 from onnx_lsuv.model.loading import Model, load
+from onnx_lsuv.model.names import unused
 from onnx_lsuv.model.place import place
 from onnx_lsuv.model.splice import Piece, splice
 from onnx_lsuv.model.values import data_file, label
@@ -40,7 +41,7 @@ def save(model: Model, path: str | os.PathLike[str], *, force: bool = False) -> 
     then replaced itself, and what it leads to stays. Raises OutputError where the output cannot be written or is one of
     the model's own files, ModelError where a value cannot be placed.
     """
-    target = _target(model, path, force)
+    target = target_of(model, path, force)
     outside = externals(model)
     where = {one.key: label(model, site) for site, one in outside.items()}
     sources = {key: data_file(model, key, where[key]) for key in where}
@@ -66,7 +67,7 @@ def _within_limit(pieces: list[Piece], name: str) -> list[Piece]:
     return pieces
 
 
-def _target(model: Model, path: str | os.PathLike[str], force: bool) -> Path:
+def target_of(model: Model, path: str | os.PathLike[str], force: bool) -> Path:
     """Return where to write, its folder resolved; raise OutputError where that must not or cannot be written."""
     given = os.fspath(path)
     target = Path(given)
@@ -117,11 +118,8 @@ def _names(model: Model, target: Path, keys: tuple[str, ...], force: bool) -> di
     for key in keys:
         if key in names:
             continue
-        name = base = f"{target.name}.data" if len(keys) == 1 else f"{target.name}.{Path(key).name}"
-        number = 1
-        while name in names.values():
-            number += 1
-            name = f"{base}.{number}"
+        wanted = f"{target.name}.data" if len(keys) == 1 else f"{target.name}.{Path(key).name}"
+        name = unused(wanted, names.values())
         file = target.parent / name
         _refuse_inputs(model, file)
         _refuse_existing(file, force)

@@ -124,7 +124,7 @@ def with_values(model: Model, values: Mapping[Site, Array]) -> Model:
     merged = dict(model.values)
     for site, given in values.items():
         value = np.asarray(given)
-        dtype, shape = _wanted(model, site)
+        dtype, shape = form_of(model, site)
         if value.dtype.newbyteorder("=") != dtype or (shape is not None and value.shape != shape):
             raise UsageError(
                 f"{label(model, site)} should get {dtype.name} values of shape "
@@ -136,7 +136,8 @@ def with_values(model: Model, values: Mapping[Site, Array]) -> Model:
     return replace(model, values=MappingProxyType(merged))
 
 
-def _wanted(model: Model, site: Site) -> tuple[np.dtype[Any], tuple[int, ...] | None]:
+def form_of(model: Model, site: Site) -> tuple[np.dtype[Any], tuple[int, ...] | None]:
+    """Return the type and the shape that new values at a site must have; None for a shape that the file leaves open."""
     kind, here = message(model, site)
     where = label(model, site)
     if kind == "tensor":

@@ -27,11 +27,12 @@ import onnx
 from onnx_lsuv.errors import OutputError, UsageError
 from onnx_lsuv.model.edits import promoted
 from onnx_lsuv.model.loading import Model
+from onnx_lsuv.model.names import unused
 from onnx_lsuv.model.place import place
-from onnx_lsuv.model.saving import _target
+from onnx_lsuv.model.saving import target_of
 from onnx_lsuv.model.splice import Piece
 from onnx_lsuv.model.tensors import count, to_raw
-from onnx_lsuv.model.values import _wanted, holds_initializers, read
+from onnx_lsuv.model.values import form_of, holds_initializers, read
 from onnx_lsuv.model.wire import Site
 
 _DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -66,7 +67,7 @@ def save_weights(model: Model, path: str | os.PathLike[str], *, force: bool = Fa
     suffix = Path(path).suffix.lower()
     if suffix not in writers:
         raise UsageError(f"Expected weights to go to a .safetensors or .npz file, found {os.fspath(path)!r}.")
-    target = _target(model, path, force)
+    target = target_of(model, path, force)
     entries = _entries(model)
     _check(entries, target, suffix)
     place([(target, writers[suffix](model, entries))], force)
@@ -76,13 +77,10 @@ def save_weights(model: Model, path: str | os.PathLike[str], *, force: bool = Fa
 def _entries(model: Model) -> list[_Entry]:
     found: dict[str, _Entry] = {}
     for label, site in _sites(model):
-        dtype, shape = _wanted(model, site)
+        dtype, shape = form_of(model, site)
         if dtype.name not in _DTYPES:
             continue
-        name, number = label, 1
-        while name in found:
-            number += 1
-            name = f"{label}.{number}"
+        name = unused(label, found)
         found[name] = _Entry(name, site, dtype, model.values[site].shape if shape is None else shape)
     return list(found.values())
 

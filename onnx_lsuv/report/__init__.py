@@ -2,10 +2,10 @@
 
 from onnx_lsuv.report.document import SCHEMA, as_json, document
 from onnx_lsuv.report.github import as_github
-from onnx_lsuv.report.layout import number, shape, shortened, table
+from onnx_lsuv.report.layout import number, shape, shortened
 from onnx_lsuv.report.markdown import as_markdown
 from onnx_lsuv.report.page import as_html
-from onnx_lsuv.report.text import beside, plan, summary, text
+from onnx_lsuv.report.text import plan, text
 from onnx_lsuv.report.verdict import misses, told, verdict
 
 __all__ = [
@@ -14,15 +14,12 @@ __all__ = [
     "as_html",
     "as_json",
     "as_markdown",
-    "beside",
     "document",
     "misses",
     "number",
     "plan",
     "shape",
     "shortened",
-    "summary",
-    "table",
     "text",
     "told",
     "verdict",

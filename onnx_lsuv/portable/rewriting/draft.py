@@ -19,7 +19,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnx_lsuv.errors import OutputError
 from onnx_lsuv.layers.program import DEFAULT_DOMAINS
 from onnx_lsuv.lsuv.scratch import Scratch
-from onnx_lsuv.model import HOLLOW_BYTES, Array, Model, Site, is_hollow, message, read, rewritten, tensors
+from onnx_lsuv.model import HOLLOW_BYTES, Array, Model, Site, is_hollow, message, read, rewritten, tensors, unused
 from onnx_lsuv.portable.rewriting.scopes import all_names, remove_nodes
 
 _MARK = "onnx_lsuv.mark"
@@ -103,10 +103,7 @@ class Draft:
     def fresh(self, wanted: str) -> str:
         """Return a name that no value has yet: the wanted one, or with a number behind it."""
         self.taken = self.taken or all_names(self.graph)
-        name, number = wanted, 1
-        while name in self.taken:
-            number += 1
-            name = f"{wanted}_{number}"
+        name = unused(wanted, self.taken, "_")
         self.taken.add(name)
         return name
 

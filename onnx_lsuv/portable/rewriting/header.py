@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-from onnx_lsuv.model import tensors
+from onnx_lsuv.model import tensors, unused
 from onnx_lsuv.portable.rewriting.draft import Draft
 from onnx_lsuv.portable.rewriting.scopes import all_graphs, graphs_of
 
@@ -85,10 +85,8 @@ def name_nodes(draft: Draft) -> None:
         seen: set[str] = set()
         for node in graph.node:
             if node.name and node.name in seen:
-                old, number = node.name, 2
-                while f"{old}_{number}" in names:
-                    number += 1
-                node.name = f"{old}_{number}"
+                old = node.name
+                node.name = unused(old, names, "_")
                 names.add(node.name)
                 draft.did("node renamed", node.name, f"ONNX Runtime refuses two named {old!r}")
             seen.add(node.name)
