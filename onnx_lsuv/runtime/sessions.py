@@ -1,0 +1,171 @@
+"""Sessions: a model is loaded and run."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from onnx_lsuv.errors import DataError, DeviceError, LsuvError, ModelError
+from onnx_lsuv.runtime.devices import Device, limited
+from onnx_lsuv.runtime.package import package, version
+
+# ONNX Runtime cuts a matrix product into as many parts as it has threads, and the parts' shapes decide the order of
+# sums. So the number of parts is the machine's, whatever it is asked to use: how many cores the threads may run on is
+# a matter of affinity, and the bytes are the same for any number.
+_PARTS = min(os.cpu_count() or 1, 16)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Session:
+    """A loaded model."""
+
+    session: Any
+    device: Device
+
+
+def load(model: bytes, device: Device) -> Session:
+    """Load a serialised model.
+
+    Raises:
+        ModelError: ONNX Runtime refuses the model.
+        DeviceError: it would not run on the device asked for.
+    """
+    ort = package()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = _PARTS
+    options.log_severity_level = 4
+    options.use_deterministic_compute = True
+    # Weights are inputs here, so the levels above find nothing to fuse; and some of their passes crash (see README).
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    # Buffers are used once: planning them ahead for the next run is lost work.
+    options.enable_mem_pattern = False
+    # The next stage takes the memory of the last one: fresh memory is slow to touch.
+    _share_memory()
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    # Threads that wait by spinning take the cores from the next stage's session, and from everybody else.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for library in device.custom_ops:
+        try:
+            options.register_custom_ops_library(library)
+        except Exception as error:
+            raise DeviceError(
+                f"The custom-operator library {library!r} cannot be loaded: {_message(error)}."
+            ) from error
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if device.kind == "cuda":
+        cuda = {
+            "device_id": str(device.index),
+            "use_tf32": "1" if device.allow_tf32 else "0",
+            "cudnn_conv_algo_search": "HEURISTIC",
+        }
+        providers.insert(0, ("CUDAExecutionProvider", cuda))
+    try:
+        # The session's threads inherit the affinity of the thread that makes them.
+        with limited(device.threads):
+            session = ort.InferenceSession(model, options, providers=providers)
+    except Exception as error:
+        raise _refused(error) from error
+    if device.kind == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
+        raise DeviceError(
+            f"The device {device.name!r} was asked for, but ONNX Runtime could not start CUDA: check that the CUDA and "
+            "cuDNN libraries match the installed 'onnxruntime-gpu', or use '--device cpu'."
+        )
+    return Session(session, device)
+
+
+def run(session: Session, inputs: Mapping[str, Any], outputs: Sequence[str], on_host: Set[str]) -> dict[str, Any]:
+    """Run a session once.
+
+    Args:
+        session: what to run.
+        inputs: an OrtValue for each input.
+        outputs: names to compute.
+        on_host: those of them wanted on the host; the others stay on the device.
+
+    Raises:
+        DataError: an index in the data lies outside the model's tables.
+        DeviceError: anything else that goes wrong while running.
+    """
+    ort = package()
+    binding = session.session.io_binding()
+    for name, value in inputs.items():
+        binding.bind_ortvalue_input(name, value)
+    device = session.device
+    for name in outputs:
+        kind = "cpu" if name in on_host else device.kind
+        binding.bind_output(name, kind, device.index if kind == "cuda" else 0)
+    options = ort.RunOptions()
+    options.log_severity_level = 4
+    try:
+        with limited(device.threads):
+            session.session.run_with_iobinding(binding, options)
+    except Exception as error:
+        text = _message(error)
+        if re.search(
+            r"ind(ex|ices).*(bounds|range)|out of (data )?bounds|out of range value in ind", text, re.IGNORECASE
+        ):
+            raise DataError(f"An index in the data lies outside a table of the model: {text}.") from error
+        raise DeviceError(f"ONNX Runtime could not run the model on this data: {text}.") from error
+    return dict(zip(outputs, binding.get_outputs(), strict=True))
+
+
+@lru_cache(maxsize=1)
+def _share_memory() -> None:
+    """Make the allocator of host memory that all sessions share."""
+    ort = package()
+    host = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    # It grows by what is asked for, not to the next power of two.
+    ort.create_and_register_allocator(host, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
+
+
+def release(device: Device) -> None:
+    """Give back the host memory that the runs so far took and no value holds any more, if the device does not keep it.
+
+    It is slow to come again, so a device that a caller opened keeps it for the next run.
+    """
+    if device.kept:
+        return
+    ort = package()
+    tensor = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    node = helper.make_node("Identity", ["x"], ["y"])
+    graph = helper.make_graph([node], "nothing", [tensor], [onnx.ValueInfoProto(name="y")])
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 13)])
+    session = load(model.SerializeToString(), Device("cpu", 1, False, ()))
+    # The allocator is cleared out at the end of a run that asks for it.
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    session.session.run(None, {"x": np.zeros(1, np.float32)}, options)
+
+
+def _refused(error: Exception) -> LsuvError:
+    text = _message(error)
+    unknown = re.search(r"([\w.]*):?(\w+)\(-?\d+\) is not a registered function/op", text)
+    if unknown:
+        name = ".".join(part for part in unknown.groups() if part)
+        return ModelError(
+            f"ONNX Runtime does not know the operator {name!r}: name the library that holds it with '--custom-ops'."
+        )
+    return ModelError(f"ONNX Runtime {version()} cannot load the model: {text}.")
+
+
+def _message(error: Exception) -> str:
+    """Return ONNX Runtime's own words without its code and source positions."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"^Error in execution: ", "", text)
+    text = re.sub(
+        r"^Non-zero status code returned while running (\w+) node\. Name:'([^']*)' Status Message: ", r"\1 '\2': ", text
+    )
+    # The source position, and what C++ says of the function: "file.cc:12 void f(const Tensor*) [with T = float] ".
+    text = re.sub(r"\S*/onnxruntime\S*:\d+ (?:[^\[]*?\)(?: const)? \[with [^\]]*\] )?", "", text)
+    # Names of nodes are ours: the label in the file, and the output.
+    text = re.sub(r"('[^']*?) -> [^']*'", r"\1'", text)
+    return text.rstrip(". ")[:400]

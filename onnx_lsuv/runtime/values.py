@@ -1,0 +1,46 @@
+"""Values: arrays on the host, and what ONNX Runtime holds."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, TypeProto
+
+from onnx_lsuv.errors import DeviceError
+from onnx_lsuv.runtime.package import package
+
+
+def value_of(array: NDArray[Any], elem_type: int) -> Any:
+    """Return an OrtValue over an array's own memory.
+
+    The array must be C-contiguous, in native byte order, and outlive the value.
+    """
+    ort = package()
+    if elem_type == TensorProto.BFLOAT16:
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), elem_type)
+    return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+def type_of(value: Any) -> TypeProto:
+    """Return the type of an OrtValue, its shape left open."""
+    result = TypeProto()
+    text = value.data_type()
+    if value.is_tensor():
+        result.tensor_type.elem_type = value.element_type()
+        return result
+    inner = re.fullmatch(r"seq\(tensor\((\w+)\)\)", text)
+    if inner:
+        name = {"float": "FLOAT", "double": "DOUBLE"}.get(inner[1], inner[1].upper())
+        result.sequence_type.elem_type.tensor_type.elem_type = TensorProto.DataType.Value(name)
+        return result
+    raise DeviceError(
+        f"A value of type {text} lies between two batches' stages, which is not supported: give one batch."
+    )
+
+
+def array_of(value: Any) -> NDArray[Any]:
+    """Return an OrtValue's contents on the host."""
+    return np.asarray(value.numpy())
