@@ -81,13 +81,20 @@ def test_bfloat16() -> None:
     assert runtime.array_of(runtime.run(one, {"x": value}, ["y"], {"y"})["y"]).tolist() == [1.5, -2, 0.25]
 
 
-def test_types_of_values() -> None:
-    kind = runtime.type_of(runtime.value_of(normal(2, 2, dtype=np.float16), TensorProto.FLOAT16))
-    assert kind.tensor_type.elem_type == TensorProto.FLOAT16
-    assert not kind.tensor_type.HasField("shape")
-    one = session("g (float[N] x) => (seq(float[N]) y) { y = SequenceConstruct(x, x) }")
-    out = runtime.run(one, {"x": runtime.value_of(normal(3), 1)}, ["y"], set())
-    assert runtime.type_of(out["y"]).sequence_type.elem_type.tensor_type.elem_type == TensorProto.FLOAT
+def test_types_of_outputs() -> None:
+    one = session(
+        "g (float16[N] x, bfloat16[N] b, string[N] s) => (float16[N] y, seq(float16[N]) z, bfloat16 c, string t)"
+        " { y = Relu(x) z = SequenceConstruct(x, x) c = Identity(b) t = Identity(s) }"
+    )
+    types = runtime.output_types(one)
+    assert types["y"].tensor_type.elem_type == TensorProto.FLOAT16
+    assert not types["y"].tensor_type.HasField("shape")
+    assert types["z"].sequence_type.elem_type.tensor_type.elem_type == TensorProto.FLOAT16
+    assert types["c"].tensor_type.elem_type == TensorProto.BFLOAT16
+    assert types["t"].tensor_type.elem_type == TensorProto.STRING
+    maybe = session("g (float[N] x) => (optional(float[N]) y) { y = Optional(x) }")
+    with pytest.raises(DeviceError, match=r"optional\(tensor\(float\)\).*give one batch"):
+        runtime.output_types(maybe)
 
 
 def test_unknown_operator_is_named(capfd: pytest.CaptureFixture[str]) -> None:

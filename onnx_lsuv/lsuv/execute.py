@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +14,15 @@ from onnx import TensorProto, TypeProto
 
 from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batch, Batches
-from onnx_lsuv.graph import Calibration, Record, close, first_usable_of, pooled
+from onnx_lsuv.graph import Calibration, Record, Stage, close, first_usable_of, pooled
 from onnx_lsuv.layers import Program
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import is_hollow, read
-from onnx_lsuv.runtime import Device
+from onnx_lsuv.runtime import Device, Session
 
 Array = NDArray[Any]
 Progress = Callable[[str, int, int], None]
+_Loaded = tuple[Stage, frozenset[str], Session]
 
 
 def quiet(phase: str, done: int, total: int) -> None:
@@ -54,41 +57,37 @@ def execute(
     pooled_cuts: dict[str, Record] = {}
     finals: dict[str, list[Array]] = {}
     kept: list[dict[str, _Held]] = [{} for _ in range(len(batches))]
-    types: dict[str, TypeProto] = {}
     common: dict[str, _Held] = {}  # kept values that all batches have in common
     total, done = sum(1 if stage.once else len(batches) for stage in calibration.stages), 0
-    for stage in calibration.stages:
-        fed = {name for name in stage.constants if name in new or _comes_from_file(program, name)}
-        fixed = {name: value_of_constant(program, name, new) for name in fed}
-        arrays = {name: array for name, (array, _) in fixed.items()}  # kept alive while bound
-        model = close(calibration, stage, fed, types, {n: program.constants[n].elem_type for n in fed})
-        session = runtime.load(model, device)
-        inputs = {name: runtime.value_of(array, e) for name, (array, e) in fixed.items()}
-        inputs |= {name: runtime.value_of(pooled_cuts[name].reshape(-1), TensorProto.DOUBLE) for name in stage.pooled}
-        collected: dict[str, list[Array]] = {name: [] for name in stage.cuts}
-        for i, store in enumerate([common] if stage.once else kept):
-            batch: Batch = batches[i] if stage.inputs else {}
-            data = {name: runtime.value_of(batch[name], element[name]) for name in stage.inputs}
-            carried = {name: (store.get(name) or common[name]).value for name in stage.carried}
-            wanted = tuple(dict.fromkeys((*stage.cuts, *stage.finals, *stage.kept)))
-            out = runtime.run(session, {**inputs, **data, **carried}, wanted, {*stage.cuts, *stage.finals})
-            for name in stage.cuts:
-                collected[name].append(runtime.array_of(out[name]).reshape(3, -1))
-            for name in stage.finals:
-                finals.setdefault(name, []).append(runtime.array_of(out[name]).reshape(3, -1))
-            for name in stage.kept:
-                store[name] = _hold(out[name], device, scratch)
-                if name not in types:
-                    types[name] = runtime.type_of(out[name])
-            for name in stage.finished:
-                if name in store:
-                    scratch.release(store.pop(name).reserved)
-            done += 1
-            progress(phase, done, total)
-        for name in common.keys() & set(stage.finished):
-            scratch.release(common.pop(name).reserved)
-        pooled_cuts |= {name: pooled(records) for name, records in collected.items()}
-        del arrays
+    with closing(_loaded(calibration, new, device)) as loaded:
+        for stage, fed, session in loaded:
+            fixed = {name: value_of_constant(program, name, new) for name in fed}  # kept alive while bound
+            inputs = {name: runtime.value_of(array, e) for name, (array, e) in fixed.items()}
+            inputs |= {
+                name: runtime.value_of(pooled_cuts[name].reshape(-1), TensorProto.DOUBLE) for name in stage.pooled
+            }
+            collected: dict[str, list[Array]] = {name: [] for name in stage.cuts}
+            for i, store in enumerate([common] if stage.once else kept):
+                batch: Batch = batches[i] if stage.inputs else {}
+                data = {name: runtime.value_of(batch[name], element[name]) for name in stage.inputs}
+                carried = {name: (store.get(name) or common[name]).value for name in stage.carried}
+                wanted = tuple(dict.fromkeys((*stage.cuts, *stage.finals, *stage.kept)))
+                out = runtime.run(session, {**inputs, **data, **carried}, wanted, {*stage.cuts, *stage.finals})
+                for name in stage.cuts:
+                    collected[name].append(runtime.array_of(out[name]).reshape(3, -1))
+                for name in stage.finals:
+                    finals.setdefault(name, []).append(runtime.array_of(out[name]).reshape(3, -1))
+                for name in stage.kept:
+                    store[name] = _hold(out[name], device, scratch)
+                for name in stage.finished:
+                    if name in store:
+                        scratch.release(store.pop(name).reserved)
+                done += 1
+                progress(phase, done, total)
+            for name in common.keys() & set(stage.finished):
+                scratch.release(common.pop(name).reserved)
+            pooled_cuts |= {name: pooled(records) for name, records in collected.items()}
+            del fixed, inputs
     results = {}
     for key, names in calibration.records.items():
         found = [
@@ -97,6 +96,31 @@ def execute(
         if found:
             results[key] = first_usable_of(found)
     return results
+
+
+def _loaded(calibration: Calibration, new: Mapping[str, Array], device: Device) -> Generator[_Loaded, None, None]:
+    """Yield each stage, the constants that are fed to it and its session; while it runs, the next one is loaded."""
+    program, types = calibration.program, dict[str, TypeProto]()
+
+    def load(stage: Stage) -> _Loaded:
+        fed = frozenset(n for n in stage.constants if n in new or _comes_from_file(program, n))
+        model = close(calibration, stage, fed, types, {n: program.constants[n].elem_type for n in fed})
+        return stage, fed, runtime.load(model, device)
+
+    stages = iter(calibration.stages)
+    with ThreadPoolExecutor(1, thread_name_prefix="load") as pool:
+
+        def start() -> Future[_Loaded] | None:
+            stage = next(stages, None)
+            return pool.submit(load, stage) if stage else None
+
+        coming = start()
+        while coming:
+            ready = coming.result()
+            made = runtime.output_types(ready[2])
+            types |= {name: made[name] for name in ready[0].kept}
+            coming = start()
+            yield ready
 
 
 @dataclass(frozen=True, slots=True, eq=False)

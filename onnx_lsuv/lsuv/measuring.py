@@ -62,7 +62,7 @@ def measure(
         block = runtime.block(where)
         calibration = build(plan, shapes_of(data), rescale=False, staged=False, targets=targets, block=block)
         records = execute(calibration, data, {}, where, Scratch(default_limit()), progress, "verify")
-        runtime.release(where)
+    runtime.release(where)
     if like is not None:
         rows = [
             verified_row(row, records.get(layer.weight), tolerance, layer)

@@ -129,7 +129,6 @@ def initialize(
                 block=runtime.block(where),
             )
             records = execute(calibration, data, values, where, room, progress)
-            runtime.release(where)
             channels = {key: records[key] for key in centres.found if key in records}
             records |= {key: within_channels(record) for key, record in channels.items()}
             if rescale:
@@ -139,6 +138,7 @@ def initialize(
                 values |= bias_values(plan, centres, channels, scales)
             norms = _norm_values(plan, records)
             values |= norms
+        runtime.release(where)
     rows = [drawn_row(plan, layer, drawn.methods, records, scales, targets, rescale=rescale) for layer in plan.layers]
     lowered = {key for key, std in targets.items() if std < target_std}
     guidance = map(str, guide(plan, lowered)) if rescale else ()

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from onnx_lsuv.runtime.devices import Device, block, device_of, open_device
 from onnx_lsuv.runtime.package import version
-from onnx_lsuv.runtime.sessions import Session, load, release, run
-from onnx_lsuv.runtime.values import array_of, type_of, value_of
+from onnx_lsuv.runtime.sessions import Session, load, output_types, release, run
+from onnx_lsuv.runtime.values import array_of, value_of
 
 __all__ = [
     "Device",
@@ -24,9 +24,9 @@ __all__ = [
     "device_of",
     "load",
     "open_device",
+    "output_types",
     "release",
     "run",
-    "type_of",
     "value_of",
     "version",
 ]

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, TypeProto, helper
 
 from onnx_lsuv.errors import DataError, DeviceError, LsuvError, ModelError
 from onnx_lsuv.runtime.devices import Device, limited
 from onnx_lsuv.runtime.package import package, version
+from onnx_lsuv.runtime.values import type_of
 
 # ONNX Runtime cuts a matrix product into as many parts as it has threads, and the parts' shapes decide the order of
 # sums. So the number of parts is the machine's, whatever it is asked to use: how many cores the threads may run on is
@@ -45,6 +46,8 @@ def load(model: bytes, device: Device) -> Session:
     options.use_deterministic_compute = True
     # Weights are inputs here, so the levels above find nothing to fuse; and some of their passes crash (see README).
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    # Nodes run in the order in which they are written: what a layer needs is made right before it, not long before.
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     # Buffers are used once: planning them ahead for the next run is lost work.
     options.enable_mem_pattern = False
     # The next stage takes the memory of the last one: fresh memory is slow to touch.
@@ -79,6 +82,11 @@ def load(model: bytes, device: Device) -> Session:
             "cuDNN libraries match the installed 'onnxruntime-gpu', or use '--device cpu'."
         )
     return Session(session, device)
+
+
+def output_types(session: Session) -> dict[str, TypeProto]:
+    """Return the types of a session's outputs, their shapes left open."""
+    return {output.name: type_of(output.type) for output in session.session.get_outputs()}
 
 
 def run(session: Session, inputs: Mapping[str, Any], outputs: Sequence[str], on_host: Set[str]) -> dict[str, Any]:

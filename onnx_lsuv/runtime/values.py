@@ -24,21 +24,21 @@ def value_of(array: NDArray[Any], elem_type: int) -> Any:
     return ort.OrtValue.ortvalue_from_numpy(array)
 
 
-def type_of(value: Any) -> TypeProto:
-    """Return the type of an OrtValue, its shape left open."""
+def type_of(text: str) -> TypeProto:
+    """Return the type that ONNX Runtime names, such as "tensor(float)", its shape left open.
+
+    Raises:
+        DeviceError: it is neither a tensor nor a sequence of tensors.
+    """
+    found = re.fullmatch(r"(seq\()?tensor\((\w+)\)\)?", text)
+    if not found:
+        raise DeviceError(
+            f"A value of type {text} lies between two batches' stages, which is not supported: give one batch."
+        )
     result = TypeProto()
-    text = value.data_type()
-    if value.is_tensor():
-        result.tensor_type.elem_type = value.element_type()
-        return result
-    inner = re.fullmatch(r"seq\(tensor\((\w+)\)\)", text)
-    if inner:
-        name = {"float": "FLOAT", "double": "DOUBLE"}.get(inner[1], inner[1].upper())
-        result.sequence_type.elem_type.tensor_type.elem_type = TensorProto.DataType.Value(name)
-        return result
-    raise DeviceError(
-        f"A value of type {text} lies between two batches' stages, which is not supported: give one batch."
-    )
+    inner = result.sequence_type.elem_type if found[1] else result
+    inner.tensor_type.elem_type = TensorProto.DataType.Value(found[2].upper())
+    return result
 
 
 def array_of(value: Any) -> NDArray[Any]:
