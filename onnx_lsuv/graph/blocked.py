@@ -68,7 +68,17 @@ def pools_in_blocks(node: Node) -> bool:
     return not (dilated and automatic)
 
 
-def convolve(sheet: Sheet, node: Node, x: str, weight: str, shape: tuple[int, ...], block: int, *, plain: bool) -> str:
+def convolve(
+    sheet: Sheet,
+    node: Node,
+    x: str,
+    weight: str,
+    factor: str | None,
+    shape: tuple[int, ...],
+    block: int,
+    *,
+    plain: bool,
+) -> str:
     """Write a convolution without bias; return the name of its output in blocks.
 
     Args:
@@ -76,6 +86,7 @@ def convolve(sheet: Sheet, node: Node, x: str, weight: str, shape: tuple[int, ..
         node: the convolution.
         x: its image, in blocks or, with `plain`, as it was.
         weight: the weight, as it was.
+        factor: a number that the weight is multiplied by; None for 1.
         shape: the weight's shape (M, C/g, kh, kw).
         block: channels side by side.
         plain: see `x`.
@@ -95,7 +106,9 @@ def convolve(sheet: Sheet, node: Node, x: str, weight: str, shape: tuple[int, ..
             filters = sheet.reshape(filters, rows // block, columns // block, block, places, block)
             filters = sheet.op("Transpose", filters, perm=[0, 1, 3, 2, 4])
         c = columns
-    filters = sheet.reshape(filters, rows, c, *kernel)
+    shape = (rows, c, *kernel)
+    # Now that there is a copy, it can be multiplied in place.
+    filters = sheet.reshape(filters, *shape) if factor is None else sheet.multiply(filters, factor, *shape)
     if depthwise:
         group = helper.make_attribute("group", rows)
         node = replace(node, attributes={**node.attributes, "group": group})

@@ -181,14 +181,16 @@ def _waiting_layer(rw: Rewriter, sheet: Sheet, layer: Layer, records: dict[str, 
     else:
         form = forms.form(inputs[at]) if plain else forms.in_blocks(sheet, inputs[at])
     inputs[at] = form.name
-    if form.factor is not None:
-        smaller = at if dims is not None and math.prod(dims) < math.prod(shape) else layer.position
-        inputs[smaller] = sheet.op("Mul", inputs[smaller], form.factor)
+    factor = form.factor
+    if factor is not None and dims is not None and math.prod(dims) < math.prod(shape):
+        inputs[at], factor = sheet.op("Mul", inputs[at], factor), None
     if plain is None or image is None:
+        if factor is not None:
+            inputs[layer.position] = sheet.multiply(inputs[layer.position], factor, *shape)
         raw = sheet.book.fresh()
         sheet.nodes.append(proto_of(replace(node, inputs=tuple(inputs), outputs=(raw,))))
     else:
-        raw = convolve(sheet, node, inputs[0], inputs[1], shape, forms.block, plain=not form.blocked)
+        raw = convolve(sheet, node, inputs[0], inputs[1], factor, shape, forms.block, plain=not form.blocked)
 
     def own() -> Moments:
         if plain is None or image is None:

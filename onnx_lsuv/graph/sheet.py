@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,13 @@ class Sheet:
     def reshape(self, value: str, *shape: int) -> str:
         """Reshape a value; 0 copies a dimension, -1 takes the rest, no numbers at all give a scalar."""
         return self.op("Reshape", value, self.ints(*shape))
+
+    def multiply(self, value: str, factor: str, *shape: int) -> str:
+        """Multiply a value, which need not have its final shape yet, by a number; return it in a shape."""
+        if 1 not in shape[-2:]:
+            return self.op("Mul", self.reshape(value, *shape), factor)
+        # ONNX Runtime goes from value to value where the last dimensions are 1, which takes 25 times as long.
+        return self.reshape(self.op("Mul", self.reshape(value, prod(shape)), factor), *shape)
 
     def reduce(self, op_type: str, value: str, axes: Sequence[int], *, keep: bool = False) -> str:
         """Reduce over axes, which disappear or, with `keep`, stay with a length of 1."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from onnx import helper
 from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batch, Batches, default_limit
 from onnx_lsuv.errors import DataError, ModelError, UsageError
-from onnx_lsuv.graph import COUNT, MEAN, VAR, Record, build, norm_key, within_channels
+from onnx_lsuv.graph import COUNT, MEAN, VAR, Calibration, Record, build, norm_key, within_channels
 from onnx_lsuv.layers import Parameters, Plan
 from onnx_lsuv.lsuv.center import Centres, bias_values, centres_of
 from onnx_lsuv.lsuv.draw import METHODS, Array, draw, multiply
@@ -106,28 +107,26 @@ def initialize(
         if batches is None and (rescale or plan.norms):
             raise DataError(f"{model.name} has to run on data: give a list of batches {{input name: array}}")
         data = None if batches is None else checked(model, batches)
-    with clock("draw"):
-        room = Scratch(memory if memory is not None else default_limit(), scratch)
-        drawn = draw(plan, init, seed, where.threads, progress, room)
-        others = fresh_values(plan, found, seed, where.threads, room) if fresh else {}
-        values = {**drawn.values, **others}
-        if not rescale:
-            values = _without_stored(plan, values, others, init)
+    with ThreadPoolExecutor(1, thread_name_prefix="build") as beside:
+        # Drawing leaves Python alone most of the time, so that the graph can be made meanwhile.
+        making = None
+        if data is not None and (rescale or plan.norms):
+            making = beside.submit(_graph, plan, data, where, targets, centres, rescale=rescale)
+        with clock("draw"):
+            room = Scratch(memory if memory is not None else default_limit(), scratch)
+            drawn = draw(plan, init, seed, where.threads, progress, room)
+            others = fresh_values(plan, found, seed, where.threads, room) if fresh else {}
+            values = {**drawn.values, **others}
+            if not rescale:
+                values = _without_stored(plan, values, others, init)
+        calibration = None
+        if making is not None:
+            with clock("calibrate"):
+                calibration = making.result()
     records: dict[str, Record] = {}
     scales: dict[str, float] = {}
-    if data is not None and (rescale or plan.norms):
+    if data is not None and calibration is not None:
         with clock("calibrate"):
-            # Without layers in its plan the graph computes them as they are, and only the norms are set.
-            measured = plan if rescale else replace(plan, layers=(), weights={})
-            calibration = build(
-                measured,
-                shapes_of(data),
-                rescale=True,
-                staged=len(data) > 1,
-                targets=targets,
-                centred=centres.channels,
-                block=runtime.block(where),
-            )
             records = execute(calibration, data, values, where, room, progress)
             channels = {key: records[key] for key in centres.found if key in records}
             records |= {key: within_channels(record) for key, record in channels.items()}
@@ -169,6 +168,22 @@ def initialize(
         seconds=clock.seconds,
         target_std=target_std,
         tolerance=None,
+    )
+
+
+def _graph(
+    plan: Plan, data: Batches, device: Device, targets: Mapping[str, float], centres: Centres, *, rescale: bool
+) -> Calibration:
+    # Without layers in its plan the graph computes them as they are, and only the norms are set.
+    measured = plan if rescale else replace(plan, layers=(), weights={})
+    return build(
+        measured,
+        shapes_of(data),
+        rescale=True,
+        staged=len(data) > 1,
+        targets=targets,
+        centred=centres.channels,
+        block=runtime.block(device),
     )
 
 
