@@ -12,6 +12,7 @@ import onnx
 import oracle
 import pytest
 from commands import HEAD, call, contents, fill, mlp, names
+from onnx.numpy_helper import to_array
 from oracle import normal, parse
 
 from onnx_lsuv.portable.importers import IMPORTERS
@@ -222,6 +223,25 @@ def test_dry_run_of_a_weight_used_twice(here: Path) -> None:
     onnx.save(parse(text, w=normal(16, 16)), "tied.onnx")
     assert listed("tied.onnx")["z"]["note"] == "uses the weight of 'y', which decides its scale"
     assert listed("tied.onnx")["z"]["status"] == "shared"
+
+
+def test_dry_run_says_what_becomes_fresh(here: Path) -> None:
+    text = (
+        f"{HEAD} g (float[N,16] x) => (float z) {{ y = MatMul(x, w) n = LayerNormalization(y, s, t) z = PRelu(n, p) }}"
+    )
+    onnx.save(parse(text, w=normal(16, 16), s=normal(16), t=normal(16), p=normal(16)), "trained.onnx")
+    told = "fresh: 1 x bias, 1 x scale, 1 x slope would get their usual starting values"
+    assert told in call("trained.onnx", "--dry-run", "--fresh").stdout
+    assert "fresh: " not in call("trained.onnx", "--dry-run").stdout
+    # A pattern may name one of them.
+    only = ("trained.onnx", "--fresh", "--include", "p", "--include", "y")
+    assert "fresh: 1 x slope would" in call(*only, "--dry-run").stdout
+    call(*only, "--no-rescale")
+    before, after = (
+        {t.name: to_array(t) for t in onnx.load(n).graph.initializer} for n in ("trained.onnx", "trained.lsuv.onnx")
+    )
+    assert (after["p"] == 0.25).all()
+    assert (after["s"] == before["s"]).all()
 
 
 def test_dry_run_with_reports(here: Path) -> None:

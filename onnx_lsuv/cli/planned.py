@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,13 +17,14 @@ if TYPE_CHECKING:
 
 def planned(model: Model, options: Options) -> Result:
     """Return the layers, each with a note on what would happen to it, and what would be left alone."""
-    from onnx_lsuv import lsuv  # noqa: PLC0415
     from onnx_lsuv.layers import find_centres  # noqa: PLC0415
     from onnx_lsuv.lsuv.patterns import targets_of  # noqa: PLC0415
+    from onnx_lsuv.lsuv.prepare import described, plans_of  # noqa: PLC0415
 
     wanted: dict[str, Any] = {"include": options.include or (), "exclude": options.exclude or ()}
-    found = lsuv.describe(model, keep_bias=options.keep_bias, **wanted)
-    plan = lsuv.plan_of(model, keep_bias=options.keep_bias, **wanted)
+    wanted |= {"keep_bias": options.keep_bias, "fresh": options.fresh}
+    plan, parameters = plans_of(model, **wanted)
+    found = described(plan, parameters, wanted)
     stds, remarks = targets_of(plan, options.target_std, targets(options))
     centred = find_centres(plan) if options.center else {}
     rows = []
@@ -30,6 +32,10 @@ def planned(model: Model, options: Options) -> Result:
         aimed = replace(row, target=stds[layer.weight], init=options.init.value)
         notes = [_note(plan, layer, aimed, options, centred), remarks.get(layer, "")]
         rows.append(replace(aimed, note="; ".join(filter(None, notes))))
+    roles = Counter(parameter.role for parameter in parameters.fresh)
+    if roles:
+        counted = ", ".join(f"{count} x {role}" for role, count in sorted(roles.items()))
+        found = replace(found, notes=(f"fresh: {counted} would get their usual starting values", *found.notes))
     return replace(found, layers=tuple(rows), target_std=options.target_std, tolerance=options.tolerance)
 
 

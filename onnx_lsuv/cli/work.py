@@ -145,9 +145,12 @@ def _initialise(model: Model, batches: Batches | None, device: Device, options: 
 
 def _needs_data(model: Model, options: Options) -> bool:
     """Whether anything has to be measured: layers, or the statistics of BatchNormalizations."""
-    from onnx_lsuv import lsuv  # noqa: PLC0415
+    from onnx_lsuv.lsuv.prepare import plans_of  # noqa: PLC0415
 
-    return not options.no_rescale or bool(lsuv.plan_of(model, keep_bias=options.keep_bias, **patterns(options)).norms)
+    if not options.no_rescale:
+        return True
+    plan, _ = plans_of(model, keep_bias=options.keep_bias, fresh=options.fresh, **patterns(options))
+    return bool(plan.norms)
 
 
 def _batches(model: Model, options: Options) -> Batches:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter
+from typing import Any
 
 from onnx import helper
 
@@ -59,15 +60,20 @@ def describe(
     fresh: bool = False,
 ) -> Result:
     """Return the layers of a model and what is left alone, without running anything."""
-    plan, found = plans_of(model, include=include, exclude=exclude, keep_bias=keep_bias, fresh=fresh)
+    wanted = {"include": include, "exclude": exclude, "keep_bias": keep_bias, "fresh": fresh}
+    return described(*plans_of(model, include=include, exclude=exclude, keep_bias=keep_bias, fresh=fresh), wanted)
+
+
+def described(plan: Plan, found: Parameters, wanted: Mapping[str, Any]) -> Result:
+    """Return what `describe` does of a plan that was found with certain arguments."""
     return Result(
-        model=model,
+        model=plan.program.model,
         layers=tuple(row_of(plan, layer, "", 1.0, "found") for layer in plan.layers),
         left=tuple(map(left_row, plan.left)),
         stale=tuple(map(left_row, plan.stale)),
         changes=(),
         notes=(*fresh_notes(plan, found), *map(str, guide(plan))),
-        settings={"include": list(include), "exclude": list(exclude), "keep_bias": keep_bias},
+        settings={key: list(value) if isinstance(value, Sequence) else value for key, value in wanted.items()},
         data={},
         device="none",
         seconds={},
