@@ -75,6 +75,17 @@ def scales(rows: Sequence[LayerReport]) -> list[float]:
 
 F = np.float32
 SHAPE = (3, 16, 8, 8)
+
+
+def norms(channels: int, *names: str) -> dict[str, Array]:
+    """Return scale, bias, mean and variance of BatchNormalizations; a scale may be negative or zero."""
+    tensors = {f"{name}{part}": normal(channels, seed=i) for name in names for i, part in enumerate("stmv")}
+    for name in names:
+        tensors[f"{name}s"][0] = 0
+        tensors[f"{name}v"] **= 2
+    return tensors
+
+
 # name: graph, tensors beside the weights, opset, shape of a batch
 GRAPHS: dict[str, tuple[str, dict[str, Any], int, tuple[int, ...]]] = {
     "pools, activations and joins in blocks": (
@@ -93,6 +104,46 @@ GRAPHS: dict[str, tuple[str, dict[str, Any], int, tuple[int, ...]]] = {
         y = Conv(r, w4x20x1x1) }}""",
         {},
         17,
+        SHAPE,
+    ),
+    "norms in blocks, at the end of a branch and before a layer": (
+        """(float[N,16,40,41] x) => (float y) {
+        a = Conv(x, w20x16x1x1) b = BatchNormalization(a, as, at, am, av) c = Relu(b)
+        d = Conv<pads=[1,1,1,1]>(c, w20x20x3x3) e = BatchNormalization<epsilon=0.1>(d, bs, bt, bm, bv) f = Add(e, c)
+        g = Relu(f) h = Conv(g, w20x20x1x1) i = BatchNormalization(h, cs, ct, cm, cv) j = Conv(g, w20x20x1x1_2)
+        k = BatchNormalization(j, ds, dt, dm, dv) l = Add(k, i) o = Clip(l, low, high)
+        p = MaxPool<kernel_shape=[2,2]>(o) q = BatchNormalization(p, es, et, em, ev) r = Conv<group=20>(q, w20x1x3x3)
+        s = Add(r, r)
+        u = BatchNormalization(s, fs, ft, fm, fv) y = Conv(u, w4x20x1x1) }""",
+        {"low": F(-0.5), "high": F(1)} | norms(20, *"abcdef"),
+        17,
+        (3, 16, 40, 41),
+    ),
+    "norms in blocks that are read again, clipped, of few values": (
+        f"""{IMAGE} {{ a = Conv(x, w32x16x1x1) b = BatchNormalization(a, as, at, am, av) c = Clip(b, low)
+        d = BatchNormalization(a, bs, bt, bm, bv) e = Relu(d) f = Add(d, c) g = Conv(f, w32x32x1x1) h = Relu(f)
+        i = BatchNormalization(g, cs, ct, cm, cv) j = Clip(i, low, high) k = Add(i, h) l = Add(j, k) m = Relu(l)
+        n = Conv(m, w32x32x1x1_2) o = BatchNormalization(n, ds, dt, dm, dv) p = Add(o, e) q = Add(o, p) r = Sigmoid(q)
+        y = Conv(r, w4x32x1x1) }}""",
+        {"low": F(-0.5), "high": F(1)} | norms(32, *"abcd"),
+        15,
+        SHAPE,
+    ),
+    "norms of one place, and of places that no group divides": (
+        """(float[N,16,1,4099] x) => (float y) {
+        a = Conv(x, w32x16x1x1) b = BatchNormalization(a, as, at, am, av) c = Relu(b)
+        d = Conv(c, w32x32x1x1) e = Mul(d, d) f = GlobalAveragePool(e) g = BatchNormalization(f, bs, bt, bm, bv)
+        h = Relu(g) y = Conv(h, w4x32x1x1) }""",
+        norms(32, *"ab"),
+        14,
+        (8, 16, 1, 4099),
+    ),
+    "norms in blocks before opset 9": (
+        f"""{IMAGE} {{ a = Conv(x, w32x16x1x1) b = BatchNormalization(a, as, at, am, av) c = Relu(b)
+        d = BatchNormalization(c, bs, bt, bm, bv) e = Conv(d, w32x32x1x1) f = BatchNormalization(e, cs, ct, cm, cv)
+        g = Add(f, d) h = Relu(g) y = Conv(h, w4x32x1x1) }}""",
+        norms(32, *"abc"),
+        8,
         SHAPE,
     ),
     "channels that fill no block": (
@@ -394,6 +445,7 @@ def test_small_graph(lsuv: Lsuv, name: str, count: int, monkeypatch: pytest.Monk
     run = lsuv(model, batches)
     assert {row.status for row in run.result.layers} <= {"ok", "shared"}, run.result.layers
     expect_scaled(run.path.read_bytes(), run.result.layers, batches)
+    expect_statistics(run.path.read_bytes(), batches)
     # Without blocks.
     monkeypatch.setattr(runtime, "block", lambda device: 1)
     plain = onnx_lsuv.initialize(onnx_lsuv.from_proto(model), batches)
@@ -493,6 +545,24 @@ def test_activations_are_not_multiplied(block: int) -> None:
     assert len(sums) == (block > 1)
     for node in sums:
         assert {a.name: helper.get_attribute_value(a) for a in node.attribute}["activation"] == b"Relu"
+
+
+@pytest.mark.parametrize("block", [1, 16])
+def test_norms_take_the_sum_and_the_activation_after_them(block: int) -> None:
+    text = f"""{IMAGE} {{ a = Conv(x, w16x16x1x1) b = BatchNormalization(a, w16, w16_1, w16_2, w16_3) c = Relu(b)
+        d = Conv(c, w16x16x1x1_2) e = BatchNormalization(d, w16, w16_1, w16_4, w16_5) f = Add(c, e) g = Relu(f)
+        h = Conv(g, w16x16x1x1_3) i = BatchNormalization(h, w16, w16_1, w16_6, w16_7) j = Clip(i, w1, w1_1)
+        y = Conv(j, w4x16x1x1) }}"""
+    chain = nodes(text, block)
+    ops = [node.op_type for node in chain]
+    assert ops.count("BatchNormalization") == (0 if block > 1 else 3)
+    assert (ops.count("Relu"), ops.count("Clip"), "ReorderOutput" in ops) == (
+        (0, 0, False) if block > 1 else (2, 1, False)
+    )
+    shifted = [node for node in chain if node.domain == DOMAIN and len(node.input) > 2]
+    assert [len(node.input) for node in shifted] == ([3, 4, 3] if block > 1 else [])
+    activations = [helper.get_node_attr_value(node, "activation") for node in shifted]
+    assert activations == ([b"Relu", b"Relu", b"Clip"] if block > 1 else [])
 
 
 # ------------------------------------------------------------------------------------------------------ random graphs

@@ -133,3 +133,23 @@ def add_product(sheet: Sheet, x: str, factor: str, total: str, channels: int) ->
     taps = sheet.op("Mul", sheet.book.filled(1, channels, 1, 1, 1), factor)
     sheet.op("Conv", x, taps, "", total, domain=DOMAIN, group=channels, kernel_shape=[1, 1])
     return sheet.nodes[-1]
+
+
+def scale_and_shift(sheet: Sheet, x: str, scale: str, shift: str, channels: int, block: int) -> NodeProto:
+    """Write scale * x + shift for an image in blocks; return the node.
+
+    Args:
+        sheet: where to write.
+        x: an image in blocks.
+        scale: a number for each channel, (C,).
+        shift: the same.
+        channels: C.
+        block: channels side by side.
+    """
+    rows = padded(channels, block)
+    if rows > channels:
+        zeros = sheet.book.filled(0, rows - channels)
+        scale, shift = (sheet.op("Concat", each, zeros, axis=0) for each in (scale, shift))
+    taps = sheet.reshape(scale, rows, 1, 1, 1)
+    sheet.op("Conv", x, taps, shift, domain=DOMAIN, group=rows, kernel_shape=[1, 1])
+    return sheet.nodes[-1]

@@ -69,7 +69,7 @@ class Forms:
     readers: Mapping[str, Sequence[tuple[Node, int]]]
     held: dict[str, Form] = field(default_factory=dict)  # the form that is there, oldest value first
     settled: set[str] = field(default_factory=set)  # those of them that are there in plain form too
-    sums: dict[str, NodeProto] = field(default_factory=dict)  # the nodes that make sums in blocks
+    fusible: dict[str, NodeProto] = field(default_factory=dict)  # what makes values in blocks and takes an activation
 
     def dims(self, name: str) -> tuple[int, ...] | None:
         """Return a value's shape, where all of it is known."""
@@ -191,7 +191,7 @@ class Forms:
         form = self.form(node.inputs[0])
         rest = node.inputs[1:]
         if form.blocked and len(node.outputs) == 1 and self.image(node.outputs[0]):
-            if node.op_type == "Relu" and self._relu_of_sum(node):
+            if node.op_type == "Relu" and self._fuse(node, "Relu"):
                 return None
             if node.op_type in _ALIKE and not rest:
                 return self._hold(sheet, node, (form.name,), form)
@@ -207,12 +207,15 @@ class Forms:
         self.held |= {name: replace(form, name=made) for name, made in zip(waiting, fresh, strict=True) if name}
         return None
 
-    def _relu_of_sum(self, node: Node) -> bool:
-        """Let a sum that nothing else reads end in a Relu; say whether it does."""
+    def _fuse(self, node: Node, activation: str, *params: float) -> bool:
+        """Let what makes a value that nothing else reads end in an activation; say whether it does."""
         name = node.inputs[0]
-        if name not in self.sums or len(self.readers.get(name, ())) != 1 or name in self.settled:
+        if name not in self.fusible or len(self.readers.get(name, ())) != 1 or name in self.settled:
             return False
-        self.sums[name].attribute.append(helper.make_attribute("activation", "Relu"))
+        attributes = self.fusible[name].attribute
+        attributes.append(helper.make_attribute("activation", activation))
+        if params:
+            attributes.append(helper.make_attribute("activation_params", params))
         self.held[node.outputs[0]] = self.held.pop(name)
         return True
 
@@ -221,7 +224,21 @@ class Forms:
         bounds = node.inputs[1:]
         if form.factor is not None:
             bounds = tuple(self._bound(sheet, bound, form.factor) for bound in bounds)
+        elif form.blocked and (limits := self._limits(bounds)) and self._fuse(node, "Clip", *limits):
+            return
         self._hold(sheet, node, (form.name, *bounds), form)
+
+    def _limits(self, bounds: Sequence[str]) -> list[float]:
+        """Return the two numbers between which a Clip keeps its values; nothing where one is not known."""
+        most = float(np.finfo(np.float32).max)
+        limits = [-most, most]
+        for i, bound in enumerate(bounds):
+            if bound:
+                tensor = self.constants[bound].tensor if bound in self.constants else None
+                if tensor is None or is_hollow(tensor):
+                    return []
+                limits[i] = float(to_array(tensor).reshape(()))
+        return limits
 
     def _bound(self, sheet: Sheet, bound: str, factor: str) -> str:
         """Return what bounds x' where a bound, which may be absent, is to bound f x'."""
@@ -243,7 +260,7 @@ class Forms:
         lead = min(names, key=lambda name: (-prod(sizes[name] or ()), ages.get(name, -1)))
         factor = self.form(lead).factor
         blocked = self._blocks_fit(node, names)
-        if blocked and node.op_type == "Add" and self._add(sheet, node, lead):
+        if blocked and node.op_type == "Add" and (self._add(sheet, node, lead) or self._add_to_norm(sheet, node)):
             return True
         operands = []
         for name in node.inputs:
@@ -260,9 +277,28 @@ class Forms:
             return False
         ratio = _ratio(sheet, form.factor or sheet.book.constant(1, np.float32), total.factor)
         made = add_product(sheet, form.name, ratio, total.name, padded(image[1], self.block))
-        self.sums[node.outputs[0]] = made
+        self.fusible[node.outputs[0]] = made
         self.held[node.outputs[0]] = replace(total, name=made.output[0])
         return True
+
+    def _add_to_norm(self, sheet: Sheet, node: Node) -> bool:
+        """Let a BatchNormalization that nothing else reads take the other operand of a sum; say whether one does."""
+        for name, other in (node.inputs, node.inputs[::-1]):
+            made = self.fusible.get(name)
+            alone = len(self.readers.get(name, ())) == 1 and name not in self.settled
+            # One with a fourth operand is a sum already, one with an activation is not followed by the sum at once.
+            if made is None or not alone or len(made.input) != 3 or any(a.name == "activation" for a in made.attribute):
+                continue
+            if self.form(other).factor is not None:
+                continue
+            made.input.append(self.in_blocks(sheet, other).name)
+            # Its place is where the sum was: the other operand may have been made after it.
+            at = next(i for i in reversed(range(len(sheet.nodes))) if sheet.nodes[i] is made)
+            sheet.nodes.append(sheet.nodes.pop(at))
+            self.fusible[node.outputs[0]] = made
+            self.held[node.outputs[0]] = self.held.pop(name)
+            return True
+        return False
 
     def _same(self, name: str, output: str) -> bool:
         """Let an output be an operand, where that has its shape; say whether it does."""

@@ -50,6 +50,11 @@ def _divisor(length: int, least: int, good: int, most: int) -> int | None:
     return next((g for g in lengths if length % g == 0), None)
 
 
+def size_of(dims: Dims | None) -> int | None:
+    """Return the number of values of a shape, where all of it is known."""
+    return None if dims is None or None in dims else math.prod(d for d in dims if d is not None)
+
+
 @dataclass(frozen=True, slots=True)
 class Groups:
     """How many neighbouring values are reduced in float32; None where everything goes in float64 at once."""
@@ -141,10 +146,10 @@ def moments(
     square = sheet.op("Mul", first, first)
     variance = sheet.op("Sub", second, square)
     if size is not None:
-        count = sheet.book.constant(np.full(channels, size // channels), np.float64)
+        count = sheet.book.filled(size // channels, channels, dtype=np.float64)
         return Moments(count, first, variance, square)
     count = sheet.cast(sheet.op("Size", value), TensorProto.DOUBLE)
-    each = sheet.book.constant(np.full(channels, channels), np.float64)
+    each = sheet.book.filled(channels, channels, dtype=np.float64)
     return Moments(sheet.op("Div", count, each), first, variance, square)
 
 
@@ -155,6 +160,41 @@ def channel_moments(
     # Groups lie within one sample and one channel.
     groups = groups_of(dims, leading=0 if channels == 1 else 2)
     return moments(sheet, value, elem_type, groups, channels, size)
+
+
+def moments_in_blocks(sheet: Sheet, value: str, image: tuple[int, int, int, int], block: int) -> Moments | None:
+    """Write the nodes that measure each channel of a float32 image in blocks (see `blocked`).
+
+    Returns None where its places have no divisor to group them by.
+    """
+    n, c, places = image[0], image[1], image[2] * image[3]
+    columns = -(-c // block)
+    group = _divisor(places, GROUP_MIN, GROUP_GOOD, GROUP_MAX) or (places if places < GROUP_MIN else None)
+    if group is None:
+        return None
+    if n * c * places <= SMALL:
+        x = sheet.cast(sheet.reshape(value, n, columns, places, block), TensorProto.DOUBLE)
+        first, second = (sheet.reduce("ReduceMean", each, (0, 2)) for each in (x, sheet.op("Mul", x, x)))
+    else:
+        grouped = sheet.reshape(value, n, columns, places // group, group, block)
+        sums = (sheet.reduce(op_type, grouped, (3,)) for op_type in ("ReduceMean", "ReduceSumSquare"))
+        first, second = (sheet.reduce("ReduceMean", sheet.cast(each, TensorProto.DOUBLE), (0, 2)) for each in sums)
+        second = sheet.op("Mul", second, sheet.double(1 / group))
+    first, second = (sheet.reshape(each, columns * block) for each in (first, second))
+    if columns * block > c:
+        first, second = (sheet.op("Gather", each, sheet.ints(*range(c)), axis=0) for each in (first, second))
+    count = sheet.book.filled(n * places, c, dtype=np.float64)
+    square = sheet.op("Mul", first, first)
+    return Moments(count, first, sheet.op("Sub", second, square), square)
+
+
+def over_channels(sheet: Sheet, found: Moments, size: int) -> Moments:
+    """Write the nodes that turn the moments of channels, of equally many values, into those of all values."""
+    count = sheet.book.constant([size], np.float64)
+    mean, var = (sheet.reduce("ReduceMean", row, (0,), keep=True) for row in (found.mean, found.var))
+    square = sheet.op("Mul", mean, mean)
+    between = sheet.reduce("ReduceMean", found.square or sheet.op("Mul", found.mean, found.mean), (0,), keep=True)
+    return Moments(count, mean, sheet.op("Sub", sheet.op("Add", var, between), square), square)
 
 
 def joined(sheet: Sheet, parts: Sequence[Moments]) -> Moments:

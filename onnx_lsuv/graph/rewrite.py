@@ -13,7 +13,7 @@ with the pooled records known so far, and once more for its real outputs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from onnx import GraphProto, NodeProto, TensorProto, helper
@@ -26,17 +26,18 @@ from onnx_lsuv.graph.moments import (
     Dims,
     Moments,
     channel_moments,
-    first_usable,
-    from_record,
     groups_of,
     joined,
     moments,
+    over_channels,
     scale,
-    to_record,
+    size_of,
 )
 from onnx_lsuv.graph.nodes import neutral, proto_of
+from onnx_lsuv.graph.norms import write_norm, write_norm_in_blocks, write_plain_norm
+from onnx_lsuv.graph.records import merge
 from onnx_lsuv.graph.sheet import Sheet
-from onnx_lsuv.graph.state import Kept, Rewriter, channels, columns, keys_inside, norm_key
+from onnx_lsuv.graph.state import Kept, Rewriter, columns, keys_inside
 from onnx_lsuv.layers import Body, Layer, Node, bias_position, channels_last
 
 # Layers of two operands, linear in both.
@@ -60,15 +61,17 @@ def _body(rw: Rewriter, sheet: Sheet, body: Body, records: dict[str, Kept], *, t
             layer = rw.ends.get(node) if node in rw.starts else None
             if _waiting_layer(rw, sheet, layer, records) if layer else rw.forms.write(sheet, neutral(node)):
                 continue
+            if node in rw.norms and write_norm_in_blocks(rw, sheet, node, records):
+                continue
             rw.forms.settle_for(sheet, node)
         if any(node.bodies.values()) and keys_inside(rw, node):
             write_control(rw, sheet, node, records, _body, top=top)
         elif node in rw.norms:
-            _norm(rw, sheet, node, records, top=top)
+            write_norm(rw, sheet, node, records, top=top)
         elif node in rw.starts or node in rw.ends:
             _layer(rw, sheet, node, records, top=top)
         elif node.op == "BatchNormalization" and len(node.outputs) > 1:
-            _plain_norm(sheet, node, node.inputs[3], node.inputs[4])
+            write_plain_norm(sheet, node, node.inputs[3], node.inputs[4])
         else:
             sheet.nodes.append(proto_of(neutral(node), lambda b: _plain_body(rw, b)))
 
@@ -79,33 +82,12 @@ def _plain_body(rw: Rewriter, body: Body) -> GraphProto:
     return helper.make_graph(inner.nodes, "body", list(body.inputs), list(body.outputs))
 
 
-def _merge(
-    rw: Rewriter, sheet: Sheet, records: dict[str, Kept], key: str, own: Callable[[], Moments], width: int, *, top: bool
-) -> Moments:
-    """Return the moments that decide at this use, measuring only where no earlier use surely did."""
-    before = records.get(key)
-    if before is not None and before.certain:
-        return from_record(sheet, before.name, width)
-    found = own()
-    record = to_record(sheet, found)
-    cut = top and rw.staged and rw.rescale
-    if cut:
-        rw.cuts[record] = key
-    if top and not rw.rescale:
-        rw.uses.setdefault(key, []).append(record)
-    elif before is not None:
-        record = first_usable(sheet, before.name, record, width, layer=key in rw.plan.weights)
-    # A first use may say nothing (a recurrent net's zero state), so a layer's later uses are asked too.
-    records[key] = Kept(record, certain=key not in rw.plan.weights)
-    return from_record(sheet, record, width) if cut or before is not None else found
-
-
 def _layer(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, top: bool) -> None:
     start, layer = rw.starts.get(node), rw.ends.get(node)
     if not rw.rescale:
         sheet.nodes.append(proto_of(node))
         if layer is not None:
-            _merge(rw, sheet, records, layer.weight, lambda: _measure(rw, sheet, layer, node.outputs[0]), 1, top=top)
+            merge(rw, sheet, records, layer.weight, lambda: _measure(rw, sheet, layer, node.outputs[0]), 1, top=top)
         return
     term: str | None = None
     output = node.outputs[0]
@@ -144,7 +126,7 @@ def _layer(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, 
         both = sheet.op("Add", raw, b)
         return joined(sheet, [found, *(_measure(rw, sheet, layer, v) for v in (spread, both))])
 
-    found = _merge(rw, sheet, records, layer.weight, own, width, top=top)
+    found = merge(rw, sheet, records, layer.weight, own, width, top=top)
     if centre:
         channels, found = found, within(sheet, found)
         raw = centred(sheet, layer, raw, channels, found)
@@ -195,11 +177,13 @@ def _waiting_layer(rw: Rewriter, sheet: Sheet, layer: Layer, records: dict[str, 
     def own() -> Moments:
         if plain is None or image is None:
             return _measure(rw, sheet, layer, raw)
+        if rw.is_normalised(output) and (found := rw.moments_in_blocks(sheet, raw, image)):
+            return over_channels(sheet, found, math.prod(image))
         held = stored(image, forms.block)
         size, length = math.prod(image), math.prod(held)
         return moments(sheet, raw, TensorProto.FLOAT, groups_of(held), size=size, stored=length)
 
-    found = _merge(rw, sheet, records, layer.weight, own, 1, top=True)
+    found = merge(rw, sheet, records, layer.weight, own, 1, top=True)
     target, elem_type = rw.targets[layer.weight], layer.source.elem_type
     # What it is multiplied by later may be a single number, which must stay one.
     factor = scale(sheet, found, target, with_term=False, elem_type=elem_type, scalar=True)
@@ -228,20 +212,15 @@ def _moved(sheet: Sheet, name: str, moves: Sequence[Node]) -> str:
 
 def _measure(rw: Rewriter, sheet: Sheet, layer: Layer, value: str) -> Moments:
     dims = _dims(rw, layer)
-    return moments(sheet, value, layer.source.elem_type, groups_of(dims), size=_size(dims))
+    return moments(sheet, value, layer.source.elem_type, groups_of(dims), size=size_of(dims))
 
 
 def _measure_channels(rw: Rewriter, sheet: Sheet, layer: Layer, value: str, channels: int) -> Moments:
     dims = _dims(rw, layer)
-    size = _size(dims)
+    size = size_of(dims)
     if channels_last(layer.node):
         value, dims = sheet.reshape(value, -1, channels), None
     return channel_moments(sheet, value, layer.source.elem_type, channels, dims, size)
-
-
-def _size(dims: Dims | None) -> int | None:
-    """Return the number of values of a shape, where all of it is known."""
-    return None if dims is None or None in dims else math.prod(d for d in dims if d is not None)
 
 
 def _dims(rw: Rewriter, layer: Layer) -> Dims | None:
@@ -268,31 +247,3 @@ def _own_term(rw: Rewriter, sheet: Sheet, layer: Layer) -> str:
 
 def _zero(rw: Rewriter, layer: Layer) -> str:
     return rw.book.constant([0], helper.tensor_dtype_to_np_dtype(layer.source.elem_type))
-
-
-def _norm(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, top: bool) -> None:
-    norm = rw.norms[node]
-    width = channels(rw, norm)
-    known = rw.values.get(node.inputs[0])
-    stored = rw.plan.program.constants[norm.mean].elem_type
-    elem_type = known.elem_type if known is not None else stored
-    dims = known.dims if known is not None else None
-
-    def own() -> Moments:
-        return channel_moments(sheet, node.inputs[0], elem_type, width, dims, _size(dims))
-
-    found = _merge(rw, sheet, records, norm_key(norm), own, width, top=top)
-    mean, var = (sheet.cast(row, stored) for row in (found.mean, found.var))
-    # The variance of a constant channel can come out a little below zero.
-    floor = sheet.book.constant([0], helper.tensor_dtype_to_np_dtype(stored))
-    var = sheet.select(sheet.op("Greater", var, floor), var, floor, stored) if rw.book.opset >= 9 else var
-    _plain_norm(sheet, node, mean, var)
-
-
-def _plain_norm(sheet: Sheet, node: Node, mean: str, var: str) -> None:
-    """Write a BatchNormalization in inference form; what it says of its statistics in training are these."""
-    plain = neutral(replace(node, outputs=node.outputs[:1]))
-    sheet.nodes.append(proto_of(replace(plain, inputs=(*node.inputs[:3], mean, var))))
-    for name, value in zip(node.outputs[1:], (mean, var, mean, var), strict=False):
-        if name:
-            sheet.op("Identity", value, output=name)

@@ -46,11 +46,11 @@ class Book:
             self.constants[name] = numpy_helper.from_array(array, name)
         return name
 
-    def filled(self, value: int, *shape: int) -> str:
-        """Return the name of a float32 constant that is filled with a number."""
-        name = f"{self.prefix}_all_{value}_{'x'.join(map(str, shape))}"
+    def filled(self, value: int, *shape: int, dtype: type[np.generic] = np.float32) -> str:
+        """Return the name of a constant that is filled with a number."""
+        name = f"{self.prefix}_all_{dtype.__name__}_{value}_{'x'.join(map(str, shape))}"
         if name not in self.constants:
-            self.constants[name] = numpy_helper.from_array(np.full(shape, value, np.float32), name)
+            self.constants[name] = numpy_helper.from_array(np.full(shape, value, dtype), name)
         return name
 
 

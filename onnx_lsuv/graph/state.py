@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from onnx_lsuv.graph.forms import Forms
-from onnx_lsuv.graph.sheet import Book, Value
+from onnx_lsuv.graph.moments import Moments, moments_in_blocks
+from onnx_lsuv.graph.sheet import Book, Sheet, Value
 from onnx_lsuv.layers import Layer, Node, Norm, Plan, walk
 
 
@@ -35,6 +36,7 @@ class Rewriter:
     starts: dict[Node, Layer] = field(default_factory=dict)
     ends: dict[Node, Layer] = field(default_factory=dict)
     norms: dict[Node, Norm] = field(default_factory=dict)
+    measured: dict[str, Moments | None] = field(default_factory=dict)  # of the channels of values in blocks
 
     def __post_init__(self) -> None:
         for layer in self.plan.layers:
@@ -46,6 +48,16 @@ class Rewriter:
             self.ends[end] = layer
         if self.rescale:
             self.norms = {norm.node: norm for norm in self.plan.norms}
+
+    def is_normalised(self, name: str) -> bool:
+        """Say whether a BatchNormalization reads a value."""
+        return any(node in self.norms for node, _ in self.plan.program.consumers.get(name, ()))
+
+    def moments_in_blocks(self, sheet: Sheet, value: str, image: tuple[int, int, int, int]) -> Moments | None:
+        """Measure each channel of an image in blocks, once."""
+        if value not in self.measured:
+            self.measured[value] = moments_in_blocks(sheet, value, image, self.forms.block)
+        return self.measured[value]
 
 
 def norm_key(norm: Norm) -> str:

@@ -1,0 +1,86 @@
+"""BatchNormalizations, which normalise with the data's statistics while calibrating.
+
+In blocks, x = f x' being there as x' with a factor f still to come, one pass over x' does it:
+
+    y = g (x - m) / sqrt(v + e) + b = A x' + B,    A = f g / sqrt(v + e),    B = b - m g / sqrt(v + e)
+
+which is a depthwise convolution of one tap; a Relu or Clip after it comes for nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from onnx import TensorProto, helper
+
+from onnx_lsuv.graph.blocked import scale_and_shift
+from onnx_lsuv.graph.forms import Form
+from onnx_lsuv.graph.moments import Moments, channel_moments, size_of
+from onnx_lsuv.graph.nodes import neutral, proto_of
+from onnx_lsuv.graph.records import merge
+from onnx_lsuv.graph.sheet import Sheet
+from onnx_lsuv.graph.state import Kept, Rewriter, channels, norm_key
+from onnx_lsuv.layers import Node
+
+
+def write_norm(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, top: bool) -> None:
+    """Write a BatchNormalization of any scope on a plain value."""
+    norm = rw.norms[node]
+    width = channels(rw, norm)
+    known = rw.values.get(node.inputs[0])
+    stored = rw.plan.program.constants[norm.mean].elem_type
+    elem_type = known.elem_type if known is not None else stored
+    dims = known.dims if known is not None else None
+
+    def own() -> Moments:
+        return channel_moments(sheet, node.inputs[0], elem_type, width, dims, size_of(dims))
+
+    found = merge(rw, sheet, records, norm_key(norm), own, width, top=top)
+    mean, var = (sheet.cast(row, stored) for row in (found.mean, found.var))
+    write_plain_norm(sheet, node, mean, _at_least_zero(sheet, var, stored))
+
+
+def write_plain_norm(sheet: Sheet, node: Node, mean: str, var: str) -> None:
+    """Write a BatchNormalization in inference form; what it says of its statistics in training are these."""
+    plain = neutral(replace(node, outputs=node.outputs[:1]))
+    sheet.nodes.append(proto_of(replace(plain, inputs=(*node.inputs[:3], mean, var))))
+    for name, value in zip(node.outputs[1:], (mean, var, mean, var), strict=False):
+        if name:
+            sheet.op("Identity", value, output=name)
+
+
+def _at_least_zero(sheet: Sheet, var: str, elem_type: int) -> str:
+    """The variance of a constant channel can come out a little below zero."""
+    floor = sheet.book.constant([0], helper.tensor_dtype_to_np_dtype(elem_type))
+    return sheet.select(sheet.op("Greater", var, floor), var, floor, elem_type) if sheet.book.opset >= 9 else var
+
+
+def write_norm_in_blocks(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept]) -> bool:
+    """Write a BatchNormalization of the main graph on an image in blocks; say whether it was."""
+    norm, width, source, forms = rw.norms[node], channels(rw, rw.norms[node]), node.inputs[0], rw.forms
+    form, image = forms.form(source), forms.image(source)
+    if not form.blocked or image is None or image[1] != width or any(node.outputs[1:]):
+        return False
+    measured = rw.moments_in_blocks(sheet, form.name, image)
+    if measured is None:
+        return False
+    factor = sheet.cast(form.factor, TensorProto.DOUBLE) if form.factor is not None else None
+
+    def own() -> Moments:
+        if factor is None:
+            return measured
+        square = sheet.op("Mul", factor, factor)
+        return Moments(measured.count, sheet.op("Mul", measured.mean, factor), sheet.op("Mul", measured.var, square))
+
+    found = merge(rw, sheet, records, norm_key(norm), own, width, top=True)
+    floored = sheet.op(
+        "Add", _at_least_zero(sheet, found.var, TensorProto.DOUBLE), sheet.double(node.float_attribute("epsilon", 1e-5))
+    )
+    gain, bias = (sheet.cast(name, TensorProto.DOUBLE) for name in node.inputs[1:3])
+    gain = sheet.op("Div", gain, sheet.op("Sqrt", floored))
+    shift = sheet.cast(sheet.op("Sub", bias, sheet.op("Mul", gain, found.mean)), TensorProto.FLOAT)
+    scale = sheet.cast(gain if factor is None else sheet.op("Mul", gain, factor), TensorProto.FLOAT)
+    made = scale_and_shift(sheet, form.name, scale, shift, width, forms.block)
+    forms.held[node.outputs[0]] = Form(made.output[0], None, True)
+    forms.fusible[node.outputs[0]] = made
+    return True
