@@ -21,7 +21,7 @@ from onnx import GraphProto, NodeProto, TensorProto, helper
 from onnx_lsuv.graph.blocked import convolve, reads_plain, stored
 from onnx_lsuv.graph.center import centred, within
 from onnx_lsuv.graph.control import write_control
-from onnx_lsuv.graph.forms import Form
+from onnx_lsuv.graph.forms import Form, write_node
 from onnx_lsuv.graph.moments import (
     Dims,
     Moments,
@@ -59,7 +59,7 @@ def _body(rw: Rewriter, sheet: Sheet, body: Body, records: dict[str, Kept], *, t
     for node in body.nodes:
         if top and rw.rescale:
             layer = rw.ends.get(node) if node in rw.starts else None
-            if _waiting_layer(rw, sheet, layer, records) if layer else rw.forms.write(sheet, neutral(node)):
+            if _waiting_layer(rw, sheet, layer, records) if layer else write_node(rw.forms, sheet, neutral(node)):
                 continue
             if node in rw.norms and write_norm_in_blocks(rw, sheet, node, records):
                 continue
