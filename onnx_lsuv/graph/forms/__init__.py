@@ -10,8 +10,9 @@ x goes on as x' with a factor that is still to come, x = f x', and each operator
     a product                   (f x') (g y') = f g (x' y')
     a layer                     W (f x') = (f W) x'                   where the weight is smaller than x
 
-A BatchNormalization takes x' too (see `norms`). What reads x otherwise gets the plain value, written when it is first asked for. The same goes for the layout (see
-`blocked`): a value may exist in blocks, and gets its plain form when something asks for it.
+A BatchNormalization takes x' too (see `norms`). What reads x otherwise gets the plain value, written when it is first
+asked for. The same goes for the layout (see `blocked`): a value may exist in blocks, and gets its plain form when
+something asks for it.
 
     held      the forms that values are there in, and how to get one from another
     writing   nodes on them
