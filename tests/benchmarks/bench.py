@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import models
@@ -42,9 +43,11 @@ class Net:
 
 
 NETS = {
-    "resnet50": Net("ResNet-50 without normalisation", models.resnet50_nonorm, 224),
+    "resnet50": Net("ResNet-50 without normalisation", models.resnet50, 224),
+    "resnet50_bn": Net("ResNet-50 with BatchNormalization", partial(models.resnet50, norms=True), 224),
     "vgg16": Net("VGG-16", models.vgg16, 224),
     "mobilenet_v2": Net("MobileNet v2", models.mobilenet_v2, 224),
+    "mobilenet_v2_bn": Net("MobileNet v2 with BatchNormalization", partial(models.mobilenet_v2, norms=True), 224),
     "squeezenet": Net("SqueezeNet", models.squeezenet, 224),
     "vit_tiny": Net("ViT-tiny", models.vit_tiny, 224),
     "fitnet4": Net("FitNet-4", models.fitnet4, 32),

@@ -34,6 +34,8 @@ PLAIN = [  # model, batch, rounds, bar
     ("vgg16", 8, 4, Bar(0.5)),
     ("squeezenet", 32, 7, Bar(1.6)),
     ("mobilenet_v2", 32, 7, Bar(1.6)),
+    ("resnet50_bn", 32, 3, None),
+    ("mobilenet_v2_bn", 32, 5, None),
     ("vit_tiny", 32, 5, None),
     ("fitnet4", 128, 7, None),
 ]

@@ -1,7 +1,8 @@
-"""Models of real size without BatchNormalization: each function writes an ONNX file and returns its path.
+"""Models of real size: each function writes an ONNX file and returns its path.
 
 Opset 17, IR version 8, free batch axis `N`, input `image`, output `logits`; weights are He normal, biases uniform in
-+-1/sqrt(fan_in), stored as raw data. The layouts and names follow torchvision where it has the network. For a quick
++-1/sqrt(fan_in), stored as raw data. With `norms` a BatchNormalization stands in the place of each convolution's bias;
+without, there is none. The layouts and names follow torchvision where it has the network. For a quick
 look, `thin` divides every width and `size` is another width and height of the images.
 """
 
@@ -20,8 +21,8 @@ PAGE = 4096
 class Net:
     """A graph that grows node by node; every method returns the name of what it computed."""
 
-    def __init__(self, seed: int) -> None:
-        self.rng = np.random.default_rng(seed)
+    def __init__(self, seed: int, *, norms: bool = False) -> None:
+        self.rng, self.norms = np.random.default_rng(seed), norms
         self.nodes, self.initializers, self.used = [], {}, {}
 
     def node(self, op: str, path: str, inputs: list[str], outputs: int = 1, **attributes: object) -> str | list[str]:
@@ -52,9 +53,17 @@ class Net:
         self, x: str, path: str, channels: int, out: int, kernel: int, *, stride: int = 1, pad: int = 0, groups: int = 1
     ) -> str:
         shape = (out, channels // groups, kernel, kernel)
-        inputs = [x, self.weight(path, shape, prod(shape[1:])), self.bias(path, out, prod(shape[1:]))]
+        inputs = [x, self.weight(path, shape, prod(shape[1:]))]
+        if not self.norms:
+            inputs.append(self.bias(path, out, prod(shape[1:])))
         window = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [pad] * 4}
-        return self.node("Conv", path, inputs, group=groups, **window)
+        y = self.node("Conv", path, inputs, group=groups, **window)
+        return self.norm(y, f"{path}.norm", out) if self.norms else y
+
+    def norm(self, x: str, path: str, channels: int) -> str:
+        start = {"weight": 1, "bias": 0, "running_mean": 0, "running_var": 1}
+        parameters = [self.tensor(f"{path}.{name}", np.full(channels, value)) for name, value in start.items()]
+        return self.node("BatchNormalization", path, [x, *parameters])
 
     def relu(self, x: str, path: str = "") -> str:
         return self.node("Relu", path, [x])
@@ -109,9 +118,9 @@ def images(n: int, c: int, h: int, w: int, seed: int = 0) -> np.ndarray:
     return batch
 
 
-def resnet50_nonorm(path: Path, seed: int = 0, *, thin: int = 1, size: int = 224) -> Path:
+def resnet50(path: Path, seed: int = 0, *, thin: int = 1, size: int = 224, norms: bool = False) -> Path:
     """ResNet-50 v1.5 (the stride stands in the 3x3 convolution): 53 convolutions and a Gemm, 25.5 M parameters."""
-    net, channels = Net(seed), 64 // thin
+    net, channels = Net(seed, norms=norms), 64 // thin
     x = net.relu(net.conv("image", "conv1", 3, channels, 7, stride=2, pad=3), "relu")
     x = net.max_pool(x, "maxpool", 3, 2, pad=1)
     for stage, (blocks, wide) in enumerate([(3, 64), (4, 128), (6, 256), (3, 512)], 1):
@@ -145,9 +154,9 @@ def vgg16(path: Path, seed: int = 0, *, thin: int = 1, size: int = 224) -> Path:
     return net.write(path, net.gemm(x, "classifier.6", width, 1000), ["N", 3, size, size])
 
 
-def mobilenet_v2(path: Path, seed: int = 0, *, thin: int = 1, size: int = 224) -> Path:
+def mobilenet_v2(path: Path, seed: int = 0, *, thin: int = 1, size: int = 224, norms: bool = False) -> Path:
     """MobileNet v2: 52 convolutions, 17 of them depthwise, and a Gemm, 3.5 M parameters."""
-    net, channels, index = Net(seed), 32 // thin, 1
+    net, channels, index = Net(seed, norms=norms), 32 // thin, 1
     x = net.relu6(net.conv("image", "features.0.0", 3, channels, 3, stride=2, pad=1), "features.0.2")
     table = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
     for expansion, wide, blocks, first_stride in table:
