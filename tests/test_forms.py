@@ -138,6 +138,14 @@ GRAPHS: dict[str, tuple[str, dict[str, Any], int, tuple[int, ...]]] = {
         14,
         (8, 16, 1, 4099),
     ),
+    "norms in blocks whose scale and bias are computed": (
+        f"""{IMAGE} {{ a = Conv(x, w32x16x1x1) b = Relu(a) c = ReduceMean<axes=[0,2,3],keepdims=0>(b)
+        d = BatchNormalization(a, c, u, am, av) e = Relu(d) f = Conv(e, w32x32x1x1)
+        g = BatchNormalization(f, bs, c, bm, bv) y = Conv(g, w4x32x1x1) }}""",
+        {"u": normal(32)} | norms(32, *"ab"),
+        13,
+        SHAPE,
+    ),
     "norms in blocks before opset 9": (
         f"""{IMAGE} {{ a = Conv(x, w32x16x1x1) b = BatchNormalization(a, as, at, am, av) c = Relu(b)
         d = BatchNormalization(c, bs, bt, bm, bv) e = Conv(d, w32x32x1x1) f = BatchNormalization(e, cs, ct, cm, cv)

@@ -50,7 +50,7 @@ def write_plain_norm(sheet: Sheet, node: Node, mean: str, var: str) -> None:
 
 
 def _at_least_zero(sheet: Sheet, var: str, elem_type: int) -> str:
-    """The variance of a constant channel can come out a little below zero."""
+    """Return a variance that is not negative: that of a constant channel can come out a little below zero."""
     floor = sheet.book.constant([0], helper.tensor_dtype_to_np_dtype(elem_type))
     return sheet.select(sheet.op("Greater", var, floor), var, floor, elem_type) if sheet.book.opset >= 9 else var
 
@@ -73,11 +73,12 @@ def write_norm_in_blocks(rw: Rewriter, sheet: Sheet, node: Node, records: dict[s
         return Moments(measured.count, sheet.op("Mul", measured.mean, factor), sheet.op("Mul", measured.var, square))
 
     found = merge(rw, sheet, records, norm_key(norm), own, width, top=True)
-    floored = sheet.op(
-        "Add", _at_least_zero(sheet, found.var, TensorProto.DOUBLE), sheet.double(node.float_attribute("epsilon", 1e-5))
-    )
+    epsilon = sheet.double(node.float_attribute("epsilon", 1e-5))
+    spread = sheet.op("Sqrt", sheet.op("Add", _at_least_zero(sheet, found.var, TensorProto.DOUBLE), epsilon))
+    # The model may compute them.
+    forms.settle(sheet, *node.inputs[1:3])
     gain, bias = (sheet.cast(name, TensorProto.DOUBLE) for name in node.inputs[1:3])
-    gain = sheet.op("Div", gain, sheet.op("Sqrt", floored))
+    gain = sheet.op("Div", gain, spread)
     shift = sheet.cast(sheet.op("Sub", bias, sheet.op("Mul", gain, found.mean)), TensorProto.FLOAT)
     scale = sheet.cast(gain if factor is None else sheet.op("Mul", gain, factor), TensorProto.FLOAT)
     made = scale_and_shift(sheet, form.name, scale, shift, width, forms.block)

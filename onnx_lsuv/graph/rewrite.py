@@ -164,6 +164,7 @@ def _waiting_layer(rw: Rewriter, sheet: Sheet, layer: Layer, records: dict[str, 
         form = forms.form(inputs[at]) if plain else forms.in_blocks(sheet, inputs[at])
     inputs[at] = form.name
     factor = form.factor
+    # It is the smaller operand that is multiplied.
     if factor is not None and dims is not None and math.prod(dims) < math.prod(shape):
         inputs[at], factor = sheet.op("Mul", inputs[at], factor), None
     if plain is None or image is None:

@@ -6,6 +6,7 @@ are an attribute before opset 18 and an input from it on; Where is an If before 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -13,6 +14,8 @@ from typing import Any
 
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+MOST = 32  # bytes of a constant that its name spells out
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,9 @@ class Book:
     def constant(self, values: Any, dtype: Any) -> str:
         """Return the name of a constant of the main graph, which every scope can read."""
         array = np.asarray(values, dtype)
-        name = f"{self.prefix}_{array.dtype}_{'x'.join(map(str, array.shape))}_{array.tobytes().hex()}"
+        data = array.tobytes()
+        content = data.hex() if len(data) <= MOST else hashlib.sha256(data).hexdigest()
+        name = f"{self.prefix}_{array.dtype}_{'x'.join(map(str, array.shape))}_{content}"
         if name not in self.constants:
             self.constants[name] = numpy_helper.from_array(array, name)
         return name

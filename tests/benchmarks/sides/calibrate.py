@@ -4,7 +4,7 @@
 
 The images go through in K batches of equal size. Reading the model and drawing the weights come first and are not
 counted. The graph's making, the sessions, the runs and the rescaling of the weights are; the graph is made while the
-weights are drawn, and counted all the same.
+weights are drawn, and counted all the same, by the time of its thread.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from time import perf_counter, process_time, thread_time
+from time import process_time, thread_time
 
 import numpy as np
 
@@ -31,16 +31,17 @@ class Clock(procedure.Clock):
         start = process_time()
         with super().__call__(phase):
             yield
-        self.cpu[phase] = process_time() - start
+        self.cpu[phase] = self.cpu.get(phase, 0.0) + process_time() - start
 
 
 def main() -> None:
-    graph = {"wall": 0.0, "cpu": 0.0}
+    graph = 0.0
 
     def timed(*args: object, **options: object) -> object:
-        start = perf_counter(), thread_time()
+        nonlocal graph
+        start = thread_time()
         calibration = build(*args, **options)
-        graph.update(wall=perf_counter() - start[0], cpu=thread_time() - start[1])
+        graph = thread_time() - start
         return calibration
 
     build, procedure.build = procedure.build, timed
@@ -53,9 +54,8 @@ def main() -> None:
     procedure.Clock = Clock
     batches = [{"image": part} for part in np.split(images, args.batches)]
     result = onnx_lsuv.initialize(onnx_lsuv.load(args.model), batches)
-    waited = result.seconds["calibrate"]
-    times = {"wall": waited + graph["wall"], "cpu": Clock.cpu["calibrate"] + graph["cpu"]}
-    json.dump(times | {"phases": {**result.seconds, "graph": graph["wall"]}, "layers": len(result.layers)}, sys.stdout)
+    times = {"wall": result.seconds["calibrate"] + graph, "cpu": Clock.cpu["calibrate"] + graph}
+    json.dump(times | {"phases": {**result.seconds, "graph": graph}, "layers": len(result.layers)}, sys.stdout)
 
 
 if __name__ == "__main__":
