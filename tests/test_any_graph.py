@@ -155,6 +155,19 @@ def test_branch_that_returns_a_constant() -> None:
         assert [row.status for row in result.layers] == (["ok", "ok"] if taken else ["not-reached", "ok"])
 
 
+@pytest.mark.parametrize("batches", [X, TWO], ids=["one", "several"])
+def test_an_optional_value_and_a_sequence_that_outlast_a_layer(batches: list[Batch]) -> None:
+    text = """g (float[N,6] x) => (float y) {
+        o = Optional(x)  q = SequenceConstruct(x, x)
+        a = MatMul(x, W)  s = ReduceMax<keepdims=0>(a)  c = Greater(s, low)
+        b = If<then_branch = t () => (float[N,6] p) {
+                 p1 = OptionalGetElement(o)  p2 = SequenceAt(q, i)  p3 = Add(p1, p2)  p = Add(p3, a) },
+               else_branch = e () => (float[N,6] r) { r = Identity(a) }>(c)
+        y = MatMul(b, U) }"""
+    tensors = {"W": normal(6, 6), "U": normal(6, 6, seed=1), "low": np.float32(-1), "i": np.array(0)}
+    expect(model(text, opset=18, **tensors), batches, ["W", "U"], "a", "y")
+
+
 def test_stacked_weights_taken_by_gather() -> None:
     # `self.weight[i]`, by the TorchScript exporter.
     text = """g (float[N,6] x) => (float[N,6] y) {

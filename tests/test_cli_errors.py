@@ -177,6 +177,19 @@ def test_a_full_disk_is_said_once(here: Path) -> None:
     assert os.strerror(28) in line
 
 
+@pytest.mark.parametrize(
+    ("arguments", "status"), [(["--nope"], 2), (["none.onnx", *X], 3), (["--help"], 6), (["m.onnx", *X, "-vv"], 6)]
+)
+def test_the_status_says_what_happened_where_nothing_can_be_written(
+    here: Path, arguments: Sequence[str], status: int
+) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        command = [sys.executable, "-m", "onnx_lsuv", *arguments]
+        assert subprocess.run(command, stdout=full, stderr=full, check=False).returncode == status
+
+
 @pytest.mark.skipif(os.name == "nt", reason="shells close streams so")
 def test_closed_streams_are_no_defect(here: Path) -> None:
     command = f"{sys.executable} -m onnx_lsuv m.onnx -d x.npy --device cpu --force"

@@ -7,6 +7,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from onnx_lsuv.errors import LsuvError, OutputError, UsageError, meant, sentence
@@ -48,7 +49,8 @@ def say(words: str) -> None:
         # Of this stream: standard output may be a file.
         columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
         line = textwrap.fill(line, columns, break_long_words=False, break_on_hyphens=False)
-    sys.stderr.write(f"{line}\n")
+    with suppress(OSError):  # where it cannot be written the exit status still says what happened
+        sys.stderr.write(f"{line}\n")
 
 
 def _stopped(how: str, error: BaseException) -> str:
@@ -59,7 +61,8 @@ def _failed(words: str, status: int, error: BaseException, verbose: int) -> int:
     if verbose > 1:
         import traceback  # noqa: PLC0415
 
-        traceback.print_exception(error)
+        with suppress(OSError):
+            traceback.print_exception(error)
     # What was saved before is told in a note, where something was.
     said = "; ".join([words.rstrip("."), *getattr(error, "__notes__", [])])
     say(f"error: {sentence(said)}")

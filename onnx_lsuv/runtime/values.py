@@ -27,13 +27,16 @@ def value_of(array: NDArray[Any], elem_type: int) -> Any:
 def type_of(text: str) -> TypeProto:
     """Return the type that ONNX Runtime names, such as "tensor(float)", its shape left open.
 
+    An optional value that is there is fed as what it holds.
+
     Raises:
         DeviceError: it is neither a tensor nor a sequence of tensors.
     """
-    found = re.fullmatch(r"(seq\()?tensor\((\w+)\)\)?", text)
+    found = re.fullmatch(r"(?:optional\()?(seq\()?tensor\((\w+)\)*", text)
     if not found:
         raise DeviceError(
-            f"A value of type {text} lies between two batches' stages, which is not supported: give one batch."
+            f"A value of type {text} would have to be kept between two parts of the graph, which is not supported: "
+            "give one batch, which needs the fewest parts."
         )
     result = TypeProto()
     inner = result.sequence_type.elem_type if found[1] else result
