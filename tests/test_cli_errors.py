@@ -21,6 +21,8 @@ CONV = f"""{HEAD} g (float[N,3,H,W] image) => (float z) {{
 TWO = f"""{HEAD} g (float[N,16] left, float[N,16] right) => (float z) {{
   y = MatMul(left, w) q = MatMul(right, w) z = Add(y, q) }}"""
 
+NEEDS_FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -160,9 +162,8 @@ def test_a_defect_shows_a_traceback_only_when_asked(here: Path, monkeypatch: pyt
         assert "Traceback" in invoke(["m.onnx", *X, *flags]).stderr
 
 
+@NEEDS_FULL
 def test_a_full_disk_is_said_once(here: Path) -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("this system has no /dev/full")
     with open("/dev/full", "w") as full:  # noqa: PTH123
         ran = subprocess.run(
             [sys.executable, "-m", "onnx_lsuv", "m.onnx", "--dry-run"],
@@ -177,14 +178,13 @@ def test_a_full_disk_is_said_once(here: Path) -> None:
     assert os.strerror(28) in line
 
 
+@NEEDS_FULL
 @pytest.mark.parametrize(
     ("arguments", "status"), [(["--nope"], 2), (["none.onnx", *X], 3), (["--help"], 6), (["m.onnx", *X, "-vv"], 6)]
 )
 def test_the_status_says_what_happened_where_nothing_can_be_written(
     here: Path, arguments: Sequence[str], status: int
 ) -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("this system has no /dev/full")
     with open("/dev/full", "w") as full:  # noqa: PTH123
         command = [sys.executable, "-m", "onnx_lsuv", *arguments]
         assert subprocess.run(command, stdout=full, stderr=full, check=False).returncode == status

@@ -96,6 +96,9 @@ def convolve(
     depthwise = c == 1 and m == node.int_attribute("group", 1) > 1
     # (1, M, C * kh * kw, 1) as an image in blocks is (M/b, C * kh * kw, b).
     filters = sheet.op("ReorderInput", sheet.reshape(weight, 1, m, c * places, 1), domain=DOMAIN)
+    if factor is not None:
+        # Now that there is a copy, it is multiplied in place; and flat, see `Sheet.multiply`.
+        filters = sheet.op("Mul", sheet.reshape(filters, rows * c * places), factor)
     if not (plain or depthwise):
         columns = padded(c, block)
         if columns > c:
@@ -106,9 +109,7 @@ def convolve(
             filters = sheet.reshape(filters, rows // block, columns // block, block, places, block)
             filters = sheet.op("Transpose", filters, perm=[0, 1, 3, 2, 4])
         c = columns
-    shape = (rows, c, *kernel)
-    # Now that there is a copy, it can be multiplied in place.
-    filters = sheet.reshape(filters, *shape) if factor is None else sheet.multiply(filters, factor, *shape)
+    filters = sheet.reshape(filters, rows, c, *kernel)
     if depthwise:
         group = helper.make_attribute("group", rows)
         node = replace(node, attributes={**node.attributes, "group": group})

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from onnx_lsuv.graph.blocked import padded
 from onnx_lsuv.graph.sheet import Sheet
 
 Record = NDArray[np.float64]
@@ -143,14 +144,18 @@ def moments(
         first = sheet.op("Mul", first, sheet.double(share))
     if part != 1:
         second = sheet.op("Mul", second, sheet.double(part))
-    square = sheet.op("Mul", first, first)
-    variance = sheet.op("Sub", second, square)
     if size is not None:
         count = sheet.book.filled(size // channels, channels, dtype=np.float64)
-        return Moments(count, first, variance, square)
-    count = sheet.cast(sheet.op("Size", value), TensorProto.DOUBLE)
-    each = sheet.book.filled(channels, channels, dtype=np.float64)
-    return Moments(sheet.op("Div", count, each), first, variance, square)
+    else:
+        each = sheet.book.filled(channels, channels, dtype=np.float64)
+        count = sheet.op("Div", sheet.cast(sheet.op("Size", value), TensorProto.DOUBLE), each)
+    return _central(sheet, count, first, second)
+
+
+def _central(sheet: Sheet, count: str, first: str, second: str) -> Moments:
+    """Turn E[x] and E[x^2] into moments."""
+    square = sheet.op("Mul", first, first)
+    return Moments(count, first, sheet.op("Sub", second, square), square)
 
 
 def channel_moments(
@@ -168,8 +173,8 @@ def moments_in_blocks(sheet: Sheet, value: str, image: tuple[int, int, int, int]
     Returns None where its places have no divisor to group them by.
     """
     n, c, places = image[0], image[1], image[2] * image[3]
-    columns = -(-c // block)
-    group = _divisor(places, GROUP_MIN, GROUP_GOOD, GROUP_MAX) or (places if places < GROUP_MIN else None)
+    columns = padded(c, block) // block
+    group = groups_of((places,)).length or (places if places < GROUP_MIN else None)
     if group is None:
         return None
     if n * c * places <= SMALL:
@@ -183,18 +188,15 @@ def moments_in_blocks(sheet: Sheet, value: str, image: tuple[int, int, int, int]
     first, second = (sheet.reshape(each, columns * block) for each in (first, second))
     if columns * block > c:
         first, second = (sheet.op("Gather", each, sheet.ints(*range(c)), axis=0) for each in (first, second))
-    count = sheet.book.filled(n * places, c, dtype=np.float64)
-    square = sheet.op("Mul", first, first)
-    return Moments(count, first, sheet.op("Sub", second, square), square)
+    return _central(sheet, sheet.book.filled(n * places, c, dtype=np.float64), first, second)
 
 
 def over_channels(sheet: Sheet, found: Moments, size: int) -> Moments:
     """Write the nodes that turn the moments of channels, of equally many values, into those of all values."""
     count = sheet.book.constant([size], np.float64)
     mean, var = (sheet.reduce("ReduceMean", row, (0,), keep=True) for row in (found.mean, found.var))
-    square = sheet.op("Mul", mean, mean)
     between = sheet.reduce("ReduceMean", found.square or sheet.op("Mul", found.mean, found.mean), (0,), keep=True)
-    return Moments(count, mean, sheet.op("Sub", sheet.op("Add", var, between), square), square)
+    return _central(sheet, count, mean, sheet.op("Add", var, between))
 
 
 def joined(sheet: Sheet, parts: Sequence[Moments]) -> Moments:

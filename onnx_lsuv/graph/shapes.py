@@ -18,11 +18,9 @@ from dataclasses import replace
 
 import numpy as np
 from onnx import ValueInfoProto
-from onnx.numpy_helper import to_array
 
 from onnx_lsuv.graph.sheet import Value
-from onnx_lsuv.layers import Node, Program, tensor_type
-from onnx_lsuv.model import is_hollow
+from onnx_lsuv.layers import Node, Program, known, tensor_type
 
 Dims = tuple[int | None, ...]
 _POOLS = frozenset({"MaxPool", "AveragePool", "LpPool"})
@@ -53,13 +51,13 @@ def _differs(program: Program, node: Node, before: Dims, after: Dims) -> bool:
             for n, m, stride, pad in zip(before[2:], after[2:], strides, pads, strict=False)
         )
     if node.op_type in ("Resize", "Upsample"):
-        scales = [program.constants[name] for name in node.inputs[1:3] if name in program.constants]
-        tensor = scales[-1].tensor if scales else None
-        if tensor is None or is_hollow(tensor) or len(before) != len(after) or scales[-1].size != len(after):
+        names = [name for name in node.inputs[1:3] if name in program.constants]
+        scales = known(program.constants, names[-1]) if names else None
+        if scales is None or len(before) != len(after) or scales.size != len(after):
             return False
         return any(
             n is not None and m is not None and int(np.float32(n) * scale) != m
-            for n, m, scale in zip(before, after, to_array(tensor).astype(np.float32), strict=True)
+            for n, m, scale in zip(before, after, scales.astype(np.float32), strict=True)
         )
     if node.op_type == "ConvTranspose" and any(node.ints_attribute("output_padding") or ()):
         return same

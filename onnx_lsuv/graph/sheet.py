@@ -92,9 +92,9 @@ class Sheet:
         return self.op("Reshape", value, self.ints(*shape))
 
     def multiply(self, value: str, factor: str, *shape: int) -> str:
-        """Multiply a value, which need not have its final shape yet, by a number; return it in a shape."""
+        """Multiply a value of a shape by a number."""
         if 1 not in shape[-2:]:
-            return self.op("Mul", self.reshape(value, *shape), factor)
+            return self.op("Mul", value, factor)
         # ONNX Runtime goes from value to value where the last dimensions are 1, which takes 25 times as long.
         return self.reshape(self.op("Mul", self.reshape(value, prod(shape)), factor), *shape)
 

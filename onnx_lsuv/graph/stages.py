@@ -182,9 +182,7 @@ def _stages(
         )
 
 
-def close(
-    calibration: Calibration, stage: Stage, fed: Set[str], types: Mapping[str, TypeProto], element: Mapping[str, int]
-) -> bytes:
+def close(calibration: Calibration, stage: Stage, fed: Set[str], types: Mapping[str, TypeProto]) -> bytes:
     """Return a stage as a serialised model.
 
     Args:
@@ -192,16 +190,12 @@ def close(
         stage: one of its stages.
         fed: the constants that come in as inputs; the others stand in the model.
         types: the types of the carried values.
-        element: the element type of each fed constant.
     """
     program = calibration.program
     graph_inputs = {value.name: value for value in program.body.inputs}
     inputs = [graph_inputs[name] for name in stage.inputs]
-    inputs += [
-        ValueInfoProto(name=n, type=tensor_type(element[n], program.constants[n].dims))
-        for n in stage.constants
-        if n in fed
-    ]
+    constants = [program.constants[name] for name in stage.constants if name in fed]
+    inputs += [ValueInfoProto(name=c.name, type=tensor_type(c.elem_type, c.dims)) for c in constants]
     inputs += [ValueInfoProto(name=n, type=tensor_type(TensorProto.DOUBLE, None)) for n in stage.pooled]
     inputs += [ValueInfoProto(name=n, type=types[n]) for n in stage.carried]
     # The type of an output may be left open; ONNX Runtime infers it.

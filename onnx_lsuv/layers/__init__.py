@@ -7,7 +7,7 @@ from onnx_lsuv.layers.moves import Source
 from onnx_lsuv.layers.operators import Matrix, bias_position
 from onnx_lsuv.layers.parameters import VALUES, Parameter, Parameters, find_parameters
 from onnx_lsuv.layers.plan import REASONS, Addend, Layer, Left, Norm, Plan, Weight
-from onnx_lsuv.layers.program import RANDOM_OPS, SHAPE_READERS, Body, Constant, Node, Program, tensor_type, walk
+from onnx_lsuv.layers.program import RANDOM_OPS, SHAPE_READERS, Body, Constant, Node, Program, known, tensor_type, walk
 from onnx_lsuv.layers.sources import scatter
 from onnx_lsuv.layers.vocabulary import vocabulary
 
@@ -37,6 +37,7 @@ __all__ = [
     "find_centres",
     "find_layers",
     "find_parameters",
+    "known",
     "scatter",
     "tensor_type",
     "vocabulary",

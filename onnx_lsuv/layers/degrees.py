@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import math
 
-from onnx.numpy_helper import to_array
-
-from onnx_lsuv.layers.program import DEFAULT_DOMAINS, FLOAT_TYPES, RANDOM_OPS, Program
+from onnx_lsuv.layers.program import DEFAULT_DOMAINS, FLOAT_TYPES, RANDOM_OPS, Program, number
 
 # Operators whose output grows as their first input does.
 _SAME = frozenset({
@@ -53,9 +51,9 @@ def degrees(program: Program, name: str) -> dict[str, float] | None:
         case "ReduceSumSquare":
             return scaled(2)
         case "Pow":
-            constant = program.constants.get(node.inputs[1])
-            if constant is not None and constant.tensor is not None and constant.size == 1:
-                return scaled(float(to_array(constant.tensor).reshape(-1)[0]))
+            exponent = number(program.constants, node.inputs[1])
+            if exponent is not None:
+                return scaled(exponent)
         case "Add" | "Sub" | "Max" | "Min" | "Sum" | "Concat":
             # Terms grow together only in what all of them share to one degree.
             return {

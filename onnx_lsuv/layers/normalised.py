@@ -10,10 +10,7 @@ followed by them too.
 
 from __future__ import annotations
 
-from onnx.numpy_helper import to_array
-
-from onnx_lsuv.layers.program import DEFAULT_DOMAINS, Node, Program
-from onnx_lsuv.model import is_hollow
+from onnx_lsuv.layers.program import DEFAULT_DOMAINS, Node, Program, number
 
 NORMS = frozenset({
     "BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization",
@@ -83,12 +80,14 @@ def _is_inverse_root(program: Program, name: str) -> bool:
         return _is_root(program, node.inputs[0])
     if node.op == "Div":
         return node.inputs[0] in program.constants and _is_root(program, node.inputs[1])
-    return node.op == "Pow" and _number(program, node.inputs[1]) == -0.5 and _has_mean(program, node.inputs[0])
+    return node.op == "Pow" and number(program.constants, node.inputs[1]) == -0.5 and _has_mean(program, node.inputs[0])
 
 
 def _is_root(program: Program, name: str) -> bool:
     node = _producer(program, name)
-    if node is None or not (node.op == "Sqrt" or (node.op == "Pow" and _number(program, node.inputs[1]) == 0.5)):
+    if node is None or not (
+        node.op == "Sqrt" or (node.op == "Pow" and number(program.constants, node.inputs[1]) == 0.5)
+    ):
         return False
     return _has_mean(program, node.inputs[0])
 
@@ -102,10 +101,3 @@ def _has_mean(program: Program, name: str) -> bool:
             return True
         todo = [each for node in makers for each in node.inputs]
     return False
-
-
-def _number(program: Program, name: str) -> float | None:
-    constant = program.constants.get(name)
-    if constant is None or constant.tensor is None or constant.size != 1 or is_hollow(constant.tensor):
-        return None
-    return float(to_array(constant.tensor).reshape(-1)[0])

@@ -15,7 +15,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+from numpy.typing import NDArray
 from onnx import AttributeProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 from onnx.numpy_helper import to_array
 
@@ -129,14 +131,26 @@ def walk(body: Body) -> Iterator[Node]:
         yield node
 
 
-def integers(program_constants: Mapping[str, Constant], name: str) -> tuple[int, ...] | None:
+def known(constants: Mapping[str, Constant], name: str) -> NDArray[Any] | None:
+    """Return the values of a small constant, or None where it is not one."""
+    constant = constants.get(name)
+    if constant is None or constant.tensor is None or is_hollow(constant.tensor):
+        return None
+    return to_array(constant.tensor)
+
+
+def number(constants: Mapping[str, Constant], name: str) -> float | None:
+    """Return the value of a constant of one element, or None where it is not one."""
+    values = known(constants, name)
+    return float(values.reshape(-1)[0]) if values is not None and values.size == 1 else None
+
+
+def integers(constants: Mapping[str, Constant], name: str) -> tuple[int, ...] | None:
     """Return the values of a small integer constant, or None where it is not one."""
-    constant = program_constants.get(name)
-    if constant is None or constant.tensor is None or constant.elem_type not in (TensorProto.INT64, TensorProto.INT32):
+    if name not in constants or constants[name].elem_type not in (TensorProto.INT64, TensorProto.INT32):
         return None
-    if is_hollow(constant.tensor):
-        return None
-    return tuple(int(v) for v in to_array(constant.tensor).reshape(-1))
+    values = known(constants, name)
+    return None if values is None else tuple(int(v) for v in values.reshape(-1))
 
 
 def tensor_type(elem_type: int, dims: Sequence[int | str | None] | None) -> TypeProto:

@@ -104,8 +104,7 @@ def _loaded(calibration: Calibration, new: Mapping[str, Array], device: Device) 
 
     def load(stage: Stage) -> _Loaded:
         fed = frozenset(n for n in stage.constants if n in new or _comes_from_file(program, n))
-        model = close(calibration, stage, fed, types, {n: program.constants[n].elem_type for n in fed})
-        return stage, fed, runtime.load(model, device)
+        return stage, fed, runtime.load(close(calibration, stage, fed, types), device)
 
     stages = iter(calibration.stages)
     with ThreadPoolExecutor(1, thread_name_prefix="load") as pool:
@@ -116,11 +115,11 @@ def _loaded(calibration: Calibration, new: Mapping[str, Array], device: Device) 
 
         coming = start()
         while coming:
-            ready = coming.result()
-            made = runtime.output_types(ready[2])
-            types |= {name: made[name] for name in ready[0].kept}
+            stage, fed, session = coming.result()
+            made = runtime.output_types(session)
+            types |= {name: made[name] for name in stage.kept}
             coming = start()
-            yield ready
+            yield stage, fed, session
 
 
 @dataclass(frozen=True, slots=True, eq=False)

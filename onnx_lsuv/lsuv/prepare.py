@@ -60,8 +60,8 @@ def describe(
     fresh: bool = False,
 ) -> Result:
     """Return the layers of a model and what is left alone, without running anything."""
-    wanted = {"include": include, "exclude": exclude, "keep_bias": keep_bias, "fresh": fresh}
-    return described(*plans_of(model, include=include, exclude=exclude, keep_bias=keep_bias, fresh=fresh), wanted)
+    wanted: dict[str, Any] = {"include": include, "exclude": exclude, "keep_bias": keep_bias, "fresh": fresh}
+    return described(*plans_of(model, **wanted), wanted)
 
 
 def described(plan: Plan, found: Parameters, wanted: Mapping[str, Any]) -> Result:

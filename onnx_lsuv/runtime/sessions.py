@@ -146,7 +146,7 @@ def release(device: Device) -> None:
     node = helper.make_node("Identity", ["x"], ["y"])
     graph = helper.make_graph([node], "nothing", [tensor], [onnx.ValueInfoProto(name="y")])
     model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 13)])
-    session = load(model.SerializeToString(), Device("cpu", 1, False, ()))
+    session = load(model.SerializeToString(), Device("cpu", 1))
     # The allocator is cleared out at the end of a run that asks for it.
     options = ort.RunOptions()
     options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")

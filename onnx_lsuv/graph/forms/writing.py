@@ -7,15 +7,13 @@ from dataclasses import replace
 from math import prod
 
 import numpy as np
-from onnx import helper
-from onnx.numpy_helper import to_array
+from onnx import NodeProto, helper
 
 from onnx_lsuv.graph.blocked import DOMAIN, MULTIPLE, add_product, padded, pools_in_blocks
 from onnx_lsuv.graph.forms.held import Form, Forms
 from onnx_lsuv.graph.nodes import proto_of
 from onnx_lsuv.graph.sheet import Sheet
-from onnx_lsuv.layers import SHAPE_READERS, Node
-from onnx_lsuv.model import is_hollow
+from onnx_lsuv.layers import SHAPE_READERS, Node, known
 
 # Positively homogeneous in their first operand, whatever the others are.
 _HOMOGENEOUS = frozenset({
@@ -89,16 +87,21 @@ def _homogeneous(forms: Forms, sheet: Sheet, node: Node) -> None:
     return None
 
 
+def _fusible(forms: Forms, name: str) -> NodeProto | None:
+    """Return the convolution that makes a value, if only one node reads that and can become part of it."""
+    alone = len(forms.readers.get(name, ())) == 1 and name not in forms.settled
+    return forms.fusible.get(name) if alone else None
+
+
 def _fuse(forms: Forms, node: Node, activation: str, *params: float) -> bool:
     """Let what makes a value that nothing else reads end in an activation; say whether it does."""
-    name = node.inputs[0]
-    if name not in forms.fusible or len(forms.readers.get(name, ())) != 1 or name in forms.settled:
+    made = _fusible(forms, node.inputs[0])
+    if made is None:
         return False
-    attributes = forms.fusible[name].attribute
-    attributes.append(helper.make_attribute("activation", activation))
+    made.attribute.append(helper.make_attribute("activation", activation))
     if params:
-        attributes.append(helper.make_attribute("activation_params", params))
-    forms.held[node.outputs[0]] = forms.held.pop(name)
+        made.attribute.append(helper.make_attribute("activation_params", params))
+    forms.held[node.outputs[0]] = forms.held.pop(node.inputs[0])
     return True
 
 
@@ -118,17 +121,17 @@ def _limits(forms: Forms, bounds: Sequence[str]) -> list[float]:
     limits = [-most, most]
     for i, bound in enumerate(bounds):
         if bound:
-            tensor = forms.constants[bound].tensor if bound in forms.constants else None
-            if tensor is None or is_hollow(tensor):
+            value = known(forms.constants, bound)
+            if value is None:
                 return []
-            limits[i] = float(to_array(tensor).reshape(()))
+            limits[i] = float(value.reshape(()))
     return limits
 
 
 def _bound(forms: Forms, sheet: Sheet, bound: str, factor: str) -> str:
     """Return what bounds x' where a bound, which may be absent, is to bound f x'."""
-    tensor = forms.constants[bound].tensor if bound in forms.constants else None
-    zero = tensor is not None and not is_hollow(tensor) and not to_array(tensor).any()
+    value = known(forms.constants, bound)
+    zero = value is not None and not value.any()
     return bound if not bound or zero else sheet.op("Div", bound, factor)
 
 
@@ -172,12 +175,9 @@ def _add(forms: Forms, sheet: Sheet, node: Node, lead: str) -> bool:
 def _add_to_norm(forms: Forms, sheet: Sheet, node: Node) -> bool:
     """Let a BatchNormalization that nothing else reads take the other operand of a sum; say whether one does."""
     for name, other in (node.inputs, node.inputs[::-1]):
-        made = forms.fusible.get(name)
-        alone = len(forms.readers.get(name, ())) == 1 and name not in forms.settled
-        # One with a fourth operand is a sum already, one with an activation is not followed by the sum at once.
-        if made is None or not alone or len(made.input) != 3 or any(a.name == "activation" for a in made.attribute):
-            continue
-        if forms.form(other).factor is not None:
+        made = _fusible(forms, name)
+        # One with a fourth operand is a sum already.
+        if made is None or len(made.input) != 3 or forms.form(other).factor is not None:
             continue
         made.input.append(forms.in_blocks(sheet, other).name)
         # Its place is where the sum was: the other operand may have been made after it.
