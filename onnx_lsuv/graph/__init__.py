@@ -1,7 +1,7 @@
 """The calibration graph: weights as inputs, statistics after each layer, stages."""
 
 from onnx_lsuv.graph.center import within_channels
-from onnx_lsuv.graph.moments import COUNT, MEAN, VAR, Record, first_usable_of, pooled, scale_of
+from onnx_lsuv.graph.moments import COUNT, MEAN, ROWS, USE, VAR, Record, executions, first_usable_of, scale_of
 from onnx_lsuv.graph.nodes import is_random
 from onnx_lsuv.graph.stages import IR_MAX, Calibration, Stage, build, close
 from onnx_lsuv.graph.state import norm_key
@@ -10,16 +10,18 @@ __all__ = [
     "COUNT",
     "IR_MAX",
     "MEAN",
+    "ROWS",
+    "USE",
     "VAR",
     "Calibration",
     "Record",
     "Stage",
     "build",
     "close",
+    "executions",
     "first_usable_of",
     "is_random",
     "norm_key",
-    "pooled",
     "scale_of",
     "within_channels",
 ]

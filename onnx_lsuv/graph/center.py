@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto
 
-from onnx_lsuv.graph.moments import COUNT, MEAN, VAR, Moments, Record, is_usable
+from onnx_lsuv.graph.moments import COUNT, MEAN, USE, VAR, Moments, Record, is_usable
 from onnx_lsuv.graph.sheet import Sheet
 from onnx_lsuv.layers import Layer, channels_last
 
@@ -38,6 +38,6 @@ def centred(sheet: Sheet, layer: Layer, raw: str, found: Moments, spread: Moment
 
 
 def within_channels(record: Record) -> Record:
-    """Return the record (3, 1) of an output about its channels' means, from that of its channels (3, C)."""
+    """Return the record of an output about its channels' means, from that of its channels."""
     mean, var = record[MEAN], record[VAR]
-    return np.array([[record[COUNT, 0]], [np.sqrt(np.mean(mean * mean))], [np.mean(var)]])
+    return np.array([[record[COUNT, 0]], [np.sqrt(np.mean(mean * mean))], [np.mean(var)], [record[USE, 0]]])

@@ -1,15 +1,29 @@
-"""If, Loop and Scan: records that go into the scopes of a node and come out of them (see `rewrite`)."""
+"""If, Loop and Scan: records that go into the scopes of a node and come out of them (see `rewrite`).
+
+Over one batch a record decides while the graph runs: a layer in a loop divides by the first usable record so far. Over
+several batches that is not known before all of them ran, and a record may depend on others of the same node, in an
+order that only the run tells. So the node is run over the batches again and again, each time dividing by the pooled
+records of the run before, until none changes. A record that depends on none of the others is right after the first run,
+one that depends on such after the second: n records need n runs at most, and one more for what the node gives to
+others.
+
+Which execution of a use decides is chosen by the pooled records too: one batch alone may have no variance, as that of a
+single number. So each layer's record leaves the node as a list: the first executions by themselves, then the first
+usable one of this batch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 from onnx import GraphProto, TensorProto, ValueInfoProto, helper
 
+from onnx_lsuv.graph.moments import ROWS, first_usable, from_record, is_reached
 from onnx_lsuv.graph.nodes import proto_of
+from onnx_lsuv.graph.records import empty_trail
 from onnx_lsuv.graph.sheet import Sheet
 from onnx_lsuv.graph.state import Kept, Rewriter, keys_inside
 from onnx_lsuv.layers import Body, Node, tensor_type
@@ -26,38 +40,58 @@ def write_control(
     rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], write: WriteBody, *, top: bool
 ) -> None:
     """Write a node that has records inside its scopes; `write` writes a scope."""
-    keys = keys_inside(rw, node)
-    if top and rw.staged and rw.rescale:
-        for key in keys:
-            if key in records and records[key].certain:
-                continue
-            copy = replace(node, outputs=tuple(rw.book.fresh() if o else "" for o in node.outputs))
-            known = dict(records)
-            _scopes(rw, sheet, copy, keys, known, write)
-            rw.cuts[known[key].name] = key
-            records[key] = Kept(known[key].name, certain=False)
-        _scopes(rw, sheet, node, keys, dict(records), write)
+    keys = {k: width for k, width in keys_inside(rw, node).items() if not (k in records and records[k].certain)}
+    if not top or (rw.rescale and not rw.staged):
+        _scopes(rw, sheet, node, keys, records, write)
         return
-    if top and not rw.rescale:
-        found: dict[str, Kept] = {k: kept for k, kept in records.items() if kept.certain}
-        _scopes(rw, sheet, node, keys, found, write)
-        for key in keys:
-            if key not in records or not records[key].certain:
-                rw.uses.setdefault(key, []).append(found[key].name)
-        records |= found
-        return
-    _scopes(rw, sheet, node, keys, records, write)
+    start, inner = len(sheet.nodes), dict(records)
+    fed: dict[str, str] = {}
+    for key, width in keys.items():
+        before = records.get(key) if rw.rescale else None
+        trail = empty_trail(sheet, width) if key in rw.plan.weights else None
+        inner[key] = replace(before or _unreached(rw, width), trail=trail)
+        if rw.rescale:
+            fed[key] = rw.book.fresh()
+            layer = key in rw.plan.weights
+            rw.given[key] = first_usable(sheet, before.name, fed[key], width, layer=layer) if before else fed[key]
+    _scopes(rw, sheet, node, keys, inner, write)
+    rw.given.clear()
+    lists = {key: _listed(sheet, inner[key], width) for key, width in keys.items()}
+    if rw.rescale:
+        rw.repeated.append(frozenset(name for proto in sheet.nodes[start:] for name in proto.output if name))
+    for key, width in keys.items():
+        found = lists[key]
+        if not rw.rescale:
+            rw.uses.setdefault(key, []).append(found)
+            records[key] = inner[key]
+            continue
+        rw.cuts[found] = key
+        rw.again[found] = fed[key], width
+        if before := records.get(key):
+            reached = is_reached(sheet, from_record(sheet, found, width), width)
+            found = sheet.select(reached, found, before.name)
+            found = first_usable(sheet, before.name, found, width, layer=key in rw.plan.weights)
+        records[key] = Kept(found, certain=False)
+
+
+def _unreached(rw: Rewriter, width: int) -> Kept:
+    return Kept(rw.book.constant(np.zeros(ROWS * width), np.float64), certain=False)
+
+
+def _listed(sheet: Sheet, kept: Kept, width: int) -> str:
+    """Return the records (n, ROWS, width) of which the first usable decides."""
+    last = sheet.reshape(kept.name, 1, ROWS * width)
+    whole = sheet.op("Concat", kept.trail, last, axis=0) if kept.trail else last
+    return sheet.reshape(whole, -1, ROWS, width)
 
 
 def _scopes(
     rw: Rewriter, sheet: Sheet, node: Node, keys: Mapping[str, int], records: dict[str, Kept], write: WriteBody
 ) -> None:
     """Write a node with its scopes, the records going in and out."""
-    entry = {
-        key: records.get(key) or Kept(rw.book.constant(np.zeros(3 * width), np.float64), certain=False)
-        for key, width in keys.items()
-    }
-    results = {key: rw.book.fresh() for key in keys}
+    entry = {key: records.get(key) or _unreached(rw, width) for key, width in keys.items()}
+    results = {key: _fresh(rw, kept) for key, kept in entry.items()}
+    leaving = [name for name, _ in _ranked(results.values())]
     graphs: dict[str, GraphProto] = {}
     inputs, outputs = node.inputs, node.outputs
     if node.op_type == "If":
@@ -66,8 +100,8 @@ def _scopes(
             inner, kept = Sheet(rw.book), {**records, **entry}
             write(rw, inner, body, kept, top=False)
             leaves.append(kept)
-            graphs[name] = _close(inner, body, list(body.inputs), len(body.outputs), [kept[k].name for k in keys])
-        outputs = (*outputs, *results.values())
+            graphs[name] = _close(inner, body, list(body.inputs), len(body.outputs), _ranked(kept[k] for k in keys))
+        outputs = (*outputs, *leaving)
         certain = {k: all(leaf[k].certain for leaf in leaves) for k in keys}
     else:
         (name, body), *_ = node.bodies.items()
@@ -75,34 +109,44 @@ def _scopes(
         scanned = node.int_attribute("num_scan_inputs", 0)
         at = len(inputs) - scanned
         states = at - (2 if node.op_type == "Loop" else 0)
-        formals = {k: Kept(rw.book.fresh(), certain=entry[k].certain) for k in keys}
+        formals = {key: _fresh(rw, kept) for key, kept in entry.items()}
         inner, kept = Sheet(rw.book), {**records, **formals}
         write(rw, inner, body, kept, top=False)
-        infos = [_record_info(formals[k].name, width) for k, width in keys.items()]
         place = len(body.inputs) - scanned
-        body_inputs = [*body.inputs[:place], *infos, *body.inputs[place:]]
+        body_inputs = [*body.inputs[:place], *_infos(_ranked(formals.values())), *body.inputs[place:]]
         graphs[name] = _close(
-            inner, body, body_inputs, states + (1 if node.op_type == "Loop" else 0), [kept[k].name for k in keys]
+            inner, body, body_inputs, states + (1 if node.op_type == "Loop" else 0), _ranked(kept[k] for k in keys)
         )
-        inputs = (*inputs[:at], *(entry[k].name for k in keys), *inputs[at:])
+        inputs = (*inputs[:at], *(name for name, _ in _ranked(entry.values())), *inputs[at:])
         outputs = (*outputs, *("" for _ in range(states - len(outputs))))
-        outputs = (*outputs[:states], *results.values(), *outputs[states:])
+        outputs = (*outputs[:states], *leaving, *outputs[states:])
         certain = {k: entry[k].certain for k in keys}
     proto = proto_of(replace(node, inputs=inputs, outputs=outputs, bodies={}))
     for name, graph in graphs.items():
         proto.attribute.append(helper.make_attribute(name, graph))
     sheet.nodes.append(proto)
     for key in keys:
-        records[key] = Kept(results[key], certain[key])
+        records[key] = replace(results[key], certain=certain[key])
 
 
-def _close(inner: Sheet, body: Body, inputs: list[ValueInfoProto], at: int, leaving: list[str]) -> GraphProto:
+def _fresh(rw: Rewriter, kept: Kept) -> Kept:
+    return replace(kept, name=rw.book.fresh(), trail=rw.book.fresh() if kept.trail else None)
+
+
+def _ranked(kept: Iterable[Kept]) -> list[tuple[str, int]]:
+    """Return the values that records are, in a fixed order, and their ranks."""
+    return [(name, rank) for each in kept for name, rank in ((each.name, 1), (each.trail, 2)) if name]
+
+
+def _close(
+    inner: Sheet, body: Body, inputs: list[ValueInfoProto], at: int, leaving: Sequence[tuple[str, int]]
+) -> GraphProto:
     """Return a scope as a graph whose outputs hold the records from a position on."""
     # An output must be made inside the scope, so what came from outside passes through an Identity.
-    extra = [_record_info(inner.op("Identity", name), None) for name in leaving]
+    extra = _infos([(inner.op("Identity", name), rank) for name, rank in leaving])
     outputs = [*body.outputs[:at], *extra, *body.outputs[at:]]
     return helper.make_graph(inner.nodes, "body", inputs, outputs)
 
 
-def _record_info(name: str, width: int | None) -> ValueInfoProto:
-    return ValueInfoProto(name=name, type=tensor_type(TensorProto.DOUBLE, (None if width is None else 3 * width,)))
+def _infos(ranks: Iterable[tuple[str, int]]) -> list[ValueInfoProto]:
+    return [ValueInfoProto(name=n, type=tensor_type(TensorProto.DOUBLE, (None,) * rank)) for n, rank in ranks]

@@ -1,8 +1,10 @@
 """Count, mean and variance: as nodes of a graph, pooled over batches, and turned into a scale.
 
-A record is a float64 matrix (3, C), flat in the graph, whose rows are count, mean and population variance. C is the
-number of channels for a BatchNormalization; 1 for a layer; 3 for a layer with an additive term b that stays, for z, b
-and z + b, from which Cov(z, b) = (Var(z + b) - Var(z) - Var(b)) / 2. A count of 0 says: not reached.
+A record is a float64 matrix (4, C), flat in the graph, whose rows are count, mean, population variance, and which of a
+weight's uses was measured. C is the number of channels for a BatchNormalization; 1 for a layer; 3 for a layer with an
+additive term b that stays, for z, b and z + b, from which Cov(z, b) = (Var(z + b) - Var(z) - Var(b)) / 2; when only
+measuring, 2 for such a layer, for z and z + b. The first column decides between uses, the last is the output. A count
+of 0 says: not reached.
 
 Reduction has two levels. Groups of some 32 to 4096 values are reduced in float32, then the groups in float64, and
 var = E[x^2] - E[x]^2 is taken in float64: one float32 reduction over 25 million values is off by 0.3%.
@@ -30,7 +32,8 @@ from onnx_lsuv.graph.sheet import Sheet
 Record = NDArray[np.float64]
 Dims = Sequence[int | None]
 
-COUNT, MEAN, VAR = 0, 1, 2
+COUNT, MEAN, VAR, USE = 0, 1, 2, 3
+ROWS = 4
 GROUP_MIN, GROUP_MAX = 32, 4096
 # Short groups let the rounding of their sums average out: with a mean of 1000 stds, 256 values are off by 1e-7 of
 # 1e6, thousands of such groups together by far less.
@@ -205,9 +208,10 @@ def joined(sheet: Sheet, parts: Sequence[Moments]) -> Moments:
     return Moments(*(sheet.op("Concat", *row, axis=0) for row in rows))
 
 
-def to_record(sheet: Sheet, found: Moments) -> str:
-    """Write a record: counts, means and variances one after the other, (3 * channels,)."""
-    return sheet.op("Concat", found.count, found.mean, found.var, axis=0)
+def to_record(sheet: Sheet, found: Moments, use: int, channels: int) -> str:
+    """Write a record: counts, means, variances and the use one after the other, (4 * channels,)."""
+    uses = sheet.book.filled(use, channels, dtype=np.float64)
+    return sheet.op("Concat", found.count, found.mean, found.var, uses, axis=0)
 
 
 def from_record(sheet: Sheet, record: str, channels: int) -> Moments:
@@ -219,12 +223,17 @@ def from_record(sheet: Sheet, record: str, channels: int) -> Moments:
 def first_usable(sheet: Sheet, before: str, own: str, channels: int, *, layer: bool) -> str:
     """Return the earlier record where it was reached, for a layer also with a variance to scale by; else the own."""
     earlier = from_record(sheet, before, channels)
-    good = sheet.op("Greater", _pick(sheet, earlier.count, 0, channels), sheet.book.constant([0.0], np.float64))
+    good = is_reached(sheet, earlier, channels)
     if layer:
         # A loop's state starts at zero, as a recurrent net's: its first iteration may say nothing.
         mean, var = (_pick(sheet, row, 0, channels) for row in (earlier.mean, earlier.var))
         good = sheet.op("And", good, is_usable(sheet, mean, var))
     return sheet.select(good, before, own)
+
+
+def is_reached(sheet: Sheet, found: Moments, channels: int) -> str:
+    """Write the node that says whether the data reached a record."""
+    return sheet.op("Greater", _pick(sheet, found.count, 0, channels), sheet.book.constant([0.0], np.float64))
 
 
 def _pick(sheet: Sheet, row: str, column: int, columns: int) -> str:
@@ -289,7 +298,18 @@ def pooled(records: Sequence[NDArray[Any]]) -> Record:
     total = count.sum(0)
     centre = (count * mean).sum(0) / total
     spread = (count * (var + (mean - centre) ** 2)).sum(0) / total
-    return np.stack([total, centre, spread])
+    return np.stack([total, centre, spread, stack[:, USE].min(0)])
+
+
+def executions(arrays: Sequence[NDArray[Any]]) -> list[Record]:
+    """Return the records of a use's executions over all batches.
+
+    Args:
+        arrays: for each batch one record, flat, or a list (n, 4, C) of those of the first executions and, at the end,
+            the first usable of all.
+    """
+    lists = [array if array.ndim == 3 else array.reshape(1, ROWS, -1) for array in arrays]
+    return [pooled(records) for records in zip(*lists, strict=True)]
 
 
 def first_usable_of(records: Sequence[Record]) -> Record:

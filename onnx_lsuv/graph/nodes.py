@@ -30,6 +30,16 @@ def neutral(node: Node) -> Node:
     return node
 
 
+def neutral_nodes(node: Node) -> list[Node]:
+    """Return a node with chance taken out; what a BatchNormalization says of its statistics are those it reads."""
+    if node.op != "BatchNormalization" or len(node.outputs) == 1:
+        return [neutral(node)]
+    mean, var = node.inputs[3:5]
+    told = [(name, value) for name, value in zip(node.outputs[1:], (mean, var, mean, var), strict=False) if name]
+    copies = [replace(node, op_type="Identity", inputs=(v,), outputs=(n,), attributes={}) for n, v in told]
+    return [neutral(replace(node, outputs=node.outputs[:1])), *copies]
+
+
 def is_random(node: Node) -> bool:
     """Say whether a node is one that `neutral` takes the chance out of."""
     return neutral(node) is not node

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from onnx_lsuv.graph.blocked import scale_and_shift
 from onnx_lsuv.graph.forms import Form
 from onnx_lsuv.graph.moments import Moments, channel_moments, size_of
-from onnx_lsuv.graph.nodes import neutral, proto_of
+from onnx_lsuv.graph.nodes import neutral_nodes, proto_of
 from onnx_lsuv.graph.records import merge
 from onnx_lsuv.graph.sheet import Sheet
 from onnx_lsuv.graph.state import Kept, Rewriter, channels, norm_key
@@ -35,18 +35,10 @@ def write_norm(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept],
     def own() -> Moments:
         return channel_moments(sheet, node.inputs[0], elem_type, width, dims, size_of(dims))
 
-    found = merge(rw, sheet, records, norm_key(norm), own, width, top=top)
+    found = merge(rw, sheet, records, norm_key(norm), own, width, use=0, top=top)
     mean, var = (sheet.cast(row, stored) for row in (found.mean, found.var))
-    write_plain_norm(sheet, node, mean, _at_least_zero(sheet, var, stored))
-
-
-def write_plain_norm(sheet: Sheet, node: Node, mean: str, var: str) -> None:
-    """Write a BatchNormalization in inference form; what it says of its statistics in training are these."""
-    plain = neutral(replace(node, outputs=node.outputs[:1]))
-    sheet.nodes.append(proto_of(replace(plain, inputs=(*node.inputs[:3], mean, var))))
-    for name, value in zip(node.outputs[1:], (mean, var, mean, var), strict=False):
-        if name:
-            sheet.op("Identity", value, output=name)
+    normalised = replace(node, inputs=(*node.inputs[:3], mean, _at_least_zero(sheet, var, stored)))
+    sheet.nodes += map(proto_of, neutral_nodes(normalised))
 
 
 def _at_least_zero(sheet: Sheet, var: str, elem_type: int) -> str:
@@ -61,6 +53,8 @@ def write_norm_in_blocks(rw: Rewriter, sheet: Sheet, node: Node, records: dict[s
     form, image = forms.form(source), forms.image(source)
     if not form.blocked or image is None or image[1] != width or any(node.outputs[1:]):
         return False
+    if forms.image(node.outputs[0]) != image:
+        return False  # what has no known shape stays in the plain layout
     measured = rw.moments_in_blocks(sheet, form.name, image)
     if measured is None:
         return False
@@ -72,7 +66,7 @@ def write_norm_in_blocks(rw: Rewriter, sheet: Sheet, node: Node, records: dict[s
         square = sheet.op("Mul", factor, factor)
         return Moments(measured.count, sheet.op("Mul", measured.mean, factor), sheet.op("Mul", measured.var, square))
 
-    found = merge(rw, sheet, records, norm_key(norm), own, width, top=True)
+    found = merge(rw, sheet, records, norm_key(norm), own, width, use=0, top=True)
     epsilon = sheet.double(node.float_attribute("epsilon", 1e-5))
     spread = sheet.op("Sqrt", sheet.op("Add", _at_least_zero(sheet, found.var, TensorProto.DOUBLE), epsilon))
     # The model may compute them.

@@ -4,20 +4,61 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from onnx_lsuv.graph.moments import Moments, first_usable, from_record, to_record
+import numpy as np
+from onnx import TensorProto
+
+from onnx_lsuv.graph.moments import COUNT, ROWS, Moments, first_usable, from_record, is_reached, to_record
 from onnx_lsuv.graph.sheet import Sheet
 from onnx_lsuv.graph.state import Kept, Rewriter
 
+# So many executions of a layer in a loop are kept apart (see `control`).
+TRAIL = 64
+
+
+def empty_trail(sheet: Sheet, width: int) -> str | None:
+    """Return a trail without records; None where the opset cannot choose value by value."""
+    return sheet.book.constant(np.zeros((TRAIL, ROWS * width)), np.float64) if sheet.book.opset >= 9 else None
+
+
+def _appended(sheet: Sheet, trail: str, record: str) -> str:
+    """Return a trail with a record in the first of its rows that has a count of 0, if there is one."""
+    counts = sheet.op("Gather", trail, sheet.book.constant(COUNT, np.int64), axis=1)
+    filled = sheet.cast(sheet.op("Greater", counts, sheet.double(0)), TensorProto.INT64)
+    place = sheet.op("Equal", sheet.ints(*range(TRAIL)), sheet.reduce("ReduceSum", filled, (0,), keep=True))
+    return sheet.op("Where", sheet.reshape(place, -1, 1), record, trail)
+
 
 def merge(
-    rw: Rewriter, sheet: Sheet, records: dict[str, Kept], key: str, own: Callable[[], Moments], width: int, *, top: bool
+    rw: Rewriter,
+    sheet: Sheet,
+    records: dict[str, Kept],
+    key: str,
+    own: Callable[[], Moments],
+    width: int,
+    *,
+    use: int,
+    top: bool,
 ) -> Moments:
-    """Return the moments that decide at this use, measuring only where no earlier use surely did."""
+    """Return the moments that decide at this use, measuring only where no earlier use surely did.
+
+    Args:
+        rw: the rewriting.
+        sheet: where to write.
+        records: those of the scope, which take this one up.
+        key: of the weight or the norm.
+        own: writes the measuring of this use.
+        width: columns of the record.
+        use: which of the weight's layers this is.
+        top: in the main graph.
+    """
     before = records.get(key)
     if before is not None and before.certain:
         return from_record(sheet, before.name, width)
     found = own()
-    record = to_record(sheet, found)
+    record = to_record(sheet, found, use, width)
+    trail = before.trail if before is not None else None
+    if trail is not None:
+        trail = _appended(sheet, trail, record)
     cut = top and rw.staged and rw.rescale
     if cut:
         rw.cuts[record] = key
@@ -26,5 +67,9 @@ def merge(
     elif before is not None:
         record = first_usable(sheet, before.name, record, width, layer=key in rw.plan.weights)
     # A first use may say nothing (a recurrent net's zero state), so a layer's later uses are asked too.
-    records[key] = Kept(record, certain=key not in rw.plan.weights)
+    records[key] = Kept(record, certain=key not in rw.plan.weights, trail=trail)
+    if key in rw.given:
+        pooled = rw.given[key]
+        reached = is_reached(sheet, from_record(sheet, pooled, width), width)
+        record = sheet.select(reached, pooled, record)
     return from_record(sheet, record, width) if cut or before is not None else found

@@ -6,8 +6,7 @@ not reached at first, set by the first iteration. So a weight shared by a branch
 one scale, and one that the data never reaches ends with a count of 0.
 
 For several batches a record of the main graph is a *cut*: it is pooled over all batches before anything that
-depends on it runs. A node with scopes inside cannot be cut; it is written once for each record inside, each time
-with the pooled records known so far, and once more for its real outputs.
+depends on it runs. A node with scopes inside cannot be cut; it is run again until its records stay (see `control`).
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ from onnx_lsuv.graph.moments import (
     scale,
     size_of,
 )
-from onnx_lsuv.graph.nodes import neutral, proto_of
-from onnx_lsuv.graph.norms import write_norm, write_norm_in_blocks, write_plain_norm
+from onnx_lsuv.graph.nodes import neutral, neutral_nodes, proto_of
+from onnx_lsuv.graph.norms import write_norm, write_norm_in_blocks
 from onnx_lsuv.graph.records import merge
 from onnx_lsuv.graph.sheet import Sheet
-from onnx_lsuv.graph.state import Kept, Rewriter, columns, keys_inside
+from onnx_lsuv.graph.state import Kept, Rewriter, columns, keys_inside, use_of
 from onnx_lsuv.layers import Body, Layer, Node, bias_position, channels_last
 
 # Layers of two operands, linear in both.
@@ -56,7 +55,7 @@ def rewrite(rewriter: Rewriter) -> tuple[list[NodeProto], dict[str, tuple[str, .
 
 
 def _body(rw: Rewriter, sheet: Sheet, body: Body, records: dict[str, Kept], *, top: bool) -> None:
-    for node in body.nodes:
+    for node in rw.plan.order.get(body, body.nodes):
         if top and rw.rescale:
             layer = rw.ends.get(node) if node in rw.starts else None
             if _waiting_layer(rw, sheet, layer, records) if layer else write_node(rw.forms, sheet, neutral(node)):
@@ -70,10 +69,8 @@ def _body(rw: Rewriter, sheet: Sheet, body: Body, records: dict[str, Kept], *, t
             write_norm(rw, sheet, node, records, top=top)
         elif node in rw.starts or node in rw.ends:
             _layer(rw, sheet, node, records, top=top)
-        elif node.op == "BatchNormalization" and len(node.outputs) > 1:
-            write_plain_norm(sheet, node, node.inputs[3], node.inputs[4])
         else:
-            sheet.nodes.append(proto_of(neutral(node), lambda b: _plain_body(rw, b)))
+            sheet.nodes += [proto_of(each, lambda b: _plain_body(rw, b)) for each in neutral_nodes(node)]
 
 
 def _plain_body(rw: Rewriter, body: Body) -> GraphProto:
@@ -87,7 +84,8 @@ def _layer(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, 
     if not rw.rescale:
         sheet.nodes.append(proto_of(node))
         if layer is not None:
-            merge(rw, sheet, records, layer.weight, lambda: _measure(rw, sheet, layer, node.outputs[0]), 1, top=top)
+            width, use = columns(rw, layer), use_of(rw, layer)
+            merge(rw, sheet, records, layer.weight, lambda: _as_it_is(rw, sheet, layer, width), width, use=use, top=top)
         return
     term: str | None = None
     output = node.outputs[0]
@@ -96,17 +94,12 @@ def _layer(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, 
         sheet.nodes.append(proto_of(node))
         return
     if start is not None:
-        raw = sheet.book.fresh()
-        inputs = _without_bias(rw, layer)
         if bias_position(node) is not None and layer.addend is not None:
             term = _own_term(rw, sheet, layer)
         if layer.rest is not None:
-            inputs[layer.position] = _moved(sheet, layer.rest.other, layer.rest.moves)
-            rest = sheet.book.fresh()
-            sheet.nodes.append(proto_of(replace(node, inputs=tuple(inputs), outputs=(rest,))))
-            inputs[layer.position] = _moved(sheet, layer.rest.drawn, layer.rest.moves)
+            rest = _product(rw, sheet, layer, _moved(sheet, layer.rest.other, layer.rest.moves))
             term = rest if term is None else sheet.op("Add", rest, term)
-        sheet.nodes.append(proto_of(replace(node, inputs=tuple(inputs), outputs=(raw,))))
+        raw = _product(rw, sheet, layer, _drawn_weight(sheet, layer))
     else:
         assert layer.addend is not None
         term = node.inputs[layer.addend.position]
@@ -126,7 +119,7 @@ def _layer(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, 
         both = sheet.op("Add", raw, b)
         return joined(sheet, [found, *(_measure(rw, sheet, layer, v) for v in (spread, both))])
 
-    found = merge(rw, sheet, records, layer.weight, own, width, top=top)
+    found = merge(rw, sheet, records, layer.weight, own, width, use=use_of(rw, layer), top=top)
     if centre:
         channels, found = found, within(sheet, found)
         raw = centred(sheet, layer, raw, channels, found)
@@ -184,12 +177,39 @@ def _waiting_layer(rw: Rewriter, sheet: Sheet, layer: Layer, records: dict[str, 
         size, length = math.prod(image), math.prod(held)
         return moments(sheet, raw, TensorProto.FLOAT, groups_of(held), size=size, stored=length)
 
-    found = merge(rw, sheet, records, layer.weight, own, 1, top=True)
+    found = merge(rw, sheet, records, layer.weight, own, 1, use=use_of(rw, layer), top=True)
     target, elem_type = rw.targets[layer.weight], layer.source.elem_type
     # What it is multiplied by later may be a single number, which must stay one.
     factor = scale(sheet, found, target, with_term=False, elem_type=elem_type, scalar=True)
     forms.held[output] = Form(raw, factor, plain is not None)
     return True
+
+
+def _as_it_is(rw: Rewriter, sheet: Sheet, layer: Layer, width: int) -> Moments:
+    """Measure a layer's output, and with two columns before it what its weight alone gives, which decides."""
+    found = _measure(rw, sheet, layer, layer.end.outputs[0])
+    if width == 1:
+        return found
+    if not layer.stays:
+        return joined(sheet, [found, found])
+    if layer.end is not layer.node:
+        raw = layer.node.outputs[0]
+    else:
+        raw = _product(rw, sheet, layer, _drawn_weight(sheet, layer))
+    return joined(sheet, [_measure(rw, sheet, layer, raw), found])
+
+
+def _product(rw: Rewriter, sheet: Sheet, layer: Layer, weight: str) -> str:
+    """Write a layer's node on some weight, without a bias; return its output."""
+    inputs, raw = _without_bias(rw, layer), sheet.book.fresh()
+    inputs[layer.position] = weight
+    sheet.nodes.append(proto_of(replace(layer.node, inputs=tuple(inputs), outputs=(raw,))))
+    return raw
+
+
+def _drawn_weight(sheet: Sheet, layer: Layer) -> str:
+    """Return a layer's weight; of a sum of two the term that is drawn."""
+    return _moved(sheet, layer.rest.drawn, layer.rest.moves) if layer.rest else layer.node.inputs[layer.position]
 
 
 def _without_bias(rw: Rewriter, layer: Layer) -> list[str]:

@@ -1,7 +1,7 @@
 """Write nodes for one scope of a graph in any opset from 7 on.
 
 Only operators are written whose meaning is the same in every opset, or whose change is hidden here: reduction axes
-are an attribute before opset 18 and an input from it on; Where is an If before opset 9.
+are an attribute before opset 18 (ReduceSum: 13) and an input from it on; Where is an If before opset 9.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Sheet:
 
     def reduce(self, op_type: str, value: str, axes: Sequence[int], *, keep: bool = False) -> str:
         """Reduce over axes, which disappear or, with `keep`, stay with a length of 1."""
-        if self.book.opset < 18:
+        if self.book.opset < (13 if op_type == "ReduceSum" else 18):
             return self.op(op_type, value, axes=list(axes), keepdims=int(keep))
         return self.op(op_type, value, self.ints(*axes), keepdims=int(keep))
 

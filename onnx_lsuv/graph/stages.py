@@ -3,8 +3,9 @@
 A node's level is the greatest level of what it reads; what reads a cut is one level further on. All nodes of a level
 are a stage: it runs over all batches, its cuts are pooled, and only what later stages read is kept. So each node runs
 once per batch, whatever the number of layers; what comes from constants and cuts alone, such as a filter in another
-layout, is a stage of its own that runs once for all batches. Without cuts there is one stage, or a few where the graph
-is long. Nodes that no record depends on are left out: the model's own outputs, and all that follows its last layer.
+layout, is a stage of its own that runs once for all batches. A node with records in its scopes is one too, and is run
+again until they stay. Without cuts there is one stage, or a few where the graph is long. Nodes that no record depends
+on are left out: the model's own outputs, and all that follows its last layer.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto, 
 from onnx_lsuv.graph.blocked import DOMAIN
 from onnx_lsuv.graph.forms import Forms
 from onnx_lsuv.graph.moments import Dims
-from onnx_lsuv.graph.nodes import proto_of
+from onnx_lsuv.graph.nodes import neutral_nodes, proto_of
 from onnx_lsuv.graph.rewrite import rewrite
 from onnx_lsuv.graph.shapes import is_mistaken, without_lengths
 from onnx_lsuv.graph.sheet import Book, Value
@@ -44,6 +45,8 @@ class Stage:
     pooled: tuple[str, ...]  # cuts of earlier stages
     carried: tuple[str, ...]  # other values of earlier stages
     cuts: tuple[str, ...]  # records to pool after this stage
+    # Those of them that are fed back, as what and with how many columns: the stage is run again until they stay.
+    again: Mapping[str, tuple[str, int]]
     finals: tuple[str, ...]  # other records that end here
     kept: tuple[str, ...]  # values that later stages carry on
     finished: tuple[str, ...]  # carried values that no later stage reads
@@ -58,6 +61,7 @@ class Calibration:
     stages: tuple[Stage, ...]
     records: Mapping[str, tuple[str, ...]]  # by key: the records of its uses, the first usable of which decides
     cuts: Mapping[str, str]
+    values: Mapping[str, Value]  # what inference found
 
 
 def build(
@@ -85,7 +89,7 @@ def build(
     values = infer(plan.program, shapes)
     if is_mistaken(plan.program, values):
         plan = replace(plan, program=without_lengths(plan.program))
-        values = {name: replace(value, dims=None) for name, value in values.items()}
+        values = {n: replace(v, dims=v.dims and (None,) * len(v.dims)) for n, v in values.items()}
     rewriter = Rewriter(
         plan,
         rescale=rescale,
@@ -98,8 +102,8 @@ def build(
     )
     nodes, records = rewrite(rewriter)
     wanted = dict.fromkeys([*(name for names in records.values() for name in names), *rewriter.cuts])
-    stages = tuple(_stages(nodes, plan.program, wanted, rewriter.cuts))
-    return Calibration(plan.program, book, stages, records, rewriter.cuts)
+    stages = tuple(_stages(nodes, wanted, rewriter))
+    return Calibration(plan.program, book, stages, records, rewriter.cuts, values)
 
 
 def _prefix(program: Program) -> str:
@@ -121,9 +125,8 @@ def _reads(node: NodeProto) -> Iterable[str]:
             yield from (value.name for value in attribute.g.output)
 
 
-def _stages(
-    nodes: Sequence[NodeProto], program: Program, wanted: Mapping[str, None], cuts: Mapping[str, str]
-) -> Iterable[Stage]:
+def _stages(nodes: Sequence[NodeProto], wanted: Mapping[str, None], rewriter: Rewriter) -> Iterable[Stage]:
+    program, cuts = rewriter.plan.program, rewriter.cuts
     makers = {name: i for i, node in enumerate(nodes) for name in node.output if name}
     reads = [tuple(dict.fromkeys(n for n in _reads(node) if n)) for node in nodes]
     needed: set[int] = set()
@@ -134,19 +137,25 @@ def _stages(
             needed.add(i)
             todo += [makers[name] for name in reads[i] if name in makers]
     data = {value.name for value in program.body.inputs}
+    together = {i: members for outputs in rewriter.repeated for members in [_members(outputs, makers)] for i in members}
     level: dict[int, int] = {}
     moving: set[int] = set()  # what depends on the data, cuts aside
     filled: dict[int, int] = {}
     for i in sorted(needed):
         made_by = [makers[n] for n in reads[i] if n in makers and n not in cuts and makers[n] != i]
         fixed = nodes[i].op_type not in RANDOM_OPS and data.isdisjoint(reads[i]) and moving.isdisjoint(made_by)
-        if not fixed or any(n in wanted for n in nodes[i].output):
+        if not fixed or i in together or any(n in wanted for n in nodes[i].output):
             moving.add(i)
-        step = max((level[makers[n]] + (n in cuts) for n in reads[i] if n in makers and makers[n] != i), default=0)
+        if i in level:
+            continue
+        mates = together.get(i, (i,))
+        before = [(makers[n], n in cuts) for mate in mates for n in reads[mate] if n in makers]
+        # What is run again gives its values after the last run.
+        step = max((level[at] + (cut or at in together) for at, cut in before if at not in mates), default=0)
         while filled.get(step, 0) >= STAGE_NODES:
             step += 1
-        level[i] = step
-        filled[step] = filled.get(step, 0) + 1
+        level |= dict.fromkeys(mates, step)
+        filled[step] = filled.get(step, 0) + len(mates)
     # What is the same for all batches runs once, right before it is first read.
     readers: dict[int, list[int]] = {}
     for i in needed:
@@ -156,9 +165,9 @@ def _stages(
     once = needed - moving if cuts else set()
     for i in sorted(once, reverse=True):
         level[i] = min(level[reader] for reader in readers[i])
-    order = {i: (level[i], i not in once) for i in needed}
+    order = {i: (level[i], 0 if i in once else 2 if i in together else 1) for i in needed}
     made = {name: order[i] for name, i in makers.items() if i in needed}
-    last_read: dict[str, tuple[int, bool]] = {}
+    last_read: dict[str, tuple[int, int]] = {}
     for i in needed:
         for name in reads[i]:
             if name in made:
@@ -166,20 +175,26 @@ def _stages(
     for turn in sorted(set(order.values())):
         members = [i for i in sorted(needed) if order[i] == turn]
         names = dict.fromkeys(name for i in members for name in reads[i])
+        again = {cut: fed for cut, fed in rewriter.again.items() if made.get(cut) == turn}
         earlier = [n for n in names if n in made and made[n] < turn]
         here = [n for i in members for n in nodes[i].output if n]
         yield Stage(
             nodes=tuple(nodes[i] for i in members),
-            once=not turn[1],
+            once=turn[1] == 0,
             inputs=tuple(n for n in names if n in data),
             constants=tuple(n for n in names if n in program.constants),
-            pooled=tuple(n for n in earlier if n in cuts),
+            pooled=(*(n for n in earlier if n in cuts), *(fed for fed, _ in again.values() if fed in names)),
             carried=tuple(n for n in earlier if n not in cuts),
             cuts=tuple(n for n in here if n in cuts),
+            again=again,
             finals=tuple(n for n in here if n in wanted and n not in cuts),
             kept=tuple(n for n in here if n not in cuts and last_read.get(n, turn) > turn),
             finished=tuple(n for n, last in last_read.items() if n not in cuts and made[n] < last == turn),
         )
+
+
+def _members(outputs: Set[str], makers: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(sorted({makers[name] for name in outputs}))
 
 
 def close(calibration: Calibration, stage: Stage, fed: Set[str], types: Mapping[str, TypeProto]) -> bytes:
@@ -197,7 +212,7 @@ def close(calibration: Calibration, stage: Stage, fed: Set[str], types: Mapping[
     constants = [program.constants[name] for name in stage.constants if name in fed]
     inputs += [ValueInfoProto(name=c.name, type=tensor_type(c.elem_type, c.dims)) for c in constants]
     inputs += [ValueInfoProto(name=n, type=tensor_type(TensorProto.DOUBLE, None)) for n in stage.pooled]
-    inputs += [ValueInfoProto(name=n, type=types[n]) for n in stage.carried]
+    inputs += [ValueInfoProto(name=n, type=_ranked(types[n], calibration.values.get(n))) for n in stage.carried]
     # The type of an output may be left open; ONNX Runtime infers it.
     outputs = [ValueInfoProto(name=n) for n in dict.fromkeys((*stage.cuts, *stage.finals, *stage.kept))]
     names = set(stage.constants)
@@ -209,6 +224,12 @@ def close(calibration: Calibration, stage: Stage, fed: Set[str], types: Mapping[
         if sparse.values.name in read:
             graph.sparse_initializer.append(sparse)
     return bytes(_model(program, graph).SerializeToString())
+
+
+def _ranked(kind: TypeProto, value: Value | None) -> TypeProto:
+    """Return a type with the rank that inference found: a Loop whose body leaves its condition's open needs it."""
+    known = value is not None and value.dims is not None and kind.HasField("tensor_type")
+    return tensor_type(kind.tensor_type.elem_type, [None] * len(value.dims)) if known else kind  # type: ignore[union-attr,arg-type]
 
 
 def _add_constants(graph: onnx.GraphProto, program: Program, names: Set[str]) -> None:
@@ -252,8 +273,7 @@ def infer(program: Program, shapes: Mapping[str, tuple[int, Sequence[int]]]) -> 
     for value in program.body.inputs:
         known = shapes.get(value.name)
         inputs.append(ValueInfoProto(name=value.name, type=tensor_type(*known)) if known else value)
-    nodes = [proto_of(node, _body_proto) for node in program.body.nodes]
-    graph = helper.make_graph(nodes, "program", inputs, list(program.body.outputs))
+    graph = helper.make_graph(_protos(program.body), "program", inputs, list(program.body.outputs))
     small = set()
     for name, constant in program.constants.items():
         if constant.node is not None or (constant.tensor is not None and not is_hollow(constant.tensor)):
@@ -272,9 +292,13 @@ def infer(program: Program, shapes: Mapping[str, tuple[int, Sequence[int]]]) -> 
     return found
 
 
+def _protos(body: Body) -> list[NodeProto]:
+    # As they run: inference refuses a BatchNormalization in training form that is short of outputs which nothing reads.
+    return [proto_of(each, _body_proto) for node in body.nodes for each in neutral_nodes(node)]
+
+
 def _body_proto(body: Body) -> onnx.GraphProto:
-    nodes = [proto_of(node, _body_proto) for node in body.nodes]
-    return helper.make_graph(nodes, "body", list(body.inputs), list(body.outputs))
+    return helper.make_graph(_protos(body), "body", list(body.inputs), list(body.outputs))
 
 
 def _collect(graph: onnx.GraphProto, found: dict[str, Value]) -> None:

@@ -17,6 +17,7 @@ class Kept:
 
     name: str
     certain: bool  # it was surely reached
+    trail: str | None = None  # the records of the first executions, a row each, where they are kept apart
 
 
 @dataclass(slots=True)
@@ -33,12 +34,17 @@ class Rewriter:
     forms: Forms  # of the main graph's values
     cuts: dict[str, str] = field(default_factory=dict)  # record name -> key
     uses: dict[str, list[str]] = field(default_factory=dict)  # key -> records of the main graph's uses, when measuring
+    given: dict[str, str] = field(default_factory=dict)  # key -> record of the run before, inside what is run again
+    again: dict[str, tuple[str, int]] = field(default_factory=dict)  # record -> what it is fed back as, its columns
+    repeated: list[frozenset[str]] = field(default_factory=list)  # the outputs of nodes that are run again together
     starts: dict[Node, Layer] = field(default_factory=dict)
     ends: dict[Node, Layer] = field(default_factory=dict)
     norms: dict[Node, Norm] = field(default_factory=dict)
     measured: dict[str, Moments | None] = field(default_factory=dict)  # of the channels of values in blocks
+    outer: frozenset[Node] = frozenset()  # the nodes of the main graph
 
     def __post_init__(self) -> None:
+        self.outer = frozenset(self.plan.program.body.nodes)
         for layer in self.plan.layers:
             if not layer.scaled:
                 continue
@@ -84,8 +90,18 @@ def columns(rw: Rewriter, layer: Layer) -> int:
     if layer.weight in rw.centred:
         return rw.centred[layer.weight]
     # Every layer that shares the weight counts: the record's shape must be one for all of them.
-    users = rw.plan.weights[layer.weight].layers
-    return 3 if rw.rescale and any(user.stays for user in users if user.scaled) else 1
+    users = [user for user in rw.plan.weights[layer.weight].layers if user.scaled]
+    if not any(user.stays for user in users):
+        return 1
+    if rw.rescale:
+        return 3
+    # Where one execution cannot but decide, what the product gives by itself is of no interest.
+    return 1 if len(users) == 1 and users[0].node in rw.outer else 2
+
+
+def use_of(rw: Rewriter, layer: Layer) -> int:
+    """Return which of its weight's layers this is."""
+    return next(i for i, user in enumerate(rw.plan.weights[layer.weight].layers) if user is layer)
 
 
 def channels(rw: Rewriter, norm: Norm) -> int:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 from onnx_lsuv.layers.moves import Source, Untraceable
 from onnx_lsuv.layers.operators import Matrix, matrix, operator_of
+from onnx_lsuv.layers.order import settled_order
 from onnx_lsuv.layers.plan import REASONS, Layer, Left, Plan, Rest, Weight
-from onnx_lsuv.layers.program import FLOAT_TYPES, Node, Program
+from onnx_lsuv.layers.program import FLOAT_TYPES, Node, Program, walk
 from onnx_lsuv.layers.sources import overlap, region, trace, trace_sum
 from onnx_lsuv.layers.terms import bias_of, find_norms, settle_biases, uses, writable
 
@@ -75,6 +76,14 @@ def find_layers(
         )
     layers, zeroed, forget = settle_biases(program, layers, keep_bias=keep_bias)
     norms, stale = find_norms(program)
+    used: dict[Node, list[str]] = {}
+    for layer in layers:
+        used.setdefault(layer.node, []).append(layer.weight)
+    for norm in norms:
+        used.setdefault(norm.node, []).append(f"{norm.mean} {norm.var}")
+    order = settled_order(program.body, used)
+    turns = {node: turn for turn, node in enumerate(walk(program.body, order))}
+    layers.sort(key=lambda layer: turns[layer.node])
     users_of: dict[str, list[Layer]] = {}
     for layer in layers:
         users_of.setdefault(layer.weight, []).append(layer)
@@ -85,7 +94,7 @@ def find_layers(
         joined = len(users[0].source.constants) > 1
         identity = constant.identity + (f"[{part.strip('[]').rsplit(':', 1)[0]}]" if part and not joined else part)
         weights[key] = Weight(key, constant, identity, tuple(users))
-    return Plan(program, tuple(layers), weights, zeroed, forget, norms, tuple(search.left), stale)
+    return Plan(program, tuple(layers), weights, zeroed, forget, norms, tuple(search.left), stale, order)
 
 
 def _consider(search: _Search, node: Node) -> None:

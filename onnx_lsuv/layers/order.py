@@ -1,12 +1,19 @@
-"""The order of execution, and what a loop hands on."""
+"""The order of execution, and what a loop hands on.
+
+A file may list nodes in any order that puts each after those it reads from, and ONNX Runtime may run them in another.
+Where several uses of one weight do not depend on each other, "the first" must not depend on the list: it is the one
+that fewest layers lie before, and of equals the one whose name comes first in the alphabet.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from itertools import pairwise
 
 from onnx import AttributeProto, NodeProto
 
 from onnx_lsuv.errors import ModelError
+from onnx_lsuv.layers.program import Body, Node, walk
 
 
 def in_order(protos: Sequence[NodeProto], outer: Container[str], where: str) -> Iterator[tuple[int, NodeProto]]:
@@ -84,3 +91,66 @@ def invariant_states(proto: NodeProto) -> list[int]:
         if end == body.input[k + 2 * loop].name:
             result.append(k)
     return result
+
+
+def settled_order(body: Body, used: Mapping[Node, Sequence[str]]) -> dict[Body, tuple[Node, ...]]:
+    """Return the order of the nodes of those scopes that use something more than once, each use after the first one.
+
+    Args:
+        body: a scope, and all inside it.
+        used: what a node uses, as keys of weights or statistics.
+    """
+    orders: dict[Body, tuple[Node, ...]] = {}
+    for node in body.nodes:
+        for inner in node.bodies.values():
+            orders |= settled_order(inner, used)
+    keys = {node: {key for each in (node, *_inside(node)) for key in used.get(each, ())} for node in body.nodes}
+    users: dict[str, list[Node]] = {}
+    for node in body.nodes:
+        for key in keys[node]:
+            users.setdefault(key, []).append(node)
+    several = [nodes for nodes in users.values() if len(nodes) > 1]
+    if not several:
+        return orders
+    makers = {name: node for node in body.nodes for name in node.outputs if name}
+    before = {
+        node: [makers[n] for n in _names_read(node) if n in makers and makers[n] is not node]
+        for node in makers.values()
+    }
+    depth: dict[Node, int] = {}
+    for node in body.nodes:
+        depth[node] = max((depth[each] + bool(keys[each]) for each in before.get(node, ())), default=0)
+    for nodes in several:
+        nodes.sort(key=lambda node: (depth[node], node.label))
+        # Along such an edge depth does not fall, and at one depth the names rise: there is no circle.
+        for one, other in pairwise(nodes):
+            before[other].append(one)
+    orders[body] = tuple(_sorted(body.nodes, before))
+    return orders
+
+
+def _sorted(nodes: Sequence[Node], before: Mapping[Node, Sequence[Node]]) -> Iterator[Node]:
+    """Yield nodes in their order, but each after those before it."""
+    done: set[Node] = set()
+    for node in nodes:
+        stack = [node]
+        while stack:
+            missing = [each for each in before.get(stack[-1], ()) if each not in done]
+            if missing:
+                stack += reversed(missing)
+            elif (top := stack.pop()) not in done:
+                done.add(top)
+                yield top
+
+
+def _inside(node: Node) -> Iterator[Node]:
+    for inner in node.bodies.values():
+        yield from walk(inner)
+
+
+def _names_read(node: Node) -> Iterator[str]:
+    """Yield the names that a node reads, those inside its scopes included (their own too: all are unique)."""
+    for each in (node, *_inside(node)):
+        yield from each.inputs
+        for inner in each.bodies.values():
+            yield from (value.name for value in inner.outputs)

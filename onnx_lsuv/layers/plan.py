@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from onnx_lsuv.layers.moves import Source
 from onnx_lsuv.layers.operators import Matrix
-from onnx_lsuv.layers.program import Constant, Node, Program
+from onnx_lsuv.layers.program import Body, Constant, Node, Program
 
 REASONS: dict[str, str] = {
     "attribute": "the weight is an attribute of the node, which no framework trains",
@@ -119,3 +120,4 @@ class Plan:
     norms: tuple[Norm, ...]
     left: tuple[Left, ...]
     stale: tuple[Left, ...]  # BatchNormalizations that keep their stored statistics
+    order: Mapping[Body, tuple[Node, ...]]  # of the nodes of scopes that use a weight more than once

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from numpy.typing import NDArray
@@ -123,11 +124,16 @@ class Program:
         return walk(self.body)
 
 
-def walk(body: Body) -> Iterator[Node]:
-    """Yield the nodes of a scope and of the scopes inside it, each node after those inside it."""
-    for node in body.nodes:
+def walk(body: Body, order: Mapping[Body, Sequence[Node]] = MappingProxyType({})) -> Iterator[Node]:
+    """Yield the nodes of a scope and of the scopes inside it, each node after those inside it.
+
+    Args:
+        body: the scope.
+        order: of the nodes of scopes, where it is not that of the file.
+    """
+    for node in order.get(body, body.nodes):
         for inner in node.bodies.values():
-            yield from walk(inner)
+            yield from walk(inner, order)
         yield node
 
 

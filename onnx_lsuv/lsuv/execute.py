@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from onnx import TensorProto, TypeProto
 
 from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batch, Batches
-from onnx_lsuv.graph import Calibration, Record, Stage, close, first_usable_of, pooled
+from onnx_lsuv.graph import ROWS, Calibration, Record, Stage, close, executions, first_usable_of
 from onnx_lsuv.layers import Program
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import is_hollow, read
@@ -62,39 +62,44 @@ def execute(
     with closing(_loaded(calibration, new, device)) as loaded:
         for stage, fed, session in loaded:
             fixed = {name: value_of_constant(program, name, new) for name in fed}  # kept alive while bound
-            inputs = {name: runtime.value_of(array, e) for name, (array, e) in fixed.items()}
-            inputs |= {
-                name: runtime.value_of(pooled_cuts[name].reshape(-1), TensorProto.DOUBLE) for name in stage.pooled
-            }
-            collected: dict[str, list[Array]] = {name: [] for name in stage.cuts}
-            for i, store in enumerate([common] if stage.once else kept):
-                batch: Batch = batches[i] if stage.inputs else {}
-                data = {name: runtime.value_of(batch[name], element[name]) for name in stage.inputs}
-                carried = {name: (store.get(name) or common[name]).value for name in stage.carried}
-                wanted = tuple(dict.fromkeys((*stage.cuts, *stage.finals, *stage.kept)))
-                out = runtime.run(session, {**inputs, **data, **carried}, wanted, {*stage.cuts, *stage.finals})
-                for name in stage.cuts:
-                    collected[name].append(runtime.array_of(out[name]).reshape(3, -1))
-                for name in stage.finals:
-                    finals.setdefault(name, []).append(runtime.array_of(out[name]).reshape(3, -1))
-                for name in stage.kept:
-                    store[name] = _hold(out[name], device, scratch)
-                for name in stage.finished:
-                    if name in store:
-                        scratch.release(store.pop(name).reserved)
-                done += 1
-                progress(phase, done, total)
-            for name in common.keys() & set(stage.finished):
-                scratch.release(common.pop(name).reserved)
-            pooled_cuts |= {name: pooled(records) for name, records in collected.items()}
-            del fixed, inputs
+            bound = {name: runtime.value_of(array, e) for name, (array, e) in fixed.items()}
+            back = {fed: np.zeros((ROWS, width)) for fed, width in stage.again.values()}
+            wanted = tuple(dict.fromkeys((*stage.cuts, *stage.finals, *stage.kept)))
+            stores = [common] if stage.once else kept
+            # Of records that depend on each other one more is right after each run; the last run is for what is kept.
+            for left in range(len(stage.again) + bool(stage.kept), -1, -1):
+                known = {**pooled_cuts, **back}
+                inputs = {n: runtime.value_of(known[n].reshape(-1), TensorProto.DOUBLE) for n in stage.pooled}
+                found: dict[str, list[Array]] = {name: [] for name in (*stage.cuts, *stage.finals)}
+                for i, store in enumerate(stores):
+                    batch: Batch = batches[i] if stage.inputs else {}
+                    data = {name: runtime.value_of(batch[name], element[name]) for name in stage.inputs}
+                    carried = {name: (store.get(name) or common[name]).value for name in stage.carried}
+                    out = runtime.run(session, {**bound, **inputs, **data, **carried}, wanted, found.keys())
+                    for name, arrays in found.items():
+                        arrays.append(runtime.array_of(out[name]))
+                    for name in stage.kept:
+                        if name in store:
+                            scratch.release(store[name].reserved)
+                        store[name] = _hold(out[name], device, scratch)
+                    if not stage.again:
+                        _drop(store, stage.finished, scratch)
+                    done += 1
+                    progress(phase, done, total)
+                pooled_cuts |= {name: first_usable_of(executions(found[name])) for name in stage.cuts}
+                before, back = back, {fed: pooled_cuts[cut] for cut, (fed, _) in stage.again.items()}
+                if left <= 1 or all(np.array_equal(back[fed], before[fed], equal_nan=True) for fed in back):
+                    break
+                total += len(stores)
+            for store in (*kept, common):
+                _drop(store, stage.finished, scratch)
+            finals |= {name: found[name] for name in stage.finals}
+            del fixed, bound, inputs
     results = {}
     for key, names in calibration.records.items():
-        found = [
-            pooled_cuts[n] if n in pooled_cuts else pooled(finals[n]) for n in names if n in pooled_cuts or n in finals
-        ]
-        if found:
-            results[key] = first_usable_of(found)
+        records = [r for n in names for r in ([pooled_cuts[n]] if n in pooled_cuts else executions(finals.get(n, [])))]
+        if records:
+            results[key] = first_usable_of(records)
     return results
 
 
@@ -140,6 +145,12 @@ def _hold(value: Any, device: Device, scratch: Scratch) -> _Held:
         return _Held(value, size)
     array = scratch.mapped(runtime.array_of(value))
     return _Held(runtime.value_of(array, value.element_type()), 0, array)
+
+
+def _drop(store: dict[str, _Held], names: Sequence[str], scratch: Scratch) -> None:
+    for name in names:
+        if name in store:
+            scratch.release(store.pop(name).reserved)
 
 
 def _comes_from_file(program: Program, name: str) -> bool:

@@ -13,7 +13,7 @@ from onnx_lsuv.lsuv.execute import Progress, execute, quiet
 from onnx_lsuv.lsuv.patterns import Targets, pairs_of, targets_of
 from onnx_lsuv.lsuv.prepare import Clock, chance, checked, nothing_to_do, plans_of, shapes_of
 from onnx_lsuv.lsuv.result import Result
-from onnx_lsuv.lsuv.rows import left_row, row_of, verified_row
+from onnx_lsuv.lsuv.rows import left_row, noted, row_of, verified_row
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import Model
 from onnx_lsuv.runtime import Device
@@ -62,6 +62,8 @@ def measure(
         block = runtime.block(where)
         calibration = build(plan, shapes_of(data), rescale=False, staged=False, targets=targets, block=block)
         records = execute(calibration, data, {}, where, Scratch(default_limit()), progress, "verify")
+        # What a weight gives alone, which decides between its uses, stands before the output.
+        records = {key: record[:, -1:] for key, record in records.items()}
     runtime.release(where)
     if like is not None:
         rows = [
@@ -69,18 +71,11 @@ def measure(
             for row, layer in zip(like.layers, plan.layers, strict=True)
         ]
         return replace(like, layers=tuple(rows), seconds={**like.seconds, **clock.seconds}, tolerance=tolerance)
-    rows = [
-        verified_row(
-            replace(
-                row_of(plan, layer, "keep", targets[layer.weight], "scaled" if layer.scaled else "found"),
-                note=remarks.get(layer, ""),
-            ),
-            records.get(layer.weight),
-            tolerance,
-            layer,
-        )
-        for layer in plan.layers
-    ]
+    rows = []
+    for layer in plan.layers:
+        status = "scaled" if layer.scaled else "found"
+        row = noted(row_of(plan, layer, "keep", targets[layer.weight], status, records), remarks.get(layer))
+        rows.append(verified_row(row, records.get(layer.weight), tolerance, layer))
     return Result(
         model=model,
         layers=tuple(rows),

@@ -68,7 +68,7 @@ def described(plan: Plan, found: Parameters, wanted: Mapping[str, Any]) -> Resul
     """Return what `describe` does of a plan that was found with certain arguments."""
     return Result(
         model=plan.program.model,
-        layers=tuple(row_of(plan, layer, "", 1.0, "found") for layer in plan.layers),
+        layers=tuple(row_of(plan, layer, "", 1.0, "found", {}) for layer in plan.layers),
         left=tuple(map(left_row, plan.left)),
         stale=tuple(map(left_row, plan.stale)),
         changes=(),

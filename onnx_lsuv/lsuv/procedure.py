@@ -23,7 +23,7 @@ from onnx_lsuv.lsuv.notes import guide
 from onnx_lsuv.lsuv.patterns import Targets, pairs_of, targets_of
 from onnx_lsuv.lsuv.prepare import Clock, chance, checked, nothing_to_do, plans_of, shapes_of
 from onnx_lsuv.lsuv.result import Change, Result
-from onnx_lsuv.lsuv.rows import HALF, drawn_row, left_row, usable_scale
+from onnx_lsuv.lsuv.rows import HALF, drawn_row, left_row, noted, usable_scale
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import Model, promoted, with_values
 from onnx_lsuv.runtime import Device
@@ -144,10 +144,7 @@ def initialize(
     new = with_values(model, {s: array for name, array in values.items() if (s := plan.program.constants[name].site)})
     return Result(
         model=new,
-        layers=tuple(
-            replace(row, note=_joined(row.note, remarks.get(layer)))
-            for row, layer in zip(rows, plan.layers, strict=True)
-        ),
+        layers=tuple(noted(row, remarks.get(layer)) for row, layer in zip(rows, plan.layers, strict=True)),
         left=tuple(redrawn(left_row(left), plan, others) for left in plan.left),
         stale=tuple(map(left_row, plan.stale)),
         changes=_changes(plan, found, new, values),
@@ -205,10 +202,6 @@ def _changes(plan: Plan, found: Parameters, new: Model, values: Iterable[str]) -
     roles |= {parameter.constant: parameter.role for parameter in found.fresh}
     constants = [plan.program.constants[name] for name in values]
     return tuple(Change(c.label, c.scope, roles.get(c.name, "weight"), c.site in moved) for c in constants)
-
-
-def _joined(note: str, more: str | None) -> str:
-    return "; ".join(each for each in (note, more) if each)
 
 
 def _norm_values(plan: Plan, records: Mapping[str, Record]) -> dict[str, Array]:

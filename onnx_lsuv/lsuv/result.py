@@ -14,7 +14,7 @@ STATUSES: dict[str, str] = {
     "drawn": "drawn; not rescaled, as this kind of layer, or the user, wants",
     "scaled": "drawn and scaled, not measured again",
     "found": "found; nothing was run",
-    "shared": "uses the weight of an earlier layer, which decides its scale",
+    "shared": "uses the weight of another layer, which decides its scale",
     "not-reached": "drawn; the data never reach the layer",
     "off": "measured outside the tolerance",
     "degenerate": "its output has no finite, positive variance to scale by",

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from onnx import TensorProto
 
-from onnx_lsuv.graph import COUNT, MEAN, VAR, Record, scale_of
+from onnx_lsuv.graph import COUNT, MEAN, USE, VAR, Record, scale_of
 from onnx_lsuv.layers import Layer, Left, Plan
 from onnx_lsuv.lsuv.result import LayerReport, LeftReport
 
@@ -21,8 +21,17 @@ def usable_scale(record: Record | None, target: float) -> float | None:
     return None if record is None or record[COUNT, 0] == 0 else scale_of(record, target)
 
 
-def row_of(plan: Plan, layer: Layer, init: str, target: float, status: str) -> LayerReport:
-    """Return the row of a layer that nothing is known of yet."""
+def deciding(plan: Plan, layer: Layer, records: Mapping[str, Record]) -> Layer:
+    """Return the layer that decides the scale of a layer's weight: of several the one that was measured."""
+    record = records.get(layer.weight)
+    return plan.weights[layer.weight].layers[0 if record is None else int(record[USE, 0])]
+
+
+def row_of(
+    plan: Plan, layer: Layer, init: str, target: float, status: str, records: Mapping[str, Record]
+) -> LayerReport:
+    """Return the row of a layer, without what was measured."""
+    decides = deciding(plan, layer, records)
     constant = plan.program.constants[layer.source.constant]
     return LayerReport(
         name=layer.node.label,
@@ -37,8 +46,14 @@ def row_of(plan: Plan, layer: Layer, init: str, target: float, status: str) -> L
         fan_in=layer.matrix.fan_in,
         init=init,
         target=target,
-        status="shared" if plan.weights[layer.weight].layers[0] is not layer else status,
+        status=status if decides is layer else "shared",
+        note="" if decides is layer else f"its weight is scaled at {decides.node.label!r}",
     )
+
+
+def noted(row: LayerReport, more: str | None) -> LayerReport:
+    """Return a row with one more note."""
+    return replace(row, note="; ".join(each for each in (row.note, more) if each))
 
 
 def drawn_row(
@@ -53,12 +68,14 @@ def drawn_row(
 ) -> LayerReport:
     """Return the row of a layer after calibration, or where nothing was to be rescaled."""
     target = targets[layer.weight]
-    row = row_of(plan, layer, methods[layer.weight], target, "scaled" if rescale else "drawn")
+    row = row_of(plan, layer, methods[layer.weight], target, "scaled" if rescale else "drawn", records)
     if not layer.scaled:
         bounded = layer.node.op_type in ("LSTM", "GRU", "RNN") or layer.node.op_type.endswith("Attention")
         why = "its gates or its attention bound the output" if bounded else "it stands in a Scan of opset 8"
         note = f"not rescaled: {why}"
         return replace(row, status=row.status if row.status == "shared" else "drawn", note=note)
+    if row.status == "shared":
+        return row
     if not rescale:
         gain = "; what normalises it keeps its gain" if layer.source.carrier else ""
         return replace(row, note=f"not rescaled, as asked{gain}")

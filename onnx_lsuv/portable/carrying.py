@@ -81,5 +81,5 @@ def _chosen(model: Model, include: list[str], exclude: list[str], fresh: bool, w
 
 
 def _moved(row: LayerReport, plan: Plan, layer: Layer) -> LayerReport:
-    there = row_of(plan, layer, row.init, row.target, row.status)
+    there = row_of(plan, layer, row.init, row.target, row.status, {})
     return replace(row, **{name: getattr(there, name) for name in _PLACE})
