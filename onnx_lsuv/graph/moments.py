@@ -221,13 +221,19 @@ def from_record(sheet: Sheet, record: str, channels: int) -> Moments:
 
 
 def first_usable(sheet: Sheet, before: str, own: str, channels: int, *, layer: bool) -> str:
-    """Return the earlier record where it was reached, for a layer also with a variance to scale by; else the own."""
+    """Return the earlier record where it was reached, else the own.
+
+    For a layer the own counts too where it has a variance to scale by, and the earlier one has none.
+    """
     earlier = from_record(sheet, before, channels)
     good = is_reached(sheet, earlier, channels)
     if layer:
         # A loop's state starts at zero, as a recurrent net's: its first iteration may say nothing.
-        mean, var = (_pick(sheet, row, 0, channels) for row in (earlier.mean, earlier.var))
-        good = sheet.op("And", good, is_usable(sheet, mean, var))
+        first, second = (
+            is_usable(sheet, _pick(sheet, found.mean, 0, channels), _pick(sheet, found.var, 0, channels))
+            for found in (earlier, from_record(sheet, own, channels))
+        )
+        good = sheet.op("And", good, sheet.op("Or", first, sheet.op("Not", second)))
     return sheet.select(good, before, own)
 
 

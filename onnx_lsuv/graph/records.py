@@ -53,7 +53,7 @@ def merge(
     """
     before = records.get(key)
     if before is not None and before.certain:
-        return from_record(sheet, before.name, width)
+        return from_record(sheet, _pooled_or(rw, sheet, key, before.name, width), width)
     found = own()
     record = to_record(sheet, found, use, width)
     trail = before.trail if before is not None else None
@@ -68,8 +68,14 @@ def merge(
         record = first_usable(sheet, before.name, record, width, layer=key in rw.plan.weights)
     # A first use may say nothing (a recurrent net's zero state), so a layer's later uses are asked too.
     records[key] = Kept(record, certain=key not in rw.plan.weights, trail=trail)
-    if key in rw.given:
-        pooled = rw.given[key]
-        reached = is_reached(sheet, from_record(sheet, pooled, width), width)
-        record = sheet.select(reached, pooled, record)
-    return from_record(sheet, record, width) if cut or before is not None else found
+    if not (cut or before is not None):
+        return found
+    return from_record(sheet, _pooled_or(rw, sheet, key, record, width), width)
+
+
+def _pooled_or(rw: Rewriter, sheet: Sheet, key: str, record: str, width: int) -> str:
+    """Return the pooled record of the run before, where there is one and it was reached; else a record of this run."""
+    if key not in rw.given:
+        return record
+    pooled = rw.given[key]
+    return sheet.select(is_reached(sheet, from_record(sheet, pooled, width), width), pooled, record)

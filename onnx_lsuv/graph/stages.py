@@ -50,6 +50,7 @@ class Stage:
     finals: tuple[str, ...]  # other records that end here
     kept: tuple[str, ...]  # values that later stages carry on
     finished: tuple[str, ...]  # carried values that no later stage reads
+    folds: bool  # ONNX Runtime may fold its constants
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +191,16 @@ def _stages(nodes: Sequence[NodeProto], wanted: Mapping[str, None], rewriter: Re
             finals=tuple(n for n in here if n in wanted and n not in cuts),
             kept=tuple(n for n in here if n not in cuts and last_read.get(n, turn) > turn),
             finished=tuple(n for n, last in last_read.items() if n not in cuts and made[n] < last == turn),
+            # With an If of a constant condition it brings the branch up too, and in a nested one loses its way.
+            folds=not any(_nests(nodes[i], 2) for i in members),
         )
+
+
+def _nests(node: NodeProto, depth: int) -> bool:
+    """Say whether so many If nodes stand inside each other."""
+    depth -= node.op_type == "If"
+    graphs = [a.g for a in node.attribute if a.type == AttributeProto.GRAPH]
+    return depth == 0 or any(_nests(inner, depth) for graph in graphs for inner in graph.node)
 
 
 def _members(outputs: Set[str], makers: Mapping[str, int]) -> tuple[int, ...]:

@@ -81,7 +81,7 @@ def find_layers(
         used.setdefault(layer.node, []).append(layer.weight)
     for norm in norms:
         used.setdefault(norm.node, []).append(f"{norm.mean} {norm.var}")
-    order = settled_order(program.body, used)
+    order = settled_order(program.body, used, {layer.node: layer.end for layer in layers})
     turns = {node: turn for turn, node in enumerate(walk(program.body, order))}
     layers.sort(key=lambda layer: turns[layer.node])
     users_of: dict[str, list[Layer]] = {}

@@ -93,17 +93,20 @@ def invariant_states(proto: NodeProto) -> list[int]:
     return result
 
 
-def settled_order(body: Body, used: Mapping[Node, Sequence[str]]) -> dict[Body, tuple[Node, ...]]:
+def settled_order(
+    body: Body, used: Mapping[Node, Sequence[str]], ends: Mapping[Node, Node]
+) -> dict[Body, tuple[Node, ...]]:
     """Return the order of the nodes of those scopes that use something more than once, each use after the first one.
 
     Args:
         body: a scope, and all inside it.
         used: what a node uses, as keys of weights or statistics.
+        ends: the Add of a bias that ends a node's use.
     """
     orders: dict[Body, tuple[Node, ...]] = {}
     for node in body.nodes:
         for inner in node.bodies.values():
-            orders |= settled_order(inner, used)
+            orders |= settled_order(inner, used, ends)
     keys = {node: {key for each in (node, *_inside(node)) for key in used.get(each, ())} for node in body.nodes}
     users: dict[str, list[Node]] = {}
     for node in body.nodes:
@@ -124,7 +127,7 @@ def settled_order(body: Body, used: Mapping[Node, Sequence[str]]) -> dict[Body, 
         nodes.sort(key=lambda node: (depth[node], node.label))
         # Along such an edge depth does not fall, and at one depth the names rise: there is no circle.
         for one, other in pairwise(nodes):
-            before[other].append(one)
+            before[other].append(ends.get(one, one))
     orders[body] = tuple(_sorted(body.nodes, before))
     return orders
 

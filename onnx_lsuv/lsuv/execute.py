@@ -109,7 +109,7 @@ def _loaded(calibration: Calibration, new: Mapping[str, Array], device: Device) 
 
     def load(stage: Stage) -> _Loaded:
         fed = frozenset(n for n in stage.constants if n in new or _comes_from_file(program, n))
-        return stage, fed, runtime.load(close(calibration, stage, fed, types), device)
+        return stage, fed, runtime.load(close(calibration, stage, fed, types), device, fold=stage.folds)
 
     stages = iter(calibration.stages)
     with ThreadPoolExecutor(1, thread_name_prefix="load") as pool:

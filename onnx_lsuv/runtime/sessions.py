@@ -32,8 +32,13 @@ class Session:
     device: Device
 
 
-def load(model: bytes, device: Device) -> Session:
+def load(model: bytes, device: Device, *, fold: bool = True) -> Session:
     """Load a serialised model.
+
+    Args:
+        model: ONNX.
+        device: where it will run.
+        fold: let ONNX Runtime compute what depends on constants alone when it loads the model.
 
     Raises:
         ModelError: ONNX Runtime refuses the model.
@@ -73,7 +78,8 @@ def load(model: bytes, device: Device) -> Session:
     try:
         # The session's threads inherit the affinity of the thread that makes them.
         with limited(device.threads):
-            session = ort.InferenceSession(model, options, providers=providers)
+            off = [] if fold else ["ConstantFolding"]
+            session = ort.InferenceSession(model, options, providers=providers, disabled_optimizers=off)
     except Exception as error:
         raise _refused(error) from error
     if device.kind == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
