@@ -302,6 +302,16 @@ def _apply(node: NodeProto, known: dict[str, Array], made: dict[str, list[Array]
             return [x[0] @ (x[1].T if a.get("transB") else x[1]) + x[2]]
         case "Add":
             return [x[0] + x[1]]
+        case "Mul":
+            return [x[0] * x[1]]
+        case "Shape":
+            return [np.array(x[0].shape)]
+        case "Gather":
+            return [np.take(x[0], x[1], a.get("axis", 0))]
+        case "Constant":
+            return [np.array(a["value_int"])]
+        case "Cast":
+            return [x[0].astype(bool)]
         case "Sub":
             return [x[0] - x[1]]
         case "Tanh":
@@ -318,7 +328,7 @@ def _apply(node: NodeProto, known: dict[str, Array], made: dict[str, list[Array]
             return _run(a["then_branch" if x[0] else "else_branch"], dict(known), made)
         case "Loop":
             state, names = x[2:], [value.name for value in a["body"].input]
-            for i in range(int(x[0])):
+            for i in range(int(x[0].reshape(()))):
                 state = _run(a["body"], {**known, **dict(zip(names, [np.int64(i), True, *state], strict=True))}, made)[
                     1:
                 ]

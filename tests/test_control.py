@@ -7,9 +7,11 @@ import sys
 
 import numpy as np
 import onnx
+import oracle
 import pytest
 from control_graphs import Case, control_case, executions, shuffled, trace
 from onnx import ModelProto
+from oracle import normal, parse
 
 import onnx_lsuv
 from onnx_lsuv import Result
@@ -69,6 +71,137 @@ def test_random_control_flow(seed: int) -> None:
     assert {row.name: row.status for row in other.layers} == {row.name: row.status for row in many.layers}
     for name, array in weights(moved).items():
         np.testing.assert_allclose(weights(after)[name], array, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+# -------------------------------------------------------------------------------------------------- kinds by name
+
+HEAD = '<ir_version: 8, opset_import: ["" : 17]>'
+
+
+def stds(model: ModelProto, batches: list[dict[str, np.ndarray]], value: str, at: int = 0) -> float:
+    """Return the std over all batches of a value, the given time that it is made."""
+    parts = [trace(model, batch)[value] for batch in batches]
+    return float(np.sqrt(oracle.pooled([each[at] for each in parts]).var))
+
+
+def uneven(*shape: int) -> list[dict[str, np.ndarray]]:
+    return [{"x": normal(10, *shape) * np.float32(0.3)}, {"x": normal(8, *shape) * np.float32(2)}]
+
+
+def saved(model: ModelProto, batches: list[dict[str, np.ndarray]], **options: object) -> tuple[Result, ModelProto]:
+    result = onnx_lsuv.initialize(onnx_lsuv.from_proto(model), batches, **options)
+    after = onnx.load_model_from_string(onnx_lsuv.to_bytes(result.model))
+    return onnx_lsuv.measure(onnx_lsuv.from_proto(after), batches, like=result), after
+
+
+def test_shared_weight_after_another_layer_of_one_branch() -> None:
+    model = parse(
+        f"""{HEAD} g (float[N,6] x) => (float y) {{
+        y = If (c) <else_branch = e () => (float[N,6] e) {{ e = MatMul(x, w) }},
+                    then_branch = t () => (float[N,6] t) {{ a = MatMul(x, w1) t = MatMul(a, w) }}>
+    }}""",
+        w=normal(6, 6),
+        w1=normal(6, 6, seed=1),
+        c=np.array(True),
+    )
+    result, after = saved(model, uneven(6))
+    assert stds(after, uneven(6), "a") == pytest.approx(1, abs=1e-5)
+    assert stds(after, uneven(6), "t") == pytest.approx(1, abs=1e-5)
+    # The row of the use that decided has what was measured, and the other one names it.
+    rows = {row.weight + row.name[-1]: (row.status, row.note) for row in result.layers}
+    assert rows == {"w1a": ("ok", ""), "wt": ("ok", ""), "we": ("shared", "its weight is scaled at 'y.then_branch/t'")}
+
+
+@pytest.mark.parametrize("first", ["R", "W"])
+def test_recurrent_cell_in_any_order(first: str) -> None:
+    products = {"R": "hr = MatMul(s, R)", "W": "xw = MatMul(e, W)"}
+    lines = [products.pop(first), *products.values()]
+    model = parse(
+        f"""{HEAD} g (float[5,N,6] x) => (float last) {{
+        none = Constant<value_int=0>()   row = Gather<axis=0>(x, none)   zero = Sub(row, row)   h0 = MatMul(zero, wide)
+        last, all = Scan<num_scan_inputs=1, body = b (float[N,8] s, float[N,6] e) => (float[N,8] o, float[N,8] p) {{
+            {"  ".join(lines)}
+            z = Add(hr, xw)   o = Tanh(z)   p = Identity(o)
+        }}>(h0, x)
+    }}""",
+        R=normal(8, 8),
+        W=normal(6, 8),
+        wide=normal(6, 8, seed=1),
+    )
+    batches = [{"x": normal(5, 10, 6) * np.float32(0.5)}, {"x": normal(5, 8, 6) * np.float32(2)}]
+    result = onnx_lsuv.initialize(onnx_lsuv.from_proto(model), batches, exclude=["wide"])
+    after = onnx.load_model_from_string(onnx_lsuv.to_bytes(result.model))
+    w, r = weights(after)["W"], weights(after)["R"]
+    products_of = [(b["x"].astype(np.float64) @ w) for b in batches]
+    assert np.concatenate([p[0].ravel() for p in products_of]).std() == pytest.approx(1, abs=1e-5)
+    # The state is zero in the first step, which says nothing of R.
+    assert np.concatenate([(np.tanh(p[0]) @ r).ravel() for p in products_of]).std() == pytest.approx(1, abs=1e-5)
+
+
+def test_loop_whose_condition_has_no_shape() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 13]> g (float[N,6] x) => (float y) {
+        one = Constant<value_int=1>()   shape = Shape(x)   count = Gather(shape, one)   c = Cast<to=9>(one)
+        y = Loop<body = b (int64 i, bool[] go, float s) => (bool[] on, float t) {
+            m = MatMul(s, w)   t = Tanh(m)   on = Identity(go)
+        }>(count, c, x)
+    }"""
+    model = parse(text, w=normal(6, 6))
+    loop = next(node for node in model.graph.node if node.op_type == "Loop")
+    for value in (*loop.attribute[0].g.input[1:], *loop.attribute[0].g.output):
+        value.type.tensor_type.ClearField("shape")
+    result, after = saved(model, uneven(6))
+    assert [row.status for row in result.layers] == ["ok"]
+    assert stds(after, uneven(6), "m") == pytest.approx(1, abs=1e-5)
+
+
+def test_single_numbers_have_a_variance_together() -> None:
+    model = parse(
+        f"""{HEAD} g (float[1,6] x) => (float y) {{
+        y = Loop<body = b (int64 i, bool[] go, float[1,1] s) => (bool[] on, float[1,1] t) {{
+            z = MatMul(x, w)   q = Add(z, s)   t = Tanh(q)   on = Identity(go)
+        }}>(three, yes, start)
+    }}""",
+        w=normal(6, 1),
+        three=np.array(3),
+        yes=np.array(True),
+        start=np.zeros((1, 1), np.float32),
+    )
+    batches = [{"x": normal(1, 6, seed=i)} for i in range(12)]
+    result, after = saved(model, batches)
+    assert [row.status for row in result.layers] == ["ok"]
+    assert stds(after, batches, "z") == pytest.approx(1, abs=1e-5)
+
+
+STEPS = f"""{HEAD} g (float[N,8] x) => (float y) {{
+    h0 = Mul(x, zero)   a0 = Gemm(h0, R, b)   z0 = Add(a0, x)   h1 = Tanh(z0)   a1 = Gemm(h1, R, b)   y = Tanh(a1)
+}}"""
+
+
+@pytest.mark.parametrize("keep_bias", [True, False])
+def test_measured_at_the_use_that_decided(keep_bias: bool) -> None:
+    model = parse(STEPS, R=normal(8, 8), b=normal(8) * np.float32(0.3), zero=np.float32(0))
+    batches = [{"x": normal(64, 8)}]
+    result, after = saved(model, batches, keep_bias=keep_bias)
+    assert {row.name: row.status for row in result.layers} == {"a0": "shared", "a1": "ok"}
+    assert stds(after, batches, "a1") == pytest.approx(1, abs=1e-5)
+    checked = onnx_lsuv.measure(onnx_lsuv.from_proto(after), batches)
+    assert {row.name: row.status for row in checked.layers} == {"a0": "shared", "a1": "ok"}
+    assert checked.good
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_of_independent_uses_the_first_name_decides(swap: bool) -> None:
+    lines = ["a = MatMul(x, w)", "b = MatMul(half, w)"]
+    model = parse(
+        f"""{HEAD} g (float[N,8] x) => (float c, float d) {{
+        half = Mul(x, x)   {"   ".join(lines[:: -1 if swap else 1])}   t = MatMul(b, v)   c = Relu(a)   d = Relu(t)
+    }}""",
+        w=normal(8, 8),
+        v=normal(8, 8, seed=1),
+    )
+    result, after = saved(model, uneven(8))
+    assert {row.name: row.status for row in result.layers} == {"a": "ok", "b": "shared", "t": "ok"}
+    assert stds(after, uneven(8), "a") == pytest.approx(1, abs=1e-5)
 
 
 if __name__ == "__main__":  # python tests/test_control.py 0 4000
