@@ -328,11 +328,13 @@ def _apply(node: NodeProto, known: dict[str, Array], made: dict[str, list[Array]
             return _run(a["then_branch" if x[0] else "else_branch"], dict(known), made)
         case "Loop":
             state, names = x[2:], [value.name for value in a["body"].input]
+            rows = []
             for i in range(int(x[0].reshape(()))):
-                state = _run(a["body"], {**known, **dict(zip(names, [np.int64(i), True, *state], strict=True))}, made)[
-                    1:
-                ]
-            return state
+                inside = {**known, **dict(zip(names, [np.int64(i), True, *state], strict=True))}
+                made_here = _run(a["body"], inside, made)[1:]
+                state, more = made_here[: len(state)], made_here[len(state) :]
+                rows.append(more)
+            return [*state, *map(np.stack, zip(*rows, strict=True))]
         case "Scan":
             (state,), names = x[:1], [value.name for value in a["body"].input]
             for row in x[1]:

@@ -157,14 +157,14 @@ def test_loop_whose_condition_has_no_shape() -> None:
 def test_single_numbers_have_a_variance_together() -> None:
     model = parse(
         f"""{HEAD} g (float[1,6] x) => (float y) {{
-        y = Loop<body = b (int64 i, bool[] go, float[1,1] s) => (bool[] on, float[1,1] t) {{
-            z = MatMul(x, w)   q = Add(z, s)   t = Tanh(q)   on = Identity(go)
-        }}>(three, yes, start)
+        last, y = Loop<body = b (int64 i, bool[] go, float[1,6] s) => (bool[] on, float[1,6] t, float[1,1] z) {{
+            z = MatMul(s, w)   t = Mul(s, half)   on = Identity(go)
+        }}>(three, yes, x)
     }}""",
         w=normal(6, 1),
         three=np.array(3),
         yes=np.array(True),
-        start=np.zeros((1, 1), np.float32),
+        half=np.float32(0.5),
     )
     batches = [{"x": normal(1, 6, seed=i)} for i in range(12)]
     result, after = saved(model, batches)
