@@ -12,6 +12,7 @@ import pytest
 import test_corpus
 from onnx import GraphProto, ModelProto, helper
 from oracle import normal, parse
+from random_graphs import random_case
 from test_zoo import LIGHT
 
 import onnx_lsuv
@@ -104,3 +105,15 @@ def test_statistics_are_those_of_the_data(opset: int, batches: int, tmp_path: Pa
     np.testing.assert_allclose(oracle.tensor_of(after, "va"), c.var((0, 2, 3)), rtol=1e-4)
     y = (c - c.mean((0, 2, 3), keepdims=True)) / np.sqrt(c.var((0, 2, 3), keepdims=True) + 1e-5)
     assert oracle.conv(np.maximum(y, 0), v, None).std() == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_net_gets_the_same_values_in_either_form(seed: int) -> None:
+    case = random_case(seed)
+    plain = onnx_lsuv.initialize(onnx_lsuv.from_proto(case.model), case.batches, **case.options)
+    if not trained(case.model):
+        return  # nothing to switch
+    result = onnx_lsuv.initialize(onnx_lsuv.from_proto(case.model), case.batches, **case.options)
+    one, other = (onnx.load_model_from_string(onnx_lsuv.to_bytes(each.model)) for each in (plain, result))
+    for a, b in zip(one.graph.initializer, other.graph.initializer, strict=True):
+        assert a == b, a.name
