@@ -351,6 +351,32 @@ def test_draws_only(lsuv: Lsuv, init: str, std: float | None) -> None:
     assert not run.weight("b").any()
 
 
+# Fans as PyTorch and Keras count them, the kernel's places on both sides; of a group, its own channels. PyTorch's
+# `kaiming_normal_` takes dims[1] of a ConvTranspose for its inputs, which are dims[0].
+CONVOLUTIONS = {
+    # node, weight, fan_in, fan_out
+    "conv": ("Conv(x, w)", (96, 48, 3, 3), 48 * 9, 96 * 9),
+    "grouped": ("Conv<group=4>(x, w)", (160, 24, 3, 5), 24 * 15, 40 * 15),
+    "depthwise": ("Conv<group=900>(x, w)", (900, 1, 5, 5), 25, 25),
+    "1-d": ("Conv(x, w)", (150, 40, 7), 40 * 7, 150 * 7),
+    "transposed": ("ConvTranspose(x, w)", (96, 48, 3, 3), 96 * 9, 48 * 9),
+    "transposed grouped": ("ConvTranspose<group=4>(x, w)", (160, 64, 2, 3), 40 * 6, 64 * 6),
+}
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+@pytest.mark.parametrize("init", ["he", "xavier"])
+def test_variance_of_a_drawn_convolution(init: str, case: str) -> None:
+    node, shape, fan_in, fan_out = CONVOLUTIONS[case]
+    given = ",".join(["N", "C", "9", "9"][: len(shape)])
+    model = parse(f"{HEAD} g (float[{given}] x) => (float y) {{ y = {node} }}", w=normal(*shape))
+    result = onnx_lsuv.initialize(onnx_lsuv.from_proto(model), None, init=init, rescale=False)
+    w = oracle.tensor_of(onnx.load_from_string(onnx_lsuv.to_bytes(result.model)), "w").astype(np.float64)
+    expected = 2 / fan_in if init == "he" else 2 / (fan_in + fan_out)
+    # The mean of n squares of normal numbers is off by sqrt(2 / n), here by 0.7% to 0.9%.
+    assert (w**2).mean() == pytest.approx(expected, rel=0.035)
+
+
 def test_draws_are_those_that_are_rescaled(lsuv: Lsuv) -> None:
     batch = {"x": normal(64, 16)}
     drawn, scaled = lsuv(mlp(), batch, rescale=False, seed=4), lsuv(mlp(), batch, seed=4)

@@ -174,8 +174,10 @@ def _draw(request: Request, seed: int, run: Run) -> Array:
             # K. He et al., "Delving deep into rectifiers", 2015, arXiv 1502.01852
             weight = _draw_normal(shape, request.precision, math.sqrt(2 / request.fan_in), key, run)
         case "xavier":
-            # X. Glorot and Y. Bengio, "Understanding the difficulty of training deep feedforward networks", 2010
-            std = math.sqrt(2 / (request.fan_in + request.fan_out))
+            # X. Glorot and Y. Bengio, "Understanding the difficulty of training deep feedforward networks", 2010.
+            # Going back, an input meets every place of the kernel too; of a grouped convolution, its own group's
+            # outputs alone (PyTorch counts those of all groups there).
+            std = math.sqrt(2 / (request.fan_in + request.fan_out * request.taps))
             weight = _draw_normal(shape, request.precision, std, key, run)
     return weight
 
