@@ -425,10 +425,14 @@ def test_norms_are_calibrated_without_rescaling(lsuv: Lsuv, init: str, batches: 
 def test_weight_normalisation_without_rescaling(lsuv: Lsuv) -> None:
     text = f"""{HEAD} g (float[N,8] x) => (float y) {{
       n = ReduceL2<axes=[0], keepdims=1>(v) d = Div(v, n) w = Mul(d, k) y = MatMul(x, w) }}"""
-    run = lsuv(parse(text, v=normal(8, 6), k=normal(1, 6)), {"x": normal(64, 8)}, rescale=False)
-    assert run.changed == {"v"}
-    assert {c.tensor for c in run.result.changes} == {"v"}
-    assert "keeps its gain" in run.row("y").note
+    model = parse(text, v=normal(8, 6), k=normal(1, 6))
+    run = lsuv(model, {"x": normal(64, 8)}, rescale=False)
+    assert run.changed == {"v", "k"}
+    assert np.ptp(run.weight("k")) == 0
+    np.testing.assert_allclose(run.weight("k"), 1, rtol=1e-6)
+    # As drawn is what the layer sees: of a normal draw that takes the lengths of its rows.
+    run = lsuv(model, {"x": normal(64, 8)}, rescale=False, init="he")
+    np.testing.assert_allclose(run.weight("k"), np.linalg.norm(run.weight("v"), axis=0, keepdims=True), rtol=1e-5)
 
 
 # -------------------------------------------------------------------------------------------------------------- chance

@@ -1,6 +1,7 @@
 """The calibration graph: weights as inputs, statistics after each layer, stages."""
 
 from onnx_lsuv.graph.center import within_channels
+from onnx_lsuv.graph.expression import expression
 from onnx_lsuv.graph.moments import COUNT, MEAN, ROWS, USE, VAR, Record, executions, first_usable_of, scale_of
 from onnx_lsuv.graph.nodes import is_random
 from onnx_lsuv.graph.stages import IR_MAX, Calibration, Stage, build, close
@@ -19,6 +20,7 @@ __all__ = [
     "build",
     "close",
     "executions",
+    "expression",
     "first_usable_of",
     "is_random",
     "norm_key",

@@ -3,11 +3,23 @@
 from onnx_lsuv.layers.centres import Centre, channels_last, find_centres
 from onnx_lsuv.layers.expand import expand
 from onnx_lsuv.layers.find import find_layers
-from onnx_lsuv.layers.moves import Source
+from onnx_lsuv.layers.moves import Companion, Source
 from onnx_lsuv.layers.operators import Matrix, bias_position
 from onnx_lsuv.layers.parameters import VALUES, Parameter, Parameters, find_parameters
 from onnx_lsuv.layers.plan import REASONS, Addend, Layer, Left, Norm, Plan, Weight
-from onnx_lsuv.layers.program import RANDOM_OPS, SHAPE_READERS, Body, Constant, Node, Program, known, tensor_type, walk
+from onnx_lsuv.layers.program import (
+    RANDOM_OPS,
+    SHAPE_READERS,
+    Body,
+    Constant,
+    Node,
+    Program,
+    known,
+    stored,
+    tensor_type,
+    walk,
+)
+from onnx_lsuv.layers.quantisers import starting_value
 from onnx_lsuv.layers.sources import scatter
 from onnx_lsuv.layers.vocabulary import vocabulary
 
@@ -19,6 +31,7 @@ __all__ = [
     "Addend",
     "Body",
     "Centre",
+    "Companion",
     "Constant",
     "Layer",
     "Left",
@@ -39,6 +52,8 @@ __all__ = [
     "find_parameters",
     "known",
     "scatter",
+    "starting_value",
+    "stored",
     "tensor_type",
     "vocabulary",
     "walk",

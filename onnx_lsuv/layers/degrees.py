@@ -7,8 +7,9 @@ scale; what has degree 0, as v in g * v / |v|, is a mere direction.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
-from onnx_lsuv.layers.program import DEFAULT_DOMAINS, FLOAT_TYPES, RANDOM_OPS, Program, number
+from onnx_lsuv.layers.program import DEFAULT_DOMAINS, FLOAT_TYPES, RANDOM_OPS, Node, Program, number
 
 # Operators whose output grows as their first input does.
 _SAME = frozenset({
@@ -17,19 +18,22 @@ _SAME = frozenset({
 })  # fmt: skip
 
 
-def degrees(program: Program, name: str) -> dict[str, float] | None:
+def degrees(program: Program, name: str, rounding: Collection[Node] = ()) -> dict[str, float] | None:
     """Return the degree in which a constant expression grows with each of its constants.
 
-    NaN stands for a constant in which it is not homogeneous; None for an expression that is not constant.
+    NaN stands for a constant in which it is not homogeneous; None for an expression that is not constant. Nodes of
+    `rounding` grow as their first operand, since their steps and bounds are scaled with it.
     """
     if name in program.constants:
         return {name: 1.0} if program.constants[name].elem_type in FLOAT_TYPES else {}
     if name not in program.producers:
         return None
     node, _ = program.producers[name]
+    if node in rounding:
+        return degrees(program, node.inputs[0], rounding)
     if node.domain not in DEFAULT_DOMAINS or node.bodies or node.op_type in RANDOM_OPS:
         return None
-    given = [degrees(program, each) for each in node.inputs if each]
+    given = [degrees(program, each, rounding) for each in node.inputs if each]
     parts = [part for part in given if part is not None]
     if not parts or len(parts) < len(given):
         return None

@@ -17,6 +17,8 @@ from onnx_lsuv.layers.program import FLOAT_TYPES, Node, Program, walk
 from onnx_lsuv.layers.sources import overlap, region, trace, trace_sum
 from onnx_lsuv.layers.terms import bias_of, find_norms, settle_biases, uses, writable
 
+_ALONE = "serves something else too, and cannot follow two scales"
+
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
@@ -161,7 +163,7 @@ def _enter(
     program = search.program
     view = matrix(node, position, source.shape)
     constant = program.constants[source.constant]
-    touched = [program.constants[n] for n in (*source.constants, source.carrier, *source.companions) if n]
+    touched = [program.constants[name] for name in source.touched]
     if source.elem_type not in FLOAT_TYPES or constant.elem_type not in FLOAT_TYPES:
         search.leave(node, "type", f"{REASONS['type']}: floating point of 16, 32 or 64 bits is", source)
     elif view is None:
@@ -210,7 +212,7 @@ def _settle(search: _Search, wanted: Callable[[str, str], bool]) -> list[tuple[_
         fault = _fault(program, name, group, places)
         if fault:
             for c in group:
-                search.leave(c.node, "tied", fault, c.source)
+                search.leave(c.node, *fault, c.source)
             continue
         keys = {c: region(c.source, constant.dims) for c in group}
         for c in group:
@@ -222,28 +224,39 @@ def _settle(search: _Search, wanted: Callable[[str, str], bool]) -> list[tuple[_
     return [(c, accepted[c.node, c.position]) for c in search.candidates if (c.node, c.position) in accepted]
 
 
-def _fault(program: Program, name: str, group: list[_Candidate], places: set[tuple[Node, int]]) -> str | None:
-    """Return why the layers that read a constant cannot have it drawn, or None."""
+def _fault(
+    program: Program, name: str, group: list[_Candidate], places: set[tuple[Node, int]]
+) -> tuple[str, str] | None:
+    """Return the reason and the detail why the layers that read a constant cannot have it drawn, or None."""
     own = {(c.node, c.position) for c in group}
-    sources = [c.source for c in group]
-    touched = dict.fromkeys(n for s in sources for n in (*s.constants, s.carrier, *s.companions) if n)
-    for each in touched:
+    companions = {each.operand.constant: each.node for c in group for each in c.source.companions}
+    for each in dict.fromkeys(n for c in group for n in c.source.touched):
         for node, position in uses(program, each):
+            if (node, position) in own:
+                continue
+            if each in companions:
+                return "quantised", f"{companions[each].op}'s {program.constants[each].label!r} {_ALONE}"
             if node is None:
-                return "an output of an inner graph hands the weight on"
-            if (node, position) not in own:
-                what = "the weight too" if (node, position) not in places else "it together with another weight"
-                return f"{node.op} {node.label!r} reads {what}"
-    if len({c.source.carrier for c in group}) > 1 or len({c.source.companions for c in group}) > 1:
-        return "layers compute their weights from it in different ways"
+                return "tied", "an output of an inner graph hands the weight on"
+            what = "the weight too" if (node, position) not in places else "it together with another weight"
+            return "tied", f"{node.op} {node.label!r} reads {what}"
+    if len({c.source.carrier for c in group}) > 1:
+        return "tied", "layers compute their weights from it in different ways"
     constant = program.constants[name]
     parts: dict[str, _Candidate] = {region(c.source, constant.dims): c for c in group}
     heads = list(parts.values())
-    if len(heads) > 1 and any(c.source.carrier or c.source.companions for c in group):
-        return "layers compute their weights from parts of it"
+    if len(heads) > 1 and any(c.source.carrier for c in group):
+        return "tied", "layers compute their weights from parts of it"
+    served: dict[str, str] = {}
+    for c in group:
+        for companion in c.source.companions:
+            step, part = companion.operand.constant, region(c.source, constant.dims)
+            if served.setdefault(step, part) != part:
+                label = program.constants[step].label
+                return "quantised", f"{companion.node.op}'s {label!r} {_ALONE}"
     if any(len(c.source.constants) > 1 for c in group):
-        return None if len(parts) == 1 else "layers join it with other constants in different ways"
+        return None if len(parts) == 1 else ("tied", "layers join it with other constants in different ways")
     for i, a in enumerate(heads):
         if any(overlap(a.source, b.source, constant.dims) for b in heads[i + 1 :]):
-            return "layers use parts of the weight that overlap"
+            return "tied", "layers use parts of the weight that overlap"
     return None

@@ -28,9 +28,10 @@ class Source:
     elem_type: int  # of the operand, after any Cast
     shape: tuple[int, ...]  # of the operand
     partial: bool  # some operator takes only a part of the constant
-    companions: tuple[str, ...] = ()  # constants to be scaled with the weight: the step of a quantiser
+    companions: tuple[Companion, ...] = ()  # to be scaled with the weight
     computed: bool = False  # other constants multiply or divide it on the way
     carrier: str | None = None  # the constant to scale, where it is not the one to draw
+    rounding: tuple[Node, ...] = ()  # operators on the way that round it or cut it off, whatever its scale is
 
     @property
     def constant(self) -> str:
@@ -42,9 +43,33 @@ class Source:
         """The number of values of the operand."""
         return math.prod(self.shape)
 
+    @property
+    def touched(self) -> tuple[str, ...]:
+        """The constants that change with the operand."""
+        steps = (each.operand.constant for each in self.companions)
+        return tuple(dict.fromkeys((*self.constants, *filter(None, [self.carrier]), *steps)))
+
     def see(self, array: Array) -> Array:
         """Return the operand for the array of the only constant."""
         return self.view({self.constant: array})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Companion:
+    """A constant that is scaled with a weight: the step of what rounds it, or a bound of what cuts it off.
+
+    See `quantisers`.
+    """
+
+    node: Node  # the DequantizeLinear or Clip that it belongs to
+    operand: Source  # the way from it to what the node reads
+    value: str  # what is rounded or cut off
+    view: View  # that, as far as it is the weight alone
+    computed: bool  # other constants multiply or divide the weight on the way there
+    reach: Array  # how many steps there are on both sides of zero; -1 for a lower bound, 1 for an upper one
+    axis: int
+    block: int
+    scaled: bool = True  # False where the weight's scale is carried by a constant that comes in later
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +100,6 @@ def extend(
     *,
     partial: bool = False,
     elem_type: int | None = None,
-    companions: tuple[str, ...] = (),
 ) -> Source:
     """Return a source one operator further on."""
     try:
@@ -89,8 +113,9 @@ def extend(
         source.elem_type if elem_type is None else elem_type,
         shape,
         source.partial or partial,
-        (*source.companions, *companions),
+        source.companions,
         source.computed,
+        rounding=source.rounding,
     )
 
 
@@ -216,8 +241,9 @@ def _concat(program: Program, node: Node, output: int, sources: Sequence[Source]
         parts[0].elem_type,
         tuple(shape),
         partial=True,
-        companions=tuple(dict.fromkeys(name for p in parts for name in p.companions)),
+        companions=tuple(each for p in parts for each in p.companions),
         computed=any(p.computed for p in parts),
+        rounding=tuple(node for p in parts for node in p.rounding),
     )
 
 

@@ -25,10 +25,10 @@ from onnx_lsuv.layers.flow import Flow, flow_of, leads_to_add, leads_to_width
 from onnx_lsuv.layers.normalised import is_norm_bias, is_norm_scale
 from onnx_lsuv.layers.operators import operator_of
 from onnx_lsuv.layers.plan import Plan
-from onnx_lsuv.layers.program import DEFAULT_DOMAINS, FLOAT_TYPES, SHAPE_READERS, Constant, Node, Program
+from onnx_lsuv.layers.program import DEFAULT_DOMAINS, FLOAT_TYPES, SHAPE_READERS, Constant, Node, Program, stored
 from onnx_lsuv.layers.sources import is_constant
 from onnx_lsuv.layers.terms import writable
-from onnx_lsuv.model import Array, fill, read
+from onnx_lsuv.model import Array
 
 VALUES = {"scale": 1.0, "bias": 0.0, "slope": 0.25, "state": 0.0}
 
@@ -107,8 +107,7 @@ def find_parameters(plan: Plan, wanted: Callable[[str, str], bool] = lambda labe
     """
     program = plan.program
     flow = flow_of(plan)
-    handled = {name for layer in plan.layers for name in (*layer.source.constants, *layer.source.companions)}
-    handled |= {layer.source.carrier for layer in plan.layers if layer.source.carrier} | set(plan.zeroed)
+    handled = {name for layer in plan.layers for name in layer.source.touched} | set(plan.zeroed)
     handled |= {name for norm in plan.norms for name in (norm.mean, norm.var)}
     excluded = [left for left in plan.left if left.reason == "excluded"]
     labels, nodes = {left.weight for left in excluded}, {left.node for left in excluded}
@@ -125,11 +124,11 @@ def find_parameters(plan: Plan, wanted: Callable[[str, str], bool] = lambda labe
             continue  # the bias of a layer that is excluded by its weight's name
         roles = {_role(program, flow, constant, use) for use in uses}
         role, std = _settle(constant, roles)
-        if role == "scale" and not _values(program, constant).any() and _ends_branch(program, uses):
+        if role == "scale" and not stored(program, constant.name).any() and _ends_branch(program, uses):
             zeros.append(constant.name)
         elif role and _writable(constant):
             fresh.append(Parameter(constant.name, role, std))
-        elif roles != {"setting"} and constant.size > 1 and not _is_computed(_values(program, constant)):
+        elif roles != {"setting"} and constant.size > 1 and not _is_computed(stored(program, constant.name)):
             kept.append(constant.name)
     return Parameters(tuple(fresh), tuple(kept), tuple(zeros))
 
@@ -145,13 +144,6 @@ def _settle(constant: Constant, roles: set[str]) -> tuple[str, float | None]:
 
 def _writable(constant: Constant) -> bool:
     return writable(constant) and (constant.origin != "ConstantOfShape" or constant.scope == "main")
-
-
-def _values(program: Program, constant: Constant) -> Array:
-    assert constant.site is not None
-    if constant.origin == "ConstantOfShape" and constant.site not in program.model.values:
-        return fill(program.model, constant.site)
-    return read(program.model, constant.site)
 
 
 def _uses(program: Program, name: str, *, looked_up: bool = False) -> Iterator[_Use]:
@@ -195,7 +187,7 @@ def _role(program: Program, flow: Flow, constant: Constant, use: _Use) -> str:
     role = _role_by_place(program, flow, constant, use, node)
     if not role:
         return ""
-    return "setting" if _is_computed(_values(program, constant)) else role
+    return "setting" if _is_computed(stored(program, constant.name)) else role
 
 
 def _role_by_place(program: Program, flow: Flow, constant: Constant, use: _Use, node: Node) -> str:

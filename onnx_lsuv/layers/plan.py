@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from onnx_lsuv.layers.moves import Source
+from onnx_lsuv.layers.moves import Companion, Source
 from onnx_lsuv.layers.operators import Matrix
 from onnx_lsuv.layers.program import Body, Constant, Node, Program
 
@@ -81,6 +81,11 @@ class Weight:
     constant: Constant
     identity: str  # what its draw is seeded with
     layers: tuple[Layer, ...]
+
+    @property
+    def companions(self) -> tuple[Companion, ...]:
+        """What is scaled with it, in the order of the ways to its layers."""
+        return tuple(each for layer in self.layers for each in layer.source.companions)
 
     @property
     def scaled(self) -> bool:

@@ -18,11 +18,12 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from onnx import AttributeProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 from onnx.numpy_helper import to_array
 
-from onnx_lsuv.model import Model, Site, is_hollow
+from onnx_lsuv.model import Model, Site, fill, is_hollow, read
 
 DEFAULT_DOMAINS = frozenset({"", "ai.onnx"})
 FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
@@ -135,6 +136,17 @@ def walk(body: Body, order: Mapping[Body, Sequence[Node]] = MappingProxyType({})
         for inner in node.bodies.values():
             yield from walk(inner, order)
         yield node
+
+
+def stored(program: Program, name: str) -> NDArray[Any]:
+    """Return the values of a constant that the file holds, or, where they were replaced, the new ones."""
+    constant = program.constants[name]
+    if constant.site is None:
+        assert constant.tensor is not None
+        return to_array(constant.tensor)
+    if constant.origin == "ConstantOfShape" and constant.site not in program.model.values:
+        return np.full(constant.dims, fill(program.model, constant.site))
+    return read(program.model, constant.site)
 
 
 def known(constants: Mapping[str, Constant], name: str) -> NDArray[Any] | None:

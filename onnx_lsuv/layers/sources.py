@@ -25,10 +25,10 @@ from onnx_lsuv.layers.moves import (
     Stop,
     Untraceable,
     extend,
-    unchanged,
 )
 from onnx_lsuv.layers.plan import Rest
-from onnx_lsuv.layers.program import DEFAULT_DOMAINS, FLOAT_TYPES, RANDOM_OPS, Node, Program
+from onnx_lsuv.layers.program import DEFAULT_DOMAINS, RANDOM_OPS, Node, Program
+from onnx_lsuv.layers.quantisers import bounded, is_quantiser, rounded
 from onnx_lsuv.model import read
 
 _PLAIN_MOVES = frozenset({"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
@@ -56,8 +56,8 @@ def trace(program: Program, name: str, *, several: bool = False) -> Source | Unt
 
 def _with_carrier(program: Program, name: str, source: Source) -> Source | Untraceable:
     """Find the constant that can carry the scale of a computed weight."""
-    growth = degrees(program, name)
-    if growth is None or len(source.constants) != 1 or source.companions:
+    growth = degrees(program, name, source.rounding)
+    if growth is None or len(source.constants) != 1:
         return Untraceable("computed", "the weight is a sum or another mixture of constants, which no factor scales")
     degree = growth.get(source.constant)
     if degree == 1.0:
@@ -67,10 +67,14 @@ def _with_carrier(program: Program, name: str, source: Source) -> Source | Untra
         c for c, d in growth.items() if d == 1.0 and (known := program.constants[c]).site is not None and known.size > 0
     ]
     if not carriers:
-        return Untraceable("computed", "no constant that the weight is computed from is proportional to it")
+        return Untraceable("computed", "no constant that the weight is computed from is proportional to it: all stay")
     # Weight normalisation: of several factors the largest is the trained one, the others are plain numbers.
     carrier = max(carriers, key=lambda c: program.constants[c].size)
-    return replace(source, carrier=carrier)
+    late = [(degrees(program, c.value, source.rounding) or {}).get(carrier, 0.0) for c in source.companions]
+    if any(d not in (0.0, 1.0) for d in late):
+        return Untraceable("computed", "what rounds the weight is not proportional to what carries its scale")
+    companions = tuple(replace(c, scaled=d == 1.0) for c, d in zip(source.companions, late, strict=True))
+    return replace(source, carrier=carrier, companions=companions)
 
 
 def _trace(program: Program, name: str) -> Source:
@@ -86,8 +90,10 @@ def _trace(program: Program, name: str) -> Source:
     node, output = program.producers[name]
     if node.domain in DEFAULT_DOMAINS and node.op_type in RANDOM_OPS:
         raise Stop("random", f"the weight is drawn at run time by {node.op}")
-    if node.op_type == "DequantizeLinear" and node.domain in DEFAULT_DOMAINS:
-        return _fake_quantised(program, node)
+    if is_quantiser(node, "DequantizeLinear"):
+        return rounded(program, node, _trace)
+    if node.op == "Clip" and is_constant(program, node):
+        return bounded(program, node, _trace)
     if "Quant" in node.op_type:
         raise Stop("quantised", f"the weight comes out of {node.op}: give the float model")
     move = OPERATORS.get(node.op_type) if node.domain in DEFAULT_DOMAINS else None
@@ -108,18 +114,25 @@ def _trace(program: Program, name: str) -> Source:
 def _product(program: Program, node: Node) -> Source:
     """Follow the factor that is a weight: the largest that is no mask, if the product has its shape."""
     found: list[Source] = []
+    aside: list[tuple[Stop, str]] = []  # constants that a factor is computed from which is no weight itself
     for name in node.inputs if node.op_type == "Mul" else node.inputs[:1]:
         try:
             found.append(_trace(program, name))
-        except Stop:
+        except Stop as stopped:
             # A plain number, or a mask that is no tensor of floats, multiplies without being a weight itself.
-            if degrees(program, name) != {}:
+            growth = degrees(program, name)
+            if growth is None:
                 raise
+            aside += [(stopped, each) for each in growth]
     single = [s for s in found if len(s.constants) == 1]
     weights = [s for s in single if not _is_mask(program, s.constant)] or single
     if not weights or len(single) < len(found):
         raise Stop("computed", f"the weight is computed from constants by {node.op}")
     best = max(weights, key=lambda s: s.size)
+    # 1 / |v| is computed from the weight, exp(g) from something smaller; A B may be a weight that nothing can follow.
+    for fault, name in aside:
+        if name != best.constant and program.constants[name].size >= best.size:
+            raise fault
     if sum(s.size == best.size and s.constant != best.constant for s in weights) or any(
         np.broadcast_shapes(s.shape, best.shape) != best.shape for s in found
     ):
@@ -163,33 +176,6 @@ def _is_mask(program: Program, name: str) -> bool:
 def is_constant(program: Program, node: Node) -> bool:
     """Say whether a node depends on constants alone."""
     return node in program.static
-
-
-def _fake_quantised(program: Program, node: Node) -> Source:
-    """Follow a weight that is rounded on its way, as in quantisation-aware training.
-
-    Scaling the weight and the rounding's step together scales the rounded weight.
-    """
-    stop = Stop("quantised", f"the weight comes out of {node.op}: give the float model")
-    if node.inputs[0] not in program.producers:
-        raise stop
-    before, _ = program.producers[node.inputs[0]]
-    if before.op != "QuantizeLinear" or before.inputs[1] != node.inputs[1] or before.inputs[1] not in program.constants:
-        raise stop
-    try:
-        source = _trace(program, before.inputs[0])
-    except Stop as found:
-        raise stop from found
-    step = program.constants[before.inputs[1]]
-    readers = {reader for reader, _ in program.consumers[step.name]}
-    if (
-        step.site is None
-        or step.origin == "ConstantOfShape"
-        or readers != {before, node}
-        or step.elem_type not in FLOAT_TYPES
-    ):
-        raise stop
-    return extend(source, node, unchanged, companions=(step.name,))
 
 
 def trace_sum(program: Program, name: str) -> tuple[Source, Rest] | None:

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from onnx_lsuv import orthonormal
-from onnx_lsuv.layers import Plan, Source, Weight, scatter
+from onnx_lsuv.layers import Plan, Weight, scatter, stored
+from onnx_lsuv.lsuv.computed import settle
 from onnx_lsuv.lsuv.execute import Progress
 from onnx_lsuv.lsuv.scratch import Scratch
-from onnx_lsuv.model import fill, read
 
 Array = NDArray[Any]
 
@@ -23,10 +23,11 @@ METHODS = ("orthonormal", "delta", "he", "xavier", "keep")
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """New values of constants, by the constant's name, and how each weight was drawn, by its key."""
+    """New values of constants, by the constant's name; how each weight was drawn, and a note, by its key."""
 
     values: dict[str, Array]
     methods: dict[str, str]
+    notes: dict[str, str]
 
 
 def request(weight: Weight, method: str) -> orthonormal.Request:
@@ -58,10 +59,11 @@ def draw(plan: Plan, method: str, seed: int, threads: int, progress: Progress, s
     weights = list(plan.weights.values())
     values: dict[str, Array] = {}
     methods: dict[str, str] = {}
+    notes: dict[str, str] = {}
     if method == "keep":
         for weight in weights:
-            for name in weight.layers[0].source.constants:
-                values.setdefault(name, stored(plan, name))
+            for name in (name for layer in weight.layers for name in layer.source.touched):
+                values.setdefault(name, stored(plan.program, name))
             methods[weight.key] = "keep"
     else:
         requests = [request(weight, method) for weight in weights]
@@ -79,18 +81,15 @@ def draw(plan: Plan, method: str, seed: int, threads: int, progress: Progress, s
                         # A part that no layer uses keeps its values.
                         part = first.source.partial
                         values[name] = scratch.keep(
-                            np.array(stored(plan, name)) if part else np.empty(constant.dims, dtype)
+                            np.array(stored(plan.program, name)) if part else np.empty(constant.dims, dtype)
                         )
                 scatter(values, first.source, operand)
             progress("draw", done, len(weights))
-    for weight in weights:
-        source = weight.layers[0].source
-        if source.carrier:
-            values.setdefault(source.carrier, stored(plan, source.carrier))
-        for step in source.companions:
-            values[step] = stored(plan, step) if method == "keep" else _quantiser_step(plan, step, source, values)
+        for weight in weights:
+            found = settle(plan.program, weight, methods[weight.key], values)
+            methods[weight.key], notes[weight.key] = found
     _set_biases(plan, values)
-    return Drawn(values, methods)
+    return Drawn(values, methods, notes)
 
 
 def _set_biases(plan: Plan, values: dict[str, Array]) -> None:
@@ -104,41 +103,20 @@ def _set_biases(plan: Plan, values: dict[str, Array]) -> None:
         scatter(values, source, bias)
 
 
-def _quantiser_step(plan: Plan, name: str, source: Source, values: Mapping[str, Array]) -> Array:
-    """Return the step with which a rounded weight's largest value is the largest number, each channel by itself."""
-    constant = plan.program.constants[name]
-    reader, _ = plan.program.consumers[name][0]
-    before = stored(plan, name)
-    weight = np.abs(np.asarray(source.view(values), np.float64))
-    if constant.size == 1:
-        peak = weight.max()
-    else:
-        axis = reader.int_attribute("axis", 1)
-        peak = weight.max(tuple(i for i in range(weight.ndim) if i != axis % weight.ndim))
-    return np.asarray(np.where(peak > 0, peak / 127, 1.0), before.dtype).reshape(before.shape)
-
-
-def stored(plan: Plan, name: str) -> Array:
-    """Return the values that the file holds for a constant."""
-    constant = plan.program.constants[name]
-    assert constant.site is not None
-    if constant.origin == "ConstantOfShape":
-        return np.full(constant.dims, fill(plan.program.model, constant.site))
-    return read(plan.program.model, constant.site)
-
-
 def multiply(plan: Plan, values: dict[str, Array], scales: Mapping[str, float], scratch: Scratch) -> None:
     """Multiply each weight by its scale; the arrays of `values` are replaced or changed in place."""
     for key, scale in scales.items():
-        first = plan.weights[key].layers[0]
+        weight = plan.weights[key]
+        first = weight.layers[0]
         source = first.source
         carriers = source.constants if first.carrier == source.constant else (first.carrier,)
-        for name in (*carriers, *source.companions):
+        steps = tuple(dict.fromkeys(each.operand.constant for each in weight.companions if each.scaled))
+        for name in (*carriers, *steps):
             if not values[name].flags.writeable:
                 values[name] = scratch.keep(np.array(values[name]))
         factor = np.asarray(scale, np.float64 if values[first.carrier].dtype == np.float64 else np.float32)
         if source.partial and first.carrier == source.constant:
             scatter(values, source, source.view(values) * factor)
             carriers = ()
-        for name in (*carriers, *source.companions):
+        for name in (*carriers, *steps):
             np.multiply(values[name], factor, out=values[name], casting="unsafe")

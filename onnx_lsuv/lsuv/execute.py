@@ -18,6 +18,7 @@ from onnx_lsuv.graph import ROWS, Calibration, Record, Stage, close, executions,
 from onnx_lsuv.layers import Program
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import is_hollow, read
+from onnx_lsuv.model.elements import bindable
 from onnx_lsuv.runtime import Device, Session
 
 Array = NDArray[Any]
@@ -167,5 +168,4 @@ def value_of_constant(program: Program, name: str, new: Mapping[str, Array]) -> 
     if name in new:
         return np.ascontiguousarray(new[name]).reshape(constant.dims), constant.elem_type
     assert constant.site is not None
-    array = read(program.model, constant.site)
-    return np.require(array, requirements=["C"]), constant.elem_type
+    return bindable(read(program.model, constant.site)), constant.elem_type

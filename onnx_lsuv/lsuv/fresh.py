@@ -10,8 +10,8 @@ from hashlib import sha256
 import numpy as np
 from onnx import helper
 
-from onnx_lsuv.layers import VALUES, Parameters, Plan
-from onnx_lsuv.lsuv.draw import Array, stored
+from onnx_lsuv.layers import VALUES, Parameters, Plan, stored
+from onnx_lsuv.lsuv.draw import Array
 from onnx_lsuv.lsuv.result import LeftReport
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.orthonormal.normal import fill_normal
@@ -23,13 +23,12 @@ _FEW = 5
 def fresh_values(plan: Plan, found: Parameters, seed: int, threads: int, scratch: Scratch) -> dict[str, Array]:
     """Return new values for the parameters that do not have them already, by the constant's name.
 
-    The gain of a normalised weight, g * v / |v|, becomes one. A row of zeros in a table, which stands for padding,
-    stays.
+    A row of zeros in a table, which stands for padding, stays.
     """
     values: dict[str, Array] = {}
     for parameter in found.fresh:
         constant = plan.program.constants[parameter.constant]
-        before = stored(plan, constant.name)
+        before = stored(plan.program, constant.name)
         dtype = helper.tensor_dtype_to_np_dtype(constant.elem_type)
         if parameter.std is None:
             array = np.full(constant.dims, VALUES[parameter.role], dtype)
@@ -41,11 +40,6 @@ def fresh_values(plan: Plan, found: Parameters, seed: int, threads: int, scratch
             if before.ndim == 2 and (used := (before != 0).any(1)).any():
                 array[~used] = 0
         values[constant.name] = scratch.keep(array)
-    for layer in plan.layers:
-        gain = layer.source.carrier
-        if gain and plan.program.constants[gain].size > 1:
-            array = np.ones(plan.program.constants[gain].dims, stored(plan, gain).dtype)
-            values[gain] = array
     return values
 
 

@@ -144,7 +144,10 @@ def initialize(
     new = with_values(model, {s: array for name, array in values.items() if (s := plan.program.constants[name].site)})
     return Result(
         model=new,
-        layers=tuple(noted(row, remarks.get(layer)) for row, layer in zip(rows, plan.layers, strict=True)),
+        layers=tuple(
+            noted(noted(row, drawn.notes.get(layer.weight)), remarks.get(layer))
+            for row, layer in zip(rows, plan.layers, strict=True)
+        ),
         left=tuple(redrawn(left_row(left), plan, others) for left in plan.left),
         stale=tuple(map(left_row, plan.stale)),
         changes=_changes(plan, found, new, values),
@@ -186,10 +189,7 @@ def _graph(
 
 def _without_stored(plan: Plan, values: Mapping[str, Array], fresh: Mapping[str, Array], init: str) -> dict[str, Array]:
     """Return the new values without those that are in the file already, as nothing scales them."""
-    sources = [layer.source for layer in plan.layers]
-    same = {source.carrier for source in sources}
-    if init == "keep":
-        same |= {name for source in sources for name in (*source.constants, *source.companions)}
+    same = {name for layer in plan.layers for name in layer.source.touched} if init == "keep" else ()
     return {name: array for name, array in values.items() if name not in same or name in fresh}
 
 
@@ -198,7 +198,7 @@ def _changes(plan: Plan, found: Parameters, new: Model, values: Iterable[str]) -
     moved = set(promoted(new))
     roles = {name: "statistics" for norm in plan.norms for name in (norm.mean, norm.var)}
     roles |= dict.fromkeys(plan.zeroed, "bias")
-    roles |= {step: "step" for layer in plan.layers for step in layer.source.companions}
+    roles |= {each.operand.constant: "step" for weight in plan.weights.values() for each in weight.companions}
     roles |= {parameter.constant: parameter.role for parameter in found.fresh}
     constants = [plan.program.constants[name] for name in values]
     return tuple(Change(c.label, c.scope, roles.get(c.name, "weight"), c.site in moved) for c in constants)

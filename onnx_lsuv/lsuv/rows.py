@@ -77,8 +77,7 @@ def drawn_row(
     if row.status == "shared":
         return row
     if not rescale:
-        gain = "; what normalises it keeps its gain" if layer.source.carrier else ""
-        return replace(row, note=f"not rescaled, as asked{gain}")
+        return replace(row, note="not rescaled, as asked")
     record = records.get(layer.weight)
     if record is None or record[COUNT, 0] == 0:
         return replace(row, status="not-reached", note="the data never reach it")
@@ -114,7 +113,8 @@ def verified_row(row: LayerReport, record: Record | None, tolerance: float | Non
     if row.status in ("degenerate", "drawn"):
         return row
     if tolerance is None:
-        tolerance = TOLERANCE_HALF if layer.source.elem_type in HALF else TOLERANCE
+        types = {layer.source.elem_type, *(each.operand.elem_type for each in layer.source.companions)}
+        tolerance = TOLERANCE if types.isdisjoint(HALF) else TOLERANCE_HALF
     if abs(var / row.target**2 - 1) <= tolerance:
         return replace(row, status="ok")
     note = row.note or (_cause(record, row.target) if scale_of(record, 1.0) is None else "")

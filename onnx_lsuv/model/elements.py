@@ -69,3 +69,18 @@ def pack(data: Array, bits: int) -> Array:
     """Pack the lowest `bits` bits of each byte, the inverse of `unpack`."""
     cells = np.unpackbits(data.reshape(-1, 1), axis=1, count=bits, bitorder="little")
     return np.packbits(cells.reshape(-1), bitorder="little")
+
+
+def bindable(array: Array) -> Array:
+    """Return an array in C order; elements of less than a byte packed at the beginning of as many bytes.
+
+    So they have the shape of the values and, up to where it ends, the memory that ONNX Runtime expects.
+    """
+    array = np.require(array, requirements="C")
+    bits = element_bits(array.dtype)
+    if bits >= 8:
+        return array
+    packed = pack(array.view(np.uint8), bits)
+    out = np.zeros(array.shape, np.uint8)
+    out.reshape(-1)[: packed.size] = packed
+    return out

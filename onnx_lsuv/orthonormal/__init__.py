@@ -3,6 +3,7 @@
     drawing   requests -> weights: one stream of chance per request, weights and their pieces side by side
     haar      the orthonormal matrices: random reflections, applied all at once by matrix products
     normal    normal numbers
+    equal     rows of one length, the columns staying orthonormal
 
 Same bytes for any number of threads and whatever else is drawn: every weight has a stream that only the seed and its
 identity decide, is cut into pieces by its shape alone, and each piece is computed with one BLAS thread.
@@ -12,5 +13,6 @@ The bytes do depend on NumPy, its BLAS, and the kind of processor.
 from __future__ import annotations
 
 from onnx_lsuv.orthonormal.drawing import Precision, Request, check, draw, draw_all
+from onnx_lsuv.orthonormal.equal import equal_rows
 
-__all__ = ["Precision", "Request", "check", "draw", "draw_all"]
+__all__ = ["Precision", "Request", "check", "draw", "draw_all", "equal_rows"]

@@ -22,6 +22,7 @@ from onnx_lsuv.lsuv.execute import Progress, quiet
 from onnx_lsuv.lsuv.prepare import checked
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import HOLLOW_BYTES, Model, is_hollow, tensors
+from onnx_lsuv.model.elements import bindable
 from onnx_lsuv.portable.rewriting.draft import open_draft
 from onnx_lsuv.portable.rewriting.header import all_nodes, name_nodes
 from onnx_lsuv.portable.rewriting.precision import floats_of
@@ -149,7 +150,7 @@ def _open(model: Model, device: Device) -> _Opened:
         if tensor.data_type == TensorProto.STRING or array.nbytes <= HOLLOW_BYTES:
             small.append(tensor)
         else:
-            weights[tensor.name] = np.require(array, requirements=["C"]), tensor.data_type
+            weights[tensor.name] = bindable(array), tensor.data_type
     del graph.initializer[: len(graph.initializer)]
     graph.initializer.extend(small)
     fed_text = _fed_text(graph)

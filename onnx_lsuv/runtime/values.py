@@ -12,15 +12,24 @@ from onnx import TensorProto, TypeProto
 from onnx_lsuv.errors import DeviceError
 from onnx_lsuv.runtime.package import package
 
+_T = TensorProto
+# Types that NumPy has itself.
+_NUMPY = frozenset({
+    _T.FLOAT, _T.DOUBLE, _T.FLOAT16, _T.BOOL, _T.STRING, _T.COMPLEX64, _T.COMPLEX128,
+    _T.INT8, _T.INT16, _T.INT32, _T.INT64, _T.UINT8, _T.UINT16, _T.UINT32, _T.UINT64,
+})  # fmt: skip
+
 
 def value_of(array: NDArray[Any], elem_type: int) -> Any:
     """Return an OrtValue over an array's own memory.
 
-    The array must be C-contiguous, in native byte order, and outlive the value.
+    The array must be C-contiguous, in native byte order, and outlive the value. Elements of less than a byte are
+    packed as `model.elements.bindable` does.
     """
     ort = package()
-    if elem_type == TensorProto.BFLOAT16:
-        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), elem_type)
+    if elem_type not in _NUMPY:
+        plain = array.view(np.uint8 if array.itemsize == 1 else np.uint16)
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(plain, elem_type)
     return ort.OrtValue.ortvalue_from_numpy(array)
 
 
