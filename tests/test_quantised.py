@@ -232,7 +232,76 @@ def test_a_normalised_weight_is_rounded(lsuv: Lsuv) -> None:
     assert orthonormality(blocks_of("Gemm", seen(run, "dq"), trans=True)) < 0.03
 
 
+def test_a_rounded_bias_becomes_zero(lsuv: Lsuv) -> None:
+    nodes = f"""{ROUNDED.format(a="")} p = QuantizeLinear(b, t, z) k = DequantizeLinear(p, t, z)
+        y = Gemm(x, dq, k)"""
+    tensors = {"s": np.float32(0.02), "t": np.float32(0.1), "z": np.int8(3)}
+    run = lsuv(model(nodes, w=normal(20, 12), b=normal(12) + 2, **tensors), X)
+    is_drawn(run)
+    assert not run.weight("b").any()
+    assert not run.value("k")[0].any()
+    assert "t" not in run.changed
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_inner_graphs_functions_and_constants(lsuv: Lsuv, batches: int) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21, "f" : 1]> g (float[N,8] x, bool c) => (float y) {
+      s = Constant<value = float {0.02}>() z = Constant<value = int8 {0}>()
+      a = If<
+        then_branch = t () => (float[N,8] p) { q = QuantizeLinear(w, s, z) d = DequantizeLinear(q, s, z)
+          p = MatMul(x, d) },
+        else_branch = e () => (float[N,8] r) { q2 = QuantizeLinear(w, s, z) d2 = DequantizeLinear(q2, s, z)
+          k = MatMul(x, d2) r = Relu(k) }>(c)
+      h = Relu(a) y = f.Dense(h, u, o) }
+      <domain: "f", opset_import: ["" : 21]> Dense (x, w, zero) => (y) {
+        step = Constant<value = float[6] {1, 1, 1, 1, 1, 1}>()
+        q = QuantizeLinear<axis = 0>(w, step, zero) d = DequantizeLinear<axis = 0>(q, step, zero)
+        y = Gemm<transB = 1>(x, d) }"""
+    source = parse(text, w=normal(8, 8), u=normal(6, 8), o=np.full(6, 100, np.uint8))
+    given = [{"x": part, "c": np.array(True)} for part in np.split(normal(64, 8), batches)]
+    run = lsuv(source, given)
+    assert [row.status for row in run.result.layers] == ["ok", "shared", "ok"]
+    assert [m.var for m in run.moments("a", "y")] == pytest.approx([1, 1], abs=0.005)
+    assert run.weight("s") == pytest.approx(np.abs(run.weight("w")).max() / 127, rel=1e-5)
+    step = onnx.numpy_helper.to_array(run.after.functions[0].node[0].attribute[0].t)
+    np.testing.assert_allclose(step, np.abs(run.weight("u")).max(1) / 100, rtol=1e-5)
+
+
+def test_parts_of_one_weight_that_are_rounded_each(lsuv: Lsuv) -> None:
+    nodes = """a, b = Split<axis=1, num_outputs=2>(w) q = QuantizeLinear(a, s, z) d = DequantizeLinear(q, s, z)
+        p = QuantizeLinear(b, t, z) e = DequantizeLinear(p, t, z) k = MatMul(x, d) l = MatMul(x, e) y = Add(k, l)"""
+    tensors = {"s": np.float32(1), "t": np.float32(1), "z": np.int8(0)}
+    run = lsuv(model(nodes, w=normal(20, 24), **tensors), X)
+    assert [row.status for row in run.result.layers] == ["ok", "ok"]
+    assert [m.var for m in run.moments("k", "l")] == pytest.approx([1, 1], abs=0.005)
+    halves = np.split(run.weight("w"), 2, axis=1)
+    for name, half in zip("st", halves, strict=True):
+        assert run.weight(name) == pytest.approx(np.abs(half).max() / 127, rel=1e-5)
+
+
+def test_a_rounded_weight_in_a_loop(lsuv: Lsuv) -> None:
+    text = f"""<ir_version: 10, opset_import: ["" : 21]> g (float[N,8] x, int64 n, bool t) => (float y) {{
+      y, ms = Loop<body = b (int64 i, bool c, float[N,8] h) => (bool co, float[N,8] ho, float[N,8] m) {{
+        {ROUNDED.format(a="<axis=0>")} m = MatMul(h, dq) ho = Tanh(m) co = Identity(c) }}>(n, t, x)
+      first = Gather(ms, zero) }}"""
+    tensors = {"w": normal(8, 8), "s": np.ones(8, np.float32), "z": np.zeros(8, ml_dtypes.int4), "zero": np.array(0)}
+    run = lsuv(parse(text, tensors), {"x": normal(64, 8), "n": np.array(3), "t": np.array(True)})
+    assert [row.status for row in run.result.layers] == ["ok"]
+    assert run.moments("first")[0].var == pytest.approx(1, abs=0.005)
+    np.testing.assert_allclose(run.weight("s"), np.abs(run.weight("w")).max(1) / 7, rtol=1e-5)
+
+
 LEFT = {
+    "parts behind the quantiser": (
+        "q = QuantizeLinear(v, s, z) d = DequantizeLinear(q, s, z) bad, o2 = Split<axis=1, num_outputs=2>(d) "
+        "e = MatMul(x, o2)",
+        "cannot follow two scales",
+    ),
+    "one step for two weights": (
+        "q = QuantizeLinear(v, s, z) bad = DequantizeLinear(q, s, z) p = QuantizeLinear(u, s, z) "
+        "d = DequantizeLinear(p, s, z) e = MatMul(x, d)",
+        "cannot follow two scales",
+    ),
     "steps that differ": ("q = QuantizeLinear(v, s, z) bad = DequantizeLinear(q, t, z)", "give the float model"),
     "zero points that differ": ("q = QuantizeLinear(v, s, z) bad = DequantizeLinear(q, s, o)", "give the float model"),
     "axes that differ": (
@@ -253,10 +322,13 @@ def test_left_alone(lsuv: Lsuv, case: str) -> None:
     nodes, detail = LEFT[case]
     tensors = {"s": np.float32(0.02), "t": np.float32(0.03), "z": np.int8(0), "o": np.int8(1)}
     tensors |= {"c": np.full(20, 0.1, np.float32), "z8": np.zeros(20, np.int8)}
-    run = lsuv(model(f"{nodes} a = MatMul(x, bad) y = MatMul(a, w)", v=normal(20, 20), w=normal(20, 20), **tensors), X)
+    tensors |= {"v": normal(20, 20), "u": normal(20, 20), "w": normal(20, 20)}
+    end = "a = MatMul(x, bad) f = Relu(a) y = MatMul(x, w)"
+    run = lsuv(model(f"{nodes} {end}", **{k: v for k, v in tensors.items() if k != "u" or "(u" in nodes}), X)
     assert run.changed == {"w"}
-    assert run.reasons() == {"a": "quantised"}
-    assert detail in run.result.left[0].detail
+    assert set(run.reasons().items()) <= {("a", "quantised"), ("e", "quantised")}
+    assert {row.name for row in run.result.left} >= {"a"}
+    assert all(detail in row.detail for row in run.result.left)
 
 
 @pytest.mark.parametrize("kind", ["int4", "uint4", "float8_e4m3fn", "float8_e5m2"])

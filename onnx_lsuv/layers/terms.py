@@ -90,16 +90,22 @@ def settle_biases(
             zeroed |= dict.fromkeys(layer.bias)
             if layer.node.op_type == "LSTM" and layer.addend is not None:
                 operand = trace(program, layer.node.inputs[layer.addend.position], several=True)
-                if isinstance(operand, Source) and len(operand.shape) == 2 and not operand.shape[1] % 8:
+                # A bias of 1 that is rounded would need a step of its own.
+                if isinstance(operand, Source) and not operand.rounding and _has_gates(operand):
                     forget[layer.node] = operand, operand.shape[1] // 8
         settled.append(replace(layer, addend=None) if free and not keep_bias else layer)
     return settled, tuple(zeroed), tuple(forget.values())
 
 
+def _has_gates(bias: Source) -> bool:
+    return len(bias.shape) == 2 and not bias.shape[1] % 8
+
+
 def _holders(program: Program, name: str) -> tuple[str, ...]:
     """Return the constants that an operand is made of by moving alone, if all can be written; else none."""
     source = trace(program, name, several=True)
-    if not isinstance(source, Source) or source.computed or source.companions or source.elem_type not in FLOAT_TYPES:
+    # What rounds a term, or bounds it, leaves zero as it is.
+    if not isinstance(source, Source) or source.computed or source.elem_type not in FLOAT_TYPES:
         return ()
     constants = [program.constants[each] for each in source.constants]
     if all(writable(c) and c.elem_type in FLOAT_TYPES for c in constants):

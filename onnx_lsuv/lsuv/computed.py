@@ -20,7 +20,7 @@ from onnx import TensorProto
 from onnx_lsuv import orthonormal, runtime
 from onnx_lsuv.errors import LsuvError
 from onnx_lsuv.graph import expression
-from onnx_lsuv.layers import Layer, Node, Program, Weight, scatter, starting_value, stored
+from onnx_lsuv.layers import Layer, Node, Plan, Program, Weight, scatter, starting_value, stored
 from onnx_lsuv.layers.degrees import degrees
 
 Array = NDArray[Any]
@@ -58,6 +58,18 @@ def settle(program: Program, weight: Weight, method: str, values: dict[str, Arra
         steps[name] = np.where(np.abs(before) > np.abs(found[name]), before, found[name])
     values |= steps
     return method, note
+
+
+def altered(plan: Plan, methods: Mapping[str, str]) -> list[str]:
+    """Return a note on the weights that are no longer what was drawn where their layers see them."""
+    found = [plan.weights[key].layers[0].node.label for key, method in methods.items() if method == ALTERED]
+    if not found:
+        return []
+    more = f" and {len(found) - _FEW} more" if len(found) > _FEW else ""
+    return [
+        f"constants that stay change what was drawn before its layer sees it ({len(found)} of {len(methods)} weights: "
+        f"{', '.join(map(repr, found[:_FEW]))}{more}): it has the std asked for, and is not orthonormal"
+    ]
 
 
 def _set_gain(program: Program, layer: Layer, carrier: str, method: str, values: dict[str, Array]) -> None:

@@ -16,6 +16,7 @@ from onnx_lsuv.errors import DataError, ModelError, UsageError
 from onnx_lsuv.graph import COUNT, MEAN, VAR, Calibration, Record, build, norm_key, within_channels
 from onnx_lsuv.layers import Parameters, Plan
 from onnx_lsuv.lsuv.center import Centres, bias_values, centres_of
+from onnx_lsuv.lsuv.computed import altered
 from onnx_lsuv.lsuv.draw import METHODS, Array, draw, multiply
 from onnx_lsuv.lsuv.execute import Progress, execute, quiet
 from onnx_lsuv.lsuv.fresh import fresh_notes, fresh_values, redrawn
@@ -151,7 +152,14 @@ def initialize(
         left=tuple(redrawn(left_row(left), plan, others) for left in plan.left),
         stale=tuple(map(left_row, plan.stale)),
         changes=_changes(plan, found, new, values),
-        notes=(*(data.notes if data else ()), *chance(plan), *fresh_notes(plan, found), *centres.notes, *guidance),
+        notes=(
+            *(data.notes if data else ()),
+            *chance(plan),
+            *altered(plan, drawn.methods),
+            *fresh_notes(plan, found),
+            *centres.notes,
+            *guidance,
+        ),
         settings={
             "seed": seed,
             "init": init,
