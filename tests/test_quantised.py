@@ -212,6 +212,30 @@ def test_a_step_that_is_computed_from_the_weight(lsuv: Lsuv) -> None:
     assert run.changed == {"w"}
 
 
+def test_a_step_that_is_computed_from_a_range(lsuv: Lsuv) -> None:
+    # A learned clipping range: the step is alpha / 127.
+    nodes = f"s = Div(alpha, n) {ROUNDED.format(a='<axis=1>')} y = MatMul(x, dq)"
+    tensors = {"alpha": np.ones(12, np.float32), "n": np.float32(127), "z": np.zeros(12, np.int8)}
+    run = lsuv(model(nodes, w=normal(20, 12), **tensors), X)
+    is_drawn(run)
+    np.testing.assert_allclose(run.weight("alpha"), np.abs(run.weight("w")).max(0), rtol=1e-5)
+    assert {c.tensor: c.role for c in run.result.changes} == {"w": "weight", "alpha": "step"}
+
+
+def test_statistics_and_centres_are_not_rounded(lsuv: Lsuv) -> None:
+    nodes = f"""{ROUNDED.format(a="")} p = QuantizeLinear(b, t, z) k = DequantizeLinear(p, t, z) m = Gemm(x, dq, k)
+        v2 = Clip(v, low, high) y = BatchNormalization(m, one, nil, mu, v2)"""
+    tensors = {"s": np.float32(0.02), "t": np.float32(0.1), "z": np.int8(0), "low": np.float32(1e-3), "b": normal(12)}
+    tensors |= {"high": np.float32(2), "one": np.ones(12), "nil": np.zeros(12), "mu": np.zeros(12), "v": np.ones(12)}
+    tensors = {k: np.asarray(a, np.float32) if k in ("one", "nil", "mu", "v") else a for k, a in tensors.items()}
+    run = lsuv(model(nodes, w=normal(20, 12), **tensors), X, center=True)
+    assert [row.status for row in run.result.layers] == ["ok"]
+    assert run.moments("m")[0].var == pytest.approx(1, abs=0.005)
+    assert not run.weight("b").any()
+    assert "v" not in run.changed
+    assert run.result.stale
+
+
 def test_a_masked_weight_is_rounded(lsuv: Lsuv) -> None:
     nodes = f"m = Mul(w, mask) {ROUNDED.format(a='').replace('(w', '(m')} y = MatMul(x, dq)"
     mask = (normal(20, 12) > 0).astype(np.float32)

@@ -53,7 +53,9 @@ def _centre(plan: Plan, layer: Layer) -> Centre | None:
     else:
         operand = next(name for name in layer.end.inputs if name != node.outputs[0])
     source = trace(plan.program, operand)
-    if not isinstance(source, Source) or source.partial or len(list(uses(plan.program, layer.bias[0]))) != 1:
+    if not isinstance(source, Source) or source.partial or source.rounding:
+        return None
+    if len(list(uses(plan.program, layer.bias[0]))) != 1:
         return None
     channels = layer.matrix.fan_out * (1 if channels_last(node) else layer.matrix.blocks)
     after = 0 if channels_last(node) or layer.end is node else len(layer.source.shape) - 2

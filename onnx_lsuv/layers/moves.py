@@ -62,7 +62,8 @@ class Companion:
     """
 
     node: Node  # the DequantizeLinear or Clip that it belongs to
-    operand: Source  # the way from it to what the node reads
+    name: str  # what the node reads
+    operand: Source  # the way from it there
     value: str  # what is rounded or cut off
     view: View  # that, as far as it is the weight alone
     computed: bool  # other constants multiply or divide the weight on the way there

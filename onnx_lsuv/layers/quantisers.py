@@ -116,7 +116,9 @@ def bounded(program: Program, node: Node, follow: Follow) -> Source:
         if bound <= 0:
             raise Stop("computed", f"Clip {node.label!r} cuts off one sign of the weight")
         if bound < _UNBOUNDED:
-            found.append(Companion(node, operand, node.inputs[0], source.view, source.computed, np.asarray(sign), 0, 0))
+            found.append(
+                Companion(node, name, operand, node.inputs[0], source.view, source.computed, np.asarray(sign), 0, 0)
+            )
     return replace(
         extend(source, node, unchanged),
         companions=(*source.companions, *found),
@@ -210,13 +212,14 @@ def _step(program: Program, node: Node, source: Source, reach: Array, follow: Fo
     axis, block = node.int_attribute("axis", 1), node.int_attribute("block_size", 0)
     axis += len(source.shape) if axis < 0 else 0
     types = {operand.elem_type, *(program.constants[name].elem_type for name in operand.constants)}
-    plain = len(operand.constants) == 1 and not operand.computed and not operand.companions
-    if not plain or not types <= FLOAT_TYPES or _places(source.shape, operand.shape, axis, block) is None:
+    growth = degrees(program, node.inputs[1]) or {}
+    followed = len(operand.constants) == 1 and not operand.companions and growth.get(operand.constant) == 1.0
+    if not followed or not types <= FLOAT_TYPES or _places(source.shape, operand.shape, axis, block) is None:
         raise stop
     if reach.ndim and reach.size != operand.size:
         raise stop
     reach = reach.reshape(operand.shape) if reach.ndim else reach
-    return Companion(node, operand, node.inputs[0], source.view, source.computed, reach, axis, block)
+    return Companion(node, node.inputs[1], operand, node.inputs[0], source.view, source.computed, reach, axis, block)
 
 
 def _places(shape: Sequence[int], step: Sequence[int], axis: int, block: int) -> Array | None:
@@ -242,6 +245,8 @@ def _agree(program: Program, first: Companion, last: Companion, source: Source, 
         values, others = (each.see(stored(program, each.constant)).reshape(-1) for each in (one, other))
         if not np.array_equal(values, others):
             return False
+    if first.name != last.name and (one.computed or other.computed):
+        return False
     if source is moved and (one.shape, first.axis, first.block) == (other.shape, last.axis, last.block):
         return True
     places = [

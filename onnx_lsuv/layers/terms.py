@@ -144,6 +144,6 @@ def find_norms(program: Program) -> tuple[tuple[Norm, ...], tuple[Left, ...]]:
 def _whole(program: Program, name: str) -> str | None:
     """Return the one constant that an operand is, wholly."""
     source = trace(program, name)
-    if isinstance(source, Source) and not source.partial and _holders(program, name):
+    if isinstance(source, Source) and not source.partial and not source.rounding and _holders(program, name):
         return source.constant
     return None

@@ -52,7 +52,12 @@ def settle(program: Program, weight: Weight, method: str, values: dict[str, Arra
         name = each.operand.constant
         found = {name: np.array(stored(program, name))}
         rounded = _value(program, each.value, values, layer.source.rounding) if each.computed else None
-        scatter(found, each.operand, starting_value(each, each.view(values) if rounded is None else rounded))
+        step = starting_value(each, each.view(values) if rounded is None else rounded)
+        if each.operand.computed:
+            # As alpha / 127: what it is multiplied by is what comes of a one.
+            factor = _value(program, each.name, {name: np.ones_like(found[name])}, ())
+            step = step if factor is None else step / factor
+        scatter(found, each.operand, step)
         # Of several ways to the weight the one that needs most decides.
         before = steps.get(name, found[name])
         steps[name] = np.where(np.abs(before) > np.abs(found[name]), before, found[name])
