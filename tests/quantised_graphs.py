@@ -75,9 +75,7 @@ class Case:
     layers: list[str]  # the values that layers give
     operands: list[tuple[str, str, Callable[[Array], Array]]] = field(default_factory=list)  # value, weight, view
     roundings: list[Rounding] = field(default_factory=list)
-    views: list[Array] = field(default_factory=list)
     half: bool = False
-    masked: bool = False
     about: list[str] = field(default_factory=list)
 
 
@@ -130,6 +128,9 @@ def case(seed: int, batches: int | None = None) -> Case:
         value, channels = layer(b, found, value, channels, kind, opset, dtype, image=image, microsoft=microsoft)
         if b.chance(0.5):
             value = b.op("Relu", value)
+        if b.chance(0.3) and (not half or opset >= 19):
+            value = rounded_by(b, value, 0.05, dtype)
+            found.about.append("data rounded")
     n = 24
     shape = (n, width, 5, 5) if image else (n, 7, width)
     x = b.random.standard_normal(shape).astype(dtype)
@@ -160,10 +161,12 @@ def layer(
     microsoft: bool,
 ) -> tuple[str, int]:
     """Add a layer; return its value and channels."""
-    out = int(b.random.integers(4, 20))
+    out, group = int(b.random.integers(4, 20)), 1
     if image:
         op = b.pick("Conv", "Conv", "ConvTranspose")
-        shape = (out, channels, 3, 3) if op == "Conv" else (channels, out, 2, 2)
+        group = 2 if channels % 2 == 0 and b.chance(0.4) else 1
+        out *= group
+        shape = (out, channels // group, 3, 3) if op == "Conv" else (channels, out // group, 2, 2)
     else:
         op = b.pick("MatMul", "MatMul", "Gemm")
         shape = (channels, out)
@@ -173,21 +176,34 @@ def layer(
     operand, weight, view = rounded_weight(b, found, shape, kind, opset, dtype, microsoft=microsoft)
     found.operands.append((operand, weight, view))
     found.about.append(op)
+    bias = []
+    if op != "MatMul" and (b.chance(0.4) or (op == "Gemm" and opset < 11)):
+        bias = [b.tensor("b", b.random.standard_normal(out).astype(dtype))]
+        if b.chance(0.5):
+            bias = [rounded_by(b, bias[0], 0.1, dtype)]
+            found.about.append("bias rounded")
     if op == "Gemm":
         flat = b.op("Reshape", value, b.tensor("shape", np.array([-1, channels])))
-        end = b.op("Gemm", flat, operand, transB=int(trans))
+        end = b.op("Gemm", flat, operand, *bias, transB=int(trans))
         value = b.op("Reshape", end, b.tensor("shape", np.array([-1, 7, out])))
         found.layers.append(end)
     else:
-        value = b.op(op, value, operand, **({"pads": [1, 1, 1, 1]} if op == "Conv" else {}))
+        more = {"group": group, "pads": [1, 1, 1, 1]} if op == "Conv" else {"group": group} if image else {}
+        value = b.op(op, value, operand, *bias, **more)
         found.layers.append(value)
         if op == "MatMul" and channels == out and b.chance(0.5):
             value = b.op("MatMul", b.op("Relu", value), operand)  # the same rounded weight once more
     return value, out
 
 
-def moves(b: Builder, value: str, shape: tuple[int, ...], goal: tuple[int, ...] | None, opset: int) -> Any:
-    """Move a value; return it, its shape, and the way as a function of an array. With a goal, end there."""
+def rounded_by(b: Builder, value: str, step: float, dtype: Any) -> str:
+    """Add a quantiser of int8 with a step of its own."""
+    pair = b.tensor("step", np.asarray(step, dtype)), b.tensor("zero", np.int8(b.pick(0, 0, 5)))
+    return b.op("DequantizeLinear", b.op("QuantizeLinear", value, *pair), *pair)
+
+
+def moves(b: Builder, value: str, shape: tuple[int, ...]) -> Any:
+    """Move a value; return it, its shape, and the way as a function of an array."""
     way: list[Callable[[Array], Array]] = []
     done = 0
     while done < 2 and b.chance(0.5):
@@ -205,7 +221,6 @@ def moves(b: Builder, value: str, shape: tuple[int, ...], goal: tuple[int, ...] 
                 shape = way[-1](np.zeros(shape)).shape
             case _:
                 value = b.op("Identity", value)
-    del goal, opset
 
     def through(array: Array) -> Array:
         for move in way:
@@ -226,9 +241,8 @@ def rounded_weight(
     turned = b.chance(0.4)
     perm = [int(i) for i in b.random.permutation(len(shape))] if turned else list(range(len(shape)))
     held = tuple(shape[i] for i in perm)
-    flat = b.chance(0.3)
     weight = b.tensor("w", b.random.standard_normal(held).astype(dtype))
-    value, shaped, first = moves(b, weight, held, None, opset)
+    value, shaped, first = moves(b, weight, held)
     if b.chance(0.15):
         bound = b.tensor("low", np.asarray(-2.5, dtype)), b.tensor("high", np.asarray(2.5, dtype))
         if opset >= 11:
@@ -243,7 +257,6 @@ def rounded_weight(
         inverse = [int(i) for i in np.argsort(perm)]
         value = b.op("Transpose", value, perm=inverse)
         way.append(lambda a: a.transpose(inverse))
-    del flat
 
     def through(array: Array) -> Array:
         for move in way:
@@ -293,7 +306,6 @@ def fake(
         span = (high - low + 1) / 4
         zero = np.rint(middle + b.random.uniform(-span, span, sizes if b.chance(0.5) else ()))
         zero = np.broadcast_to(zero, sizes)
-    dq_only: dict[str, Any] = {}
     names: list[str] = []
     q_only: dict[str, Any] = {}
     np_kind = helper.tensor_dtype_to_np_dtype(kind)
@@ -326,7 +338,7 @@ def fake(
         if how == "axis":
             dq_attributes["axis"] = perm.index(axis)
         found.about.append("moved between")
-    value = b.op("DequantizeLinear", q, other, *names, domain=domain, **dq_attributes, **dq_only)
+    value = b.op("DequantizeLinear", q, other, *names, domain=domain, **dq_attributes)
     found.roundings.append(Rounding(weight, before, step, zero, low, high, axis, block, integer))
     found.about.append(f"{how} {sizes} zero {'yes' if zero.any() else 'no'}")
     return value, shape, way
@@ -385,8 +397,9 @@ def orthonormality(found: Case, saved: Path) -> list[float]:
     for operand, weight, view in found.operands:
         node = readers[operand]
         given = view(held[weight].astype(np.float64))
-        trans = any(a.name == "transB" and a.i for a in node.attribute)
-        result.append(oracle.orthonormality(oracle.blocks_of(node.op_type, given, trans=trans)))
+        attributes = {a.name: int(a.i) for a in node.attribute}
+        trans, group = bool(attributes.get("transB")), attributes.get("group", 1)
+        result.append(oracle.orthonormality(oracle.blocks_of(node.op_type, given, group=group, trans=trans)))
     return result
 
 

@@ -5,12 +5,15 @@ What a layer sees of its weight comes from a plain ONNX Runtime session over the
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from commands import call
 from conftest import Run
 from oracle import blocks_of, normal, orthonormality, parse
 
@@ -166,4 +169,17 @@ def test_rows_of_one_length(shape: tuple[int, int]) -> None:
     squares = (found**2).sum(1)
     np.testing.assert_allclose(squares, q.shape[1] / shape[0], rtol=1e-10)
     np.testing.assert_allclose(found.T @ found, np.eye(q.shape[1]), atol=1e-12)
-    assert not np.array_equal(equal_rows(found) is q, True)
+
+
+def test_what_the_command_says_of_a_masked_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    mask = (normal(16, 10) > 0).astype(np.float32)
+    onnx.save(model("w = Mul(v, mask) y = MatMul(x, w)", v=normal(16, 10), mask=mask), "m.onnx")
+    np.save("x.npy", normal(64, 16))
+    assert "drawn (orthonormal) before other constants multiply it" in call("m.onnx", "--dry-run").stdout
+    assert "'y'" in next(
+        line for line in call("m.onnx", "-d", "x.npy").stdout.splitlines() if "not orthonormal" in line
+    )
+    call("m.onnx", "-d", "x.npy", "--report", "r.json", "--force")
+    report = json.loads(Path("r.json").read_text(encoding="utf-8"))
+    assert [(row["init"], row["status"]) for row in report["layers"]] == [("altered", "ok")]
