@@ -43,10 +43,11 @@ def settle(program: Program, weight: Weight, method: str, values: dict[str, Arra
         How the layer's weight is to be called, and a note where that is not how it was drawn.
     """
     layer, note = weight.layers[0], ""
-    if layer.source.carrier:
-        _set_gain(program, layer, layer.source.carrier, method, values)
-    if layer.source.computed and not _is_drawn(program, layer, values):
-        note, method = f"drawn {method}, {_change(program, layer)}", ALTERED
+    carrier = layer.source.carrier
+    if layer.source.computed:
+        drawn = _set_gain(program, layer, carrier, method, values) if carrier else _is_drawn(program, layer, values)
+        if not drawn:
+            note, method = f"drawn {method}, {_change(program, layer)}", ALTERED
     steps: dict[str, Array] = {}
     for each in weight.companions:
         name = each.operand.constant
@@ -77,30 +78,35 @@ def altered(plan: Plan, methods: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _set_gain(program: Program, layer: Layer, carrier: str, method: str, values: dict[str, Array]) -> None:
-    """Set what carries the scale of v / |v| to what makes their product the draw; else alike for all of v."""
+def _set_gain(program: Program, layer: Layer, carrier: str, method: str, values: dict[str, Array]) -> bool:
+    """Set what carries the scale of v / |v| to what makes their product the draw; else alike for all of v.
+
+    Returns:
+        Whether their product is the draw.
+    """
     source = layer.source
     before = stored(program, carrier)
     values[carrier] = np.ones_like(before)
     direction = _operand(program, layer, values)
     if direction is None:
-        return
+        return False
     if method in ("orthonormal", "delta") and _equalise(layer, direction, method, values):
         direction = _operand(program, layer, values)
         assert direction is not None
     drawn = np.asarray(source.view(values), np.float64)
     factor = _factor(direction, drawn)
     if not (np.isfinite(factor) and factor > 0):
-        return
-    gain = np.full(before.shape, factor)
-    if not _alike(layer, direction * factor, drawn) and before.size > 1:
+        return False
+    gain, same = np.full(before.shape, factor), _alike(layer, direction * factor, drawn)
+    if not same and before.size > 1:
         values[carrier] = np.arange(1, before.size + 1).reshape(before.shape).astype(before.dtype)
         ramp = _operand(program, layer, values)
         assert ramp is not None
         fitted = _fitted(direction, ramp, drawn, before.size)
         if fitted is not None and _alike(layer, direction * fitted[1], drawn):
-            gain = fitted[0].reshape(before.shape)
+            gain, same = fitted[0].reshape(before.shape), True
     values[carrier] = gain.astype(before.dtype)
+    return same
 
 
 def _fitted(direction: Array, ramp: Array, drawn: Array, size: int) -> tuple[Array, Array] | None:
