@@ -69,7 +69,9 @@ class Change:
 
     tensor: str
     scope: str
-    role: str  # "weight", "bias", "statistics", "step" (of a quantiser), "scale", "slope", "embedding" or "state"
+    # "weight", "bias", "statistics", "step" (of a quantiser, or a bound before it), "scale", "slope", "embedding" or
+    # "state"
+    role: str
     became_initializer: bool
 
 
