@@ -4,10 +4,12 @@ from onnx_lsuv.graph.center import within_channels
 from onnx_lsuv.graph.expression import expression
 from onnx_lsuv.graph.moments import COUNT, MEAN, ROWS, USE, VAR, Record, executions, first_usable_of, scale_of
 from onnx_lsuv.graph.nodes import is_random
+from onnx_lsuv.graph.precision import BFLOAT16, has_bfloat16, widened
 from onnx_lsuv.graph.stages import IR_MAX, Calibration, Stage, build, close
 from onnx_lsuv.graph.state import norm_key
 
 __all__ = [
+    "BFLOAT16",
     "COUNT",
     "IR_MAX",
     "MEAN",
@@ -22,8 +24,10 @@ __all__ = [
     "executions",
     "expression",
     "first_usable_of",
+    "has_bfloat16",
     "is_random",
     "norm_key",
     "scale_of",
+    "widened",
     "within_channels",
 ]

@@ -21,12 +21,13 @@ from onnx_lsuv.graph.blocked import DOMAIN
 from onnx_lsuv.graph.forms import Forms
 from onnx_lsuv.graph.moments import Dims
 from onnx_lsuv.graph.nodes import neutral_nodes, proto_of
+from onnx_lsuv.graph.precision import BFLOAT16
 from onnx_lsuv.graph.rewrite import rewrite
 from onnx_lsuv.graph.shapes import is_mistaken, without_lengths
 from onnx_lsuv.graph.sheet import Book, Value
 from onnx_lsuv.graph.state import Rewriter
 from onnx_lsuv.layers import RANDOM_OPS, Body, Plan, Program, tensor_type
-from onnx_lsuv.model import is_hollow
+from onnx_lsuv.model import in_float32, is_hollow
 
 # The IR versions that ONNX Runtime 1.24 to 1.31 reads; a file of a later one is calibrated at the last of these.
 IR_MIN, IR_MAX = 7, 13
@@ -207,7 +208,9 @@ def _members(outputs: Set[str], makers: Mapping[str, int]) -> tuple[int, ...]:
     return tuple(sorted({makers[name] for name in outputs}))
 
 
-def close(calibration: Calibration, stage: Stage, fed: Set[str], types: Mapping[str, TypeProto]) -> bytes:
+def close(
+    calibration: Calibration, stage: Stage, fed: Set[str], types: Mapping[str, TypeProto], *, wide: bool = False
+) -> bytes:
     """Return a stage as a serialised model.
 
     Args:
@@ -215,6 +218,7 @@ def close(calibration: Calibration, stage: Stage, fed: Set[str], types: Mapping[
         stage: one of its stages.
         fed: the constants that come in as inputs; the others stand in the model.
         types: the types of the carried values.
+        wide: compute in float32 what is bfloat16.
     """
     program = calibration.program
     graph_inputs = {value.name: value for value in program.body.inputs}
@@ -233,7 +237,10 @@ def close(calibration: Calibration, stage: Stage, fed: Set[str], types: Mapping[
     for sparse in program.model.proto.graph.sparse_initializer:
         if sparse.values.name in read:
             graph.sparse_initializer.append(sparse)
-    return bytes(_model(program, graph).SerializeToString())
+    model = _model(program, graph)
+    if wide:
+        in_float32(model, BFLOAT16)
+    return bytes(model.SerializeToString())
 
 
 def _ranked(kind: TypeProto, value: Value | None) -> TypeProto:

@@ -14,7 +14,17 @@ from onnx import TensorProto, TypeProto
 
 from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batch, Batches
-from onnx_lsuv.graph import ROWS, Calibration, Record, Stage, close, executions, first_usable_of
+from onnx_lsuv.graph import (
+    ROWS,
+    Calibration,
+    Record,
+    Stage,
+    close,
+    executions,
+    first_usable_of,
+    has_bfloat16,
+    widened,
+)
 from onnx_lsuv.layers import Program
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import is_hollow, read
@@ -53,16 +63,17 @@ def execute(
     Returns:
         The record of each key over all batches.
     """
-    program = calibration.program
+    program, wide = calibration.program, computes_wide(calibration.program, device)
     element = {value.name: value.type.tensor_type.elem_type for value in program.body.inputs}
     pooled_cuts: dict[str, Record] = {}
     finals: dict[str, list[Array]] = {}
     kept: list[dict[str, _Held]] = [{} for _ in range(len(batches))]
     common: dict[str, _Held] = {}  # kept values that all batches have in common
     total, done = sum(1 if stage.once else len(batches) for stage in calibration.stages), 0
-    with closing(_loaded(calibration, new, device)) as loaded:
+    with closing(_loaded(calibration, new, device, wide=wide)) as loaded:
         for stage, fed, session in loaded:
-            fixed = {name: value_of_constant(program, name, new) for name in fed}  # kept alive while bound
+            # Arrays are kept alive while they are bound.
+            fixed = {name: widened(*value_of_constant(program, name, new), wide=wide) for name in fed}
             bound = {name: runtime.value_of(array, e) for name, (array, e) in fixed.items()}
             back = {fed: np.zeros((ROWS, width)) for fed, width in stage.again.values()}
             wanted = tuple(dict.fromkeys((*stage.cuts, *stage.finals, *stage.kept)))
@@ -74,7 +85,8 @@ def execute(
                 found: dict[str, list[Array]] = {name: [] for name in (*stage.cuts, *stage.finals)}
                 for i, store in enumerate(stores):
                     batch: Batch = batches[i] if stage.inputs else {}
-                    data = {name: runtime.value_of(batch[name], element[name]) for name in stage.inputs}
+                    given = {name: widened(batch[name], element[name], wide=wide) for name in stage.inputs}
+                    data = {name: runtime.value_of(array, e) for name, (array, e) in given.items()}
                     carried = {name: (store.get(name) or common[name]).value for name in stage.carried}
                     out = runtime.run(session, {**bound, **inputs, **data, **carried}, wanted, found.keys())
                     for name, arrays in found.items():
@@ -104,13 +116,20 @@ def execute(
     return results
 
 
-def _loaded(calibration: Calibration, new: Mapping[str, Array], device: Device) -> Generator[_Loaded, None, None]:
+def computes_wide(program: Program, device: Device) -> bool:
+    """Say whether a device computes a program's bfloat16 in float32."""
+    return device.kind == "cpu" and has_bfloat16(program)
+
+
+def _loaded(
+    calibration: Calibration, new: Mapping[str, Array], device: Device, *, wide: bool
+) -> Generator[_Loaded, None, None]:
     """Yield each stage, the constants that are fed to it and its session; while it runs, the next one is loaded."""
     program, types = calibration.program, dict[str, TypeProto]()
 
     def load(stage: Stage) -> _Loaded:
         fed = frozenset(n for n in stage.constants if n in new or _comes_from_file(program, n))
-        return stage, fed, runtime.load(close(calibration, stage, fed, types), device, fold=stage.folds)
+        return stage, fed, runtime.load(close(calibration, stage, fed, types, wide=wide), device, fold=stage.folds)
 
     stages = iter(calibration.stages)
     with ThreadPoolExecutor(1, thread_name_prefix="load") as pool:

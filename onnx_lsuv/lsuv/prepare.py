@@ -14,12 +14,14 @@ from onnx_lsuv.batches import Batch, Batches
 from onnx_lsuv.errors import UsageError
 from onnx_lsuv.graph import is_random
 from onnx_lsuv.layers import Left, Parameters, Plan, expand, find_layers, find_parameters
+from onnx_lsuv.lsuv.execute import computes_wide
 from onnx_lsuv.lsuv.fresh import fresh_notes
 from onnx_lsuv.lsuv.notes import guide
 from onnx_lsuv.lsuv.patterns import Choice, no_match
 from onnx_lsuv.lsuv.result import Result
 from onnx_lsuv.lsuv.rows import left_row, row_of
 from onnx_lsuv.model import Model
+from onnx_lsuv.runtime import Device
 
 
 def plan_of(model: Model, *, include: Sequence[str] = (), exclude: Sequence[str] = (), keep_bias: bool = False) -> Plan:
@@ -106,6 +108,16 @@ def chance(plan: Plan) -> list[str]:
     return [
         f"chance was taken out while measuring: {', '.join(ops)} ran as identity, in inference form or with a fixed "
         "seed"
+    ]
+
+
+def precision(plan: Plan, device: Device) -> list[str]:
+    """Return a note where values were computed in another type than theirs."""
+    if not computes_wide(plan.program, device):
+        return []
+    return [
+        "bfloat16 was computed in float32, without the rounding between the nodes: ONNX Runtime has next to no "
+        "bfloat16 kernels for the CPU"
     ]
 
 

@@ -11,6 +11,7 @@ from onnx_lsuv.model.edits import promoted
 from onnx_lsuv.model.elements import Array
 from onnx_lsuv.model.loading import Model, digest, from_proto, is_hollow, load
 from onnx_lsuv.model.names import unused
+from onnx_lsuv.model.retyping import in_float32, names_type, retype, retype_attribute
 from onnx_lsuv.model.saving import save, to_bytes
 from onnx_lsuv.model.values import fill, message, read, rewritten, tensors, with_values
 from onnx_lsuv.model.weights import save_weights
@@ -24,11 +25,15 @@ __all__ = [
     "digest",
     "fill",
     "from_proto",
+    "in_float32",
     "is_hollow",
     "load",
     "message",
+    "names_type",
     "promoted",
     "read",
+    "retype",
+    "retype_attribute",
     "rewritten",
     "save",
     "save_weights",

@@ -14,14 +14,14 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batch, Batches, default_limit, inputs_of
 from onnx_lsuv.errors import ModelError
-from onnx_lsuv.graph import IR_MAX
+from onnx_lsuv.graph import BFLOAT16, IR_MAX, widened
 from onnx_lsuv.layers import tensor_type
 from onnx_lsuv.layers.order import in_order
 from onnx_lsuv.layers.program import RANDOM_OPS
 from onnx_lsuv.lsuv.execute import Progress, quiet
 from onnx_lsuv.lsuv.prepare import checked
 from onnx_lsuv.lsuv.scratch import Scratch
-from onnx_lsuv.model import HOLLOW_BYTES, Model, is_hollow, tensors
+from onnx_lsuv.model import HOLLOW_BYTES, Model, in_float32, is_hollow, tensors
 from onnx_lsuv.model.elements import bindable
 from onnx_lsuv.portable.rewriting.draft import open_draft
 from onnx_lsuv.portable.rewriting.header import all_nodes, name_nodes
@@ -170,6 +170,9 @@ def _open(model: Model, device: Device) -> _Opened:
         if draft.is_new(tensor) or is_hollow(tensor):
             tensor.CopyFrom(numpy_helper.from_array(np.asarray(draft.values(tensor)), tensor.name))
     proto.ir_version = min(max(proto.ir_version, 7), IR_MAX)
+    if device.kind == "cpu":
+        in_float32(proto, BFLOAT16)
+        weights = {name: widened(*value) for name, value in weights.items()}
     return _Opened(runtime.load(proto.SerializeToString(), device), weights, frozenset(v.name for v in inputs), outputs)
 
 
@@ -187,7 +190,9 @@ def _run(
 ) -> dict[str, NDArray[Any]]:
     inputs = {name: runtime.value_of(array, each) for name, (array, each) in opened.weights.items()}
     held = {name: np.require(a, requirements=["C"]) for name, a in batch.items() if name in opened.inputs}
-    inputs |= {name: runtime.value_of(array, element[name]) for name, array in held.items()}
+    wide = opened.session.device.kind == "cpu"
+    bound = {name: widened(array, element[name], wide=wide) for name, array in held.items()}
+    inputs |= {name: runtime.value_of(array, each) for name, (array, each) in bound.items()}
     out = runtime.run(opened.session, inputs, names, set(names))
     return {name: runtime.array_of(value) for name, value in out.items()}
 

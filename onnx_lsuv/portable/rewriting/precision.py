@@ -11,17 +11,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import AttributeProto, ModelProto, TensorProto, TypeProto
+from onnx import ModelProto, TensorProto
 
 from onnx_lsuv.layers.program import DEFAULT_DOMAINS
-from onnx_lsuv.model import tensors
+from onnx_lsuv.model import retype, retype_attribute, tensors
 from onnx_lsuv.portable.rewriting.draft import Draft
 from onnx_lsuv.portable.rewriting.header import all_nodes
 from onnx_lsuv.portable.rewriting.scopes import all_graphs
 
 OTHER_FLOATS = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
-# Integer attributes that stand for an element type.
-_TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype", "output_datatype", "stash_type", "softmax_precision"})
 # Operators of these domains are defined for float32 wherever they are for another float.
 _KNOWN_DOMAINS = DEFAULT_DOMAINS | {"ai.onnx.ml", "com.microsoft"}
 
@@ -46,14 +44,10 @@ def widen(draft: Draft) -> None:
             draft.put(tensor, narrowed(draft.values(tensor)))
     for graph in all_graphs(draft.graph):
         for value in (*graph.input, *graph.output, *graph.value_info):
-            _widen_type(value.type)
+            retype(value.type, OTHER_FLOATS)
     for node in all_nodes(proto):
         for attribute in node.attribute:
-            if attribute.type == AttributeProto.INT and attribute.name in _TYPE_ATTRIBUTES:
-                if attribute.i in OTHER_FLOATS:
-                    attribute.i = TensorProto.FLOAT
-            elif attribute.type == AttributeProto.TYPE_PROTO:
-                _widen_type(attribute.tp)
+            retype_attribute(attribute, OTHER_FLOATS)
     draft.did(
         f"{' and '.join(names)} became float32", "the whole model", "inputs and outputs too; most importers train that"
     )
@@ -72,19 +66,3 @@ def narrowed(values: NDArray[Any]) -> NDArray[Any]:
         result = np.asarray(values, np.float32)
     beyond = np.isinf(result) & np.isfinite(values)
     return np.where(beyond, np.copysign(limit, result), result) if beyond.any() else result
-
-
-def _widen_type(kind: TypeProto) -> None:
-    match kind.WhichOneof("value"):
-        case "tensor_type":
-            if kind.tensor_type.elem_type in OTHER_FLOATS:
-                kind.tensor_type.elem_type = TensorProto.FLOAT
-        case "sparse_tensor_type":
-            if kind.sparse_tensor_type.elem_type in OTHER_FLOATS:
-                kind.sparse_tensor_type.elem_type = TensorProto.FLOAT
-        case "sequence_type":
-            _widen_type(kind.sequence_type.elem_type)
-        case "optional_type":
-            _widen_type(kind.optional_type.elem_type)
-        case "map_type":
-            _widen_type(kind.map_type.value_type)

@@ -1,0 +1,100 @@
+"""Let floats of other types be float32: the places in protobuf that name an element type.
+
+    ValueInfoProto.type         of a tensor, or of what a sequence, an optional value, a map or a sparse tensor holds
+    an attribute that is a type `Optional`'s
+    an integer attribute        that stands for a type, by its name: `to` of Cast, `dtype` of RandomNormal, EyeLike, ...
+    TensorProto.data_type       with the values themselves
+
+What names no type (CastLike, ConstantOfShape without a value, EyeLike without `dtype`) follows its operands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Set
+
+import numpy as np
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, numpy_helper
+
+from onnx_lsuv.model.loading import is_hollow
+from onnx_lsuv.model.values import tensors
+
+# Integer attributes that stand for an element type.
+TYPE_ATTRIBUTES = frozenset({
+    "to", "dtype", "output_dtype", "output_datatype", "stash_type", "softmax_precision", "precision",
+})  # fmt: skip
+
+
+def in_float32(proto: ModelProto, others: Set[int]) -> None:
+    """Let all that is of some other float types be float32, in place; a hollow tensor keeps its type.
+
+    Args:
+        proto: a model of its own, which nothing else holds.
+        others: the element types that are to go.
+    """
+    for _, tensor in list(tensors(proto)):
+        if tensor.data_type in others and not is_hollow(tensor):
+            values = numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    retype_graph(proto.graph, others)
+    for function in proto.functions:
+        for value in function.value_info:
+            retype(value.type, others)
+        _retype_nodes(function.node, others)
+
+
+def names_type(attribute: AttributeProto, elem_type: int) -> bool:
+    """Say whether an attribute, or a graph in it, makes values of a type out of others."""
+    if attribute.type == AttributeProto.INT:
+        return attribute.name in TYPE_ATTRIBUTES and attribute.i == elem_type
+    if attribute.type == AttributeProto.TENSOR:
+        return attribute.t.data_type == elem_type
+    return any(
+        any(tensor.data_type == elem_type for tensor in graph.initializer)
+        or any(names_type(inner, elem_type) for node in graph.node for inner in node.attribute)
+        for graph in _graphs(attribute)
+    )
+
+
+def _graphs(attribute: AttributeProto) -> list[GraphProto]:
+    return [attribute.g] if attribute.type == AttributeProto.GRAPH else list(attribute.graphs)
+
+
+def retype_graph(graph: GraphProto, others: Set[int]) -> None:
+    """Let the types of a graph's values, and those that its nodes name, be float32; its tensors aside."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        retype(value.type, others)
+    _retype_nodes(graph.node, others)
+
+
+def _retype_nodes(nodes: Iterable[NodeProto], others: Set[int]) -> None:
+    for node in nodes:
+        for attribute in node.attribute:
+            retype_attribute(attribute, others)
+            for inner in _graphs(attribute):
+                retype_graph(inner, others)
+
+
+def retype_attribute(attribute: AttributeProto, others: Set[int]) -> None:
+    """Let the type that an attribute names be float32; graphs in it aside."""
+    if attribute.type == AttributeProto.INT and attribute.name in TYPE_ATTRIBUTES:
+        if attribute.i in others:
+            attribute.i = TensorProto.FLOAT
+    elif attribute.type == AttributeProto.TYPE_PROTO:
+        retype(attribute.tp, others)
+
+
+def retype(kind: TypeProto, others: Set[int]) -> None:
+    """Let a type, or the type of what it holds, be float32."""
+    match kind.WhichOneof("value"):
+        case "tensor_type":
+            if kind.tensor_type.elem_type in others:
+                kind.tensor_type.elem_type = TensorProto.FLOAT
+        case "sparse_tensor_type":
+            if kind.sparse_tensor_type.elem_type in others:
+                kind.sparse_tensor_type.elem_type = TensorProto.FLOAT
+        case "sequence_type":
+            retype(kind.sequence_type.elem_type, others)
+        case "optional_type":
+            retype(kind.optional_type.elem_type, others)
+        case "map_type":
+            retype(kind.map_type.value_type, others)
