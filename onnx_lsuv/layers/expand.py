@@ -61,7 +61,8 @@ def expand(model: Model) -> Program:
         model=model,
         opset=opsets[""],
     )
-    body = trimmed(expander.graph(proto.graph, ((MODEL_GRAPH, 0),), "main", {}))
+    names: Names = {}
+    body = trimmed(expander.graph(proto.graph, ((MODEL_GRAPH, 0),), "main", names))
     producers: dict[str, tuple[Node, int]] = {}
     consumers: dict[str, list[tuple[Node, int]]] = {}
     exits: set[str] = {v.name for v in body.outputs}
@@ -85,10 +86,11 @@ def expand(model: Model) -> Program:
         old_scans=nodes_in_scans(body) if opsets[""] < 9 else frozenset(),
         static=static_nodes(body, expander.constants),
         declared={
-            v.name: tuple(d.dim_value if d.HasField("dim_value") else None for d in v.type.tensor_type.shape.dim)
-            for v in (*body.inputs, *proto.graph.value_info)
-            if v.type.tensor_type.HasField("shape")
+            names[v.name]: tuple(d.dim_value if d.HasField("dim_value") else None for d in v.type.tensor_type.shape.dim)
+            for v in (*proto.graph.input, *proto.graph.value_info)
+            if v.name in names and v.type.tensor_type.HasField("shape")
         },
+        names=names,
     )
 
 
@@ -124,7 +126,8 @@ class _Expander:
 
         invariant: formal inputs that always hold an outer value; dropped: the positions of outputs that hand them on.
         """
-        names = {**outer, **(invariant or {})}
+        # The main graph's names are also what the caller gets.
+        names = outer if scope == "main" else {**outer, **(invariant or {})}
         initializers = {t.name for t in graph.initializer}
         for i, tensor in enumerate(graph.initializer):
             site = (*path, (GRAPH_INITIALIZER, i))

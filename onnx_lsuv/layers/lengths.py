@@ -1,56 +1,151 @@
-"""Small integer vectors that a graph computes from shapes: the bounds of a Slice, the target of a Reshape."""
+"""Numbers that a graph computes from shapes and constants: the bounds of a Slice, the target of a Reshape.
+
+Exporters write a shape as a computation: Shape, Gather, Concat, Where(Equal(shape, -1), ...) and the like, over
+constants, over inputs whose lengths the file declares, and over values whose shape follows. What can be known of it
+before any data is found here, value by value, each one once.
+"""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable
+from collections.abc import Mapping
 
-from onnx_lsuv.layers.program import DEFAULT_DOMAINS, Program, integers
+import numpy as np
+import onnx
+
+from onnx_lsuv.layers.folding import FOLDS, LIMIT, Known, Unfoldable, split, unknown, values
+from onnx_lsuv.layers.program import DEFAULT_DOMAINS, FLOAT_TYPES, Constant, Node, Program, known
+from onnx_lsuv.model import is_hollow, read
 
 Ints = tuple[int | None, ...]  # None: not known
-
-_ARITHMETIC: dict[str, Callable[[int, int], int]] = {
-    "Add": operator.add,
-    "Sub": operator.sub,
-    "Mul": operator.mul,
-    "Div": lambda a, b: int(a / b) if b else 0,
-}
-_PASS = frozenset({"Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape", "Flatten"})
 
 
 def lengths(program: Program, name: str) -> Ints | None:
     """Return what is known of an integer vector or scalar, or None where nothing is."""
-    known = integers(program.constants, name)
-    if known is not None:
-        return known
-    if name not in program.producers:
+    found = folded(program, name)
+    if found is None or found.size > LIMIT:
         return None
-    node, _ = program.producers[name]
-    if node.domain not in DEFAULT_DOMAINS:
+    flat = list(found.reshape(-1))
+    return tuple(flat) if all(value is None or type(value) is int for value in flat) else None
+
+
+def folded(program: Program, name: str) -> Known | None:
+    """Return what is known of a value: its shape, and perhaps its numbers; None where nothing is."""
+    found = program.folded
+    stack = [name]
+    while stack:
+        at = stack[-1]
+        if at in found:
+            stack.pop()
+            continue
+        node = program.producers[at][0] if at in program.producers else None
+        waiting = [each for each in _reads(program, node) if each not in found] if node is not None else []
+        if waiting:
+            stack += waiting
+            continue
+        stack.pop()
+        if node is None:
+            found[at] = _leaf(program, at)
+            continue
+        for output, value in zip(node.outputs, _made(program, node), strict=True):
+            made = value if value is not None else _declared(program, output)
+            found[output] = made if made is None or made.size <= LIMIT else unknown(made.shape)
+    return found[name]
+
+
+def _reads(program: Program, node: Node) -> list[str]:
+    """Return the operands that a node's values are computed from."""
+    if node.domain not in DEFAULT_DOMAINS or node.bodies:
+        return []
+    if node.op_type in ("Shape", "Size"):
+        # What is declared need not be computed.
+        return [] if _dims(program, node.inputs[0]) is not None else [node.inputs[0]]
+    return [each for each in node.inputs if each] if node.op_type in FOLDS or node.op_type == "Split" else []
+
+
+def _made(program: Program, node: Node) -> list[Known | None]:
+    """Return a node's values as far as its operands tell."""
+    nothing: list[Known | None] = [None] * len(node.outputs)
+    if node.domain in DEFAULT_DOMAINS and node.op_type in ("Shape", "Size"):
+        return [_shape(program, node)]
+    if not _reads(program, node):
+        return nothing
+    given = [program.folded[each] if each else None for each in node.inputs]
+    try:
+        if node.op_type == "Split":
+            return [*split(node, given), *nothing][: len(nothing)]
+        return [FOLDS[node.op_type](node, given)]
+    except (Unfoldable, ValueError, IndexError, TypeError, OverflowError):
+        # A model that does not fit together is for ONNX Runtime to refuse.
+        return nothing
+
+
+def _shape(program: Program, node: Node) -> Known | None:
+    name = node.inputs[0]
+    dims = _dims(program, name)
+    if dims is None or None in dims:
+        value = program.folded.get(name)
+        dims = value.shape if value is not None else _inferred(program).get(name, dims)
+    if dims is None:
         return None
-    if node.op_type == "Shape":
-        constant = program.constants.get(node.inputs[0])
-        dims: Ints | None = constant.dims if constant is not None else program.declared.get(node.inputs[0])
-        return None if dims is None else dims[node.int_attribute("start", 0) : node.int_attribute("end", len(dims))]
     if node.op_type == "Size":
-        constant = program.constants.get(node.inputs[0])
-        return None if constant is None else (constant.size,)
-    given = [lengths(program, each) for each in node.inputs if each]
-    parts = [part for part in given if part is not None]
-    if node.op_type in _PASS:
-        return given[0]
-    if len(parts) < len(given):
+        return values([None if None in dims else int(np.prod([d or 0 for d in dims], dtype=object))], ())
+    return values(dims[node.int_attribute("start", 0) : node.int_attribute("end", len(dims))])
+
+
+def _dims(program: Program, name: str) -> Ints | None:
+    """Return the shape that a constant has or the file declares."""
+    constant = program.constants.get(name)
+    return constant.dims if constant is not None else program.declared.get(name)
+
+
+def _declared(program: Program, name: str) -> Known | None:
+    dims = _dims(program, name)
+    return None if dims is None or None in dims else unknown([d for d in dims if d is not None])
+
+
+def _leaf(program: Program, name: str) -> Known | None:
+    """Return what is known of a constant, or of an input."""
+    constant = program.constants.get(name)
+    if constant is None:
+        return _declared(program, name)
+    if any(length < 0 for length in constant.dims):
         return None
-    if node.op_type == "Concat":
-        return tuple(value for part in parts for value in part)
-    if node.op_type == "Gather" and node.int_attribute("axis", 0) == 0:
-        return tuple(parts[0][i] if i is not None and -len(parts[0]) <= i < len(parts[0]) else None for i in parts[1])
-    if node.op_type == "Slice" and len(parts) >= 3 and all(len(p) == 1 and p[0] is not None for p in parts[1:]):
-        step = parts[4][0] if len(parts) > 4 else 1
-        return parts[0][parts[1][0] : parts[2][0] : step]
-    if node.op_type in _ARITHMETIC and len(parts) == 2:
-        count = max(map(len, parts))
-        left, right = (part * count if len(part) == 1 else part for part in parts)
-        act = _ARITHMETIC[node.op_type]
-        return tuple(None if a is None or b is None else act(a, b) for a, b in zip(left, right, strict=False))
-    return None
+    numbers = _numbers(program, constant)
+    if numbers is None:
+        return unknown(constant.dims)
+    return values(numbers, constant.dims)
+
+
+def _numbers(program: Program, constant: Constant) -> list[int | float | bool] | None:
+    """Return a constant's values where it is small enough, and none that a weight could have."""
+    if constant.size > LIMIT:
+        return None
+    if constant.node is not None:
+        fill = next((a.t for a in constant.node.attribute if a.name == "value"), None)
+        number = 0.0 if fill is None or is_hollow(fill) else onnx.numpy_helper.to_array(fill).reshape(-1)[0].item()
+        return [number] * constant.size
+    array = known({constant.name: constant}, constant.name)
+    if array is None and constant.site is not None and constant.elem_type in _INTEGERS:
+        array = read(program.model, constant.site)
+    if array is None or constant.elem_type not in (*_INTEGERS, *FLOAT_TYPES) or array.shape != constant.dims:
+        return None
+    return list(array.reshape(-1).tolist())
+
+
+_INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
+
+
+def _inferred(program: Program) -> Mapping[str, Ints]:
+    """Return the shapes that ONNX's inference finds in the main graph; it is run when first asked for."""
+    if not program.inferred:
+        proto = program.model.proto
+        try:
+            proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+        except Exception:  # whatever it makes of a model that does not fit together
+            proto = program.model.proto
+        program.inferred[""] = ()
+        for value in (*proto.graph.value_info, *proto.graph.output):
+            kind, name = value.type.tensor_type, program.names.get(value.name)
+            if name is not None and kind.HasField("shape"):
+                program.inferred[name] = tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
+    return program.inferred

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnx_lsuv.layers.lengths import lengths
+from onnx_lsuv.layers.folding import reshape_target, slice_index, split_sizes
+from onnx_lsuv.layers.lengths import folded, lengths
 from onnx_lsuv.layers.program import FLOAT_TYPES, Node, Program
 
 Array = NDArray[Any]
@@ -158,8 +159,7 @@ def _reshape(program: Program, node: Node, output: int, sources: Sequence[Source
     target = _ints(program, node, 1, "shape")
     if target is None:
         raise Stop("computed", f"Reshape {node.label!r} has no shape")
-    if not node.int_attribute("allowzero", 0):
-        target = tuple(source.shape[i] if d == 0 and i < len(source.shape) else d for i, d in enumerate(target))
+    target = reshape_target(node, source.shape, target)
     return extend(source, node, lambda a: a.reshape(target))
 
 
@@ -182,6 +182,14 @@ def _unsqueeze(program: Program, node: Node, output: int, sources: Sequence[Sour
     return extend(sources[0], node, lambda a: np.expand_dims(a, axes))
 
 
+def _expand(program: Program, node: Node, output: int, sources: Sequence[Source]) -> Source:
+    source = sources[0]
+    shape = np.broadcast_shapes(source.shape, _ints(program, node, 1) or ())
+    if math.prod(shape) != source.size:
+        raise Stop("computed", f"{node.op} {node.label!r} repeats the weight")
+    return extend(source, node, lambda a: a.reshape(shape))
+
+
 def _slice(program: Program, node: Node, output: int, sources: Sequence[Source]) -> Source:
     source = sources[0]
     starts, ends = _ints(program, node, 1, "starts"), _ints(program, node, 2, "ends")
@@ -189,25 +197,14 @@ def _slice(program: Program, node: Node, output: int, sources: Sequence[Source])
         raise Stop("computed", f"Slice {node.label!r} has no bounds")
     axes = _ints(program, node, 3, "axes") or tuple(range(len(starts)))
     steps = _ints(program, node, 4) or (1,) * len(starts)
-    cut = [slice(None)] * len(source.shape)
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        # ONNX's "to the very start" for a negative step is an end below -length, which Python reads as None.
-        stop = None if step < 0 and end < -source.shape[axis] else end
-        cut[axis] = slice(start, stop, step)
-    index = tuple(cut)
+    index = slice_index(source.shape, starts, ends, axes, steps)
     return extend(source, node, lambda a: a[index], partial=True)
 
 
 def _split(program: Program, node: Node, output: int, sources: Sequence[Source]) -> Source:
     source = sources[0]
     axis = node.int_attribute("axis", 0)
-    length = source.shape[axis]
-    sizes = _ints(program, node, 1, "split")
-    if sizes is None:
-        # Equal parts, the last one smaller where the length does not divide (opset 18).
-        parts = node.int_attribute("num_outputs", len(node.outputs))
-        part = -(-length // parts)
-        sizes = (part,) * (parts - 1) + (length - part * (parts - 1),)
+    sizes = split_sizes(node, source.shape[axis], _ints(program, node, 1, "split"))
     start = sum(sizes[:output])
     cut = [slice(None)] * len(source.shape)
     cut[axis] = slice(start, start + sizes[output])
@@ -216,11 +213,10 @@ def _split(program: Program, node: Node, output: int, sources: Sequence[Source])
 
 
 def _gather(program: Program, node: Node, output: int, sources: Sequence[Source]) -> Source:
-    constant = program.constants.get(node.inputs[1])
-    values = _ints(program, node, 1)
+    values, where = _ints(program, node, 1), folded(program, node.inputs[1])
     if values is None or len(set(values)) < len(values):
         raise Stop("computed", f"{node.op} {node.label!r} takes a part of the weight more than once")
-    index = np.asarray(values).reshape(constant.dims if constant is not None else (-1,))
+    index = np.asarray(values, np.int64).reshape(where.shape if where is not None else (-1,))
     axis = node.int_attribute("axis", 0)
     return extend(sources[0], node, lambda a: np.take(a, index, axis), partial=True)
 
@@ -254,6 +250,7 @@ OPERATORS: dict[str, Callable[[Program, Node, int, Sequence[Source]], Source]] =
     "Transpose": _transpose,
     "Reshape": _reshape,
     "Flatten": _flatten,
+    "Expand": _expand,
     "Squeeze": _squeeze,
     "Unsqueeze": _unsqueeze,
     "Slice": _slice,
@@ -263,4 +260,5 @@ OPERATORS: dict[str, Callable[[Program, Node, int, Sequence[Source]], Source]] =
 }
 
 # Operators that hand on a constant's values when they read it as this operand (Concat: any operand).
-CARRIERS = frozenset(OPERATORS)
+# An Expand does so by its shape, which only constants tell for sure.
+CARRIERS = frozenset(OPERATORS) - {"Expand"}

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -114,6 +114,10 @@ class Program:
     static: frozenset[Node]  # nodes that depend on constants alone
     old_scans: frozenset[Node]  # nodes inside a Scan of opset 8
     declared: Mapping[str, tuple[int | None, ...]]  # shapes that the file itself gives
+    names: Mapping[str, str]  # what values of the main graph are called here, by their names in the file
+    # What is known of values before any data, and the shapes that were inferred; both are filled when asked for.
+    folded: dict[str, NDArray[Any] | None] = field(default_factory=dict)
+    inferred: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
 
     @property
     def opset(self) -> int:
