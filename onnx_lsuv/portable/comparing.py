@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batch, Batches, default_limit, inputs_of
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.graph import BFLOAT16, IR_MAX, widened
 from onnx_lsuv.layers import tensor_type
-from onnx_lsuv.layers.order import in_order
 from onnx_lsuv.layers.program import RANDOM_OPS
 from onnx_lsuv.lsuv.execute import Progress, quiet
 from onnx_lsuv.lsuv.prepare import checked
@@ -26,7 +25,7 @@ from onnx_lsuv.model.elements import bindable
 from onnx_lsuv.portable.rewriting.draft import open_draft
 from onnx_lsuv.portable.rewriting.header import all_nodes, name_nodes
 from onnx_lsuv.portable.rewriting.precision import floats_of
-from onnx_lsuv.portable.rewriting.scopes import all_names, attribute_of, free_names, graphs_of, is_op, remove_nodes
+from onnx_lsuv.portable.rewriting.scopes import attribute_of, is_op
 from onnx_lsuv.runtime import Device, Session
 
 # Relative differences that rounding explains: the same type in another order of sums, and a type that became float32.
@@ -103,7 +102,7 @@ def same_outputs(
             f"{differences[worst]:.2g} of its largest value, more than {tolerance:g}; save without '--portable', and "
             "report this"
         )
-    notes = (f"Not compared, as it is no tensor, or text goes in: {', '.join(map(repr, skipped))}.",) if skipped else ()
+    notes = (f"Not compared, as it is no tensor: {', '.join(map(repr, skipped))}.",) if skipped else ()
     return Comparison(differences, tolerance, notes)
 
 
@@ -153,16 +152,9 @@ def _open(model: Model, device: Device) -> _Opened:
             weights[tensor.name] = bindable(array), tensor.data_type
     del graph.initializer[: len(graph.initializer)]
     graph.initializer.extend(small)
-    fed_text = _fed_text(graph)
-    outputs = tuple(
-        v.name for v in graph.output if v.name not in fed_text and v.type.WhichOneof("value") in (None, "tensor_type")
-    )
-    remove_nodes(graph, [node for node in graph.node if fed_text.intersection(node.output)])
-    kept = [value for value in graph.output if value.name not in fed_text]
-    del graph.output[: len(graph.output)]
-    graph.output.extend(kept)
+    outputs = tuple(v.name for v in graph.output if v.type.WhichOneof("value") in (None, "tensor_type"))
     given = set(weights) | {tensor.name for tensor in small}
-    inputs = [value for value in graph.input if value.name not in given | fed_text]
+    inputs = [value for value in graph.input if value.name not in given]
     inputs += [ValueInfoProto(name=n, type=tensor_type(e, a.shape)) for n, (a, e) in weights.items()]
     del graph.input[: len(graph.input)]
     graph.input.extend(inputs)
@@ -174,15 +166,6 @@ def _open(model: Model, device: Device) -> _Opened:
         in_float32(proto, BFLOAT16)
         weights = {name: widened(*value) for name, value in weights.items()}
     return _Opened(runtime.load(proto.SerializeToString(), device), weights, frozenset(v.name for v in inputs), outputs)
-
-
-def _fed_text(graph: GraphProto) -> set[str]:
-    """Return the inputs that are text, which cannot be bound, and all that depends on them."""
-    found = {v.name for v in graph.input if v.type.tensor_type.elem_type == TensorProto.STRING}
-    for _, node in in_order(graph.node, all_names(graph), "the graph") if found else ():
-        if found.intersection(node.input) or any(found & free_names(inner) for inner in graphs_of(node)):
-            found.update(name for name in node.output if name)
-    return found
 
 
 def _run(

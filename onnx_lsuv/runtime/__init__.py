@@ -3,6 +3,7 @@
     devices   where a model runs
     sessions  a model is loaded and run
     values    arrays on the host <-> what ONNX Runtime holds
+    text      arrays of text -> what ONNX Runtime holds
     package   ONNX Runtime itself
 
 Inputs are bound as OrtValues over the arrays' own memory, so a weight is neither copied nor serialised on the CPU;

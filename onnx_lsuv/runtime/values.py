@@ -11,6 +11,7 @@ from onnx import TensorProto, TypeProto
 
 from onnx_lsuv.errors import DeviceError
 from onnx_lsuv.runtime.package import package
+from onnx_lsuv.runtime.text import text_value
 
 _T = TensorProto
 # Types that NumPy has itself.
@@ -21,11 +22,13 @@ _NUMPY = frozenset({
 
 
 def value_of(array: NDArray[Any], elem_type: int) -> Any:
-    """Return an OrtValue over an array's own memory.
+    """Return an OrtValue over an array's own memory; text is copied.
 
     The array must be C-contiguous, in native byte order, and outlive the value. Elements of less than a byte are
     packed as `model.elements.bindable` does.
     """
+    if elem_type == TensorProto.STRING:
+        return text_value(array)
     ort = package()
     if elem_type not in _NUMPY:
         plain = array.view(np.uint8 if array.itemsize == 1 else np.uint16)
