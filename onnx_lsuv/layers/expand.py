@@ -22,6 +22,7 @@ from onnx_lsuv.layers.program import (
     walk,
 )
 from onnx_lsuv.layers.protos import MODEL_FUNCTIONS, Names, attributes_of, home_of, renamed, scope_name, tensor_of
+from onnx_lsuv.layers.sequences import as_loop, made_sequences
 from onnx_lsuv.layers.unfuse import unfused
 from onnx_lsuv.model import Model, Site, unused
 
@@ -34,7 +35,7 @@ ATTRIBUTE_T, ATTRIBUTE_G = 5, 6
 
 OPSET_MIN = 7
 # Operators whose graph attributes are ordinary scopes; any other operator's (a decoder of BeamSearch, say) stay closed.
-CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
+CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 
 def expand(model: Model) -> Program:
@@ -104,6 +105,7 @@ class _Expander:
     constants: dict[str, Constant] = field(default_factory=dict)
     by_site: dict[Site, str] = field(default_factory=dict)
     sparse: set[str] = field(default_factory=set)
+    sequences: set[str] = field(default_factory=set)
     taken: set[str] = field(default_factory=set)
     calls: list[tuple[str, str, str]] = field(default_factory=list)
 
@@ -141,6 +143,8 @@ class _Expander:
                 continue
             names[value.name] = self.unique(value.name)
             inputs.append(renamed(value, names))
+            if value.type.HasField("sequence_type"):
+                self.sequences.add(names[value.name])
         nodes = self.nodes(graph.node, path, GRAPH_NODE, scope, names, {})
         for value in graph.output:
             if value.name not in names:
@@ -170,10 +174,10 @@ class _Expander:
         result: list[Node] = []
         labels: set[str] = set()
         for i, proto in in_order(protos, names, scope_name(scope)):
-            made = next((name for name in proto.output if name), f"{proto.op_type}_{i}")
-            label = proto.name or made
+            first = next((name for name in proto.output if name), f"{proto.op_type}_{i}")
+            label = proto.name or first
             if label in labels:
-                label = f"{label}#{made}"
+                label = f"{label}#{first}"
             labels.add(label)
             site = (*path, (field_number, i))
             attributes = attributes_of(proto, references)
@@ -218,7 +222,13 @@ class _Expander:
                 attributes={k: a for k, a in attributes.items() if k not in bodies},
                 bodies=bodies,
             )
-            result += unfused(node, self.unique, self.constants, self.opset)
+            if node.op == "SequenceMap" and bodies:
+                made = as_loop(node, f"{scope}/{label}.body", self.unique, self.sequences)
+            else:
+                made = unfused(node, self.unique, self.constants, self.opset)
+            for each in made:
+                self.sequences.update(made_sequences(each, self.sequences))
+            result += made
         return result
 
     def call(

@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from onnx import GraphProto
+
 from onnx_lsuv.layers.moves import Source, Untraceable
-from onnx_lsuv.layers.operators import Matrix, matrix, operator_of
+from onnx_lsuv.layers.operators import OPERATORS, Matrix, matrix, operator_of
 from onnx_lsuv.layers.order import settled_order
 from onnx_lsuv.layers.plan import REASONS, Layer, Left, Plan, Rest, Weight
-from onnx_lsuv.layers.program import FLOAT_TYPES, Node, Program, walk
+from onnx_lsuv.layers.program import DEFAULT_DOMAINS, FLOAT_TYPES, Node, Program, walk
 from onnx_lsuv.layers.sources import overlap, region, trace, trace_sum
 from onnx_lsuv.layers.terms import bias_of, find_norms, settle_biases, uses, writable
+from onnx_lsuv.model import graphs_in
 
 _ALONE = "serves something else too, and cannot follow two scales"
 
@@ -195,7 +198,18 @@ def _lookalike(node: Node) -> tuple[str, str] | None:
         return "operator", f"{REASONS['operator']} ({node.op})"
     if name in ("BeamSearch", "GreedySearch", "Sampling"):
         return "decoder", f"{node.op} holds its weights in a decoder graph: give the decoder itself as a model"
+    if any(_holds_layer(graph) for attribute in node.attributes.values() for graph in graphs_in(attribute)):
+        return "operator", f"{REASONS['operator']} ({node.op})"
     return None
+
+
+def _holds_layer(graph: GraphProto) -> bool:
+    """Say whether some operator of a graph, or of those inside it, is linear in a weight."""
+    return any(
+        ("" if node.domain in DEFAULT_DOMAINS else node.domain, node.op_type) in OPERATORS
+        or any(_holds_layer(inner) for attribute in node.attribute for inner in graphs_in(attribute))
+        for node in graph.node
+    )
 
 
 def _settle(search: _Search, wanted: Callable[[str, str], bool]) -> list[tuple[_Candidate, str]]:

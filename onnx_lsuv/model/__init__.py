@@ -11,7 +11,7 @@ from onnx_lsuv.model.edits import promoted
 from onnx_lsuv.model.elements import Array
 from onnx_lsuv.model.loading import Model, digest, from_proto, is_hollow, load
 from onnx_lsuv.model.names import unused
-from onnx_lsuv.model.retyping import in_float32, names_type, retype, retype_attribute
+from onnx_lsuv.model.retyping import graphs_in, in_float32, names_type, retype, retype_attribute
 from onnx_lsuv.model.saving import save, to_bytes
 from onnx_lsuv.model.values import fill, message, read, rewritten, tensors, with_values
 from onnx_lsuv.model.weights import save_weights
@@ -25,6 +25,7 @@ __all__ = [
     "digest",
     "fill",
     "from_proto",
+    "graphs_in",
     "in_float32",
     "is_hollow",
     "load",

@@ -51,12 +51,13 @@ def names_type(attribute: AttributeProto, elem_type: int) -> bool:
     return any(
         any(tensor.data_type == elem_type for tensor in graph.initializer)
         or any(names_type(inner, elem_type) for node in graph.node for inner in node.attribute)
-        for graph in _graphs(attribute)
+        for graph in graphs_in(attribute)
     )
 
 
-def _graphs(attribute: AttributeProto) -> list[GraphProto]:
-    return [attribute.g] if attribute.type == AttributeProto.GRAPH else list(attribute.graphs)
+def graphs_in(attribute: AttributeProto) -> list[GraphProto]:
+    """Return the graphs that an attribute holds."""
+    return [*([attribute.g] if attribute.type == AttributeProto.GRAPH else []), *attribute.graphs]
 
 
 def retype_graph(graph: GraphProto, others: Set[int]) -> None:
@@ -70,7 +71,7 @@ def _retype_nodes(nodes: Iterable[NodeProto], others: Set[int]) -> None:
     for node in nodes:
         for attribute in node.attribute:
             retype_attribute(attribute, others)
-            for inner in _graphs(attribute):
+            for inner in graphs_in(attribute):
                 retype_graph(inner, others)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from onnx import AttributeProto, GraphProto, NodeProto
 
 from onnx_lsuv.layers.program import DEFAULT_DOMAINS
+from onnx_lsuv.model import graphs_in
 
 
 @dataclass(slots=True)
@@ -47,9 +48,7 @@ def uses_of(graph: GraphProto) -> Uses:
 def graphs_of(node: NodeProto) -> Iterator[GraphProto]:
     """Yield the graphs among a node's attributes."""
     for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH:
-            yield attribute.g
-        yield from attribute.graphs
+        yield from graphs_in(attribute)
 
 
 def all_graphs(graph: GraphProto) -> Iterator[GraphProto]:
