@@ -1125,6 +1125,32 @@ def test_random_shapes_settle_names():
     assert lengths(from_random(FIXED, {"x": (8, 3)}, seed=0)) == [4, 4]
 
 
+@pytest.mark.parametrize(
+    ("shapes", "given", "options", "expected"),
+    [
+        ([(1, 3)], {}, {}, [1] * 32),
+        ([(4, 3)], {}, {}, [4] * 8),
+        ([(5, 3)], {}, {}, [5] * 7),
+        ([(40, 3)], {}, {}, [40]),
+        ([(1, "T")], {"x0": (1, 7)}, {}, [1] * 32),
+        ([(1, 3)], {"x0": (3, 3)}, {}, [1] * 3),
+        ([(1, 3)], {}, {"samples": 5}, [1] * 5),
+        ([(1, 3)], {}, {"samples": 50}, [1] * 50),
+        ([(1, 3)], {}, {"batches": 2}, [1] * 2),
+        ([(1, 3), ()], {}, {}, [1] * 32),
+        ([(1, 3), ("N", 3)], {}, {}, [1]),
+        ([(1, 1 << 23)], {}, {}, [1] * 8),
+        ([(1, 1 << 27)], {}, {}, [1]),
+    ],
+)
+def test_random_data_for_a_fixed_first_axis_are_several_batches(shapes, given, options, expected):
+    inputs = tuple(Input(f"x{i}", F, shape) for i, shape in enumerate(shapes))
+    batches = from_random(inputs, given, seed=0, **options)
+    assert [piece["x0"].shape[0] for piece in batches.pieces] == expected
+    if len(batches) > 1:
+        assert not np.array_equal(batches[0]["x0"], batches[1]["x0"])
+
+
 def test_random_shapes_that_do_not_fit():
     def draw(inputs, shapes, **options):
         return lambda: from_random(inputs, shapes, seed=0, **options)

@@ -227,6 +227,17 @@ def test_random_data(here: Path) -> None:
     assert data["sources"][0]["kind"] == "random"
 
 
+def test_random_data_for_a_batch_axis_fixed_to_one(here: Path) -> None:
+    text = f"{HEAD} g (float[1,16] x) => (float z) {{ y = Gemm(x, w) r = Relu(y) z = MatMul(r, u) }}"
+    onnx.save(parse(text, w=normal(16, 16), u=normal(16, 1)), "one.onnx")
+    call("one.onnx", "--random", "--report", "r.json")
+    document = json.loads((here / "r.json").read_text())
+    assert [row["status"] for row in document["layers"]] == ["ok", "ok"]
+    assert (document["data"]["samples"], document["data"]["batches"]) == (32, 32)
+    # One sample is what was asked for.
+    assert "single value" in call("one.onnx", "--random", "--samples", "1", "-o", "b.onnx", status=1).stdout
+
+
 # -------------------------------------------------------------------------------------------------------- exit statuses
 
 

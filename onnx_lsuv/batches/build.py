@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx_lsuv.batches.draw import complete_shapes, draw_input
+from onnx_lsuv.batches.draw import batches_for, complete_shapes, draw_input
 from onnx_lsuv.batches.inputs import Input, closest, listing, quote, type_name
 from onnx_lsuv.batches.plan import plan_batches
 from onnx_lsuv.batches.sources import Source, read_sources
@@ -133,19 +133,25 @@ def from_random(
     shapes: Mapping[str, Sequence[int]],
     *,
     seed: int,
-    batches: int = 1,
+    batches: int | None = None,
     high: Mapping[str, int] | None = None,
     batch_size: int | None = None,
     samples: int | None = None,
     limit_bytes: int | None = None,
 ) -> Batches:
-    """Draw standard normal floats, integers in [0, high[name]) (2 unless given), fair bools; raises UsageError."""
-    if batches < 1:
+    """Draw standard normal floats, integers in [0, high[name]) (2 unless given), fair bools; raises UsageError.
+
+    Unless a number of batches is given, there are several where the model fixes the first axis of every input.
+    """
+    if batches is not None and batches < 1:
         raise UsageError(f"{batches} batches of random data were asked for; ask for at least 1")
     limit = default_limit() if limit_bytes is None else limit_bytes
     found: dict[str, list[Stored]] = {}
     notes: list[str] = []
-    for name, shape in complete_shapes(inputs, shapes).items():
+    complete = complete_shapes(inputs, shapes)
+    if batches is None:
+        batches = batches_for(inputs, shapes, complete, samples)
+    for name, shape in complete.items():
         each = next(one for one in inputs if one.name == name)
         top = (high or {}).get(name, 2)
         where = f"the random array for {quote(name)}"

@@ -19,7 +19,8 @@ from onnx_lsuv.batches.stored import Array
 from onnx_lsuv.batches.values import dtype_of
 from onnx_lsuv.errors import UsageError
 
-SAMPLES = 32  # drawn where the first axis alone is dynamic and no shape says how many
+SAMPLES = 32  # drawn where no shape says how many
+ENOUGH = 1 << 28  # bytes of all samples together from which on fewer will do: each of them is large
 
 
 def parse_shape(text: str) -> tuple[str | None, tuple[int, ...]]:
@@ -107,6 +108,30 @@ def _complete(each: Input, given: Sequence[int] | None, known: Mapping[str, int]
             f"give --shape {each.name}={_example(each)}"
         )
     return tuple(length for length in shape if length is not None)
+
+
+def batches_for(
+    inputs: Sequence[Input],
+    given: Mapping[str, Sequence[int]],
+    shapes: Mapping[str, Sequence[int]],
+    samples: int | None,
+) -> int:
+    """Return how many batches to draw, so that a model whose first axes are all fixed gets as many samples as others.
+
+    Args:
+        inputs: of the model.
+        given: shapes that a caller gave; one that is longer than the model's first axis says how many samples.
+        shapes: of all inputs.
+        samples: how many were asked for.
+    """
+    counted = [each for each in inputs if each.shape]
+    lengths = [dim for each in counted if isinstance(dim := (each.shape or ())[0], int) and dim > 0]
+    if len(lengths) < len(counted) or not lengths:
+        return 1
+    if any(given[each.name][0] != (each.shape or ())[0] for each in counted if each.name in given):
+        return 1
+    size = sum(math.prod(shapes[each.name]) * dtype_of(each).itemsize for each in inputs)
+    return max(1, min(-(-(samples or SAMPLES) // min(lengths)), ENOUGH // max(size, 1)))
 
 
 def _example(each: Input) -> str:
