@@ -179,3 +179,55 @@ def test_where_the_notes_are_shown(lsuv: Lsuv) -> None:
         assert note.endswith("(README: What the notes say)")
     assert not onnx_lsuv.initialize(loaded, batch, rescale=False).notes
     assert isinstance(model, onnx.ModelProto)
+
+
+# ----------------------------------------------------------------------------------------- inputs prepared by the graph
+
+PREPARED = {
+    "mean and std": "d = Sub(x, mean) n = Div(d, std) f = Flatten(n)",
+    "bounded after": "d = Sub(x, mean) n = Div(d, std) c = Clip(n, low, high) f = Flatten(c)",
+    "a number": "k = Constant <value_float = 0.00784> () h = Mul(k, x) o = Sub(h, one) f = Flatten(o)",
+    "a norm": "n = BatchNormalization(x, ones, zeros, mean1, var1) f = Flatten(n)",
+    "moved first": "t = Transpose <perm = [0, 2, 3, 1]> (x) i = Identity(t) n = Mul(i, std) f = Flatten(n)",
+    "a computed vector": "v = Unsqueeze(mean1, axes) d = Sub(x, v) f = Flatten(d)",
+    "its own mean": "m = ReduceMean <axes = [1, 2, 3]> (x) d = Sub(x, m) f = Flatten(d)",
+    "both halves": """a, b = Split <axis = 3> (x, halves) c = Sub(a, mean) d = Div(b, std)
+        e = Concat <axis = 3> (c, d) f = Flatten(e)""",
+}
+RAW = {
+    "nothing": "f = Flatten(x)",
+    "moved alone": "t = Transpose <perm = [0, 2, 3, 1]> (x) f = Flatten(t)",
+    "a table is added": "a = Add(x, table) f = Flatten(a)",
+    "one half": "a, b = Split <axis = 3> (x, halves) c = Sub(a, mean) e = Concat <axis = 3> (c, b) f = Flatten(e)",
+    "after an activation": "r = Sigmoid(x) d = Sub(r, mean) f = Flatten(d)",
+    "added to itself": "a = Add(x, x) f = Flatten(a)",
+}
+
+
+def normaliser(nodes: str) -> ModelProto:
+    text = f"""{HEAD} g (float[N,3,2,2] x) => (float[N,5] y) {{ {nodes} y = MatMul(f, w) }}"""
+    tensors = {"mean": np.full((3, 1, 1), 117, np.float32), "std": np.full((1, 3, 1, 1), 58, np.float32)}
+    if "perm" in nodes:
+        tensors["std"] = np.full((1, 1, 1, 3), 58, np.float32)
+    tensors |= {"low": np.float32([-10]), "high": np.float32([10]), "one": np.float32([1]), "axes": np.array([0, 2, 3])}
+    tensors |= {"ones": np.ones(3, np.float32), "zeros": np.zeros(3, np.float32)}
+    tensors |= {"mean1": np.full(3, 117, np.float32), "var1": np.full(3, 58**2, np.float32)}
+    tensors |= {"halves": np.array([1, 1]), "table": normal(3, 2, 2)}
+    model = parse(text, w=normal(12, 5), **{name: array for name, array in tensors.items() if name in nodes})
+    for tensor in model.graph.initializer:
+        if tensor.name in ("low", "high"):
+            del tensor.dims[:]
+    return model
+
+
+@pytest.mark.parametrize("way", [*PREPARED, *RAW])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_preprocessing_is_advised_where_the_graph_does_none(way: str, dtype: Any) -> None:
+    model = onnx_lsuv.from_proto(normaliser({**PREPARED, **RAW}[way]))
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 3, 2, 2)).astype(dtype)
+    found = [onnx_lsuv.initialize(model, {"x": pixels}).notes, onnx_lsuv.measure(model, {"x": pixels}).notes]
+    for some in found:
+        advised = [note for note in some if "preprocess" in note]
+        assert bool(advised) == (way in RAW), some
+        # What is converted is said in any case.
+        assert any("uint8 to float32" in note for note in some) == (dtype == np.uint8)

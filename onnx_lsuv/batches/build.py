@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,8 @@ class Batches:
     inputs: tuple[Input, ...]
     sources: tuple[Source, ...]
     samples: int | None  # None: no input has an axis that counts them
-    notes: tuple[str, ...]
+    facts: tuple[str, ...]  # what is to be said beside what the values look like
+    converted: Mapping[str, tuple[str, ...]]  # by input: from which types
     stats: Mapping[str, Stats]
     pieces: tuple[Mapping[str, Piece], ...]
 
@@ -39,6 +40,19 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         return (self[index] for index in range(len(self)))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be known about the data."""
+        return self.notes_for(())
+
+    def notes_for(self, prepared: Container[str]) -> tuple[str, ...]:
+        """Return what is to be known about the data, where the model itself prepares some of its inputs."""
+        remarks = [
+            _remarks(each, self.stats[each.name], self.converted[each.name], prepared=each.name in prepared)
+            for each in self.inputs
+        ]
+        return (*self.facts, *(remark for some in remarks for remark in some))
 
     def describe(self) -> dict[str, Any]:
         """Return what the data are as JSON holds it: sources, samples, and each input's type, shape and moments."""
@@ -175,7 +189,7 @@ def _build(
     for value, what in ((batch_size, "a batch size"), (samples, "a number of samples")):
         if value is not None and value < 1:
             raise UsageError(f"{what} of {value} was asked for; ask for at least 1")
-    converted = {each.name: _conversions(each, found[each.name]) for each in inputs}
+    converted = {each.name: tuple(_conversions(each, found[each.name])) for each in inputs}
     pieces, total = plan_batches(inputs, found, batch_size, samples)
     stats = {each.name: scan(each, _distinct(pieces, each)) for each in inputs}
     every = list(notes)
@@ -183,12 +197,11 @@ def _build(
         if stats[each.name].count == 0 and len(inputs) == 1:
             shape = list(found[each.name][0].shape)
             raise DataError(f"{found[each.name][0].where} has the shape {shape} and so no values; give some")
-        every += _remarks(each, stats[each.name], converted[each.name])
     if samples is not None and total is not None and total < samples:
         every.append(f"{samples} samples were asked for, but there are {total}; all of them are used")
     if total == 1:
         every.append("there is one sample only, so all statistics are those of one sample; give more where you can")
-    return Batches(tuple(inputs), tuple(sources), total, tuple(every), stats, tuple(pieces))
+    return Batches(tuple(inputs), tuple(sources), total, tuple(every), converted, stats, tuple(pieces))
 
 
 def _conversions(each: Input, arrays: Sequence[Stored]) -> list[str]:
@@ -203,11 +216,11 @@ def _distinct(batches: Sequence[Mapping[str, Piece]], each: Input) -> list[Piece
     return [batch[each.name] for batch in batches]
 
 
-def _remarks(each: Input, stats: Stats, converted: Sequence[str]) -> list[str]:
+def _remarks(each: Input, stats: Stats, converted: Sequence[str], *, prepared: bool) -> list[str]:
     name = quote(each.name)
     notes = []
     for what in converted:
-        raw = what.startswith("uint8") and (stats.high or 0) > 1 and dtype_of(each) not in INTS
+        raw = what.startswith("uint8") and (stats.high or 0) > 1 and dtype_of(each) not in INTS and not prepared
         reach = f"; its values reach {stats.high:g}, as pixels do that were not preprocessed" if raw else ""
         notes.append(f"input {name} is converted from {what}{reach}")
     if stats.mean is None or stats.std is None or stats.count < 2:
@@ -216,7 +229,7 @@ def _remarks(each: Input, stats: Stats, converted: Sequence[str]) -> list[str]:
         notes.append(
             f"input {name} is constant ({stats.mean:.4g} everywhere), so it says nothing about the first layers"
         )
-    elif abs(stats.mean) > 0.5 or not 0.5 <= stats.std <= 2:
+    elif not prepared and (abs(stats.mean) > 0.5 or not 0.5 <= stats.std <= 2):
         low, high = stats.low or 0.0, stats.high or 0.0
         image = each.shape is not None and len(each.shape) > 2
         raw = image and not any(what.startswith("uint8") for what in converted) and low >= 0 and 16 < high <= 255

@@ -7,6 +7,7 @@ from onnx_lsuv.layers.moves import Companion, Source
 from onnx_lsuv.layers.operators import Matrix, bias_position
 from onnx_lsuv.layers.parameters import VALUES, Parameter, Parameters, find_parameters
 from onnx_lsuv.layers.plan import REASONS, Addend, Layer, Left, Norm, Plan, Weight
+from onnx_lsuv.layers.prepared import prepared_inputs
 from onnx_lsuv.layers.program import (
     RANDOM_OPS,
     SHAPE_READERS,
@@ -51,6 +52,7 @@ __all__ = [
     "find_layers",
     "find_parameters",
     "known",
+    "prepared_inputs",
     "scatter",
     "starting_value",
     "stored",

@@ -11,7 +11,7 @@ from onnx_lsuv.errors import ModelError
 from onnx_lsuv.graph import build
 from onnx_lsuv.lsuv.execute import Progress, execute, quiet
 from onnx_lsuv.lsuv.patterns import Targets, pairs_of, targets_of
-from onnx_lsuv.lsuv.prepare import Clock, chance, checked, nothing_to_do, plans_of, precision, shapes_of
+from onnx_lsuv.lsuv.prepare import Clock, checked, nothing_to_do, plans_of, run_notes, shapes_of
 from onnx_lsuv.lsuv.result import Result
 from onnx_lsuv.lsuv.rows import left_row, noted, row_of, verified_row
 from onnx_lsuv.lsuv.scratch import Scratch
@@ -82,7 +82,7 @@ def measure(
         left=tuple(map(left_row, plan.left)),
         stale=(),
         changes=(),
-        notes=(*data.notes, *chance(plan), *precision(plan, where)),
+        notes=run_notes(plan, data, where),
         settings={
             "include": list(include),
             "exclude": list(exclude),

@@ -13,7 +13,7 @@ from onnx_lsuv import batches as kinds
 from onnx_lsuv.batches import Batch, Batches
 from onnx_lsuv.errors import UsageError
 from onnx_lsuv.graph import is_random
-from onnx_lsuv.layers import Left, Parameters, Plan, expand, find_layers, find_parameters
+from onnx_lsuv.layers import Left, Parameters, Plan, expand, find_layers, find_parameters, prepared_inputs
 from onnx_lsuv.lsuv.execute import computes_wide
 from onnx_lsuv.lsuv.fresh import fresh_notes
 from onnx_lsuv.lsuv.notes import guide
@@ -100,7 +100,13 @@ def nothing_to_do(plan: Plan) -> str:
     return f"There is nothing to initialise in {name}: left alone {'; '.join(parts[:3])}{more}."
 
 
-def chance(plan: Plan) -> list[str]:
+def run_notes(plan: Plan, data: Batches | None, device: Device) -> tuple[str, ...]:
+    """Return notes on the data, and on what was different while measuring."""
+    of_data = () if data is None else (*data.notes_for(prepared_inputs(plan.program)), *_precision(plan, device))
+    return (*of_data, *_chance(plan))
+
+
+def _chance(plan: Plan) -> list[str]:
     """Return a note on the nodes that chance was taken out of."""
     ops = sorted({node.op for node in plan.program.walk() if is_random(node)})
     if not ops:
@@ -111,7 +117,7 @@ def chance(plan: Plan) -> list[str]:
     ]
 
 
-def precision(plan: Plan, device: Device) -> list[str]:
+def _precision(plan: Plan, device: Device) -> list[str]:
     """Return a note where values were computed in another type than theirs."""
     if not computes_wide(plan.program, device):
         return []

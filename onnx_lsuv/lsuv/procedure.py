@@ -22,7 +22,7 @@ from onnx_lsuv.lsuv.execute import Progress, execute, quiet
 from onnx_lsuv.lsuv.fresh import fresh_notes, fresh_values, redrawn
 from onnx_lsuv.lsuv.notes import guide
 from onnx_lsuv.lsuv.patterns import Targets, pairs_of, targets_of
-from onnx_lsuv.lsuv.prepare import Clock, chance, checked, nothing_to_do, plans_of, precision, shapes_of
+from onnx_lsuv.lsuv.prepare import Clock, checked, nothing_to_do, plans_of, run_notes, shapes_of
 from onnx_lsuv.lsuv.result import Change, Result
 from onnx_lsuv.lsuv.rows import HALF, drawn_row, left_row, noted, usable_scale
 from onnx_lsuv.lsuv.scratch import Scratch
@@ -141,7 +141,6 @@ def initialize(
         runtime.release(where)
     rows = [drawn_row(plan, layer, drawn.methods, records, scales, targets, rescale=rescale) for layer in plan.layers]
     lowered = {key for key, std in targets.items() if std < target_std}
-    notes = (*(precision(plan, where) if data else ()), *fresh_notes(plan, found), *centres.notes)
     guidance = map(str, guide(plan, lowered)) if rescale else ()
     new = with_values(model, {s: array for name, array in values.items() if (s := plan.program.constants[name].site)})
     return Result(
@@ -153,7 +152,13 @@ def initialize(
         left=tuple(redrawn(left_row(left), plan, others) for left in plan.left),
         stale=tuple(map(left_row, plan.stale)),
         changes=_changes(plan, found, new, values),
-        notes=(*(data.notes if data else ()), *chance(plan), *altered(plan, drawn.methods), *notes, *guidance),
+        notes=(
+            *run_notes(plan, data, where),
+            *altered(plan, drawn.methods),
+            *fresh_notes(plan, found),
+            *centres.notes,
+            *guidance,
+        ),
         settings={
             "seed": seed,
             "init": init,
