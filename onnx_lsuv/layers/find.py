@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from onnx import GraphProto
 
 from onnx_lsuv.layers.moves import Source, Untraceable
-from onnx_lsuv.layers.operators import OPERATORS, Matrix, matrix, operator_of
+from onnx_lsuv.layers.operators import OPERATORS, Matrix, matrix, misfit, operator_of
 from onnx_lsuv.layers.order import settled_order
 from onnx_lsuv.layers.plan import REASONS, Layer, Left, Plan, Rest, Weight
 from onnx_lsuv.layers.program import DEFAULT_DOMAINS, FLOAT_TYPES, Node, Program, walk
@@ -170,7 +170,7 @@ def _enter(
     if source.elem_type not in FLOAT_TYPES or constant.elem_type not in FLOAT_TYPES:
         search.leave(node, "type", f"{REASONS['type']}: floating point of 16, 32 or 64 bits is", source)
     elif view is None:
-        search.leave(node, "type", f"the weight's shape {source.shape} does not fit {node.op}", source)
+        search.leave(node, "type", misfit(node, position, source.shape), source)
     elif 0 in source.shape or 0 in constant.dims:
         search.leave(node, "empty", REASONS["empty"], source)
     elif not all(map(writable, touched)):

@@ -6,7 +6,7 @@ A weight is seen as `blocks` independent matrices of shape (fan_out, fan_in):
     ConvTranspose   W (C, M/g, k...)            g blocks of (M/g, C/g * prod k)
     Gemm            B' (K, N) or A' (M, K)      one block of (N, K) or (M, K)
     MatMul          (..., K, N) or (..., M, K)  a block for each leading index, (N, K) or (M, K)
-    Einsum          its axes sorted             in both operands and the result; kept; summed
+    Einsum          its axes sorted             also in another operand and the result; kept; summed
     LSTM, GRU, RNN  (D, gates * H, I or H)      a block for each direction and gate
     Attention       (I, 3 H)                    a block each for Q, K and V
 
@@ -143,25 +143,44 @@ def _packed_attention(node: Node, shape: tuple[int, ...]) -> Matrix | None:
     return Matrix((shape[0], 3, shape[1] // 3), (1, 2, 0), 3, shape[1] // 3, shape[0])
 
 
-def _einsum(node: Node, position: int, shape: tuple[int, ...]) -> Matrix | None:
-    """Sort a weight's axes: in data and result, in the result alone, in the data alone."""
+def _terms(node: Node) -> tuple[list[str], str]:
+    """Return the letters of each operand of an Einsum, and those of the result."""
     equation = node.attributes["equation"].s.decode().replace(" ", "")
     left, arrow, result = equation.partition("->")
-    terms = left.split(",")
     if not arrow:
         # Without an arrow the result has the letters that occur once, in alphabetical order.
         result = "".join(sorted(c for c in set(left) if c.isalpha() and left.count(c) == 1))
+    return left.split(","), result
+
+
+def _einsum(node: Node, position: int, shape: tuple[int, ...]) -> Matrix | None:
+    """Sort a weight's axes: in the result and in some other operand, in the result alone, summed.
+
+    With the other operands at hand, however many, the result is linear in this one: each of its values is a sum over
+    the axes that are not in the result, times what the others give there.
+    """
+    terms, result = _terms(node)
     letters = terms[position] if position < len(terms) else ""
     data = "".join(t for i, t in enumerate(terms) if i != position)
     if len(letters) != len(shape) or len(set(letters)) != len(letters) or not letters.isalpha():
         return None
     blocks = [i for i, c in enumerate(letters) if c in data and c in result]
     kept = [i for i, c in enumerate(letters) if c not in data and c in result]
-    summed = [i for i, c in enumerate(letters) if c in data and c not in result]
-    if len(blocks) + len(kept) + len(summed) != len(letters):
-        return None
+    summed = [i for i, c in enumerate(letters) if c not in result]
     lengths = [math.prod(shape[i] for i in axes) for axes in (blocks, kept, summed)]
     return Matrix(shape, (*blocks, *kept, *summed), *lengths)
+
+
+def misfit(node: Node, position: int, shape: Sequence[int]) -> str:
+    """Return why a weight has no matrix view."""
+    if node.op_type == "Einsum":
+        terms, _ = _terms(node)
+        letters = terms[position] if position < len(terms) else ""
+        if "." in letters:
+            return "the weight has axes behind an ellipsis in an Einsum: name them"
+        if len(set(letters)) < len(letters):
+            return "only a diagonal of the weight is read by an Einsum"
+    return f"the weight's shape {tuple(shape)} does not fit {node.op}"
 
 
 def _convolution(shape: tuple[int, ...], groups: int) -> Matrix | None:
