@@ -6,7 +6,7 @@ from onnx_lsuv.layers.find import find_layers
 from onnx_lsuv.layers.moves import Companion, Source
 from onnx_lsuv.layers.operators import Matrix, bias_position
 from onnx_lsuv.layers.parameters import VALUES, Parameter, Parameters, find_parameters
-from onnx_lsuv.layers.plan import REASONS, Addend, Layer, Left, Norm, Plan, Weight
+from onnx_lsuv.layers.plan import REASONS, Addend, Layer, Left, Norm, Plan, Weight, tensor_names
 from onnx_lsuv.layers.prepared import prepared_inputs
 from onnx_lsuv.layers.program import (
     RANDOM_OPS,
@@ -56,6 +56,7 @@ __all__ = [
     "scatter",
     "starting_value",
     "stored",
+    "tensor_names",
     "tensor_type",
     "vocabulary",
     "walk",

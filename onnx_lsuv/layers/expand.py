@@ -92,6 +92,7 @@ def expand(model: Model) -> Program:
             if v.name in names and v.type.tensor_type.HasField("shape")
         },
         names=names,
+        doubled=tuple(expander.doubled),
     )
 
 
@@ -106,6 +107,7 @@ class _Expander:
     by_site: dict[Site, str] = field(default_factory=dict)
     sparse: set[str] = field(default_factory=set)
     sequences: set[str] = field(default_factory=set)
+    doubled: dict[tuple[str, str], None] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
     calls: list[tuple[str, str, str]] = field(default_factory=list)
 
@@ -130,8 +132,11 @@ class _Expander:
         """
         # The main graph's names are also what the caller gets.
         names = outer if scope == "main" else {**outer, **(invariant or {})}
-        initializers = {t.name for t in graph.initializer}
+        initializers: set[str] = set()
         for i, tensor in enumerate(graph.initializer):
+            if tensor.name in initializers:
+                self.doubled["initializer", tensor.name] = None
+            initializers.add(tensor.name)
             site = (*path, (GRAPH_INITIALIZER, i))
             names[tensor.name] = self.constant(tensor, site, "initializer", tensor.name, scope)
         for sparse in graph.sparse_initializer:
@@ -173,9 +178,18 @@ class _Expander:
         """Expand a list of nodes; `references` are the attributes given to the function they stand in."""
         result: list[Node] = []
         labels: set[str] = set()
+        given_names: set[str] = set()
         for i, proto in in_order(protos, names, scope_name(scope)):
             first = next((name for name in proto.output if name), f"{proto.op_type}_{i}")
             label = proto.name or first
+            if taken := next((name for name in proto.output if name and name in names), None):
+                raise ModelError(
+                    f"Node {label!r} in {scope_name(scope)} makes {taken!r}, a name that another value has there or in "
+                    "a scope around it, which ONNX does not allow: give one of them another name."
+                )
+            if proto.name and proto.name in given_names:
+                self.doubled["node", proto.name] = None
+            given_names.add(proto.name)
             if label in labels:
                 label = f"{label}#{first}"
             labels.add(label)

@@ -14,7 +14,7 @@ from onnx import GraphProto
 from onnx_lsuv.layers.moves import Source, Untraceable
 from onnx_lsuv.layers.operators import OPERATORS, Matrix, matrix, misfit, operator_of
 from onnx_lsuv.layers.order import settled_order
-from onnx_lsuv.layers.plan import REASONS, Layer, Left, Plan, Rest, Weight
+from onnx_lsuv.layers.plan import REASONS, Layer, Left, Plan, Rest, Weight, tensor_names
 from onnx_lsuv.layers.program import DEFAULT_DOMAINS, FLOAT_TYPES, Node, Program, walk
 from onnx_lsuv.layers.sources import overlap, region, trace, trace_sum
 from onnx_lsuv.layers.terms import bias_of, find_norms, settle_biases, uses, writable
@@ -47,13 +47,13 @@ class _Search:
 
 
 def find_layers(
-    program: Program, *, wanted: Callable[[str, str], bool] = lambda label, weight: True, keep_bias: bool = False
+    program: Program, *, wanted: Callable[..., bool] = lambda *names: True, keep_bias: bool = False
 ) -> Plan:
     """Find the layers of a program, their weights and biases, and the norms beside them.
 
     Args:
         program: the expanded model.
-        wanted: called with a node's label and its weight's name; False leaves the weight alone.
+        wanted: called with a node's label and the names of its weight; False leaves the weight alone.
         keep_bias: leave biases as they are.
     """
     search = _Search(program)
@@ -212,7 +212,7 @@ def _holds_layer(graph: GraphProto) -> bool:
     )
 
 
-def _settle(search: _Search, wanted: Callable[[str, str], bool]) -> list[tuple[_Candidate, str]]:
+def _settle(search: _Search, wanted: Callable[..., bool]) -> list[tuple[_Candidate, str]]:
     """Decide tensor by tensor; return the candidates that stay, each with the key of its weight."""
     program = search.program
     places = {(c.node, c.position) for c in search.candidates}
@@ -231,7 +231,7 @@ def _settle(search: _Search, wanted: Callable[[str, str], bool]) -> list[tuple[_
         keys = {c: region(c.source, constant.dims) for c in group}
         for c in group:
             sharing = [d for d in group if keys[d] == keys[c]]
-            if all(wanted(d.node.label, constant.label) for d in sharing):
+            if all(wanted(d.node.label, *tensor_names(program, d.source)) for d in sharing):
                 accepted[c.node, c.position] = name + (f"[{keys[c]}]" if keys[c] else "")
             else:
                 search.leave(c.node, "excluded", REASONS["excluded"], c.source)

@@ -98,7 +98,7 @@ class _Use:
     looked_up: bool  # by a Gather on the way
 
 
-def find_parameters(plan: Plan, wanted: Callable[[str, str], bool] = lambda label, tensor: True) -> Parameters:
+def find_parameters(plan: Plan, wanted: Callable[..., bool] = lambda *names: True) -> Parameters:
     """Find the trained constants beside those that the plan draws, zeroes or sets.
 
     Args:

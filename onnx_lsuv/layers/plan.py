@@ -27,6 +27,12 @@ REASONS: dict[str, str] = {
 }
 
 
+def tensor_names(program: Program, source: Source) -> tuple[str, ...]:
+    """Return what a weight is called: its tensor's name, or all of them joined, and then each alone."""
+    names = tuple(program.constants[name].label for name in source.constants)
+    return names if len(names) == 1 else (" + ".join(names), *names)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Addend:
     """A term that stays added to a layer's output."""

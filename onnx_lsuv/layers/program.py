@@ -115,6 +115,7 @@ class Program:
     old_scans: frozenset[Node]  # nodes inside a Scan of opset 8
     declared: Mapping[str, tuple[int | None, ...]]  # shapes that the file itself gives
     names: Mapping[str, str]  # what values of the main graph are called here, by their names in the file
+    doubled: tuple[tuple[str, str], ...]  # "node" or "initializer", and a name that several of one graph have
     # What is known of values before any data, and the shapes that were inferred; both are filled when asked for.
     folded: dict[str, NDArray[Any] | None] = field(default_factory=dict)
     inferred: dict[str, tuple[int | None, ...]] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from onnx_lsuv.errors import UsageError, meant
-from onnx_lsuv.layers import Layer, Plan
+from onnx_lsuv.layers import Layer, Plan, tensor_names
 
 # By pattern; where several match a layer, the last one counts, so that exceptions follow the rule.
 Targets = Mapping[str, float] | Sequence[tuple[str, float]]
@@ -22,13 +22,13 @@ class Choice:
     exclude: Sequence[str]
     matched: set[str] = field(default_factory=set)
 
-    def wanted(self, label: str, tensor: str) -> bool:
-        """Say whether a node, or the tensor that it reads, is to be touched."""
-        included = self._matches(self.include, label, tensor) or not self.include
-        return not self._matches(self.exclude, label, tensor) and included
+    def wanted(self, *names: str) -> bool:
+        """Say whether what has these names, a node's and those of the tensor that it reads, is to be touched."""
+        included = self._matches(self.include, names) or not self.include
+        return not self._matches(self.exclude, names) and included
 
-    def _matches(self, patterns: Sequence[str], label: str, tensor: str) -> bool:
-        hits = {pattern for pattern in patterns if fnmatchcase(label, pattern) or fnmatchcase(tensor, pattern)}
+    def _matches(self, patterns: Sequence[str], names: Sequence[str]) -> bool:
+        hits = {pattern for pattern in patterns if any(fnmatchcase(name, pattern) for name in names)}
         self.matched |= hits
         return bool(hits)
 
@@ -108,5 +108,5 @@ def targets_of(plan: Plan, target_std: float, target: Targets) -> tuple[dict[str
 
 
 def _names(plan: Plan, layer: Layer, pattern: str) -> bool:
-    names = (layer.node.label, *(plan.program.constants[name].label for name in layer.source.constants))
+    names = (layer.node.label, *tensor_names(plan.program, layer.source))
     return any(fnmatchcase(name, pattern) for name in names)

@@ -74,7 +74,7 @@ def described(plan: Plan, found: Parameters, wanted: Mapping[str, Any]) -> Resul
         left=tuple(map(left_row, plan.left)),
         stale=tuple(map(left_row, plan.stale)),
         changes=(),
-        notes=(*fresh_notes(plan, found), *map(str, guide(plan))),
+        notes=(*name_notes(plan), *fresh_notes(plan, found), *map(str, guide(plan))),
         settings={key: list(value) if isinstance(value, Sequence) else value for key, value in wanted.items()},
         data={},
         device="none",
@@ -103,7 +103,21 @@ def nothing_to_do(plan: Plan) -> str:
 def run_notes(plan: Plan, data: Batches | None, device: Device) -> tuple[str, ...]:
     """Return notes on the data, and on what was different while measuring."""
     of_data = () if data is None else (*data.notes_for(prepared_inputs(plan.program)), *_precision(plan, device))
-    return (*of_data, *_chance(plan))
+    return (*name_notes(plan), *of_data, *_chance(plan))
+
+
+def name_notes(plan: Plan) -> list[str]:
+    """Return notes on names that several nodes or initializers of one graph have."""
+    notes = []
+    for kind, which in (
+        ("node", "all but the first are called NAME#OUTPUT here; ONNX Runtime loads no such file"),
+        ("initializer", "the last one counts, as for ONNX Runtime; the others are left as they are"),
+    ):
+        names = [name for what, name in plan.program.doubled if what == kind]
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            notes.append(f"several {kind}s of a graph have one name ({', '.join(map(repr, names[:3]))}{more}): {which}")
+    return notes
 
 
 def _chance(plan: Plan) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from onnx import TensorProto
 
 from onnx_lsuv.graph import COUNT, MEAN, USE, VAR, Record, scale_of
-from onnx_lsuv.layers import Layer, Left, Plan
+from onnx_lsuv.layers import Layer, Left, Plan, tensor_names
 from onnx_lsuv.lsuv.result import LayerReport, LeftReport
 
 TOLERANCE, TOLERANCE_HALF = 0.005, 0.02
@@ -36,7 +36,7 @@ def row_of(
     return LayerReport(
         name=layer.node.label,
         op=layer.node.op,
-        weight=" + ".join(plan.program.constants[name].label for name in layer.source.constants),
+        weight=tensor_names(plan.program, layer.source)[0],
         scope=constant.scope,
         path=layer.source.path,
         shape=layer.source.shape,
