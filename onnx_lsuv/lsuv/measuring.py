@@ -13,7 +13,7 @@ from onnx_lsuv.lsuv.execute import Progress, execute, quiet
 from onnx_lsuv.lsuv.patterns import Targets, pairs_of, targets_of
 from onnx_lsuv.lsuv.prepare import Clock, checked, nothing_to_do, plans_of, run_notes, shapes_of
 from onnx_lsuv.lsuv.result import Result
-from onnx_lsuv.lsuv.rows import left_row, noted, row_of, verified_row
+from onnx_lsuv.lsuv.rows import left_row, noted, row_of, tolerances, verified_row
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import Model
 from onnx_lsuv.runtime import Device
@@ -41,7 +41,8 @@ def measure(
         like: the result of `initialize` that made the model; its rows get the measured std and a final status.
         target_std: the std wanted, without `like`.
         target: other stds, by patterns of names as for `initialize`, without `like`.
-        tolerance: on the variance relative to its target; None for 0.005, or 0.02 in half precision.
+        tolerance: on the variance relative to its target; None for 0.005, or 0.02 from the first weight in half
+            precision on.
         include: patterns of node or weight names to take; all where empty.
         exclude: patterns of node or weight names to leave alone.
         device: as for `initialize`.
@@ -65,17 +66,18 @@ def measure(
         # What a weight gives alone, which decides between its uses, stands before the output.
         records = {key: record[:, -1:] for key, record in records.items()}
     runtime.release(where)
+    bounds = tolerances(plan) if tolerance is None else [tolerance] * len(plan.layers)
     if like is not None:
         rows = [
-            verified_row(row, records.get(layer.weight), tolerance, layer)
-            for row, layer in zip(like.layers, plan.layers, strict=True)
+            verified_row(row, records.get(layer.weight), allowed, layer)
+            for row, layer, allowed in zip(like.layers, plan.layers, bounds, strict=True)
         ]
         return replace(like, layers=tuple(rows), seconds={**like.seconds, **clock.seconds}, tolerance=tolerance)
     rows = []
-    for layer in plan.layers:
+    for layer, allowed in zip(plan.layers, bounds, strict=True):
         status = "scaled" if layer.scaled else "found"
         row = noted(row_of(plan, layer, "keep", targets[layer.weight], status, records), remarks.get(layer))
-        rows.append(verified_row(row, records.get(layer.weight), tolerance, layer))
+        rows.append(verified_row(row, records.get(layer.weight), allowed, layer))
     return Result(
         model=model,
         layers=tuple(rows),

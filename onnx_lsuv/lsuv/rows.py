@@ -102,7 +102,21 @@ def _cause(record: Record, target: float) -> str:
     return "its output is constant: its input is constant, or everything before it is cut off (dead ReLUs)"
 
 
-def verified_row(row: LayerReport, record: Record | None, tolerance: float | None, layer: Layer) -> LayerReport:
+def tolerances(plan: Plan) -> list[float]:
+    """Return the usual tolerance of each layer: from the first one on whose weight is rounded to half precision, more.
+
+    What is rounded before a layer changes its input, whatever the layer itself is computed in.
+    """
+    found, rounded = [], False
+    for layer in plan.layers:
+        types = {plan.program.constants[name].elem_type for name in layer.source.constants}
+        types |= {layer.source.elem_type, *(each.operand.elem_type for each in layer.source.companions)}
+        rounded = rounded or not types.isdisjoint(HALF)
+        found.append(TOLERANCE_HALF if rounded else TOLERANCE)
+    return found
+
+
+def verified_row(row: LayerReport, record: Record | None, tolerance: float, layer: Layer) -> LayerReport:
     """Return a row with what was measured on the final weights."""
     if row.status in ("shared", "not-reached") or not layer.scaled:
         return row
@@ -112,9 +126,6 @@ def verified_row(row: LayerReport, record: Record | None, tolerance: float | Non
     row = replace(row, mean=mean, std=math.sqrt(max(var, 0.0)) if math.isfinite(var) else var)
     if row.status in ("degenerate", "drawn"):
         return row
-    if tolerance is None:
-        types = {layer.source.elem_type, *(each.operand.elem_type for each in layer.source.companions)}
-        tolerance = TOLERANCE if types.isdisjoint(HALF) else TOLERANCE_HALF
     if abs(var / row.target**2 - 1) <= tolerance:
         return replace(row, status="ok")
     note = row.note or (_cause(record, row.target) if scale_of(record, 1.0) is None else "")
