@@ -146,6 +146,53 @@ def test_lstm_of_parts_between_computed_bounds(lsuv: Lsuv) -> None:
         assert orthonormality(operand.reshape(4, 7, width)) < 1e-5
 
 
+def bidirectional() -> onnx.ModelProto:
+    """As PyTorch writes an LSTM of two directions with biases: each tensor is cut, put in order and joined."""
+    nodes = []
+    names = [f"{name}{way}" for name in ("w", "r", "bi", "bh") for way in ("f", "b")]
+    for name in names:
+        nodes += [f"{name}_s = Shape({name})", f"{name}_n = Gather <axis = 0> ({name}_s, scalar)"]
+        nodes += [f"{name}_h = Div({name}_n, four)"]
+        for gate in range(4):
+            nodes += [f"{name}_a{gate} = Mul({name}_h, n{gate})", f"{name}_e{gate} = Add({name}_a{gate}, {name}_h)"]
+            nodes += [
+                f"{name}_u{gate} = Unsqueeze({name}_a{gate}, zero)",
+                f"{name}_v{gate} = Unsqueeze({name}_e{gate}, zero)",
+            ]
+            nodes += [f"{name}_g{gate} = Slice({name}, {name}_u{gate}, {name}_v{gate}, zero)"]
+        joined = ", ".join(f"{name}_g{gate}" for gate in (0, 3, 1, 2))
+        nodes.append(f"{name}_j = Concat <axis = 0> ({joined})")
+    for way in ("f", "b"):
+        nodes += [f"b{way}_c = Concat <axis = 0> (bi{way}_j, bh{way}_j)", f"b{way}_k = Unsqueeze(b{way}_c, zero)"]
+        nodes += [f"w{way}_k = Unsqueeze(w{way}_j, zero)", f"r{way}_k = Unsqueeze(r{way}_j, zero)"]
+    nodes += [f"{name.upper()} = Concat <axis = 0> ({name}f_k, {name}b_k)" for name in ("w", "r", "b")]
+    text = f"""<ir_version: 8, opset_import: ["" : 15]>
+        g (float[5,N,6] x) => (float[5,2,N,7] y)
+        {{ {" ".join(nodes)} y, h, c = LSTM <hidden_size = 7, direction = "bidirectional"> (x, W, R, B) }}"""
+    model = parse(text, zero=np.array([0]), n0=np.array([0]))
+    numbers = {"scalar": 0, "four": 4, "n0": 0, "n1": 1, "n2": 2, "n3": 3}
+    del model.graph.initializer[1:]
+    for name, number in numbers.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(number), name))
+    for name in names:
+        shape = {"w": (28, 6), "r": (28, 7)}.get(name[0], (28,))
+        model.graph.initializer.append(onnx.numpy_helper.from_array(normal(*shape), name))
+    return model
+
+
+def test_lstm_of_two_directions_with_biases(lsuv: Lsuv) -> None:
+    run = lsuv(bidirectional(), {"x": normal(5, 9, 6)})
+    assert run.reasons() == {}
+    assert {(row.weight, row.status) for row in run.result.layers} == {("wf + wb", "drawn"), ("rf + rb", "drawn")}
+    for name, width in (("W", 6), ("R", 7)):
+        (operand,) = run.value(name)
+        assert orthonormality(operand.reshape(8, 7, width)) < 1e-5
+    # In PyTorch's order the forget gate is the second; the two biases add up.
+    for way in ("f", "b"):
+        total = run.weight(f"bi{way}") + run.weight(f"bh{way}")
+        assert total.reshape(4, 7).tolist() == [[0.0] * 7, [1.0] * 7, [0.0] * 7, [0.0] * 7]
+
+
 def test_what_depends_on_the_data_is_left_alone() -> None:
     text = """<ir_version: 8, opset_import: ["" : 15]>
         g (float[N,24] x, int64[1] n) => (float[N,M] y)
