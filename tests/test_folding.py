@@ -76,6 +76,19 @@ WAYS: dict[str, tuple[tuple[int, ...], str]] = {
         """s = Shape <end = 1> (w) f = Cast <to = 1> (s) h = Constant <value_float = 0.5> () g = Mul(f, h) l = Floor(g)
            n = Cast <to = 7> (l) o = Constant <value_ints = [0]> () k = Slice(w, o, n, o)""",
     ),
+    "a product of free lengths, as TensorFlow writes it": (
+        (24, 8, 4),
+        """s = Shape(w) n = Cast <to = 6> (s) a = Constant <value_ints = [1, 2]> () g = Gather(n, a)
+           p = ReduceProd <axes = [0], keepdims = 0> (g) o = Constant <value_ints = [0]> () q = Unsqueeze(p, o)
+           b = Constant <value_ints = [0]> () h = Gather(n, b) r = ReduceProd <axes = [0], keepdims = 1> (h)
+           t = Concat <axis = 0> (r, q) u = Cast <to = 7> (t) v = Transpose <perm = [0, 2, 1]> (w) k = Reshape(v, u)""",
+    ),
+    "a root, and a number of the other's type": (
+        (24, 32),
+        """z = Size(w) f = Cast <to = 1> (z) h = Constant <value_float = 768.0> () d = Sub(f, h) e = Sqrt(d)
+           g = Round(e) s = Shape(w) one = Constant <value_float = 1.0> () l = CastLike(one, s) c = CastLike(g, s)
+           m = Add(s, c) i = Mul(m, l) k = Reshape(w, i)""",
+    ),
     "zeros that copy a length": (
         (24, 4, 8),
         """s = Shape <end = 1> (w) z = Sub(s, s) m = Constant <value_ints = [-1]> () t = Concat <axis = 0> (z, m)

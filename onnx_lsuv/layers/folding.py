@@ -105,6 +105,13 @@ def _cast(node: Node, given: Given) -> Known:
     return _elementwise(act)(node, given[:1])
 
 
+def _cast_like(node: Node, given: Given) -> Known:
+    like = next((value for value in given[1].reshape(-1) if value is not None), None) if given[1] is not None else None
+    if like is None or given[1] is None or given[1].size > LIMIT:
+        return unknown(_first(given).shape)
+    return _elementwise(type(like))(node, given[:1])
+
+
 def _where(node: Node, given: Given) -> Known:
     if len(given) != 3 or any(part is None for part in given):
         raise Unfoldable
@@ -274,6 +281,7 @@ FOLDS: dict[str, Callable[[Node, Given], Known]] = {
     "Add": _elementwise(operator.add),
     "And": _elementwise(lambda a, b: a and b),
     "Cast": _cast,
+    "CastLike": _cast_like,
     "Ceil": _elementwise(lambda a: float(math.ceil(a))),
     "Concat": _concat,
     "ConstantOfShape": _filled,
@@ -301,7 +309,9 @@ FOLDS: dict[str, Callable[[Node, Given], Known]] = {
     "ReduceProd": _reduce(math.prod),
     "ReduceSum": _reduce(sum),
     "Reshape": _reshape,
+    "Round": _elementwise(lambda a: float(round(a))),
     "Slice": _slice,
+    "Sqrt": _elementwise(math.sqrt),
     "Squeeze": _squeeze,
     "Sub": _elementwise(operator.sub),
     "Tile": _tile,
