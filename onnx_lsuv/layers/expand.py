@@ -182,11 +182,6 @@ class _Expander:
         for i, proto in in_order(protos, names, scope_name(scope)):
             first = next((name for name in proto.output if name), f"{proto.op_type}_{i}")
             label = proto.name or first
-            if taken := next((name for name in proto.output if name and name in names), None):
-                raise ModelError(
-                    f"Node {label!r} in {scope_name(scope)} makes {taken!r}, a name that another value has there or in "
-                    "a scope around it, which ONNX does not allow: give one of them another name."
-                )
             if proto.name and proto.name in given_names:
                 self.doubled["node", proto.name] = None
             given_names.add(proto.name)

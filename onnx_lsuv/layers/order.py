@@ -23,11 +23,11 @@ def in_order(protos: Sequence[NodeProto], outer: Container[str], where: str) -> 
 
     Args:
         protos: the nodes of a scope.
-        outer: the names that are known before them.
+        outer: the names that are known before them; those that the nodes make are added while this runs.
         where: what messages call the scope.
 
     Raises:
-        ModelError: a value is made by no node, or only by one that depends on it.
+        ModelError: a value is made by no node, only by one that depends on it, or under another value's name.
     """
     makers = {name: i for i, proto in enumerate(protos) for name in proto.output if name}
     done: set[int] = set()
@@ -53,6 +53,12 @@ def in_order(protos: Sequence[NodeProto], outer: Container[str], where: str) -> 
             if not missing:
                 stack.pop()
                 done.add(at)
+                if taken := next((name for name in protos[at].output if name and name in outer), None):
+                    raise ModelError(
+                        f"Node {protos[at].name or protos[at].op_type!r} in {where} makes {taken!r}, a name that "
+                        "another value has there or in a scope around it, which ONNX does not allow: give one of them "
+                        "another name."
+                    )
                 yield at, protos[at]
             elif at in waiting:
                 raise ModelError(
