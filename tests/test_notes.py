@@ -190,6 +190,7 @@ PREPARED = {
     "a norm": "n = BatchNormalization(x, ones, zeros, mean1, var1) f = Flatten(n)",
     "moved first": "t = Transpose <perm = [0, 2, 3, 1]> (x) i = Identity(t) n = Mul(i, std) f = Flatten(n)",
     "a computed vector": "v = Unsqueeze(mean1, axes) d = Sub(x, v) f = Flatten(d)",
+    "a mean image": "d = Sub(x, table) n = Div(d, std) f = Flatten(n)",
     "its own mean": "m = ReduceMean <axes = [1, 2, 3]> (x) d = Sub(x, m) f = Flatten(d)",
     "both halves": """a, b = Split <axis = 3> (x, halves) c = Sub(a, mean) d = Div(b, std)
         e = Concat <axis = 3> (c, d) f = Flatten(e)""",
@@ -198,6 +199,7 @@ RAW = {
     "nothing": "f = Flatten(x)",
     "moved alone": "t = Transpose <perm = [0, 2, 3, 1]> (x) f = Flatten(t)",
     "a table is added": "a = Add(x, table) f = Flatten(a)",
+    "a table is multiplied": "a = Mul(x, table) f = Flatten(a)",
     "one half": "a, b = Split <axis = 3> (x, halves) c = Sub(a, mean) e = Concat <axis = 3> (c, b) f = Flatten(e)",
     "after an activation": "r = Sigmoid(x) d = Sub(r, mean) f = Flatten(d)",
     "added to itself": "a = Add(x, x) f = Flatten(a)",

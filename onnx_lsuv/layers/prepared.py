@@ -1,8 +1,8 @@
 """Which inputs a graph prepares itself: (x - mean) / std, x / 255, a norm, before any layer reads them.
 
 From the input on, through operators that move values or bound them, every way has to meet an operator that shifts or
-scales by constants, a number or a vector of them, or by what was reduced from the values themselves, or a norm. A table
-that is added, such as a position embedding, prepares nothing.
+scales by constants, or by what was reduced from the values themselves, or a norm. A table that is added or multiplied,
+such as a position embedding or a mask, prepares nothing; a mean image that is taken off does.
 """
 
 from __future__ import annotations
@@ -46,12 +46,14 @@ def _is_prepared(program: Program, name: str) -> bool:
 
 
 def _is_scaling(program: Program, node: Node, position: int) -> bool:
-    """Say whether the other operand of a sum or product is a vector of constants, or reduced from data."""
+    """Say whether the other operand of a sum or product is constant, a vector where a table is added, or reduced."""
     other = node.inputs[1 - position]
     if node.op_type == "Div" and position == 1:
         return False
     maker = program.producers[other][0] if other in program.producers else None
     if other in program.constants or maker in program.static:
+        if node.op_type in ("Sub", "Div"):
+            return True
         value = folded(program, other)
         # With shapes unknown, it is a vector for all that is known.
         return value is None or sum(length != 1 for length in value.shape) <= 1
