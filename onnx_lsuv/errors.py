@@ -7,7 +7,8 @@
     ├── DeviceError            5   ONNX Runtime or the device cannot do what was asked
     └── OutputError            6   the result cannot be written
 
-A message is one sentence: what was expected, what was found, where, and what to do.
+A message is one sentence: what was expected, what was found, where, and what to do. Names and paths in it may come from
+anybody and be of any length, so `quote` shortens them in the middle, and every error does so for what came otherwise.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ import unicodedata
 from collections.abc import Iterable
 from typing import ClassVar
 
+LONGEST = 120  # characters of a name or path in a message
+SENTENCE = 370  # characters of a message: with what the command writes around it a line stays below 400
+LISTED = 8  # names that a message lists before it says how many more there are
+LISTING = 160  # characters that these take at most, the first name aside
 # Control, format, surrogate, private and unassigned characters, and the separators that break a line.
-LONGEST = 120  # characters of a name that a message proposes
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
@@ -28,26 +32,63 @@ def clean(text: str) -> str:
     return "".join(c if unicodedata.category(c) not in _HIDDEN else c.encode("unicode_escape").decode() for c in text)
 
 
+def shorten(text: str, longest: int = LONGEST) -> str:
+    """Return a text of at most so many characters: its middle left out, as a path tells most by its ends."""
+    head = longest // 2
+    return text if len(text) <= longest else f"{text[:head]}…{text[len(text) - (longest - 1 - head) :]}"
+
+
+def quote(text: object) -> str:
+    """Quote a name or path for a message: what could hide escaped, a long one shortened in the middle."""
+    shown = repr(shorten(str(text)))  # before it is escaped, too: a name may have megabytes
+    return f"{shown[0]}{shorten(shown[1:-1])}{shown[0]}"
+
+
+def listing(names: Iterable[str]) -> str:
+    """Return the names quoted and joined by commas, the first few of many."""
+    every = list(names)
+    shown: list[str] = []
+    for name in map(quote, every[:LISTED]):
+        if shown and sum(map(len, shown)) + len(name) > LISTING:
+            break
+        shown.append(name)
+    more = f" and {len(every) - len(shown)} more" if len(every) > len(shown) else ""
+    return ", ".join(shown) + more
+
+
+def brief(text: str) -> str:
+    """Return a message that can be read: long names shortened where they stand, then whatever is still too much."""
+    if len(text) <= SENTENCE:
+        return text
+    names = re.sub(rf"\S{{{LONGEST + 10},}}", lambda name: shorten(name[0]), text)
+    return shorten(names, SENTENCE)
+
+
 def sentence(text: str) -> str:
     """Return a message as one clean line: the first word small unless it is a name, one full stop at the end."""
     line = " ".join(text.split())
     line = re.sub(r"^(A|An|The|There|Expected|Node|No|Option|It|This|That) ", lambda first: first[0].lower(), line)
-    return clean(line.rstrip(".")) + "."
+    return brief(clean(line.rstrip("."))) + "."
 
 
 def meant(given: str, known: Iterable[str]) -> str:
     """Return " (did you mean 'x'?)" with the known name that is closest to the given one; "" where none is close."""
-    every = list(dict.fromkeys(known))
+    if len(given) > LONGEST:
+        return ""
+    every = [name for name in dict.fromkeys(known) if len(name) <= LONGEST]
     lower = {name.lower(): name for name in every}
     near = [lower[given.lower()]] if given.lower() in lower else difflib.get_close_matches(given, every, n=1)
     near = near or [lower[name] for name in difflib.get_close_matches(given.lower(), lower, n=1)]
-    return f" (did you mean {near[0]!r}?)" if near and len(near[0]) <= LONGEST else ""
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 class LsuvError(Exception):
-    """Base of all errors raised on purpose by this package."""
+    """Base of all errors raised on purpose by this package; the message is kept short enough to be read."""
 
     exit_status: ClassVar[int] = 70
+
+    def __init__(self, message: str) -> None:
+        super().__init__(brief(message))
 
 
 class UsageError(LsuvError):

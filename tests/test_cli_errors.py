@@ -14,7 +14,20 @@ import pytest
 from commands import HEAD, call, contents, fails, fill, invoke, names
 from oracle import normal, parse
 
-from onnx_lsuv.errors import meant, sentence
+from onnx_lsuv.errors import (
+    LONGEST,
+    DataError,
+    DeviceError,
+    LsuvError,
+    ModelError,
+    OutputError,
+    UsageError,
+    listing,
+    meant,
+    quote,
+    sentence,
+    shorten,
+)
 
 CONV = f"""{HEAD} g (float[N,3,H,W] image) => (float z) {{
   y = Conv(image, w) r = Relu(y) p = GlobalAveragePool(r) f = Flatten(p) z = Gemm(f, u) }}"""
@@ -222,3 +235,39 @@ def test_meant() -> None:
     assert meant("M.onnx", ["u.onnx", "m.onnx"]) == " (did you mean 'm.onnx'?)"
     assert meant("quux", ["mask", "image"]) == ""
     assert meant("a" * 200, ["a" * 201]) == ""
+    assert meant("a" * 119, ["a" * 1_000_000, "a" * 120]) == f" (did you mean {'a' * 120!r}?)"
+
+
+def test_long_names_are_shortened_in_the_middle() -> None:
+    assert shorten("short", 5) == "short"
+    assert shorten("longer", 5) == "lo…er"
+    assert len(quote("a" * 1_000_000)) == LONGEST + 2
+    name = quote("/data/" + "a" * 500 + "/images.npy")
+    assert name.startswith("'/data/a")
+    assert name.endswith("a/images.npy'")
+    assert len(quote("\x1b" * 500)) == LONGEST + 2
+
+
+def test_a_listing_says_how_many_more_there_are() -> None:
+    assert listing("ab") == "'a', 'b'"
+    assert listing(map(str, range(20))) == "'0', '1', '2', '3', '4', '5', '6', '7' and 12 more"
+    assert listing(["a" * 100] * 4).endswith("a' and 3 more")
+
+
+@pytest.mark.parametrize("kind", [UsageError, ModelError, DataError, DeviceError, OutputError])
+def test_a_message_stays_short_whatever_it_names(kind: type[LsuvError]) -> None:
+    path = "/".join(["folder"] * 1000)
+    assert str(kind(f"there is no {path}; make it")).endswith("/folder; make it")
+    assert str(kind("as it is")) == "as it is"
+    for text in (path, " ".join(["many words"] * 1000), "\x1b" * 380):
+        assert len(sentence(str(kind(f"what was expected of {text}, and what to do")))) < 380
+        assert sentence(str(kind(f"what was expected of {text}, and what to do"))).endswith("and what to do.")
+
+
+@pytest.mark.parametrize("model", ["/".join(["folder"] * 1000), "a" * 5000, "m.onnx"])
+def test_the_line_of_an_error_stays_below_400_characters(here: Path, model: str) -> None:
+    data = "/".join(["folder"] * 1000)
+    ran = invoke([model, "-d", data])
+    (line,) = ran.stderr.splitlines()
+    assert len(line) < 400
+    assert ran.status == 4 or model != "m.onnx"
