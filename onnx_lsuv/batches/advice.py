@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import glob
 import math
+import os
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
-from onnx_lsuv.batches.inputs import quote
-from onnx_lsuv.errors import meant
+from onnx_lsuv.errors import meant, quote
 
+NEAR = 4096  # names of a folder that are compared with one that is missing
 Dims = Sequence[int | str | None]
 
 # What people keep samples or models in, by the file's suffix.
@@ -98,7 +100,8 @@ def missing_advice(path: Path) -> str:
     if not path.parent.is_dir():
         return f"; its folder {quote(path.parent)} does not exist either"
     try:
-        names = [each.name for each in path.parent.iterdir()]
+        with os.scandir(path.parent) as entries:
+            names = [each.name for each in islice(entries, NEAR)]
     except OSError:
         return ""
     return meant(path.name, names)

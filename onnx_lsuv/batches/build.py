@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from onnx_lsuv.batches.draw import batches_for, complete_shapes, draw_input
-from onnx_lsuv.batches.inputs import Input, closest, listing, quote, type_name
+from onnx_lsuv.batches.hold import check_memory, check_sums, hold
+from onnx_lsuv.batches.inputs import Input, closest, show_shape, type_name
 from onnx_lsuv.batches.plan import plan_batches
 from onnx_lsuv.batches.sources import Source, read_sources
-from onnx_lsuv.batches.stored import Array, Stored, default_limit, held, reason
+from onnx_lsuv.batches.stored import Array, Stored, batch_limit, default_limit, held, reason
 from onnx_lsuv.batches.values import INTS, Piece, Stats, check_dtype, dtype_of, read_piece, scan
-from onnx_lsuv.errors import DataError, UsageError
+from onnx_lsuv.errors import DataError, UsageError, listing, quote
 
 Batch = Mapping[str, Array]
 
@@ -94,12 +95,13 @@ def from_paths(
 ) -> Batches:
     """Read the values of repeated `--data [NAME=]PATH`.
 
-    `limit_bytes` bounds what a compressed file may unpack to; half the physical memory unless given.
+    `limit_bytes` bounds what a batch may be unpacked or converted to, and what of compressed data is held between
+    batches; an eighth of the physical memory unless given.
     Raises UsageError for options that do not go together, DataError for data that are broken or do not fit.
     """
-    limit = default_limit() if limit_bytes is None else limit_bytes
+    limit = batch_limit() if limit_bytes is None else limit_bytes
     found, sources, notes = read_sources(inputs, data, limit)
-    return _build(inputs, found, sources, notes, batch_size=batch_size, samples=samples)
+    return _build(inputs, found, sources, notes, batch_size=batch_size, samples=samples, limit=limit)
 
 
 def from_arrays(
@@ -185,18 +187,23 @@ def _build(
     *,
     batch_size: int | None,
     samples: int | None,
+    limit: int | None = None,
 ) -> Batches:
     for value, what in ((batch_size, "a batch size"), (samples, "a number of samples")):
         if value is not None and value < 1:
             raise UsageError(f"{what} of {value} was asked for; ask for at least 1")
     converted = {each.name: tuple(_conversions(each, found[each.name])) for each in inputs}
     pieces, total = plan_batches(inputs, found, batch_size, samples)
+    if limit is not None:  # the data come from files
+        check_memory(inputs, pieces, limit)
+        check_sums(pieces)
+        pieces = hold(inputs, pieces, limit)
     stats = {each.name: scan(each, _distinct(pieces, each)) for each in inputs}
     every = list(notes)
     for each in inputs:
         if stats[each.name].count == 0 and len(inputs) == 1:
-            shape = list(found[each.name][0].shape)
-            raise DataError(f"{found[each.name][0].where} has the shape {shape} and so no values; give some")
+            one = found[each.name][0]
+            raise DataError(f"{one.where} has the shape {show_shape(one.shape)} and so no values; give some")
     if samples is not None and total is not None and total < samples:
         every.append(f"{samples} samples were asked for, but there are {total}; all of them are used")
     if total == 1:

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_lsuv.batches.inputs import Input, closest, listing, quote, show_shape, type_name
-from onnx_lsuv.batches.stored import Array
+from onnx_lsuv.batches.inputs import Input, closest, show_shape, type_name
+from onnx_lsuv.batches.stored import Array, Layout
 from onnx_lsuv.batches.values import dtype_of
-from onnx_lsuv.errors import UsageError
+from onnx_lsuv.errors import UsageError, listing, quote
 
 SAMPLES = 32  # drawn where no shape says how many
 ENOUGH = 1 << 28  # bytes of all samples together from which on fewer will do: each of them is large
@@ -142,7 +142,7 @@ def _example(each: Input) -> str:
 
 def _check_given(each: Input, given: Sequence[int]) -> None:
     want = each.shape
-    shown = f"the shape {list(given)} is given for input {quote(each.name)}"
+    shown = f"the shape {show_shape(given)} is given for input {quote(each.name)}"
     if any(length < 0 for length in given) or (len(given) > 0 and given[0] == 0):
         raise UsageError(f"{shown}, but a length cannot be below 0, nor the first one 0; give positive lengths")
     if want is None:
@@ -158,11 +158,14 @@ def _check_given(each: Input, given: Sequence[int]) -> None:
 def draw_input(each: Input, shape: Sequence[int], seed: int, *, batches: int, high: int, limit: int) -> list[Array]:
     """Draw `batches` arrays: floats standard normal, integers in [0, high), bools fair; raises UsageError."""
     dtype = dtype_of(each)
-    size = math.prod(shape)
-    if (needed := size * batches * dtype.itemsize) > limit:
+    what = f"random data of shape {show_shape(shape)} for input {quote(each.name)}"
+    try:
+        needed = Layout(dtype, tuple(shape)).size * batches
+    except ValueError as error:
+        raise UsageError(f"{what} would have {error}; give another shape") from error
+    if needed > limit:
         raise UsageError(
-            f"random data of shape {list(shape)} for input {quote(each.name)} would take {needed} bytes, more than the "
-            f"limit of {limit}; give a smaller shape or fewer batches"
+            f"{what} would take {needed} bytes, more than the limit of {limit}; give a smaller shape or fewer batches"
         )
     generator = np.random.Generator(np.random.PCG64(_seed(seed, each.name)))
     return [_draw(each, dtype, shape, generator, high) for _ in range(batches)]

@@ -7,15 +7,15 @@ given as one array.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx
 
-from onnx_lsuv.errors import ModelError, meant
+from onnx_lsuv.errors import ModelError, listing, meant, quote, shorten
 
-LISTED = 8  # names that a message lists before it says how many more there are
-QUOTED = 120  # characters of a name or path that a message repeats
+AXES = 64  # that a NumPy array can have, and so data
+SHOWN = 12  # lengths of a shape that a message shows
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,11 @@ def _input(value: onnx.ValueInfoProto) -> Input:
         )
     if not tensor.HasField("shape"):
         return Input(value.name, tensor.elem_type, None)
+    if len(tensor.shape.dim) > AXES:
+        raise ModelError(
+            f"input {quote(value.name)} of the model has {len(tensor.shape.dim)} axes, but arrays have at most {AXES}, "
+            "so no data can ever fit; export the model with fewer"
+        )
     shape = tuple(_dim(dim) for dim in tensor.shape.dim)
     if shape and shape[0] == 0:
         raise ModelError(
@@ -73,19 +78,6 @@ def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
     return dim.dim_param or None
 
 
-def quote(text: object) -> str:
-    """Quote a name or path for a message: control and direction-changing characters escaped, long ones cut."""
-    shown = repr(str(text))
-    return shown if len(shown) <= QUOTED else f"{shown[:QUOTED]}…{shown[0]}"
-
-
-def listing(names: Iterable[str]) -> str:
-    """Return the names quoted and joined by commas, the first few of many."""
-    every = list(names)
-    more = f" and {len(every) - LISTED} more" if len(every) > LISTED else ""
-    return ", ".join(quote(name) for name in every[:LISTED]) + more
-
-
 def closest(name: str, inputs: Sequence[Input]) -> str:
     """Return the clause that a sentence about an unknown input ends with: what there is, and what was perhaps meant."""
     if not inputs:
@@ -99,7 +91,10 @@ def show_shape(shape: Sequence[int | str | None] | None) -> str:
     """Write a shape as ONNX text does: [N, 3, ?, 224]."""
     if shape is None:
         return "any shape"
-    return "[" + ", ".join("?" if dim is None else quote(dim)[1:-1] for dim in shape) + "]"
+    shown = ["?" if dim is None else quote(dim)[1:-1] for dim in shape]
+    if len(shown) > SHOWN:
+        shown[SHOWN // 2 : -SHOWN // 2] = [f"… {len(shown) - SHOWN} more"]
+    return shorten("[" + ", ".join(shown) + "]")
 
 
 def type_name(elem_type: int) -> str:

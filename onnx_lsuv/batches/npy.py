@@ -1,78 +1,65 @@
-"""Readers for NumPy's own formats.
+"""Reader for NumPy's own format.
 
-.npy: magic, version, a Python literal {descr, fortran_order, shape}, then the values (numpy.lib.format, NEP 1).
-.npz: a zip archive of .npy members, stored or deflated. Headers are read first: an archive of 2 MB can unpack to
-terabytes, and an array of Python objects would be unpickled, that is, executed.
+.npy: magic, version, length of the header, a Python literal {descr, fortran_order, shape}, then the values
+(numpy.lib.format, NEP 1). An array of Python objects would be unpickled, that is, executed.
 """
 
 from __future__ import annotations
 
+import io
 import struct
 import tokenize
 import warnings
-import zipfile
-import zlib
-from collections.abc import Container
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
-import numpy as np
 from numpy.lib import format as npy
 
-from onnx_lsuv.batches.inputs import quote
-from onnx_lsuv.batches.stored import Array, Layout, Stored, looks_like, map_array, reason, size_of
-from onnx_lsuv.errors import DataError
+from onnx_lsuv.batches.files import load_rows, looks_like, open_file, size_of
+from onnx_lsuv.batches.inputs import show_shape
+from onnx_lsuv.batches.stored import Layout, Stored, reason
+from onnx_lsuv.errors import DataError, quote
 
-# Whatever a literal parser or a decompressor may raise on hostile bytes.
+HEADER_LIMIT = 10_000  # bytes; NumPy refuses longer ones too, but reads them first
+# Whatever a parser of literals may raise on hostile bytes.
 BROKEN = (
     *(OSError, ValueError, TypeError, KeyError, IndexError, OverflowError, SyntaxError, RecursionError, MemoryError),
-    *(EOFError, NotImplementedError, RuntimeError, tokenize.TokenError, zipfile.BadZipFile, zlib.error, struct.error),
+    *(EOFError, NotImplementedError, RuntimeError, tokenize.TokenError, struct.error),
 )
 
 
 def read_npy(path: Path) -> list[Stored]:
-    """Return the array of a .npy file, its values mapped on demand."""
-    size = size_of(path)
+    """Return the array of a .npy file, its values read on demand; raises DataError."""
     where = f"the data file {quote(path)}"
-    try:
-        with path.open("rb") as file:
-            layout = _header(file, where)
-    except BROKEN as error:
-        what = looks_like(path, f"has a broken .npy header ({reason(error)})")
-        if what == "is a .npy file":
-            what = f"has a broken .npy header ({reason(error)})"
-        raise DataError(f"{where} {what}; write it again with numpy.save") from error
-    _check_length(where, layout, size)
-    return [Stored(None, where, layout.dtype, layout.shape, partial(map_array, path, where, layout))]
+    with open_file(path) as file:
+        try:
+            layout = read_header(file, where)
+        except BROKEN as error:
+            broken = f"has a broken .npy header ({reason(error)})"
+            what = looks_like(path, broken)
+            what = broken if what == "is a .npy file" else what
+            raise DataError(f"{where} {what}; write it again with numpy.save") from error
+        check_length(where, layout, size_of(file))
+    return [Stored(None, where, layout.dtype, layout.shape, partial(load_rows, path, where, layout))]
 
 
-def read_npz(path: Path, names: Container[str], limit: int) -> list[Stored]:
-    """Return the arrays of a .npz file; `names` are keys that may hold path separators; raises DataError."""
-    size_of(path)
-    where = f"the data file {quote(path)}"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            _check_members(where, members, names, limit)
-            return [_member(path, where, archive, member) for member in members]
-    except BROKEN as error:
-        what = looks_like(path, "is truncated or no zip archive")
-        if what.startswith("is a zip"):
-            what = f"is truncated or broken ({reason(error)})"
-        raise DataError(f"{where} {what}; write it again with numpy.savez") from error
-
-
-def _header(file: IO[bytes], where: str) -> Layout:
+def read_header(file: BinaryIO, where: str) -> Layout:
+    """Read a header, and no more than it may have; raises one of BROKEN, DataError for Python objects."""
     version = npy.read_magic(file)
     if version not in {(1, 0), (2, 0), (3, 0)}:
         raise ValueError(f"version {version} is unknown")
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    first = version == (1, 0)
+    length = file.read(2 if first else 4)
+    (size,) = struct.unpack("<H" if first else "<I", length)
+    if size > HEADER_LIMIT:
+        raise ValueError(f"it has {size} bytes, where {HEADER_LIMIT} are the most")
+    text = io.BytesIO(length + file.read(size))
+    read = npy.read_array_header_1_0 if first else npy.read_array_header_2_0
     try:
         with warnings.catch_warnings():  # headers by Python 2 are read with a warning that helps nobody here
             warnings.simplefilter("ignore")
-            shape, fortran, dtype = read(file)
+            shape, fortran, dtype = read(text)
     except BROKEN as error:  # NumPy's words are not repeated: some advise to allow pickles
         raise ValueError("no dtype, order and shape") from error
     if dtype.hasobject:
@@ -80,75 +67,16 @@ def _header(file: IO[bytes], where: str) -> Layout:
             f"{where} holds Python objects, which would have to be unpickled, that is, executed; "
             "write plain numbers or text, such as numpy.asarray(x, dtype='float32')"
         )
-    if any(length < 0 for length in shape):
-        raise ValueError("a negative length")
-    return Layout(dtype, tuple(int(length) for length in shape), "F" if fortran else "C", file.tell())
+    offset = npy.MAGIC_LEN + len(length) + size
+    return Layout(dtype, tuple(int(length) for length in shape), "F" if fortran else "C", offset)
 
 
-def _check_length(where: str, layout: Layout, size: int) -> None:
+def check_length(where: str, layout: Layout, size: int) -> None:
+    """Raise DataError unless header and values fill a file of `size` bytes."""
     found = size - layout.offset
     if layout.size != found or (layout.dtype.itemsize == 0 and 0 not in layout.shape):
         what = "is truncated" if found < layout.size else "has bytes behind its array"
         raise DataError(
-            f"{where} {what}: its header says {layout.dtype} {list(layout.shape)}, that is {layout.size} bytes of "
-            f"values, but {found} are there; write it again"
+            f"{where} {what}: its header says {layout.dtype} {show_shape(layout.shape)}, that is {layout.size} bytes "
+            f"of values, but {found} are there; write it again"
         )
-
-
-def _check_members(where: str, members: list[zipfile.ZipInfo], names: Container[str], limit: int) -> None:
-    if not members:
-        raise DataError(f"{where} is an archive without arrays; write it again with numpy.savez")
-    seen: set[str] = set()
-    for member in members:
-        name = member.filename
-        key = name.removesuffix(".npy")
-        parts = key.replace("\\", "/").split("/")
-        if key not in names and (len(parts) > 1 or key in {".", ".."} or ":" in parts[0]):
-            raise DataError(f"{where} has a member {quote(name)} that is a path; name arrays as the model's inputs are")
-        if not name.endswith(".npy"):
-            raise DataError(f"{where} has a member {quote(name)} that is no .npy array; write it with numpy.savez")
-        if name in seen:
-            raise DataError(f"{where} has two members {quote(name)}; each input needs one array")
-        if member.flag_bits & 1:
-            raise DataError(f"{where} is encrypted; write it again with numpy.savez")
-        seen.add(name)
-    total = sum(member.file_size for member in members)
-    if total > limit:
-        raise DataError(
-            f"{where} unpacks to {total} bytes, more than the limit of {limit}; give fewer samples, "
-            "or .npy files, which are mapped and not read"
-        )
-
-
-def _member(path: Path, where: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Stored:
-    key = member.filename.removesuffix(".npy")
-    place = f"array {quote(key)} of {where.removeprefix('the data file ')}"
-    with archive.open(member) as file:
-        layout = _header(file, place)
-    _check_length(place, layout, member.file_size)
-    if member.compress_type == zipfile.ZIP_STORED:
-        there = replace(layout, offset=layout.offset + _data_start(path, member))
-        return Stored(key, place, layout.dtype, layout.shape, partial(map_array, path, place, there))
-    return Stored(key, place, layout.dtype, layout.shape, partial(_unpack, path, place, member.filename, layout))
-
-
-def _data_start(path: Path, member: zipfile.ZipInfo) -> int:
-    # The local header repeats name and extra field with lengths of its own (PKWARE APPNOTE 4.3.7).
-    with path.open("rb") as file:
-        file.seek(member.header_offset)
-        head = file.read(30)
-    if head[:4] != b"PK\x03\x04":
-        raise zipfile.BadZipFile("no local header")
-    name, extra = struct.unpack("<HH", head[26:30])
-    return member.header_offset + 30 + int(name) + int(extra)
-
-
-def _unpack(path: Path, where: str, name: str, layout: Layout) -> Array:
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(name) as file:
-            if _header(file, where) != layout:
-                raise ValueError("the file changed while it was read")
-            data = file.read(layout.size)
-        return np.frombuffer(data, layout.dtype).reshape(layout.shape, order=layout.order)
-    except BROKEN as error:
-        raise DataError(f"{where} cannot be unpacked: {reason(error)}; write it again") from error

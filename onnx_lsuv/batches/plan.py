@@ -16,12 +16,13 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 
 from onnx_lsuv.batches.advice import fits, layout_advice
-from onnx_lsuv.batches.inputs import Input, listing, quote, show_shape
+from onnx_lsuv.batches.inputs import Input, show_shape
 from onnx_lsuv.batches.stored import Stored
 from onnx_lsuv.batches.values import Piece
-from onnx_lsuv.errors import DataError, UsageError
+from onnx_lsuv.errors import DataError, UsageError, listing, quote
 
 Pieces = dict[str, list[Piece]]
+MOST_BATCHES = 1_000_000
 
 
 def plan_batches(
@@ -55,13 +56,14 @@ def plan_batches(
 def check_shape(each: Input, stored: Stored) -> None:
     """Raise DataError unless the array has the input's rank and, but for the first, its fixed lengths."""
     want, have = each.shape, stored.shape
-    expected = f"input {quote(each.name)} expects {show_shape(want)}, but {stored.where} has the shape {list(have)}"
+    found = f"{stored.where} has the shape {show_shape(have)}"
     if have and have[0] == 0:
-        raise DataError(f"{stored.where} has the shape {list(have)}, that is no samples; give at least one")
+        raise DataError(f"{found}, that is no samples; give at least one")
     if want is None:
         return
     if not fits(want[1:], have[1:]) or bool(want) != bool(have):
-        raise DataError(f"{expected}: {layout_advice(want, have)}")
+        advice = layout_advice(want, have)
+        raise DataError(f"input {quote(each.name)} expects {show_shape(want)}, but {found}: {advice}")
 
 
 def _fixed(each: Input) -> int | None:
@@ -117,8 +119,15 @@ def _cut(arrays: Sequence[Stored], size: int | None, samples: int | None) -> lis
         for stored in arrays
         for start in (range(1) if size is None else range(0, stored.shape[0], size))
     )
+    number = len(arrays) if size is None else sum(-(-stored.shape[0] // size) for stored in arrays)
     # A batch has at least one sample, so the first N samples lie in the first N batches of perhaps billions.
-    return list(islice(pieces, samples))
+    number = number if samples is None else min(number, samples)
+    if number > MOST_BATCHES:
+        raise DataError(
+            f"{arrays[0].where} makes more than {MOST_BATCHES} batches{'' if size is None else f' of {size}'}; give "
+            "fewer samples, such as '--samples 1000', or larger batches"
+        )
+    return list(islice(pieces, number))
 
 
 def _check_counts(inputs: Sequence[Input], pieces: Pieces) -> None:

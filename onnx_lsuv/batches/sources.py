@@ -6,17 +6,22 @@ onnx/backend/test) or one file a batch, in natural order: 2 before 10.
 
 from __future__ import annotations
 
+import os
 import re
+import stat
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from onnx_lsuv.batches.advice import file_advice
-from onnx_lsuv.batches.inputs import Input, closest, listing, quote, show_shape, type_name
-from onnx_lsuv.batches.npy import read_npy, read_npz
-from onnx_lsuv.batches.stored import Stored, held, reason, size_of
+from onnx_lsuv.batches.files import open_file
+from onnx_lsuv.batches.inputs import Input, closest, show_shape, type_name
+from onnx_lsuv.batches.npy import read_npy
+from onnx_lsuv.batches.npz import read_npz
+from onnx_lsuv.batches.stored import Stored, reason
 from onnx_lsuv.batches.tensors import read_pb, read_safetensors
-from onnx_lsuv.errors import DataError, UsageError
+from onnx_lsuv.errors import DataError, UsageError, listing, quote
 
 KNOWN = (".npy", ".npz", ".safetensors", ".pb")
 INPUT_PB = re.compile(r"input_([0-9]+)\.pb")
@@ -56,13 +61,11 @@ def read_sources(
     unnamed: list[tuple[int, Source, list[Stored]]] = []
     for value in data:
         name, path = split_name(inputs, value)
-        folder = list_folder(path) if path.is_dir() else Folder(path.suffix.lower()[1:], ((path,),))
+        folder = list_folder(path) if _is_folder(path) else Folder(path.suffix.lower()[1:], ((path,),))
         if folder.left_out:
             count = len(folder.left_out)
             notes.append(f"{count} other file{'s' * (count > 1)} in {quote(path)} left out: {listing(folder.left_out)}")
         arrays = _collect(inputs, name, folder, limit)
-        if not path.is_dir():  # one file: map or unpack it once, however many batches are cut from it
-            arrays = {key: [held(one.key, one.where, one.load()) for one in each] for key, each in arrays.items()}
         files = sum(map(len, folder.batches))
         source = Source(folder.kind, tuple(key for key in arrays if key is not None), files, str(path))
         for key, each in arrays.items():
@@ -108,11 +111,7 @@ def split_name(inputs: Sequence[Input], value: str) -> tuple[str | None, Path]:
     if not value:
         raise UsageError("data were given as an empty text; give [NAME=]PATH")
     whole = Path(value)
-    try:
-        exists = whole.exists()
-    except (OSError, ValueError):
-        exists = False
-    if "=" not in value or exists:
+    if "=" not in value or exists(whole):
         return None, whole
     names = {each.name for each in inputs}
     for position in (index for index, char in enumerate(value) if char == "="):  # names may hold '=' too
@@ -130,12 +129,31 @@ def split_name(inputs: Sequence[Input], value: str) -> tuple[str | None, Path]:
     return name, Path(path)
 
 
+def exists(path: Path) -> bool:
+    """Tell whether something stands at a path that can be looked at."""
+    try:
+        path.stat()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (OSError, ValueError):  # the reader says why
+        return False
+
+
 def list_folder(path: Path) -> Folder:
     """Return the data files of a folder in natural order; raises DataError where there are none, or mixed formats."""
     try:
-        entries = sorted((one for one in path.iterdir() if not one.name.startswith(".")), key=natural_order)
-        files = [one for one in entries if one.is_file()]
-        sets = [one for one in entries if one.name.startswith("test_data_set_") and one.is_dir()]
+        with os.scandir(path) as found:
+            folders = {path / each.name: each.is_dir() for each in found if not each.name.startswith(".")}
+        entries = sorted(folders, key=natural_order)
+        # What is neither file nor folder, such as a link that leads nowhere, is refused when it is read.
+        files = [one for one in entries if not folders[one]]
+        sets = [one for one in entries if one.name.startswith("test_data_set_") and folders[one]]
         if sets:
             return Folder("test data sets", tuple(_one_set(each) for each in sets))
     except OSError as error:
@@ -201,13 +219,12 @@ def _shown(batch: Mapping[str | None, object]) -> list[str]:
 
 
 def _read(inputs: Sequence[Input], path: Path, limit: int) -> list[Stored]:
-    size_of(path)
     names = [each.name for each in inputs]
     match path.suffix.lower():
         case ".npy":
             return read_npy(path)
         case ".npz":
-            return read_npz(path, names, limit)
+            return read_npz(path, names)
         case ".safetensors":
             return read_safetensors(path)
         case ".pb":
@@ -223,6 +240,7 @@ def _read(inputs: Sequence[Input], path: Path, limit: int) -> list[Stored]:
                 )
             key = names[int(number[1])] if number else None
             return [Stored(key, stored.where, stored.dtype, stored.shape, stored.load)]
+    open_file(path).close()  # what is missing, or a folder, is said first
     raise DataError(f"the data file {quote(path)} {file_advice(path, KNOWN)}")
 
 
@@ -230,7 +248,7 @@ def _assign(
     inputs: Sequence[Input], name: str | None, arrays: Sequence[Stored], place: Path
 ) -> dict[str | None, Stored]:
     keys = [stored.key for stored in arrays]
-    if twice := next((key for key in keys if keys.count(key) > 1), None):
+    if twice := next((key for key, count in Counter(keys).items() if count > 1), None):
         raise DataError(f"{quote(place)} holds two arrays for input {quote(twice)}; keep one")
     if name is not None:
         chosen = [stored for stored in arrays if stored.key == name] or arrays

@@ -1,7 +1,7 @@
-"""An array at rest: where it lies, its dtype and shape, and how to get its values.
+"""An array at rest: its dtype and shape, and how to get its values, all of them or some rows.
 
 Every reader returns these after looking at a header only, so that data can be checked against the model before
-gigabytes are touched, and a folder of a hundred thousand files is no hundred thousand open mappings.
+gigabytes are touched, and a folder of a hundred thousand files is no hundred thousand open files.
 """
 
 from __future__ import annotations
@@ -9,105 +9,86 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lsuv.batches.advice import missing_advice
-from onnx_lsuv.batches.inputs import quote
-from onnx_lsuv.errors import DataError
+from onnx_lsuv.batches.inputs import AXES
 
 Array = NDArray[Any]
-
-# What people hand over by mistake, by its first bytes.
-MISTAKES = (
-    (b"version https://git-lfs", "a git-LFS pointer (run `git lfs pull`)"),
-    (b"<!doctype html", "an HTML page"),
-    (b"<html", "an HTML page"),
-    (b"\x93numpy", "a .npy file"),
-    (b"pk\x03\x04", "a zip archive, as .npz and .pt files are"),
-    (b"\x1f\x8b", "a gzip file"),
-    (b"\x89hdf", "an HDF5 file"),
-    (b"\x89png", "a PNG image"),
-    (b"\xff\xd8\xff", "a JPEG image"),
-    (b"\x80", "a Python pickle, which is never opened"),
-)
+Load = Callable[[int, int | None], Array]
+MOST = 10_000  # arrays in one file
+LARGEST = (1 << 63) - 1  # length, and number of bytes, that NumPy can count
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How an array lies in a file: `order` "C" or "F", `offset` in bytes of the first value."""
+    """How an array lies in a file: `order` "C" or "F", `offset` in bytes of the first value.
+
+    Raises ValueError for what no array can be; NumPy counts bytes as if lengths of 0 were 1.
+    """
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     order: Literal["C", "F"] = "C"
     offset: int = 0
 
+    def __post_init__(self) -> None:
+        if len(self.shape) > AXES:
+            raise ValueError(f"{len(self.shape)} axes, where an array has at most {AXES}")
+        if any(length < 0 for length in self.shape):
+            raise ValueError("a negative length")
+        # Each by itself first: the product of numbers of thousands of digits takes minutes.
+        if any(length > LARGEST for length in self.shape) or (
+            max(1, self.dtype.itemsize) * math.prod(filter(None, self.shape)) > LARGEST
+        ):
+            raise ValueError("lengths that no array can have")
+
     @property
     def size(self) -> int:
         """The number of bytes that the values take."""
         return math.prod(self.shape) * self.dtype.itemsize
 
+    def rows(self, start: int, stop: int | None) -> Layout:
+        """Return the layout of rows `start` to `stop`, which lie together in order "C" alone; of all for None."""
+        if stop is None or not self.shape or self.shape[0] == 0 or self.order == "F":
+            return self
+        row = self.size // self.shape[0]
+        return replace(self, shape=(stop - start, *self.shape[1:]), offset=self.offset + start * row)
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One array of the data: its key in the file, how messages name its place, and `load` for its values."""
+    """One array of the data.
 
-    key: str | None  # None: the file holds one array without a name
+    key:    its name in the file; None: the file holds one array without a name.
+    where:  how messages name its place.
+    load:   gives the rows from one to before another, or for None all of it.
+    packed: whether its values take memory, and time, each time that they are asked for;
+    apart:  whether then only the rows asked for take memory, not all of it.
+    check:  compares all of its values with the checksum that lies beside them.
+    """
+
+    key: str | None
     where: str
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
-    load: Callable[[], Array]
+    load: Load
+    packed: bool = False
+    apart: bool = True
+    check: Callable[[], None] | None = None
 
 
 def held(key: str | None, where: str, array: Array) -> Stored:
     """Return an array in memory as a stored one."""
-    return Stored(key, where, array.dtype, array.shape, lambda: array)
+    return Stored(key, where, array.dtype, array.shape, rows_of(array))
 
 
-def map_array(path: Path, where: str, layout: Layout) -> Array:
-    """Map the values of an array in a file; raises DataError where they are not there."""
-    if layout.size == 0:  # an empty range cannot be mapped
-        return np.zeros(layout.shape, layout.dtype)
-    try:
-        mapped = np.memmap(path, dtype=np.uint8, mode="r", offset=layout.offset, shape=(layout.size,))
-        return np.asarray(mapped).view(layout.dtype).reshape(layout.shape, order=layout.order)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{where} could not be mapped into memory: {reason(error)}") from error
-
-
-def size_of(path: Path) -> int:
-    """Return the size of a regular file that is not empty; raises DataError for anything else."""
-    try:
-        if not path.is_file():
-            what = "a directory" if path.is_dir() else "no regular file" if path.exists() else "missing"
-            if what == "missing" and (near := missing_advice(path)):
-                raise DataError(f"the data file {quote(path)} is missing{near}")
-            raise DataError(f"the data file {quote(path)} is {what}; give a .npy, .npz, .safetensors or .pb file")
-        size = path.stat().st_size
-    except (OSError, ValueError) as error:
-        raise DataError(f"the data file {quote(path)} cannot be read: {reason(error)}") from error
-    if size == 0:
-        raise DataError(f"the data file {quote(path)} is empty (0 bytes); write it again")
-    return size
-
-
-def looks_like(path: Path, otherwise: str) -> str:
-    """Say what a file that could not be read is, judged by its first bytes."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(512)
-    except OSError as error:
-        return f"cannot be read: {reason(error)}"
-    for magic, name in MISTAKES:
-        if start.lstrip().lower().startswith(magic) or start.lower().startswith(magic):
-            return f"is {name}"
-    if all(byte >= 0x20 or byte in b"\t\r\n" for byte in start):
-        return "is a text file"
-    return otherwise
+def rows_of(array: Array) -> Load:
+    """Return how to load rows of an array in memory."""
+    return lambda start, stop: array if stop is None else array[start:stop]
 
 
 def reason(error: BaseException) -> str:
@@ -119,8 +100,13 @@ def reason(error: BaseException) -> str:
 
 
 def default_limit() -> int:
-    """Return how many bytes of data may be held in memory at once: half of the physical memory."""
+    """Return how many bytes may be held in memory at once where nobody says: half of the physical memory."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     except (AttributeError, ValueError, OSError):  # not every system says
         return 8 << 30
+
+
+def batch_limit() -> int:
+    """Return how many bytes one batch may be unpacked to where nobody says: running it takes several times as much."""
+    return default_limit() // 4

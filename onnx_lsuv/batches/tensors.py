@@ -8,7 +8,6 @@ values, little-endian, row-major, without gaps (https://github.com/huggingface/s
 from __future__ import annotations
 
 import json
-import math
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,11 +17,11 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnx_lsuv.batches.inputs import quote
-from onnx_lsuv.batches.stored import Array, Layout, Stored, looks_like, map_array, reason, size_of
-from onnx_lsuv.errors import DataError
+from onnx_lsuv.batches.files import load_rows, looks_like, open_file, size_of
+from onnx_lsuv.batches.stored import MOST, Array, Layout, Stored, reason, rows_of
+from onnx_lsuv.errors import DataError, quote
 
-HEADER_LIMIT = 100_000_000  # as in the reference implementation
+HEADER_LIMIT = 1 << 24  # bytes: a model has few inputs, and half a million entries take seconds to parse
 DTYPES = {
     **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1"},
     **{"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?", "C64": "<c8"},
@@ -31,23 +30,24 @@ DTYPES = {
 
 
 def read_safetensors(path: Path) -> list[Stored]:
-    """Return the tensors of a .safetensors file, their values mapped on demand; raises DataError."""
-    size = size_of(path)
+    """Return the tensors of a .safetensors file, their values read on demand; raises DataError."""
     where = f"the data file {quote(path)}"
-    try:
-        with path.open("rb") as file:
+    with open_file(path) as file:
+        size = size_of(file)
+        try:
             length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(size - 8, HEADER_LIMIT):
+            if size < 8 or length > size - 8:
                 raise ValueError(f"a header of {length} bytes in a file of {size}")
-            text = file.read(length)
-        header = json.loads(text, object_pairs_hook=_once, parse_constant=_refuse)
-        if not isinstance(header, dict):
-            raise ValueError("the header is no JSON object")
-        header.pop("__metadata__", None)
-        return _entries(path, where, header, size - 8 - length, 8 + length)
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        what = looks_like(path, f"is no valid .safetensors file ({reason(error)})")
-        raise DataError(f"{where} {what}; write it again with safetensors.numpy.save_file") from error
+            if length > HEADER_LIMIT:
+                raise ValueError(f"a header of {length} bytes, where {HEADER_LIMIT} are the most for data")
+            header = json.loads(file.read(length), object_pairs_hook=_once, parse_constant=_refuse)
+            if not isinstance(header, dict):
+                raise ValueError("the header is no JSON object")
+            header.pop("__metadata__", None)
+            return _entries(path, where, header, size - 8 - length, 8 + length)
+        except (OSError, ValueError, TypeError, KeyError, RecursionError, MemoryError) as error:
+            what = looks_like(path, f"is no valid .safetensors file ({reason(error)})")
+            raise DataError(f"{where} {what}; write it again with safetensors.numpy.save_file") from error
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -62,6 +62,8 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def _entries(path: Path, where: str, header: dict[str, Any], size: int, base: int) -> list[Stored]:
+    if len(header) > MOST:
+        raise ValueError(f"{len(header)} tensors, more than {MOST}")
     found: list[tuple[int, int, Stored]] = []
     for key, entry in header.items():
         begin, end = entry["data_offsets"]
@@ -70,12 +72,12 @@ def _entries(path: Path, where: str, header: dict[str, Any], size: int, base: in
         if entry["dtype"] not in DTYPES:
             raise ValueError(f"{quote(key)} has the dtype {quote(entry['dtype'])}, which is not supported")
         dtype: np.dtype[Any] = np.dtype(DTYPES[entry["dtype"]])
-        shape = tuple(entry["shape"])
-        if math.prod(shape) * dtype.itemsize != end - begin:
+        layout = Layout(dtype, tuple(entry["shape"]), offset=base + begin)
+        if layout.size != end - begin:
             raise ValueError(f"{quote(key)} has {end - begin} bytes where its shape needs other")
         place = f"tensor {quote(key)} of {where.removeprefix('the data file ')}"
-        load = partial(map_array, path, place, Layout(dtype, shape, offset=base + begin))
-        found.append((begin, end, Stored(key, place, dtype, shape, load)))
+        load = partial(load_rows, path, place, layout)
+        found.append((begin, end, Stored(key, place, dtype, layout.shape, load)))
     position = 0
     for begin, end, _ in sorted(found, key=lambda each: each[:2]):
         if begin != position:
@@ -91,16 +93,24 @@ def _entries(path: Path, where: str, header: dict[str, Any], size: int, base: in
 def read_pb(path: Path, limit: int) -> list[Stored]:
     """Return the tensor of a .pb file, read again on demand; raises DataError for all but a whole TensorProto."""
     where = f"the data file {quote(path)}"
-    if (size := size_of(path)) > limit:
-        raise DataError(f"{where} has {size} bytes, more than the limit of {limit}; give a .npy file, which is mapped")
-    name, array = _parse(path, where)
-    return [Stored(name or None, where, array.dtype, array.shape, lambda: _parse(path, where)[1])]
+    name, array = _parse(path, where, limit)
+
+    def load(start: int, stop: int | None) -> Array:
+        return rows_of(_parse(path, where, limit)[1])(start, stop)
+
+    return [Stored(name or None, where, array.dtype, array.shape, load, packed=True, apart=False)]
 
 
-def _parse(path: Path, where: str) -> tuple[str, Array]:
+def _parse(path: Path, where: str, limit: int) -> tuple[str, Array]:
     tensor = onnx.TensorProto()
+    with open_file(path) as file:
+        if (size := size_of(file)) > limit:
+            raise DataError(
+                f"{where} has {size} bytes, more than the limit of {limit}; give a .npy file, which is not read whole"
+            )
+        data = file.read(size)
     try:
-        tensor.ParseFromString(path.read_bytes())
+        tensor.ParseFromString(data)
         if tensor.data_type == onnx.TensorProto.UNDEFINED:
             raise ValueError("no element type")
         if tensor.data_location == onnx.TensorProto.EXTERNAL:

@@ -20,9 +20,9 @@ import ml_dtypes
 import numpy as np
 import onnx
 
-from onnx_lsuv.batches.inputs import Input, quote, type_name
+from onnx_lsuv.batches.inputs import Input, type_name
 from onnx_lsuv.batches.stored import Array, Stored
-from onnx_lsuv.errors import DataError
+from onnx_lsuv.errors import DataError, quote
 
 CHUNK = 1 << 16  # values looked at together: half a megabyte in float64, which stays in the cache
 KINDS = {"f": "float", "i": "int", "u": "int", "b": "bool", "c": "complex", "U": "text", "T": "text"} | {
@@ -128,10 +128,10 @@ def read_piece(target: Input, piece: Piece) -> Array:
 
 
 def _raw(piece: Piece) -> Array:
-    array = np.asarray(piece.stored.load())
-    if array.shape != piece.stored.shape or array.dtype != piece.stored.dtype:
+    array = np.asarray(piece.stored.load(piece.start, piece.stop))
+    if array.shape != piece.shape or array.dtype != piece.stored.dtype:
         raise DataError(f"{piece.stored.where} changed while it was read; run again when it stays as it is")
-    return array if piece.stop is None else array[piece.start : piece.stop]
+    return array
 
 
 def _converted(target: Input, stored: Stored, array: Array) -> Array:
@@ -173,7 +173,7 @@ def scan(target: Input, pieces: Iterable[Piece]) -> Stats:
             if target.elem_type == onnx.TensorProto.STRING:
                 count += read_piece(target, piece).size
                 continue
-            for start, chunk in _chunks(_raw(piece)):
+            for at, chunk in _chunks(_raw(piece)):
                 if want.kind in "iu":
                     _check_fits(target, piece.stored, chunk, want)
                 values = _converted(target, piece.stored, chunk)
@@ -183,13 +183,13 @@ def scan(target: Input, pieces: Iterable[Piece]) -> Stats:
                         low, high = min(low, int(values.min())), max(high, int(values.max()))
                     elif want.kind == "c":
                         bad += int((~np.isfinite(values)).sum())
-                        first = first or (_first(piece, start, chunk, values) if bad else "")
+                        first = first or (_first(piece, at, chunk, values) if bad else "")
                     continue
                 wide = values.astype(np.float64)
                 own = float(wide.mean())
                 if not math.isfinite(own) and (wrong := int((~np.isfinite(wide)).sum())):
                     bad += wrong
-                    first = first or _first(piece, start, chunk, wide)
+                    first = first or _first(piece, at, chunk, wide)
                     continue
                 low, high = min(low, float(wide.min())), max(high, float(wide.max()))
                 wide -= own
@@ -210,11 +210,16 @@ def scan(target: Input, pieces: Iterable[Piece]) -> Stats:
 
 
 def _chunks(array: Array) -> Iterator[tuple[int, Array]]:
-    array = array.reshape(1) if array.ndim == 0 else array
-    if array.size:
-        rows = max(1, CHUNK // math.prod(array.shape[1:]))
-        for start in range(0, len(array), rows):
-            yield start, array[start : start + rows]
+    """Yield the values in C order, some at a time, with the number of those before them."""
+    if array.flags.c_contiguous or not array.size:
+        flat = array.reshape(-1)
+        for at in range(0, flat.size, CHUNK):
+            yield at, flat[at : at + CHUNK]
+        return
+    row = math.prod(array.shape[1:])
+    step = max(1, CHUNK // row)
+    for start in range(0, len(array), step):
+        yield start * row, array[start : start + step].reshape(-1)
 
 
 def _check_fits(target: Input, stored: Stored, chunk: Array, want: np.dtype[Any]) -> None:
@@ -228,10 +233,12 @@ def _check_fits(target: Input, stored: Stored, chunk: Array, want: np.dtype[Any]
                 )
 
 
-def _first(piece: Piece, start: int, chunk: Array, values: Array) -> str:
-    spot = np.unravel_index(int(np.argmin(np.isfinite(values))), values.shape)
+def _first(piece: Piece, at: int, chunk: Array, values: Array) -> str:
+    spot = int(np.argmin(np.isfinite(values)))
     found, given = values[spot], chunk[spot]
-    index = [] if not piece.stored.shape else [piece.start + start + int(spot[0]), *map(int, spot[1:])]
+    index = [int(each) for each in np.unravel_index(at + spot, piece.shape)]
+    if index:
+        index[0] += piece.start
     if _kind(chunk.dtype) == "float" and np.isfinite(given.astype(np.longdouble)):
         return f"{piece.stored.where} has {given} at index {index}, too large for the input's type,"
     return f"{piece.stored.where} has {found} at index {index}"

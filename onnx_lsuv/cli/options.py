@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -99,7 +101,8 @@ class Options:
     @property
     def data_paths(self) -> list[Path]:
         """Where data are read from."""
-        return [Path(each if Path(each).exists() else each.partition("=")[2]) for each in self.data or ()]
+        # False, not an error, for what cannot be looked at; Path.exists raises.
+        return [Path(each if os.path.exists(each) else each.partition("=")[2]) for each in self.data or ()]  # noqa: PTH110
 
 
 def validate(options: Options) -> None:
@@ -220,7 +223,8 @@ def memory(options: Options) -> int | None:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", options.memory.strip(), re.IGNORECASE)
     if not found:
         raise UsageError(f"--memory takes a size such as 500M or 2G, not {options.memory!r}")
-    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
+    # More than any machine has is as much as there is.
+    return int(min(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "), sys.maxsize))
 
 
 def check_device(name: str) -> None:

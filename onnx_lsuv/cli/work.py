@@ -169,4 +169,4 @@ def _batches(model: Model, options: Options) -> Batches:
             f"the model reads {names}: give samples with '--data PATH', a few hundred prepared as for training, or "
             "'--random' for standard normal data"
         )
-    return kinds.from_paths(inputs, options.data or [], **cut)
+    return kinds.from_paths(inputs, options.data or [], limit_bytes=memory(options), **cut)

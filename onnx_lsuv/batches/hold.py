@@ -1,0 +1,75 @@
+"""What is held in memory: one batch, and arrays that would otherwise be read or unpacked again for every pass.
+
+A file's own bytes may be mapped and cost no memory. What does is a batch that is unpacked, or converted to another
+type; it has to stay within the limit. Where one file holds all of an input, its values are read once, if they are few,
+or unpacked once, if that stays within the limit too; longer ones are read and unpacked batch by batch in every pass. So
+the data take twice the limit at most.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from onnx_lsuv.batches.files import SMALL
+from onnx_lsuv.batches.inputs import Input
+from onnx_lsuv.batches.stored import Stored, rows_of
+from onnx_lsuv.batches.values import Piece, dtype_of
+from onnx_lsuv.errors import DataError, quote
+
+Plan = Sequence[Mapping[str, Piece]]
+
+
+def check_memory(inputs: Sequence[Input], batches: Plan, limit: int) -> None:
+    """Raise DataError where a batch takes more memory than the limit."""
+    for batch in batches:
+        costs = {each: _cost(each, batch[each.name]) for each in inputs}
+        if sum(costs.values()) > limit:
+            most = max(costs, key=lambda each: costs[each])
+            fixed = most.shape is not None and isinstance((*most.shape, None)[0], int)
+            cut = "" if fixed else "cut it with '--batch-size', give fewer with '--samples', or "
+            raise DataError(
+                f"a batch unpacks to {sum(costs.values())} bytes of memory, more than the limit of {limit}, most of it "
+                f"for input {quote(most.name)} from {batch[most.name].stored.where}; {cut}allow more with '--memory'"
+            )
+
+
+def _cost(each: Input, piece: Piece) -> int:
+    stored, want = piece.stored, dtype_of(each)
+    unpacked = math.prod(piece.shape if stored.apart else stored.shape) * stored.dtype.itemsize if stored.packed else 0
+    return unpacked + (math.prod(piece.shape) * want.itemsize if want != stored.dtype else 0)
+
+
+def check_sums(batches: Plan) -> None:
+    """Raise DataError where all values of an array are used, and their checksum is another than the file's."""
+    seen: set[int] = set()
+    for piece in (piece for batch in batches for piece in batch.values()):
+        stored = piece.stored
+        if stored.check is not None and id(stored) not in seen and piece.stop in (None, *stored.shape[:1]):
+            seen.add(id(stored))
+            stored.check()
+
+
+def hold(inputs: Sequence[Input], batches: Plan, limit: int) -> list[dict[str, Piece]]:
+    """Return the batches with arrays held in memory where that saves to read them again."""
+    result: list[dict[str, Piece]] = [dict(batch) for batch in batches]
+    for each in inputs:
+        pieces = [batch[each.name] for batch in result]
+        stored = pieces[0].stored
+        if any(piece.stored is not stored for piece in pieces):
+            continue
+        stop = None if pieces[0].stop is None else max(piece.stop or 0 for piece in pieces)
+        size = math.prod(Piece(stored, 0, stop).shape) * stored.dtype.itemsize
+        if size > (limit if stored.packed else SMALL):
+            continue
+        limit -= size * stored.packed
+        there = _held(stored, stop)
+        made = {id(piece): replace(piece, stored=there) for piece in pieces}  # one that is repeated stays one
+        for batch, piece in zip(result, pieces, strict=True):
+            batch[each.name] = made[id(piece)]
+    return result
+
+
+def _held(stored: Stored, stop: int | None) -> Stored:
+    return replace(stored, load=rows_of(stored.load(0, stop)), packed=False, check=None)
