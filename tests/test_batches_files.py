@@ -105,6 +105,7 @@ def test_a_path_that_cannot_be_followed_is_about_the_data(
 def test_what_is_no_file_in_a_folder_is_not_passed_over(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", normal(4, 3))
     (tmp_path / "c.npy").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
     assert len(read(tmp_path)) == 1
     (tmp_path / "b.npy").symlink_to("nowhere.npy")
     refused(DataError, "b.npy' is missing", call=lambda: read(tmp_path))

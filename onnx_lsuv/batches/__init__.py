@@ -2,16 +2,19 @@
 
     inputs    which graph inputs need data, and how messages speak of them
     stored    an array at rest: dtype and shape known, values read on demand
-    npy       .npy and .npz (numpy.lib.format, zip)
+    files     opened, and values read or mapped
+    npy       .npy (numpy.lib.format)
+    npz       .npz (zip), unpacked row after row
     tensors   .safetensors and ONNX's TensorProto (.pb)
     sources   the values of `--data [NAME=]PATH` -> stored arrays for each input
     values    which dtypes may become which, and one pass over the values: finite? mean, std, range
     plan      stored arrays -> pieces, one for each input and batch, checked against the model's shapes
+    hold      what of it is held in memory, and whether a batch fits there
     draw      random data, and the shapes for it
     build     the three ways in, and the result: a sequence of batches
 
-Nothing is unpickled and nothing is executed. Arrays in .npy, .safetensors and uncompressed .npz files are mapped, not
-read, so the data may be larger than memory as long as one batch fits.
+Nothing is unpickled and nothing is executed. Headers are read first, and no more of a header than it may have; values
+are read, mapped or unpacked batch by batch, so the data may be larger than memory as long as one batch fits.
 """
 
 from onnx_lsuv.batches.build import Batch, Batches, from_arrays, from_paths, from_random

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from io import BufferedReader
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -161,10 +162,15 @@ class Inflation:
     _left: bytes = b""  # those among them not used yet,
     _given: int = 0  # the bytes that the others gave,
     _sum: int = 0  # and their checksum
-    _stamp: tuple[int, ...] = field(default=())  # of the file that they are from
+    _stamp: tuple[int, ...] = ()  # of the file that they are from
+    _lock: Lock = field(default_factory=Lock)
 
     def read(self, offset: int, into: memoryview, file: BufferedReader) -> None:
         """Fill a buffer with the bytes from an offset on; raises ValueError or zlib.error where they cannot be had."""
+        with self._lock:
+            self._read(offset, into, file)
+
+    def _read(self, offset: int, into: memoryview, file: BufferedReader) -> None:
         stamp = _stamp_of(file)
         if self._stamp not in ((), stamp):
             raise ValueError("the file changed while it was read")

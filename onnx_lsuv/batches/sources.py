@@ -6,7 +6,6 @@ onnx/backend/test) or one file a batch, in natural order: 2 before 10.
 
 from __future__ import annotations
 
-import os
 import re
 import stat
 from collections import Counter
@@ -148,8 +147,7 @@ def _is_folder(path: Path) -> bool:
 def list_folder(path: Path) -> Folder:
     """Return the data files of a folder in natural order; raises DataError where there are none, or mixed formats."""
     try:
-        with os.scandir(path) as found:
-            folders = {path / each.name: each.is_dir() for each in found if not each.name.startswith(".")}
+        folders = {one: _is_folder(one) for one in path.iterdir() if not one.name.startswith(".")}
         entries = sorted(folders, key=natural_order)
         # What is neither file nor folder, such as a link that leads nowhere, is refused when it is read.
         files = [one for one in entries if not folders[one]]
@@ -185,7 +183,7 @@ def list_folder(path: Path) -> Folder:
 
 
 def _one_set(path: Path) -> tuple[Path, ...]:
-    files = sorted((one for one in path.iterdir() if INPUT_PB.fullmatch(one.name) and one.is_file()), key=natural_order)
+    files = sorted((one for one in path.iterdir() if INPUT_PB.fullmatch(one.name)), key=natural_order)
     if not files:
         raise DataError(f"the test data set {quote(path)} holds no input_K.pb file; remove it or complete it")
     return tuple(files)
