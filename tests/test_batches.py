@@ -352,6 +352,11 @@ def test_broken_pb(tmp_path):
     tensor.raw_data = tensor.raw_data[:-4]
     path.write_bytes(tensor.SerializeToString())
     fails(DataError, "TensorProto", call=read)
+    for number in (16, 18):
+        small = TensorProto(dims=[4, 8], data_type=TensorProto.INT4, raw_data=bytes(number))
+        path.write_bytes(small.SerializeToString())
+        words = "holds int4" if number == 16 else "TensorProto"
+        fails(DataError, words, call=lambda: from_paths((Input("x", F, ("N", 8)),), [str(path)]))
     tensor.dims[:] = [-4, -3]
     path.write_bytes(tensor.SerializeToString())
     fails(DataError, "negative", call=read)
@@ -580,7 +585,8 @@ def test_a_folder_of_many_files_is_read_file_by_file(tmp_path):
     np.testing.assert_array_equal(batches[299]["x"], normal(1, 3, seed=299))
 
 
-def test_a_file_that_changes_between_header_and_values(tmp_path):
+def test_a_file_that_changes_between_header_and_values(tmp_path, monkeypatch):
+    monkeypatch.setattr("onnx_lsuv.batches.hold.SMALL", 0)  # what is small is read once
     (tmp_path / "z").mkdir()
     for number in range(2):
         save(tmp_path / f"{number}.npy", normal(4, 3))
@@ -879,6 +885,8 @@ def test_safe_conversions_are_made_and_told(have, elem_type, want):
         ("f4", TensorProto.COMPLEX64, ("float32", "complex64")),
         ("f4", TensorProto.FLOAT8E4M3FN, ("float32", "float8")),
         (ml_dtypes.float8_e4m3fn, F, ("float8",)),
+        (ml_dtypes.int4, F, ("int4",)),
+        (ml_dtypes.uint4, I64, ("uint4",)),
         ("O", F, ("Python objects",)),
     ],
 )

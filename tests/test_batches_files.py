@@ -108,7 +108,7 @@ def test_what_is_no_file_in_a_folder_is_not_passed_over(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     assert len(read(tmp_path)) == 1
     (tmp_path / "b.npy").symlink_to("nowhere.npy")
-    refused(DataError, "b.npy' is missing", call=lambda: read(tmp_path))
+    refused(DataError, "b.npy' is missing: it is a link", call=lambda: read(tmp_path))
     (tmp_path / "b.npy").unlink()
     os.mkfifo(tmp_path / "b.npy")
     refused(DataError, "b.npy' is no regular file", call=lambda: read(tmp_path))
@@ -116,7 +116,11 @@ def test_what_is_no_file_in_a_folder_is_not_passed_over(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/fd").exists(), reason="the system does not list open files")
 @pytest.mark.parametrize("save", [np.save, np.savez, np.savez_compressed])
-def test_files_are_not_kept_open(tmp_path: Path, save: Callable[..., None]) -> None:
+@pytest.mark.parametrize("small", [0, 100_000])
+def test_files_are_not_kept_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: Callable[..., None], small: int
+) -> None:
+    monkeypatch.setattr("onnx_lsuv.batches.hold.SMALL", small)
     data = normal(50, 2, 3)
     for number, array in enumerate(data):
         save(tmp_path / (f"{number}.npy" if save is np.save else f"{number}.npz"), array)
@@ -332,12 +336,19 @@ def test_a_mapped_file_that_shrinks_is_no_crash(tmp_path: Path, monkeypatch: pyt
         batches[1]
 
 
-def test_small_files_may_go_once_they_are_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("save", [np.save, np.savez, np.savez_compressed])
+def test_small_files_may_go_once_they_are_read(tmp_path: Path, save: Callable[..., None]) -> None:
     data = normal(100, 3)
-    np.save(tmp_path / "a.npy", data)
-    batches = read(tmp_path / "a.npy", batch_size=10)
-    (tmp_path / "a.npy").unlink()
-    np.testing.assert_array_equal(np.concatenate([batch["x"] for batch in batches]), data)
+    end = "npy" if save is np.save else "npz"
+    save(tmp_path / f"a.{end}", data)
+    (tmp_path / "folder").mkdir()
+    for start in range(0, 100, 10):
+        save(tmp_path / "folder" / f"{start}.{end}", data[start : start + 10])
+    for path, size in ((tmp_path / f"a.{end}", 10), (tmp_path / "folder", None)):
+        batches = read(path, batch_size=size)
+        for file in path.iterdir() if path.is_dir() else [path]:
+            file.unlink()
+        np.testing.assert_array_equal(np.concatenate([batch["x"] for batch in batches]), data)
 
 
 # ------------------------------------------------------------------------------------------------- counts

@@ -97,6 +97,8 @@ def missing_advice(path: Path) -> str:
     """Return which file a path that leads nowhere was perhaps meant to name; "" where none is close."""
     if glob.has_magic(path.name):
         return "; '*' is left to the shell, which found no such file; to give many files, give their folder"
+    if path.is_symlink():
+        return ": it is a link that leads nowhere"
     if not path.parent.is_dir():
         return f"; its folder {quote(path.parent)} does not exist either"
     try:

@@ -1,9 +1,9 @@
 """What is held in memory: one batch, and arrays that would otherwise be read or unpacked again for every pass.
 
 A file's own bytes may be mapped and cost no memory. What does is a batch that is unpacked, or converted to another
-type; it has to stay within the limit. Where one file holds all of an input, its values are read once, if they are few,
-or unpacked once, if that stays within the limit too; longer ones are read and unpacked batch by batch in every pass. So
-the data take twice the limit at most.
+type; it has to stay within the limit. An input whose values are few is read once, however many files hold them; one
+that a single packed file holds is unpacked once if that stays within the limit too. What is more is read and unpacked
+batch by batch in every pass. So what is unpacked takes twice the limit at most, and what is read SMALL bytes an input.
 """
 
 from __future__ import annotations
@@ -56,20 +56,16 @@ def hold(inputs: Sequence[Input], batches: Plan, limit: int) -> list[dict[str, P
     result: list[dict[str, Piece]] = [dict(batch) for batch in batches]
     for each in inputs:
         pieces = [batch[each.name] for batch in result]
-        stored = pieces[0].stored
-        if any(piece.stored is not stored for piece in pieces):
+        used: dict[Stored, int | None] = {}  # the rows of each array from its first to before this one
+        for piece in pieces:
+            used[piece.stored] = None if piece.stop is None else max(piece.stop, used.get(piece.stored) or 0)
+        size = sum(math.prod(Piece(one, 0, stop).shape) * one.dtype.itemsize for one, stop in used.items())
+        packed = any(one.packed for one in used)
+        if size > (SMALL if not packed else limit if len(used) == 1 else min(SMALL, limit)):
             continue
-        stop = None if pieces[0].stop is None else max(piece.stop or 0 for piece in pieces)
-        size = math.prod(Piece(stored, 0, stop).shape) * stored.dtype.itemsize
-        if size > (limit if stored.packed else SMALL):
-            continue
-        limit -= size * stored.packed
-        there = _held(stored, stop)
-        made = {id(piece): replace(piece, stored=there) for piece in pieces}  # one that is repeated stays one
+        limit -= size * packed
+        there = {one: replace(one, load=rows_of(one.load(0, stop)), packed=False) for one, stop in used.items()}
+        made = {id(piece): replace(piece, stored=there[piece.stored]) for piece in pieces}  # what is repeated stays so
         for batch, piece in zip(result, pieces, strict=True):
             batch[each.name] = made[id(piece)]
     return result
-
-
-def _held(stored: Stored, stop: int | None) -> Stored:
-    return replace(stored, load=rows_of(stored.load(0, stop)), packed=False, check=None)

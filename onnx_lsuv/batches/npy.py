@@ -10,10 +10,11 @@ import io
 import struct
 import tokenize
 import warnings
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+import numpy as np
 from numpy.lib import format as npy
 
 from onnx_lsuv.batches.files import load_rows, looks_like, open_file, size_of
@@ -54,14 +55,7 @@ def read_header(file: BinaryIO, where: str) -> Layout:
     (size,) = struct.unpack("<H" if first else "<I", length)
     if size > HEADER_LIMIT:
         raise ValueError(f"it has {size} bytes, where {HEADER_LIMIT} are the most")
-    text = io.BytesIO(length + file.read(size))
-    read = npy.read_array_header_1_0 if first else npy.read_array_header_2_0
-    try:
-        with warnings.catch_warnings():  # headers by Python 2 are read with a warning that helps nobody here
-            warnings.simplefilter("ignore")
-            shape, fortran, dtype = read(text)
-    except BROKEN as error:  # NumPy's words are not repeated: some advise to allow pickles
-        raise ValueError("no dtype, order and shape") from error
+    shape, fortran, dtype = _parsed(length + file.read(size), first)
     if dtype.hasobject:
         raise DataError(
             f"{where} holds Python objects, which would have to be unpickled, that is, executed; "
@@ -69,6 +63,17 @@ def read_header(file: BinaryIO, where: str) -> Layout:
         )
     offset = npy.MAGIC_LEN + len(length) + size
     return Layout(dtype, tuple(int(length) for length in shape), "F" if fortran else "C", offset)
+
+
+@lru_cache(maxsize=16)  # the files of a folder are alike
+def _parsed(text: bytes, first: bool) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    read = npy.read_array_header_1_0 if first else npy.read_array_header_2_0
+    try:
+        with warnings.catch_warnings():  # headers by Python 2 are read with a warning that helps nobody here
+            warnings.simplefilter("ignore")
+            return read(io.BytesIO(text))
+    except BROKEN as error:  # NumPy's words are not repeated: some advise to allow pickles
+        raise ValueError("no dtype, order and shape") from error
 
 
 def check_length(where: str, layout: Layout, size: int) -> None:

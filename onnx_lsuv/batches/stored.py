@@ -59,7 +59,7 @@ class Layout:
         return replace(self, shape=(stop - start, *self.shape[1:]), offset=self.offset + start * row)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Stored:
     """One array of the data.
 

@@ -20,6 +20,7 @@ from onnx import numpy_helper
 from onnx_lsuv.batches.files import load_rows, looks_like, open_file, size_of
 from onnx_lsuv.batches.stored import MOST, Array, Layout, Stored, reason, rows_of
 from onnx_lsuv.errors import DataError, quote
+from onnx_lsuv.model.elements import element_bits
 
 HEADER_LIMIT = 1 << 24  # bytes: a model has few inputs, and half a million entries take seconds to parse
 DTYPES = {
@@ -117,7 +118,11 @@ def _parse(path: Path, where: str, limit: int) -> tuple[str, Array]:
             raise ValueError("its values lie in another file")
         if any(length < 0 for length in tensor.dims):
             raise ValueError("a negative length")
-        return tensor.name, numpy_helper.to_array(tensor)
+        array = numpy_helper.to_array(tensor)
+        needed = -(-array.size * element_bits(array.dtype) // 8)
+        if tensor.HasField("raw_data") and len(tensor.raw_data) != needed:  # of small types the converter takes more
+            raise ValueError(f"{len(tensor.raw_data)} bytes of values where its shape needs {needed}")
+        return tensor.name, array
     # The parser raises types of its own (google.protobuf.message.DecodeError), the converter nearly any.
     except Exception as error:
         what = looks_like(path, f"is no whole ONNX TensorProto ({reason(error)})")

@@ -30,7 +30,8 @@ KINDS = {"f": "float", "i": "int", "u": "int", "b": "bool", "c": "complex", "U":
     "O": "object",
     "V": "raw",
 }
-# Float and int types that conversions may end in; the 4- to 8-bit ones have to be given as they are.
+# Float and int types that conversions may end in. Those of ml_dtypes of a byte and less, float8 and int4 and the like,
+# are quantised values, which mean nothing without their scale: they have to be given, and taken, as they are.
 FLOATS = (np.dtype("f4"), np.dtype("f2"), np.dtype("f8"), np.dtype(ml_dtypes.bfloat16))
 INTS = tuple(np.dtype(code) for code in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"))
 
@@ -79,7 +80,7 @@ def check_dtype(target: Input, stored: Stored) -> str | None:
     elif have == want and not text:
         return None
     elif (want in FLOATS and kind in ("float", "int", "bool")) or (want in INTS and kind in ("int", "bool")):
-        if not (kind == "float" and have.itemsize == 1):
+        if not (_is_extension(have) and have.itemsize == 1):
             return f"{have} to {want}"
     elif kind == "raw" and _is_extension(want) and have.itemsize == want.itemsize:
         return f"{have.itemsize} raw bytes a value, as numpy.save writes {want}, to {want}"

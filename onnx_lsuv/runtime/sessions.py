@@ -120,6 +120,8 @@ def run(session: Session, inputs: Mapping[str, Any], outputs: Sequence[str], on_
         binding.bind_output(name, kind, device.index if kind == "cuda" else 0)
     options = ort.RunOptions()
     options.log_severity_level = 4
+    # The default, said: where it is missing the Python side catches an exception, which takes as long as a small run.
+    options.add_run_config_entry("gpu_graph_id", "0")
     try:
         with limited(device.threads):
             session.session.run_with_iobinding(binding, options)
