@@ -355,8 +355,8 @@ def test_broken_pb(tmp_path):
     for number in (16, 18):
         small = TensorProto(dims=[4, 8], data_type=TensorProto.INT4, raw_data=bytes(number))
         path.write_bytes(small.SerializeToString())
-        words = "holds int4" if number == 16 else "TensorProto"
-        fails(DataError, words, call=lambda: from_paths((Input("x", F, ("N", 8)),), [str(path)]))
+        each, words = ((F, "holds int4"), (TensorProto.INT4, "TensorProto"))[number == 18]
+        fails(DataError, words, call=lambda: from_paths((Input("x", each, ("N", 8)),), [str(path)]))  # noqa: B023
     tensor.dims[:] = [-4, -3]
     path.write_bytes(tensor.SerializeToString())
     fails(DataError, "negative", call=read)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from commands import fails, fill
 from numpy.typing import NDArray
-from onnx import GraphProto, TensorProto
+from onnx import GraphProto, TensorProto, helper, numpy_helper
 
 from onnx_lsuv.batches import Batches, Input, files, from_arrays, from_paths, from_random, inputs_of, npz, plan
 from onnx_lsuv.errors import DataError, LsuvError, ModelError, UsageError
@@ -244,6 +244,41 @@ def test_a_damaged_value_is_found(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"a\.npz"):
             read(path)
+
+
+def test_a_tensor_that_takes_long_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.pb"
+    values = TensorProto(dims=[ROWS, 3], data_type=TensorProto.INT8, int32_data=[1] * (3 * ROWS)).SerializeToString()
+    path.write_bytes(values)
+    np.testing.assert_array_equal(read(path)[0]["x"], np.ones((ROWS, 3), np.float32))
+    # A number of a byte in the file takes many while it is decoded, which is not begun where the shape is wrong.
+    refused(DataError, "limit of 4194304", call=lambda: read(path, limit_bytes=4 * MB))
+    refused(DataError, "expects [N, 4]", call=lambda: read(path, Input("x", TensorProto.FLOAT, ("N", 4))))
+    path.write_bytes(TensorProto(dims=[1 << 40, 3], data_type=TensorProto.INT8, raw_data=b"1234").SerializeToString())
+    refused(DataError, "dims for", call=lambda: read(path))
+    monkeypatch.setattr("onnx_lsuv.batches.tensors.FIELDS", 1000)
+    path.write_bytes(
+        TensorProto(dims=[2000], data_type=TensorProto.STRING, string_data=[b"a"] * 2000).SerializeToString()
+    )
+    refused(DataError, "more than 1000 fields", call=lambda: read(path, Input("x", TensorProto.STRING, ("N",))))
+
+
+@pytest.mark.parametrize("elem_type", [each for each in TensorProto.DataType.values() if each])
+@pytest.mark.parametrize("raw", [True, False])
+def test_tensors_of_every_type_come_as_onnx_reads_them(tmp_path: Path, elem_type: int, raw: bool) -> None:
+    kind = helper.tensor_dtype_to_np_dtype(elem_type)
+    if elem_type == TensorProto.STRING:
+        tensor = TensorProto(dims=[2, 3], data_type=elem_type, string_data=[b"a", "é".encode(), b"", b"b", b"c", b"d"])
+    else:
+        data = np.arange(1, 7).reshape(2, 3).astype(np.uint8).astype(kind)
+        tensor = numpy_helper.from_array(data)
+        if not raw:
+            tensor = helper.make_tensor("", elem_type, [2, 3], data.reshape(-1))
+    (tmp_path / "a.pb").write_bytes(tensor.SerializeToString())
+    got = read(tmp_path / "a.pb", Input("x", elem_type, ("N", 3)))[0]["x"]
+    want = numpy_helper.to_array(tensor)
+    assert got.dtype == want.dtype
+    assert got.tolist() == want.tolist()
 
 
 # ------------------------------------------------------------------------------------------------- what is unpacked

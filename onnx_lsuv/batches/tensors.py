@@ -8,21 +8,29 @@ values, little-endian, row-major, without gaps (https://github.com/huggingface/s
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
 import ml_dtypes
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from onnx_lsuv.batches.files import load_rows, looks_like, open_file, size_of
 from onnx_lsuv.batches.stored import MOST, Array, Layout, Stored, reason, rows_of
-from onnx_lsuv.errors import DataError, quote
-from onnx_lsuv.model.elements import element_bits
+from onnx_lsuv.errors import DataError, ModelError, quote
+from onnx_lsuv.model.tensors import chunks, decode, dtype_of, shape_of
+from onnx_lsuv.model.wire import BYTES, RAW_DATA, Span, WireError, fields, hollow_tensor
 
 HEADER_LIMIT = 1 << 24  # bytes: a model has few inputs, and half a million entries take seconds to parse
+LISTED = 48  # bytes of memory for one of a list of numbers or strings while they are decoded
+FIELDS = 1_000_000  # of a tensor
+IT = "the tensor"
 DTYPES = {
     **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1"},
     **{"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?", "C64": "<c8"},
@@ -92,38 +100,64 @@ def _entries(path: Path, where: str, header: dict[str, Any], size: int, base: in
 
 
 def read_pb(path: Path, limit: int) -> list[Stored]:
-    """Return the tensor of a .pb file, read again on demand; raises DataError for all but a whole TensorProto."""
+    """Return the tensor of a .pb file, read again on demand; raises DataError for all but a whole TensorProto.
+
+    `limit` bounds the bytes that reading it may take.
+    """
     where = f"the data file {quote(path)}"
-    name, array = _parse(path, where, limit)
+    tensor, view = _parse(path, where, limit)
+    with _refusing(path, where):
+        layout = Layout(dtype_of(tensor.data_type, IT), shape_of(tensor, IT))
+        if (count := math.prod(layout.shape)) > 4 * len(view):  # a byte holds four numbers at most
+            raise ValueError(f"dims for {count} values in {len(view)} bytes")
 
     def load(start: int, stop: int | None) -> Array:
-        return rows_of(_parse(path, where, limit)[1])(start, stop)
+        again, view = _parse(path, where, limit)
+        with _refusing(path, where):
+            return rows_of(decode(view, (_whole(view),), again, IT))(start, stop)
 
-    return [Stored(name or None, where, array.dtype, array.shape, load, packed=True, apart=False)]
+    return [Stored(tensor.name or None, where, layout.dtype, layout.shape, load, packed=True, apart=False)]
 
 
-def _parse(path: Path, where: str, limit: int) -> tuple[str, Array]:
-    tensor = onnx.TensorProto()
+def _parse(path: Path, where: str, limit: int) -> tuple[onnx.TensorProto, memoryview]:
+    """Return a tensor without its values, and the bytes of the file."""
     with open_file(path) as file:
-        if (size := size_of(file)) > limit:
-            raise DataError(
-                f"{where} has {size} bytes, more than the limit of {limit}; give a .npy file, which is not read whole"
-            )
-        data = file.read(size)
-    try:
-        tensor.ParseFromString(data)
+        size = size_of(file)
+        _check_size(where, size, limit)
+        view = memoryview(file.read(size))
+    with _refusing(path, where):
+        # A list with a field of its own for each element, which nobody writes, takes a second a million.
+        if next(islice(fields(view, 0, size), FIELDS, None), None) is not None:
+            raise ValueError(f"more than {FIELDS} fields")
+        tensor = onnx.TensorProto.FromString(hollow_tensor(view))
         if tensor.data_type == onnx.TensorProto.UNDEFINED:
             raise ValueError("no element type")
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             raise ValueError("its values lie in another file")
-        if any(length < 0 for length in tensor.dims):
-            raise ValueError("a negative length")
-        array = numpy_helper.to_array(tensor)
-        needed = -(-array.size * element_bits(array.dtype) // 8)
-        if tensor.HasField("raw_data") and len(tensor.raw_data) != needed:  # of small types the converter takes more
-            raise ValueError(f"{len(tensor.raw_data)} bytes of values where its shape needs {needed}")
-        return tensor.name, array
-    # The parser raises types of its own (google.protobuf.message.DecodeError), the converter nearly any.
-    except Exception as error:
-        what = looks_like(path, f"is no whole ONNX TensorProto ({reason(error)})")
+        if not isinstance(tensor.name, str):  # what protobuf gives for a string that is none
+            raise ValueError("its name is no text")
+        raw = chunks(view, (_whole(view),), RAW_DATA, BYTES)
+    _check_size(where, size if raw else size * LISTED, limit)
+    return tensor, view
+
+
+def _whole(view: memoryview) -> Span:
+    return Span(0, -1, 0, len(view), None, 0)
+
+
+def _check_size(where: str, size: int, limit: int) -> None:
+    if size > limit:
+        raise DataError(
+            f"{where} takes {size} bytes of memory to read, more than the limit of {limit}; give a .npy file, or allow "
+            "more with '--memory'"
+        )
+
+
+@contextmanager
+def _refusing(path: Path, where: str) -> Iterator[None]:
+    try:
+        yield
+    except (ModelError, WireError, DecodeError, ValueError, MemoryError) as error:
+        text = str(error).partition(";")[0] if isinstance(error, ModelError) else reason(error)
+        what = looks_like(path, f"is no whole ONNX TensorProto ({text})")
         raise DataError(f"{where} {what}; write it with onnx.numpy_helper.from_array") from error

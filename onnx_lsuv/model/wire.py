@@ -231,6 +231,12 @@ def skeleton(view: memoryview) -> bytes:
     return bytes(view) if pieces is None else b"".join(pieces)
 
 
+def hollow_tensor(view: memoryview) -> bytes:
+    """Return the bytes of a TensorProto without its payload, which is skipped, not read. Raises WireError."""
+    pieces = _strip_tensor(view, 0, len(view), 0)
+    return bytes(view) if pieces is None else b"".join(pieces)
+
+
 def _strip(
     view: memoryview, start: int, end: int, kind: str, *, limit: int, depth: int
 ) -> list[memoryview | bytes] | None:
