@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_lsuv import model as m
 from onnx_lsuv.errors import ModelError, OutputError, UsageError
-from onnx_lsuv.model import saving
+from onnx_lsuv.model import elements, saving
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 CORPUS = Path(__file__).resolve().parents[2] / "shared" / "corpus"
@@ -262,6 +262,18 @@ def test_typed_floats_stay_packed_or_unpacked(pieces: list[int], tmp_path: Path)
     np.testing.assert_array_equal(m.read(loaded, W), OLD)
     np.testing.assert_array_equal(numpy_helper.to_array(onnx.ModelProto.FromString(data).graph.initializer[0]), OLD)
     assert m.to_bytes(m.with_values(loaded, {W: NEW})) == expected
+
+
+@pytest.mark.parametrize("block", [1, 2, 7, 10, 64, 1 << 20])
+def test_varints_are_decoded_block_by_block(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(elements, "BLOCK", block)
+    numbers = [0, 127, 128, 2**64 - 1, *(2**63 >> shift for shift in range(64))]
+    data = b"".join(map(varint, numbers))
+    assert elements.from_varints(np.frombuffer(data, np.uint8), "it").tolist() == numbers
+    assert elements.from_varints(np.empty(0, np.uint8), "it").tolist() == []
+    for broken in (data + b"\x80", b"\x80" * 100, b"\x80" * 11 + b"\x01"):
+        with pytest.raises(ModelError, match="row of varints"):
+            elements.from_varints(np.frombuffer(broken, np.uint8), "it")
 
 
 @pytest.mark.parametrize("data_type", [TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT64])

@@ -28,7 +28,7 @@ from onnx_lsuv.model.tensors import chunks, decode, dtype_of, shape_of
 from onnx_lsuv.model.wire import BYTES, RAW_DATA, Span, WireError, fields, hollow_tensor
 
 HEADER_LIMIT = 1 << 24  # bytes: a model has few inputs, and half a million entries take seconds to parse
-LISTED = 48  # bytes of memory for one of a list of numbers or strings while they are decoded
+LISTED = 24  # bytes of memory, for one in the file, while a list of numbers is decoded
 FIELDS = 1_000_000  # of a tensor
 IT = "the tensor"
 DTYPES = {

@@ -9,6 +9,7 @@ import numpy as np
 from onnx_lsuv.errors import ModelError
 
 Array = np.ndarray[Any, np.dtype[Any]]
+BLOCK = 1 << 20  # bytes decoded together: one byte takes some forty while it is
 
 
 def element_bits(dtype: np.dtype[Any]) -> int:
@@ -22,6 +23,19 @@ def element_bits(dtype: np.dtype[Any]) -> int:
 
 def from_varints(data: Array, where: str) -> Array:
     """Decode packed varints as uint64; no parser has looked at the ones that the skeleton leaves out."""
+    out = np.empty(np.count_nonzero(data < 0x80), np.uint64)
+    at = done = 0
+    while at < len(data):
+        stop = at + BLOCK
+        while stop < min(at + BLOCK + 10, len(data)) and data[stop - 1] >= 0x80:  # to the end of a number
+            stop += 1
+        part = _decode(data[at:stop], where)
+        out[done : done + len(part)] = part
+        at, done = stop, done + len(part)
+    return out
+
+
+def _decode(data: Array, where: str) -> Array:
     ends = np.flatnonzero(data < 0x80)
     starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
     lengths = ends - starts + 1
