@@ -75,15 +75,16 @@ def size_of(file: BufferedReader) -> int:
 def load_rows(path: Path, where: str, layout: Layout, start: int = 0, stop: int | None = None) -> Array:
     """Return rows of an array in a file; raises DataError where they are not there any more."""
     part = layout.rows(start, stop)
-    if part.size == 0:  # an empty range cannot be mapped
-        return np.zeros(part.shape, part.dtype)
+    array: Array = np.zeros(part.shape, part.dtype) if part.size == 0 else _read(path, where, part)
+    return array if part is not layout or stop is None else array[start:stop]
+
+
+def _read(path: Path, where: str, part: Layout) -> Array:
     try:
         with open_file(path) as file:
-            values = _values(file, part)
+            return _values(file, part).view(part.dtype).reshape(part.shape, order=part.order)
     except (OSError, ValueError) as error:
         raise DataError(f"{where} cannot be read: {reason(error)}") from error
-    array = values.view(part.dtype).reshape(part.shape, order=part.order)
-    return array if part is not layout or stop is None else array[start:stop]
 
 
 def _values(file: BufferedReader, part: Layout) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -30,8 +30,9 @@ def check_memory(inputs: Sequence[Input], batches: Plan, limit: int) -> None:
             fixed = most.shape is not None and isinstance((*most.shape, None)[0], int)
             cut = "" if fixed else "cut it with '--batch-size', give fewer with '--samples', or "
             raise DataError(
-                f"a batch unpacks to {sum(costs.values())} bytes of memory, more than the limit of {limit}, most of it "
-                f"for input {quote(most.name)} from {batch[most.name].stored.where}; {cut}allow more with '--memory'"
+                f"a batch takes {sum(costs.values())} bytes of memory once it is unpacked and converted, more than the "
+                f"limit of {limit}, most of it for input {quote(most.name)} from {batch[most.name].stored.where}; {cut}"
+                "allow more with '--memory'"
             )
 
 
