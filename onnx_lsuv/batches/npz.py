@@ -28,7 +28,7 @@ from onnx_lsuv.batches.stored import MOST, Array, Layout, Stored, reason
 from onnx_lsuv.errors import DataError, quote
 
 UNREADABLE = (*BROKEN, zipfile.BadZipFile, zlib.error)
-DIRECTORY = 1 << 24  # bytes of an archive's directory
+DIRECTORY = 1 << 22  # bytes of an archive's directory
 CHUNK = 1 << 16  # compressed bytes; what a call leaves of them is copied
 
 
@@ -97,6 +97,7 @@ def _member(path: Path, where: str, file: BufferedReader, member: zipfile.ZipInf
         stream = Inflation(path, begin, member.compress_size, member.file_size, member.CRC)
         top = bytearray(min(member.file_size, HEADER_LIMIT + 12))
         stream.read(0, memoryview(top), file)
+        stream.rest()
     else:
         if member.compress_size != member.file_size:
             raise zipfile.BadZipFile("a stored member of two sizes")
@@ -170,6 +171,10 @@ class Inflation:
         with self._lock:
             self._read(offset, into, file)
 
+    def rest(self) -> None:
+        """Give back what the engine takes, some 40 KB; there may be a hundred thousand files."""
+        self._engine = None
+
     def _read(self, offset: int, into: memoryview, file: BufferedReader) -> None:
         stamp = _stamp_of(file)
         if self._stamp not in ((), stamp):
@@ -186,8 +191,10 @@ class Inflation:
             data = self._next(len(into) - done, file)
             into[done : done + len(data)] = data
             done += len(data)
-        if self._given == self.size and self._sum != self.crc:
-            raise ValueError("its checksum is wrong")
+        if self._given == self.size:
+            self.rest()
+            if self._sum != self.crc:
+                raise ValueError("its checksum is wrong")
 
     def _next(self, most: int, file: BufferedReader) -> bytes:
         """Return the next bytes, at most so many."""
