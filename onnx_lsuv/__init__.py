@@ -10,10 +10,10 @@ The library never prints, reads no environment variables and never exits: it ret
 of `onnx_lsuv.errors`, and calls back.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as typing has it, which takes longer to load than the rest
 if TYPE_CHECKING:
+    from typing import Any
+
     from onnx_lsuv.errors import DataError, DeviceError, LsuvError, ModelError, OutputError, UsageError
     from onnx_lsuv.lsuv import Change, LayerReport, LeftReport, Result, initialize, measure
     from onnx_lsuv.model import Model, from_proto, load, save, save_weights, to_bytes
@@ -48,7 +48,9 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
+    from importlib import import_module  # noqa: PLC0415
+
     for module, names in _HOMES.items():
         if name in names:
             return getattr(import_module(f"onnx_lsuv.{module}"), name)

@@ -139,6 +139,31 @@ def test_progress_is_for_terminals(here: Path) -> None:
     assert text.endswith("\x1b[2K")
 
 
+def test_a_signal_gives_the_cursor_back(here: Path) -> None:
+    code = f"""
+import os, signal, sys, time
+import onnx_lsuv.lsuv
+def slow(*arguments, **options):
+    options["progress"]("draw", 1, 2)
+    time.sleep(0.3)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+onnx_lsuv.lsuv.initialize = slow
+sys.argv = ["onnx-lsuv", *{RUN!r}]
+from onnx_lsuv.cli import main
+main()
+"""
+    seen = _Terminal(80)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], stderr=seen.inner, check=False, env={**os.environ, "TERM": "xterm"}, timeout=120
+    )
+    text = seen.text()
+    assert ran.returncode == 130
+    assert "drawing" in text
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") > 0
+    assert text.endswith("\x1b[2Konnx-lsuv: error: interrupted; nothing was saved.\n")
+
+
 @pytest.mark.parametrize("how", ["-q", "dumb"])
 def test_progress_can_be_turned_off(here: Path, how: str) -> None:
     extra, environment = (["-q"], {}) if how == "-q" else ([], {"TERM": "dumb"})

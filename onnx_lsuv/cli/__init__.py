@@ -1,5 +1,6 @@
 """The command line: parse, call, print, exit status. The only importer of typer and rich.
 
+    signals   a signal ends the process, wherever it is
     main      what the process needs: signals, streams, the exit status
     failures  exceptions -> one sentence and an exit status
     command   the options
@@ -14,19 +15,21 @@ Heavy modules are imported inside functions, so that `--help` and `--version` do
 imported only once `main` can answer Ctrl-C.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
 from onnx_lsuv.cli.main import main, run
 
+TYPE_CHECKING = False  # nor does Ctrl-C wait for typing
 if TYPE_CHECKING:
+    from typing import Any
+
     from onnx_lsuv.cli.command import app
     from onnx_lsuv.cli.options import Color, Format, Init
 
 __all__ = ["Color", "Format", "Init", "app", "main", "run"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
+    from importlib import import_module  # noqa: PLC0415
+
     if name not in __all__:
         raise AttributeError(f"module 'onnx_lsuv.cli' has no attribute {name!r}")
     return getattr(import_module(f"onnx_lsuv.cli.{'command' if name == 'app' else 'options'}"), name)

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from onnx_lsuv.cli.signals import last_word
 from onnx_lsuv.errors import LsuvError, OutputError, UsageError, meant, sentence
 
 DEFECT = 70
-STOPPED = {130: "interrupted", 143: "terminated"}  # by the signals SIGINT and SIGTERM
 
 
 def guarded(work: Callable[[], int], verbose: int) -> int:
@@ -23,14 +23,11 @@ def guarded(work: Callable[[], int], verbose: int) -> int:
     except LsuvError as error:
         return _failed(str(error), error.exit_status, error, verbose)
     except KeyboardInterrupt as error:
-        return _failed(_stopped("interrupted", error), 130, error, verbose)
+        saved = hasattr(error, "__notes__")
+        return _failed("interrupted" if saved else "interrupted; nothing was saved", 130, error, verbose)
     except MemoryError as error:
         words = "out of memory; give smaller batches with '--batch-size', or fewer samples with '--samples'"
         return _failed(words, 5, error, verbose)
-    except SystemExit as error:
-        if error.code not in STOPPED:
-            raise
-        return _failed(_stopped(STOPPED[error.code], error), error.code, error, verbose)
     except OSError as error:
         where = f" {str(error.filename)!r}" if error.filename else ""
         words = f"the result{where} cannot be written: {error.strerror or error}"
@@ -41,7 +38,8 @@ def guarded(work: Callable[[], int], verbose: int) -> int:
 
 
 def say(words: str) -> None:
-    """Write one line to standard error, on a terminal broken between words."""
+    """Write the last line to standard error, on a terminal broken between words."""
+    last_word()
     if sys.stderr is None:
         return
     line = f"onnx-lsuv: {words}"
@@ -51,10 +49,6 @@ def say(words: str) -> None:
         line = textwrap.fill(line, columns, break_long_words=False, break_on_hyphens=False)
     with suppress(OSError):  # where it cannot be written the exit status still says what happened
         sys.stderr.write(f"{line}\n")
-
-
-def _stopped(how: str, error: BaseException) -> str:
-    return how if hasattr(error, "__notes__") else f"{how}; nothing was saved"
 
 
 def _failed(words: str, status: int, error: BaseException, verbose: int) -> int:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import gc
-import os
-import signal
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any, NoReturn
+
+from onnx_lsuv.cli import signals
+
+TYPE_CHECKING = False  # the module typing takes longer to load than all that comes before `signals.answer`
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, NoReturn
 
 
 def main() -> NoReturn:
     """Run the command line and end the process."""
-    # SIGTERM takes the way of Ctrl-C, so that temporary files are removed; both are answered from here on.
-    signal.signal(signal.SIGTERM, _stop)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell may have it ignored
-        signal.signal(signal.SIGINT, _stop)
+    signals.answer()
+    import gc  # noqa: PLC0415
+    import os  # noqa: PLC0415
+    import signal  # noqa: PLC0415
+    from contextlib import suppress  # noqa: PLC0415
+
     # A closed pipe (`| head`) ends the program as it ends any other.
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -32,6 +35,7 @@ def main() -> NoReturn:
     if sys.stderr is not None:
         with suppress(OSError):
             sys.stderr.flush()
+    signals.last_word()
     # All is written. To take everything loaded apart again would be a tenth of a small run.
     os._exit(status)
 
@@ -60,12 +64,9 @@ def _parse_and_run(arguments: Sequence[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _stop(number: int, frame: object) -> None:
-    # Not KeyboardInterrupt, which the parser would take for its own.
-    raise SystemExit(128 + number)
-
-
 def _flushed(status: int) -> int:
+    import os  # noqa: PLC0415
+
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from onnx_lsuv.cli.options import Color
+from onnx_lsuv.cli.signals import before_the_end
 
 WIDE = 160  # of the table in a file or a log
 Tell = Callable[[str, int, int], None]
@@ -54,6 +55,7 @@ def progress(color: Color, *, quiet: bool) -> Iterator[Tell]:
         del columns[1]
     # Stopped by an exception too, so that the cursor comes back.
     with Progress(*columns, console=console, transient=True, expand=True) as bar:
+        before_the_end("bar", bar.stop)
         task = bar.add_task("reading", total=None, steps="")
         shown = ""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from onnx_lsuv.cli.ending import Ending, finish
 from onnx_lsuv.cli.options import Format, Options, memory, targets, validate
 from onnx_lsuv.cli.outputs import check_model, check_outputs
+from onnx_lsuv.cli.signals import before_the_end
 from onnx_lsuv.cli.terminal import Tell, progress
 from onnx_lsuv.errors import UsageError
 
@@ -28,6 +29,7 @@ def perform(options: Options) -> int:
     from onnx_lsuv.batches import parse_shape  # noqa: PLC0415
     from onnx_lsuv.model import load  # noqa: PLC0415
 
+    before_the_end("files", lambda: _stand(options))
     for text in options.shape or ():
         parse_shape(text)
     for path in (options.model, *([] if options.compare is None else [options.compare])):
@@ -71,6 +73,16 @@ def _trains(ending: Ending, options: Options) -> Ending:
     asked = (*made_of(form), *form.notes) if options.portable else ()
     result = replace(ending.result, notes=(*ending.result.notes, *asked))
     return replace(ending, result=result, trains=trains_where(model, form.model))
+
+
+def _stand(options: Options) -> str | None:
+    """Remove unfinished files; say which stand, as they were given."""
+    from onnx_lsuv.model.place import abandon  # noqa: PLC0415
+
+    given = [options.target_path, *filter(None, [options.weights_out]), *(options.report or ())]
+    known = {path.resolve(): path for path in given}
+    paths = [repr(str(known.get(path.resolve(), path))) for path in abandon()]
+    return f"{', '.join(paths)} {'is' if len(paths) == 1 else 'are'} saved all the same" if paths else None
 
 
 @contextmanager

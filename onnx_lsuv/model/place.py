@@ -1,21 +1,40 @@
 """Write files whole or not at all: each to a temporary file beside its place, and into place only when all are on disk.
 
 Each file appears under its name at once. Between several there is a moment with some in place, so the one that leads to
-the others comes last, and what was put or replaced before it is taken back when something fails.
+the others comes last, and what was put or replaced before it is taken back when something fails. Who ends the process
+from another thread calls `abandon` first.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
+import threading
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from onnx_lsuv.errors import OutputError
 from onnx_lsuv.model.splice import Piece
 
 _CHUNK = 1 << 24
+
+# Held where the process must not be ended: files appear, come into place, or are taken back.
+unbroken = threading.RLock()
+_unfinished: dict[int, tuple[list[Path], list[Path]]] = {}  # temporary files and new folders
+_placed: list[Path] = []  # of each call the file that leads to the others
+
+
+def abandon() -> list[Path]:
+    """Remove what is unfinished, and let nothing come into place from now on: the process is about to end.
+
+    Returns the files that are in place.
+    """
+    unbroken.acquire()
+    for files, folders in _unfinished.values():
+        _remove(files, folders)
+    return list(_placed)
 
 
 def place(files: Iterable[tuple[Path, Iterable[Piece]]], force: bool) -> None:
@@ -29,13 +48,20 @@ def place(files: Iterable[tuple[Path, Iterable[Piece]]], force: bool) -> None:
     ready: list[tuple[Path, Path]] = []
     done: list[tuple[Path, os.stat_result, Path | None]] = []
     target = Path()
+    held = ExitStack()
+    _unfinished[id(trash)] = (trash, folders)
     try:
         for target, pieces in files:
-            _make_folders(target.parent, folders)
             temporary = target.parent / _temporary_name()
-            trash.append(temporary)
-            _write(temporary, pieces)
+            # "x" creates the file with the permissions that the user's umask gives to any new file.
+            with unbroken:
+                _make_folders(target.parent, folders)
+                trash.append(temporary)
+                file = temporary.open("xb", buffering=1 << 20)
+            with file:
+                _write(file, pieces)
             ready.append((temporary, target))
+        held.enter_context(unbroken)
         for target, temporary in [(target, temporary) for temporary, target in ready]:
             backup = None
             if force and target is not ready[-1][1] and os.path.lexists(target):
@@ -59,7 +85,12 @@ def place(files: Iterable[tuple[Path, Iterable[Piece]]], force: bool) -> None:
         if isinstance(error, OSError):
             raise OutputError(f"{target} cannot be written: {error.strerror or error}") from None
         raise
-    _remove(trash, [])
+    else:
+        _remove(trash, [])
+        _placed.append(target)
+    finally:
+        del _unfinished[id(trash)]
+        held.close()
     for folder in {target.parent for _, target in ready}:
         _sync_folder(folder)
 
@@ -78,15 +109,13 @@ def _make_folders(folder: Path, made: list[Path]) -> None:
         one.mkdir()
 
 
-def _write(path: Path, pieces: Iterable[Piece]) -> None:
-    # "x" creates the file with the permissions that the user's umask gives to any new file.
-    with path.open("xb", buffering=1 << 20) as file:
-        for piece in pieces:
-            view = memoryview(piece)
-            for at in range(0, len(view), _CHUNK):
-                file.write(view[at : at + _CHUNK])
-        file.flush()
-        os.fsync(file.fileno())
+def _write(file: BinaryIO, pieces: Iterable[Piece]) -> None:
+    for piece in pieces:
+        view = memoryview(piece)
+        for at in range(0, len(view), _CHUNK):
+            file.write(view[at : at + _CHUNK])
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _put(temporary: Path, target: Path, force: bool) -> None:

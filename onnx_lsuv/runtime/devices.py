@@ -22,6 +22,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from onnx_lsuv.errors import DeviceError
+from onnx_lsuv.model.place import unbroken
 from onnx_lsuv.runtime.package import package
 
 
@@ -150,7 +151,7 @@ def _cpu_block() -> int:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
-    with tempfile.TemporaryDirectory() as folder:
+    with unbroken, tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "probe.onnx"
         options.optimized_model_filepath = str(path)
         ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
