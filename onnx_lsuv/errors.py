@@ -72,14 +72,41 @@ def sentence(text: str) -> str:
 
 
 def meant(given: str, known: Iterable[str]) -> str:
-    """Return " (did you mean 'x'?)" with the known name that is closest to the given one; "" where none is close."""
+    """Return " (did you mean 'x'?)" with the known name that is closest to the given one; "" where none is close.
+
+    Close is a name that differs in case alone, that alone begins so, or that slips of the fingers turn into the given
+    one, at most one in four characters; dashes before both and an extension that both have do not count.
+    """
     if len(given) > LONGEST:
         return ""
-    every = [name for name in dict.fromkeys(known) if len(name) <= LONGEST]
-    lower = {name.lower(): name for name in every}
-    near = [lower[given.lower()]] if given.lower() in lower else difflib.get_close_matches(given, every, n=1)
-    near = near or [lower[name] for name in difflib.get_close_matches(given.lower(), lower, n=1)]
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    lower = {name.lower(): name for name in dict.fromkeys(known) if len(name) <= LONGEST}
+    typed = given.lower()
+    near = [typed] if typed in lower else [name for name in lower if len(typed) > 3 and name.startswith(typed)]
+    if len(near) != 1:
+        near = [name for name in difflib.get_close_matches(typed, lower, n=3) if _is_near(typed, name)]
+    return f" (did you mean {lower[near[0]]!r}?)" if near else ""
+
+
+def _is_near(one: str, other: str) -> bool:
+    suffix = re.search(r"\.\w+$", one)
+    if suffix and other.endswith(suffix[0]) and suffix.start() and other != suffix[0]:
+        one, other = one[: suffix.start()], other.removesuffix(suffix[0])
+    one, other = one.lstrip("-"), other.lstrip("-")
+    longest = max(len(one), len(other))
+    return bool(one and other) and _slips(one, other) <= max(1, longest // 4) < longest
+
+
+def _slips(one: str, other: str) -> int:
+    """Return how many characters are too many, missing, wrong, or swapped with the next (optimal string alignment)."""
+    before: list[int] = []
+    row = list(range(len(other) + 1))
+    for i, a in enumerate(one):
+        older, before, row = before, row, [i + 1]
+        for j, b in enumerate(other):
+            row.append(min(before[j] + (a != b), before[j + 1] + 1, row[j] + 1))
+            if i and j and a == other[j - 1] and one[i - 1] == b:
+                row[-1] = min(row[-1], older[j - 1] + 1)
+    return row[-1]
 
 
 class LsuvError(Exception):

@@ -105,7 +105,7 @@ WRONG: list[tuple[int, list[str], Sequence[str]]] = [
     (3, ["M.onnx", *X], ["'M.onnx'", "did you mean 'm.onnx'?"]),
     (3, ["nets", *X], ["folder", "a.onnx"]),
     (3, ["folder", *X], ["folder", "give a file"]),
-    (3, ["weights.pt", *X], ["zip archive", "export the model to ONNX"]),
+    (3, ["weights.pt", *X], ["PyTorch", "torch.onnx.export(model, (x,), 'model.onnx', dynamo=True)"]),
     (3, ["m.onnx", *X, "--check", "--compare", "C.onnx"], ["'C.onnx'"]),
     # the data
     (4, ["m.onnx", "-d", "X.npy"], ["'X.npy' is missing", "did you mean 'x.npy'?"]),

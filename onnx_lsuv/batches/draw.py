@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,12 +25,19 @@ ENOUGH = 1 << 28  # bytes of all samples together from which on fewer will do: e
 
 
 def parse_shape(text: str) -> tuple[str | None, tuple[int, ...]]:
-    """Read "NAME=1,3,8,8", or "1,3,8,8" for the only input; "NAME=" followed by "scalar" is rank 0; UsageError."""
+    """Read "NAME=1,3,8,8", or "1,3,8,8" for the only input; "NAME=" followed by "scalar" is rank 0; UsageError.
+
+    Lengths may stand apart by 'x' or spaces too, and in brackets: as shapes are written.
+    """
     name, equals, lengths = text.rpartition("=")
     if equals and not name:
         raise UsageError(f"the shape {quote(text)} lacks the name; give NAME=1,3,8,8")
     if lengths.strip() == "scalar":
         return name or None, ()
+    bare = lengths.strip()
+    bare = bare[1:-1].removesuffix(",") if bare[:1] + bare[-1:] in ("()", "[]") else bare
+    apart = re.sub(r"\s*[,x]\s*|\s+", ",", bare.strip(), flags=re.IGNORECASE)
+    lengths = apart if re.fullmatch(r"[0-9]+(,[0-9]+)*", apart) else lengths
     shape = []
     for part in lengths.split(","):
         digits = part.strip()

@@ -13,13 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnx_lsuv.batches.advice import file_advice
+from onnx_lsuv.batches.advice import file_advice, fits
 from onnx_lsuv.batches.files import open_file
 from onnx_lsuv.batches.inputs import Input, closest, show_shape, type_name
 from onnx_lsuv.batches.npy import read_npy
 from onnx_lsuv.batches.npz import read_npz
 from onnx_lsuv.batches.stored import Stored, reason
 from onnx_lsuv.batches.tensors import read_pb, read_safetensors
+from onnx_lsuv.batches.values import check_dtype
 from onnx_lsuv.errors import DataError, UsageError, listing, quote
 
 KNOWN = (".npy", ".npz", ".safetensors", ".pb")
@@ -75,14 +76,45 @@ def read_sources(
             else:
                 found[key] = each
         sources.append(source)
-    for index, source, each in unnamed:
-        lacking = [one.name for one in inputs if one.name not in found]
-        if len(lacking) != 1:
-            raise UsageError(_which(inputs, source, lacking))
-        found[lacking[0]] = each
-        sources[index] = Source(source.kind, (lacking[0],), source.files, source.path)
+    _take_in_order(inputs, unnamed, found, sources, notes)
     _check_complete(inputs, found)
     return found, [source for source in sources if source is not None], notes
+
+
+def _take_in_order(
+    inputs: Sequence[Input],
+    unnamed: Sequence[tuple[int, Source, list[Stored]]],
+    found: dict[str, list[Stored]],
+    sources: list[Source | None],
+    notes: list[str],
+) -> None:
+    """Give arrays without a name to the inputs that lack data, one each, in their order."""
+    lacking = [one for one in inputs if one.name not in found]
+    if unnamed and len(unnamed) != len(lacking):
+        many = len(unnamed) > len(lacking)
+        raise UsageError(_which(inputs, unnamed[-1][1], [] if many else [one.name for one in lacking]))
+    for (index, source, arrays), one in zip(unnamed, lacking, strict=False):
+        if len(unnamed) > 1:
+            if wrong := next((stored for stored in arrays if not _goes(one, stored)), None):
+                raise UsageError(
+                    f"data without names go to the inputs in their order, but {quote(source.path)} ({wrong.dtype} "
+                    f"{list(wrong.shape)}) does not fit {quote(one.name)} ({type_name(one.elem_type)} "
+                    f"{show_shape(one.shape)}); say which is for which with NAME=PATH"
+                )
+            notes.append(f"input {quote(one.name)} was given {quote(source.path)}, by the order of the inputs")
+        found[one.name] = arrays
+        sources[index] = Source(source.kind, (one.name,), source.files, source.path)
+
+
+def _goes(one: Input, stored: Stored) -> bool:
+    """Whether an array may be data for an input."""
+    if one.shape is not None and not (len(one.shape) == len(stored.shape) and fits(one.shape[1:], stored.shape[1:])):
+        return False
+    try:
+        check_dtype(one, stored)
+    except DataError:
+        return False
+    return True
 
 
 def _which(inputs: Sequence[Input], source: Source, lacking: Sequence[str]) -> str:

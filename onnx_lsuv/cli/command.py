@@ -10,11 +10,12 @@ import typer
 from onnx_lsuv import __version__
 from onnx_lsuv.cli import help as helping
 from onnx_lsuv.cli.failures import guarded
-from onnx_lsuv.cli.options import Color, Format, Init, Options
+from onnx_lsuv.cli.options import Color, Format, Init, Options, model_path
 
 app = typer.Typer(add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 DATA, OUTPUT, TRAINING, METHOD = "Data", "Output", "Training", "Method"
 RUNTIME, MODES, MESSAGES = "Runtime", "Modes", "Messages"
+MOST = 10**9  # of samples or cores
 
 
 def _version(wanted: bool) -> None:
@@ -29,7 +30,10 @@ def _option(panel: str, text: str, *names: str, metavar: str | None = None, **mo
 
 @app.command(add_help_option=False, context_settings={"help_option_names": ["-h", "--help"]})
 def command(
-    model: Annotated[Path, typer.Argument(help="The ONNX model.", metavar="MODEL", show_default=False)],
+    context: typer.Context,
+    model: Annotated[
+        Path, typer.Argument(help="The ONNX model.", metavar="MODEL", show_default=False, parser=model_path)
+    ],
     data: Annotated[
         list[str] | None,
         _option(
@@ -45,9 +49,11 @@ def command(
         list[str] | None, _option(DATA, "The shape of a random input. Repeatable.", metavar="[NAME=]1,3,8,8")
     ] = None,
     batch_size: Annotated[
-        int | None, _option(DATA, "Run the samples in batches of this size.", metavar="N", min=1)
+        int | None, _option(DATA, "Run the samples in batches of this size.", metavar="N", min=1, max=MOST)
     ] = None,
-    samples: Annotated[int | None, _option(DATA, "Use only the first so many samples.", metavar="N", min=1)] = None,
+    samples: Annotated[
+        int | None, _option(DATA, "Use only the first so many samples.", metavar="N", min=1, max=MOST)
+    ] = None,
     output: Annotated[
         str | None,
         _option(
@@ -114,7 +120,9 @@ def command(
         ),
     ] = "auto",
     allow_tf32: Annotated[bool, _option(RUNTIME, "Let CUDA round products to TensorFloat-32.", "--allow-tf32")] = False,
-    threads: Annotated[int | None, _option(RUNTIME, "How many cores to use. Default: all.", metavar="N", min=1)] = None,
+    threads: Annotated[
+        int | None, _option(RUNTIME, "How many cores to use. Default: all.", metavar="N", min=1, max=MOST)
+    ] = None,
     memory: Annotated[
         str | None,
         _option(
@@ -149,8 +157,8 @@ def command(
             is_eager=True,
         ),
     ] = Color.auto,
-    verbose: Annotated[int, _option(MESSAGES, "Say more; -vv shows tracebacks.", "-v", count=True)] = 0,
-    quiet: Annotated[bool, _option(MESSAGES, "Print nothing but errors.", "-q")] = False,
+    verbose: Annotated[int, _option(MESSAGES, "Say more; -vv shows tracebacks.", "-v", "--verbose", count=True)] = 0,
+    quiet: Annotated[bool, _option(MESSAGES, "Print nothing but errors.", "-q", "--quiet")] = False,
     version: Annotated[
         bool, _option(MESSAGES, "Show the version.", "--version", callback=_version, is_eager=True)
     ] = False,
@@ -159,12 +167,14 @@ def command(
     ] = False,
 ) -> None:
     """Give the linear layers of an ONNX MODEL fresh orthonormal weights, scaled to unit output variance (LSUV)."""
-    given = {name: value for name, value in locals().items() if name not in ("version", "show_help")}
-    options = Options(**given)
+    values = {name: value for name, value in locals().items() if name not in ("context", "version", "show_help")}
+    sources = {name: context.get_parameter_source(name) for name in values}
+    given = frozenset(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
 
     def work() -> int:
+        options = Options(**values, given=given)
         from onnx_lsuv.cli.work import perform  # noqa: PLC0415
 
         return perform(options)
 
-    raise typer.Exit(guarded(work, options.verbose))
+    raise typer.Exit(guarded(work, verbose))

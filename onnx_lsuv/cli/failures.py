@@ -14,6 +14,9 @@ from onnx_lsuv.cli.signals import last_word
 from onnx_lsuv.errors import LsuvError, OutputError, UsageError, meant, sentence
 
 DEFECT = 70
+# Of `--init` elsewhere.
+OTHER_NAMES = {"orthog": "orthonormal", "lsuv": "orthonormal", "kaiming": "he", "he_": "he", "msra": "he"}
+OTHER_NAMES |= {"glorot": "xavier", "xavier_": "xavier", "dirac": "delta", "none": "keep"}
 
 
 def guarded(work: Callable[[], int], verbose: int) -> int:
@@ -63,6 +66,15 @@ def _failed(words: str, status: int, error: BaseException, verbose: int) -> int:
     return status
 
 
+def refuse_repeated(command: Any, arguments: Sequence[str]) -> None:
+    """Raise UsageError for an option with one value that is given several: which was meant is anybody's guess."""
+    *_, order = command.make_parser(command.context_class(command)).parse_args(list(arguments))
+    for each in dict.fromkeys(order):
+        takes_one = each.param_type_name == "option" and not (each.multiple or each.is_flag or each.count)
+        if takes_one and order.count(each) > 1:
+            raise UsageError(f"the option {'/'.join(each.opts)} is given {order.count(each)} times: give it once")
+
+
 def refused(error: Any, arguments: Sequence[str], parameters: Sequence[Any]) -> UsageError:
     """Return what the parser has against the arguments as an error that says what to do."""
     words = " ".join(str(error.format_message()).split())
@@ -85,7 +97,8 @@ def refused(error: Any, arguments: Sequence[str], parameters: Sequence[Any]) -> 
         what = re.sub(r"^Input |, unable to parse.*$|\.$", "", wrong[2])
         given = _given(names, arguments)
         found = f", but {given!r} was given" if given is not None and repr(given) not in what else ""
-        near = meant(given or "", re.findall(r"'([^']*)'", what.partition("not one of")[2]))
+        wanted = next((name for start, name in OTHER_NAMES.items() if (given or "").lower().startswith(start)), given)
+        near = meant(wanted or "", re.findall(r"'([^']*)'", what.partition("not one of")[2]))
         return UsageError(f"the value of {' / '.join(names)} {_joined(what)}{found}{near}")
     return UsageError(words)
 

@@ -44,7 +44,8 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command line with these arguments; return the exit status."""
     from onnx_lsuv.cli.failures import guarded  # noqa: PLC0415
 
-    verbose = sum(each.count("v") for each in arguments if each[:1] == "-" and not each.strip("-qv"))
+    short = [each.replace("--verbose", "-v") for each in arguments if each[:1] == "-"]
+    verbose = sum(each.count("v") for each in short if not each.strip("-qv"))
     return guarded(lambda: _parse_and_run(arguments), verbose)
 
 
@@ -52,9 +53,10 @@ def _parse_and_run(arguments: Sequence[str]) -> int:
     from typer.main import get_command  # noqa: PLC0415
 
     from onnx_lsuv.cli.command import app  # noqa: PLC0415
-    from onnx_lsuv.cli.failures import refused  # noqa: PLC0415
+    from onnx_lsuv.cli.failures import refuse_repeated, refused  # noqa: PLC0415
 
     try:
+        refuse_repeated(get_command(app), arguments)
         result: Any = app(list(arguments), prog_name="onnx-lsuv", standalone_mode=False)
     except Exception as error:
         # The parser's own exceptions, whose module differs between versions of typer.

@@ -11,11 +11,33 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from onnx_lsuv.errors import DeviceError, UsageError, meant
+from onnx_lsuv.errors import DeviceError, ModelError, UsageError, meant
 
 REPORTS = (".json", ".md", ".html")
 WEIGHTS = (".safetensors", ".npz")
 DATA = (".npy", ".npz", ".pb", ".safetensors")
+# What a mode has no use for. --seed it has where data are random.
+UNUSED = {
+    "check": (
+        (
+            "output",
+            "weights_out",
+            "no_verify",
+            "fresh",
+            "portable",
+            "init",
+            "no_rescale",
+            "keep_bias",
+            "center",
+            "seed",
+        ),
+        "measures the model as it is and saves none",
+    ),
+    "dry_run": (
+        ("output", "weights_out", "no_verify", "device", "allow_tf32", "threads", "custom_ops", "seed"),
+        "runs nothing and saves no model",
+    ),
+}
 
 
 class Init(StrEnum):
@@ -83,6 +105,7 @@ class Options:
     color: Color
     verbose: int
     quiet: bool
+    given: frozenset[str] = frozenset()  # those that were typed, by their names here
 
     @property
     def writes(self) -> bool:
@@ -103,6 +126,16 @@ class Options:
         """Where data are read from."""
         # False, not an error, for what cannot be looked at; Path.exists raises.
         return [Path(each if os.path.exists(each) else each.partition("=")[2]) for each in self.data or ()]  # noqa: PTH110
+
+
+def model_path(name: str) -> Path:
+    """Return the path of the model; raises UsageError or ModelError for what can be none."""
+    if not name:
+        raise UsageError("MODEL needs a value, but was given an empty text")
+    if scheme := re.match(r"([a-z][a-z0-9+.-]+)://", name, re.IGNORECASE):
+        what = "give its path alone" if scheme[1].lower() == "file" else "download it, and give the file"
+        raise ModelError(f"the model {name!r} is an address, and nothing is read from the network: {what}")
+    return Path(name)
 
 
 def validate(options: Options) -> None:
@@ -148,7 +181,7 @@ def _check_values(options: Options) -> None:
             "alone with '--weights-out'"
         )
     models = [path for path in options.data_paths if path.suffix.lower() == ".onnx"]
-    if options.model.suffix.lower() in (".npy", ".npz", ".safetensors"):
+    if options.model.suffix.lower() in (".npy", ".npz") or (models and options.model.suffix.lower() in DATA):
         first = (
             "the model and the data look swapped"
             if models
@@ -158,7 +191,7 @@ def _check_values(options: Options) -> None:
 
 
 def _texts(options: Options) -> Iterator[tuple[str, str]]:
-    yield "MODEL", "" if str(options.model) == "." else str(options.model)
+    yield "MODEL", str(options.model)
     single = {"-o": options.output, "--device": options.device, "--memory": options.memory}
     single |= {"--weights-out": _text(options.weights_out), "--compare": _text(options.compare)}
     yield from ((name, value) for name, value in single.items() if value is not None)
@@ -178,6 +211,9 @@ def _check_company(options: Options) -> None:
         raise UsageError("--check runs the model and --dry-run does not: give one of them")
     if options.data and options.random:
         raise UsageError("--data and --random are two sources of data: give one of them")
+    for name in ("batch_size", "samples"):
+        if getattr(options, name) is not None and not (options.data or options.random):
+            raise UsageError(f"{_typed(name)} is about data: give --data or --random too")
     if options.shape and not options.random:
         raise UsageError("--shape is the shape of random data: give --random too")
     if options.compare is not None and not options.check:
@@ -190,13 +226,15 @@ def _check_company(options: Options) -> None:
         raise UsageError(f"--center sets biases by the scaled weights and {other} leaves them: give one of them")
     if options.target and options.no_rescale:
         raise UsageError("--target is a std to scale to and --no-rescale scales nothing: give one of them")
-    if not options.writes:
-        mode = "--check" if options.check else "--dry-run"
-        saving = {"-o": options.output is not None, "--weights-out": options.weights_out is not None}
-        saving |= {"--portable": options.portable and options.check}
-        for name, given in saving.items():
-            if given:
-                raise UsageError(f"{mode} saves no model: leave out {name!r}, or leave out {mode!r}")
+    for mode, (unused, what) in UNUSED.items():
+        found = [_typed(n) for n in unused if n in options.given and not (n == "seed" and options.random)]
+        if getattr(options, mode) and found:
+            listed = ", ".join(map(repr, found))
+            raise UsageError(f"{_typed(mode)} {what}: leave out {listed}, or leave out {_typed(mode)!r}")
+
+
+def _typed(name: str) -> str:
+    return "-o" if name == "output" else f"--{name.replace('_', '-')}"
 
 
 def targets(options: Options) -> dict[str, float]:

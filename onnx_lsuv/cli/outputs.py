@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from onnx_lsuv.cli.foreign import TENSORFLOW
 from onnx_lsuv.cli.options import Options
 from onnx_lsuv.errors import ModelError, OutputError, UsageError, meant
 
@@ -13,7 +14,9 @@ def check_model(path: Path) -> None:
     """Raise ModelError for a model that is not there, or a folder, with the name that was perhaps meant."""
     if path.is_dir():
         inside = sorted(path.glob("*.onnx"))
-        more = f": give a file in it, such as {str(inside[0])!r}" if inside else " without .onnx files: give a file"
+        more = f": give the file in it, {str(inside[0])!r}" if len(inside) == 1 else " without .onnx files: give a file"
+        more = f": give a file in it, such as {str(inside[0])!r}" if len(inside) > 1 else more
+        more = f" of TensorFlow: {TENSORFLOW}, option --saved-model" if (path / "saved_model.pb").exists() else more
         raise ModelError(f"the model {str(path)!r} is a folder{more}")
     if not path.exists() and path.parent.is_dir():
         near = meant(path.name, [each.name for each in path.parent.glob("*.onnx")])

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from onnx_lsuv.cli.options import Options, targets
+from onnx_lsuv.errors import ModelError
 
 if TYPE_CHECKING:
     from onnx_lsuv.layers import Layer, Plan
@@ -19,11 +20,13 @@ def planned(model: Model, options: Options) -> Result:
     """Return the layers, each with a note on what would happen to it, and what would be left alone."""
     from onnx_lsuv.layers import find_centres  # noqa: PLC0415
     from onnx_lsuv.lsuv.patterns import targets_of  # noqa: PLC0415
-    from onnx_lsuv.lsuv.prepare import described, plans_of  # noqa: PLC0415
+    from onnx_lsuv.lsuv.prepare import described, nothing_to_do, plans_of  # noqa: PLC0415
 
     wanted: dict[str, Any] = {"include": options.include or (), "exclude": options.exclude or ()}
     wanted |= {"keep_bias": options.keep_bias, "fresh": options.fresh}
     plan, parameters = plans_of(model, **wanted)
+    if not plan.layers:
+        raise ModelError(nothing_to_do(plan))
     found = described(plan, parameters, wanted)
     stds, remarks = targets_of(plan, options.target_std, targets(options))
     centred = find_centres(plan) if options.center else {}

@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from onnx_lsuv.cli.ending import Ending, finish
+from onnx_lsuv.cli.foreign import load_model
 from onnx_lsuv.cli.options import Format, Options, memory, targets, validate
 from onnx_lsuv.cli.outputs import check_model, check_outputs
 from onnx_lsuv.cli.signals import before_the_end
@@ -27,18 +28,20 @@ def perform(options: Options) -> int:
     """Do what the options say; return the exit status."""
     validate(options)
     from onnx_lsuv.batches import parse_shape  # noqa: PLC0415
-    from onnx_lsuv.model import load  # noqa: PLC0415
 
     before_the_end("files", lambda: _stand(options))
     for text in options.shape or ():
         parse_shape(text)
     for path in (options.model, *([] if options.compare is None else [options.compare])):
         check_model(path)
-    model = load(options.model)
-    other = None if options.compare is None else load(options.compare)
+    model = load_model(options.model)
+    other = None if options.compare is None else load_model(options.compare)
     check_outputs(options)
     if options.dry_run:
         from onnx_lsuv.cli.planned import planned  # noqa: PLC0415
+
+        if options.data or options.random:
+            _batches(model, options)  # which looks at all of them
 
         return finish(options, _trains(Ending(planned(model, options)), options))
     from onnx_lsuv import runtime  # noqa: PLC0415

@@ -86,11 +86,12 @@ def drawn_row(
         note = "not rescaled: the other term of its weight alone gives more than the target"
         return replace(row, status="drawn", std_drawn=drawn, note=note)
     if layer.weight not in scales:
-        return replace(row, status="degenerate", std_drawn=drawn, note=_cause(record, target))
+        note = _cause(record, target, drawn=row.init != "keep")
+        return replace(row, status="degenerate", std_drawn=drawn, note=note)
     return replace(row, std_drawn=drawn, scale=scales[layer.weight])
 
 
-def _cause(record: Record, target: float) -> str:
+def _cause(record: Record, target: float, *, drawn: bool = False) -> str:
     mean, var, count = float(record[MEAN, 0]), float(record[VAR, 0]), float(record[COUNT, 0])
     if not (math.isfinite(mean) and math.isfinite(var)):
         return "its output is not finite: overflow in the layers before it, or in its own type"
@@ -99,7 +100,8 @@ def _cause(record: Record, target: float) -> str:
     if record.shape[1] == 3 and math.isfinite(float(record[VAR, 1])) and float(record[VAR, 1]) >= target**2:
         std = math.sqrt(float(record[VAR, 1]))
         return f"what stays added to its output has a std of {std:.3g} alone, which no scale of the weight lowers"
-    return "its output is constant: its input is constant, or everything before it is cut off (dead ReLUs)"
+    again = ", which another --seed may mend" if drawn else ""
+    return f"its output is constant: its input is constant, or everything before it is cut off (dead ReLUs){again}"
 
 
 def tolerances(plan: Plan) -> list[float]:
