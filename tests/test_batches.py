@@ -623,6 +623,25 @@ def test_options_that_do_not_go_together(tmp_path):
     fails(UsageError, "number of samples of -1", call=lambda: from_paths(ONE, [x], samples=-1))
 
 
+def test_arrays_without_names_go_to_the_inputs_in_their_order(tmp_path):
+    x, y = save(tmp_path / "b.npy", normal(4, 3)), save(tmp_path / "a.npy", np.ones((4, 2), np.int64))
+    batches = from_paths(TWO, [x, y])
+    np.testing.assert_array_equal(batches[0]["x"], np.load(x))
+    np.testing.assert_array_equal(batches[0]["y"], np.load(y))
+    assert [note for note in batches.notes if "order" in note] == [
+        f"input {name!r} was given {str(path)!r}, by the order of the inputs" for name, path in (("x", x), ("y", y))
+    ]
+    assert [source.inputs for source in batches.sources] == [("x",), ("y",)]
+    # Where they do not fit so, nobody guesses.
+    fails(UsageError, "in their order", "a.npy' (int64 [4, 2]) does not fit 'x'", call=lambda: from_paths(TWO, [y, x]))
+    three = (*TWO, Input("z", F, None))
+    fails(UsageError, "'x', 'y', 'z' still need data", "NAME=", call=lambda: from_paths(three, [x, y]))
+    named = from_paths(three, [x, f"y={y}", x])
+    np.testing.assert_array_equal(named[0]["z"], np.load(x))
+    floats = (Input("x", F, ("N", 3)), Input("ids", onnx.TensorProto.INT64, ("N", 3)))
+    fails(UsageError, "does not fit 'ids' (int64 [N, 3])", call=lambda: from_paths(floats, [x, x]))
+
+
 def test_an_unnamed_array_too_many(tmp_path):
     x, y = save(tmp_path / "x.npy", normal(4, 3)), save(tmp_path / "y.npy", np.zeros((4, 2), np.int64))
     assert len(from_paths(TWO, [x, f"y={y}"])) == 1

@@ -155,6 +155,16 @@ def test_json_on_standard_output(here: Path) -> None:
     assert ran.stderr == ""
 
 
+def test_long_forms(here: Path) -> None:
+    for short, long in (("-q", "--quiet"), ("-v", "--verbose")):
+        ran = [call("m.onnx", "-d", "x.npy", "--check", each, status=1) for each in (short, long)]
+        one, other = ([line for line in each.stdout.splitlines() if " s, " not in line] for each in ran)
+        assert one == other
+        assert bool(one) == (short == "-v")
+    assert "Traceback" in invoke(["m.onnx", "-d", "missing.npy", "--verbose", "--verbose"]).stderr
+    assert "Traceback" in invoke(["m.onnx", "-d", "missing.npy", "--verbose", "-qv"]).stderr
+
+
 def test_quiet(here: Path) -> None:
     ran = call("m.onnx", "-d", "x.npy", "-q")
     assert (ran.stdout, ran.stderr) == ("", "")
@@ -218,6 +228,9 @@ def test_dry_run_runs_nothing(here: Path) -> None:
 
 def test_random_data(here: Path) -> None:
     call("m.onnx", "--random", "--shape", "48,16", "--report", "r.json", "-o", "a.onnx")
+    for i, written in enumerate(["48x16", "48 X 16", "48 16", "x=48x16", "[48, 16]", "(48,16,)", "48, 16"]):
+        call("m.onnx", "--random", "--shape", written, "-o", f"a{i}.onnx")
+        assert (here / "a.onnx").read_bytes() == (here / f"a{i}.onnx").read_bytes()
     call("m.onnx", "--random", "--shape", "x=48,16", "-o", "b.onnx")
     call("m.onnx", "--random", "--report", "c.json", "-o", "c.onnx")
     assert (here / "a.onnx").read_bytes() == (here / "b.onnx").read_bytes()

@@ -55,6 +55,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("x.csv", "x.png", "x.xyz"):
         Path(name).write_text("1,2")
     Path("folder").mkdir()
+    for suffix in ("pth", "keras", "tflite", "pb", "safetensors"):
+        Path(f"net.{suffix}").write_bytes(b"\xff" * 64)
+    Path("tf").mkdir()
+    Path("tf/saved_model.pb").touch()
     Path("nets").mkdir()
     onnx.save(parse(TWO, w=normal(16, 16)), "nets/a.onnx")
     return tmp_path
@@ -73,6 +77,31 @@ WRONG: list[tuple[int, list[str], Sequence[str]]] = [
     (2, ["m.onnx", "-d", "--random"], ["--data", "'--random'"]),
     (2, ["m.onnx", *X, "--ouput", "o.onnx"], ["'--ouput'", "did you mean '--output'?"]),
     (2, ["m.onnx", *X, "--quux"], ["'--quux'", "--help"]),
+    (2, ["m.onnx", *X, "--otuput", "o.onnx"], ["did you mean '--output'?"]),
+    (2, ["m.onnx", *X, "--batchsize", "4"], ["did you mean '--batch-size'?"]),
+    (2, ["m.onnx", *X, "--verb"], ["did you mean '--verbose'?"]),
+    (2, ["m.onnx", *X, "--queit"], ["did you mean '--quiet'?"]),
+    (2, ["m.onnx", *X, "--suit"], ["'--suit'; 'onnx-lsuv --help' lists the options."]),
+    (2, ["m.onnx", *X, "--init"], ["--init orthonormal|delta|he|xavier|keep"]),
+    (2, ["m.onnx", *X, "--init", "Orthogonal"], ["did you mean 'orthonormal'?"]),
+    (2, ["m.onnx", *X, "--init", "kaiming_normal"], ["did you mean 'he'?"]),
+    (2, ["m.onnx", *X, "--init", "glorot"], ["did you mean 'xavier'?"]),
+    (2, ["m.onnx", *X, "--seed", "1", "--seed=2"], ["the option --seed is given 2 times: give it once."]),
+    (
+        2,
+        ["m.onnx", *X, "-o", "a.onnx", "--output", "b.onnx"],
+        ["the option -o/--output is given 2 times: give it once."],
+    ),
+    (2, ["m.onnx", *X, "--seed", "0x10"], ["--seed should be a valid integer, but '0x10' was given"]),
+    (2, ["m.onnx", *X, "--seed", "1e3"], ["--seed should be a valid integer, but '1e3' was given"]),
+    (2, ["m.onnx", *X, "--target-std", "1e400"], ["--target-std must be a finite number above 0, not inf"]),
+    (2, ["m.onnx", *X, "--tolerance", "nan"], ["--tolerance must lie between 0 and 1, not nan"]),
+    (2, ["m.onnx", *X, "--samples", "9" * 30], ["--samples should be less than or equal to 1000000000"]),
+    (2, ["m.onnx", *X, "--batch-size", "9" * 30], ["--batch-size should be less than or equal to 1000000000"]),
+    (2, ["m.onnx", *X, "--threads", "9" * 30], ["--threads should be less than or equal to 1000000000"]),
+    (2, ["m.onnx", *X, "--memory", "nan"], ["--memory takes a size such as 500M or 2G, not 'nan'"]),
+    (2, ["m.onnx", "--samples", "4", "--no-rescale"], ["--samples is about data: give --data or --random too"]),
+    (2, ["", *X], ["MODEL needs a value, but was given an empty text"]),
     (2, ["m.onnx", *X, "--init", "xaviar"], ["--init", "'xaviar'", "did you mean 'xavier'?"]),
     (2, ["m.onnx", *X, "--format", "JSN"], ["--format", "did you mean 'json'?"]),
     (2, ["m.onnx", *X, "--batch-size", "0"], ["--batch-size", "1", "'0'"]),
@@ -93,17 +122,47 @@ WRONG: list[tuple[int, list[str], Sequence[str]]] = [
     (2, ["m.onnx", *X, "-o", ""], ["-o", "empty"]),
     (2, ["m.onnx", *X, "--check", "-o", "o.onnx"], ["--check", "'-o'"]),
     (2, ["m.onnx", *X, "--check", "--portable"], ["--check", "'--portable'"]),
+    (
+        2,
+        ["m.onnx", *X, "--check", "--seed", "0", "--fresh", "--init", "orthonormal", "--keep-bias", "-o", "o.onnx"],
+        ["saves none: leave out '-o', '--fresh', '--init', '--keep-bias', '--seed', or leave out '--check'"],
+    ),
+    (2, ["m.onnx", *X, "--check", "--no-rescale", "--center"], ["leave out '--no-rescale', '--center', or"]),
+    (2, ["m.onnx", *X, "--check", "--no-verify", "--weights-out", "w.npz"], ["'--weights-out', '--no-verify', or"]),
+    (
+        2,
+        ["m.onnx", *X, "--dry-run", "--device", "cpu", "--threads", "2", "--allow-tf32", "--no-verify"],
+        [
+            "--dry-run runs nothing and saves no model: ",
+            "leave out '--no-verify', '--device', '--allow-tf32', '--threads', or leave out '--dry-run'",
+        ],
+    ),
+    (2, ["m.onnx", *X, "--dry-run", "--custom-ops", "m.onnx", "--seed", "1"], ["leave out '--custom-ops', '--seed'"]),
     (2, ["m.onnx", *X, "--compare", "two.onnx"], ["--compare", "--check"]),
     (2, ["m.onnx", *X, "--fresh", "--keep-bias"], ["--fresh", "--keep-bias"]),
     (2, ["m.onnx", *X, "--fresh", "--init", "keep"], ["--fresh", "--init keep"]),
     (2, ["m.onnx", "--random", "--shape", "4,x"], ["'x'", "1,3,8,8"]),
+    (2, ["m.onnx", "--random", "--shape", "4xx16"], ["'4xx16'", "1,3,8,8"]),
+    (2, ["m.onnx", "--random", "--shape", "(4,16"], ["'(4'", "1,3,8,8"]),
     (5, ["m.onnx", *X, "--device", "gpu"], ["'gpu'", "did you mean 'cuda'?"]),
     (5, ["m.onnx", *X, "--device", "gpu0"], ["did you mean 'cuda:0'?"]),
     (5, ["m.onnx", *X, "--device", "CPU"], ["did you mean 'cpu'?"]),
     (5, ["m.onnx", *X, "--custom-ops", "none.so"], ["'none.so'", "shared library"]),
     # the model
     (3, ["M.onnx", *X], ["'M.onnx'", "did you mean 'm.onnx'?"]),
-    (3, ["nets", *X], ["folder", "a.onnx"]),
+    (3, ["nets", *X], [f"the model 'nets' is a folder: give the file in it, {str(Path('nets/a.onnx'))!r}."]),
+    (3, [".", *X], ["the model '.' is a folder: give a file in it, such as 'conv.onnx'."]),
+    (3, ["tf", *X], ["'tf' is a folder of TensorFlow", "python -m tf2onnx.convert"]),
+    (3, ["https://example.org/m.onnx", *X], ["'https://example.org/m.onnx' is an address", "download it"]),
+    (3, ["s3://bucket/m.onnx", *X], ["'s3://bucket/m.onnx' is an address", "nothing is read from the network"]),
+    (3, ["hf://org/net", *X], ["'hf://org/net' is an address"]),
+    (3, ["file:///m.onnx", *X], ["'file:///m.onnx' is an address", "give its path alone"]),
+    (3, ["net.keras", *X], ["Keras", ".export('model.onnx', format='onnx')"]),
+    (3, ["net.tflite", *X], ["TensorFlow Lite", "python -m tf2onnx.convert"]),
+    (3, ["net.pb", *X], ["TensorFlow", "python -m tf2onnx.convert"]),
+    (3, ["net.safetensors", *X], ["weights without a graph", "torch.onnx.export("]),
+    (3, ["net.pth", *X], ["PyTorch", "torch.onnx.export("]),
+    (3, ["none.pth", *X], ["there is no model file 'none.pth'"]),
     (3, ["folder", *X], ["folder", "give a file"]),
     (3, ["weights.pt", *X], ["PyTorch", "torch.onnx.export(model, (x,), 'model.onnx', dynamo=True)"]),
     (3, ["m.onnx", *X, "--check", "--compare", "C.onnx"], ["'C.onnx'"]),
@@ -236,6 +295,16 @@ def test_meant() -> None:
     assert meant("quux", ["mask", "image"]) == ""
     assert meant("a" * 200, ["a" * 201]) == ""
     assert meant("a" * 119, ["a" * 1_000_000, "a" * 120]) == f" (did you mean {'a' * 120!r}?)"
+    # A slip in four characters at most, where dashes and a common extension say nothing.
+    options = ["--init", "--quiet", "--verbose", "--version", "--seed", "--dry-run"]
+    assert meant("--suit", options) == meant("--speed-up", options) == meant("--dirty", options) == ""
+    assert meant("--sede", options) == " (did you mean '--seed'?)"
+    assert meant("--versoin", options) == " (did you mean '--version'?)"
+    assert meant("--dryrun", options) == meant("--dry-", options) == " (did you mean '--dry-run'?)"
+    assert meant("--ver", options) == ""  # two begin so
+    assert meant("missing.onnx", ["m.onnx", "x.onnx"]) == meant("a.onnx", ["b.onnx"]) == ""
+    assert meant("resnte18.onnx", ["resnet18.onnx"]) == " (did you mean 'resnet18.onnx'?)"
+    assert meant(".htm", [".json", ".html"]) == " (did you mean '.html'?)"
 
 
 def test_long_names_are_shortened_in_the_middle() -> None:
@@ -271,3 +340,14 @@ def test_the_line_of_an_error_stays_below_400_characters(here: Path, model: str)
     (line,) = ran.stderr.splitlines()
     assert len(line) < 400
     assert ran.status == 4 or model != "m.onnx"
+
+
+def test_an_onnx_model_may_have_any_name(here: Path) -> None:
+    for name in ("m.pb", "m.bin", "m.pt"):
+        Path(name).write_bytes(Path("m.onnx").read_bytes())
+        call(name, *X, "-o", "o.onnx", "--force")
+
+
+def test_a_guess_among_many_long_names_is_quick() -> None:
+    known = [f"/encoder/layers.{i}/self_attention/query/MatMul_output_{i}" for i in range(20_000)]
+    assert meant("/encoder/layers.77/self_attention/qeury/MatMul_output_77", known).count("layers.77/") == 1

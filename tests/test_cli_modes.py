@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 import oracle
 import pytest
-from commands import HEAD, call, contents, fill, mlp, names
-from onnx.numpy_helper import to_array
+from commands import HEAD, call, contents, fill, invoke, mlp, names
+from onnx.numpy_helper import from_array, to_array
 from oracle import normal, parse
 
 from onnx_lsuv.portable.importers import IMPORTERS
@@ -105,6 +105,33 @@ def test_compare_where_layers_have_other_names(here: Path) -> None:
     ran = call("m.onnx", *X, "--check", "--compare", "half.onnx", status=1)
     assert numbers(ran.stdout)["z"][-2] == "-"
     assert "only in the other model: node_z" in ran.stdout
+
+
+def test_check_takes_a_seed_for_random_data(here: Path) -> None:
+    one, same, other = (
+        call("m.onnx", "--random", "--check", "--seed", seed, "-q", status=1).stderr for seed in ("1", "1", "2")
+    )
+    assert one == same != other
+
+
+def test_another_seed_is_named_where_it_may_help(here: Path) -> None:
+    text = f"{HEAD} g (float[N,1] x) => (float z) {{ y = MatMul(x, w) r = Relu(y) z = MatMul(r, u) }}"
+    onnx.save(parse(text, w=normal(1, 1), u=normal(1, 4)), "dead.onnx")
+    np.save("positive.npy", np.abs(normal(32, 1)))
+    ran = {
+        seed: invoke(["dead.onnx", "-d", "positive.npy", "--device", "cpu", "--force", "--seed", str(seed)])
+        for seed in range(12)
+    }
+    assert {each.status for each in ran.values()} == {0, 1}  # another one does help
+    for each in ran.values():
+        assert ("(dead ReLUs), which another --seed may mend" in each.stderr) == (each.status == 1)
+    call(
+        "dead.onnx", "-d", "positive.npy", "-o", "alive.onnx", "--seed", str(next(s for s in ran if not ran[s].status))
+    )
+    model = onnx.load("alive.onnx")
+    model.graph.initializer[0].CopyFrom(from_array(-to_array(model.graph.initializer[0]), "w"))
+    onnx.save(model, "cut.onnx")
+    assert "--seed" not in call("cut.onnx", "-d", "positive.npy", "--check", status=1).stderr  # nothing is drawn
 
 
 # -------------------------------------------------------------------------------------------------------------- reports
@@ -216,6 +243,23 @@ def test_dry_run_says_what_would_happen_and_why(here: Path) -> None:
     assert (rows["y"]["target"], rows["y"]["init"], rows["y"]["path"]) == (0.5, "he", ["Transpose"])
     assert listed("odd.onnx", "--no-rescale")["s"]["note"] == "drawn (orthonormal), not scaled"
     assert listed("odd.onnx", "--init", "keep")["s"]["note"] == "kept, scaled to std 1"
+
+
+def test_dry_run_ends_as_the_run_would(here: Path) -> None:
+    onnx.save(parse(f"{HEAD} g (float[N,16] x) => (float y) {{ y = Relu(x) }}"), "relu.onnx")
+    given = ([], ["--exclude", "*"])
+    for name, extra in zip(("relu.onnx", "m.onnx"), given, strict=True):
+        run = call(name, *X, *extra, status=3)
+        assert call(name, "--dry-run", *extra, status=3).stderr == run.stderr
+    # Data that are given are looked at, and only then needed.
+    np.save("wide.npy", normal(8, 17))
+    assert (
+        call("m.onnx", "-d", "wide.npy", "--dry-run", status=4).stderr
+        == call("m.onnx", "-d", "wide.npy", status=4).stderr
+    )
+    call("m.onnx", "--dry-run", "--random", "--shape", "4,17", status=2)
+    call("m.onnx", *X, "--dry-run", "--samples", "8", "--fresh", "--center", "--portable", "--memory", "1G")
+    assert names(here) == {"m.onnx", "x.npy", "zeros.npy", "relu.onnx", "wide.npy"}
 
 
 def test_dry_run_of_a_weight_used_twice(here: Path) -> None:

@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnx_lsuv.batches.advice import file_advice, fits
+from onnx_lsuv.batches.advice import file_advice
 from onnx_lsuv.batches.files import open_file
 from onnx_lsuv.batches.inputs import Input, closest, show_shape, type_name
 from onnx_lsuv.batches.npy import read_npy
 from onnx_lsuv.batches.npz import read_npz
+from onnx_lsuv.batches.plan import check_shape
 from onnx_lsuv.batches.stored import Stored, reason
 from onnx_lsuv.batches.tensors import read_pb, read_safetensors
 from onnx_lsuv.batches.values import check_dtype
@@ -108,9 +109,8 @@ def _take_in_order(
 
 def _goes(one: Input, stored: Stored) -> bool:
     """Whether an array may be data for an input."""
-    if one.shape is not None and not (len(one.shape) == len(stored.shape) and fits(one.shape[1:], stored.shape[1:])):
-        return False
     try:
+        check_shape(one, stored)
         check_dtype(one, stored)
     except DataError:
         return False

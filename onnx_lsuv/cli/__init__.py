@@ -6,6 +6,7 @@
     command   the options
     help      the options as text, in groups
     options   the options as values, and what can be said about them before any file is opened
+    foreign   models of other frameworks, and how each becomes ONNX
     outputs   what could not be written is refused before the work
     work      the modes: initialise, check, dry run
     terminal  width, colours and characters of standard output; the progress bar

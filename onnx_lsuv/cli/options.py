@@ -209,6 +209,11 @@ def _check_company(options: Options) -> None:
     """Refuse options that do not go together."""
     if options.check and options.dry_run:
         raise UsageError("--check runs the model and --dry-run does not: give one of them")
+    for mode, (unused, what) in UNUSED.items():
+        found = [_typed(n) for n in unused if n in options.given and not (n == "seed" and options.random)]
+        if getattr(options, mode) and found:
+            listed = ", ".join(map(repr, found))
+            raise UsageError(f"{_typed(mode)} {what}: leave out {listed}, or leave out {_typed(mode)!r}")
     if options.data and options.random:
         raise UsageError("--data and --random are two sources of data: give one of them")
     for name in ("batch_size", "samples"):
@@ -226,11 +231,6 @@ def _check_company(options: Options) -> None:
         raise UsageError(f"--center sets biases by the scaled weights and {other} leaves them: give one of them")
     if options.target and options.no_rescale:
         raise UsageError("--target is a std to scale to and --no-rescale scales nothing: give one of them")
-    for mode, (unused, what) in UNUSED.items():
-        found = [_typed(n) for n in unused if n in options.given and not (n == "seed" and options.random)]
-        if getattr(options, mode) and found:
-            listed = ", ".join(map(repr, found))
-            raise UsageError(f"{_typed(mode)} {what}: leave out {listed}, or leave out {_typed(mode)!r}")
 
 
 def _typed(name: str) -> str:
