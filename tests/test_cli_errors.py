@@ -44,6 +44,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     fill(tmp_path)
     onnx.save(parse(CONV, w=normal(8, 3, 3, 3), u=normal(8, 4)), "conv.onnx")
     onnx.save(parse(TWO, w=normal(16, 16)), "two.onnx")
+    model = onnx.load("m.onnx")
+    model.graph.node[0].name = "/block1/fc/Gemm"
+    onnx.save(model, "blocks.onnx")
     arrays = {"nhwc": normal(8, 9, 9, 3), "single": normal(3, 9, 9), "hwc": normal(9, 9, 3), "swapped": normal(16, 64)}
     arrays |= {"empty": np.zeros((0, 16), np.float32), "flat": normal(8, 3 * 81), "images": normal(8, 3, 9, 9)}
     arrays |= {"pixels": np.arange(8 * 243, dtype=np.uint8).reshape(8, 3, 9, 9), "complex": np.ones((8, 16), "c8")}
@@ -101,6 +104,12 @@ WRONG: list[tuple[int, list[str], Sequence[str]]] = [
     (2, ["m.onnx", *X, "--threads", "9" * 30], ["--threads should be less than or equal to 1000000000"]),
     (2, ["m.onnx", *X, "--memory", "nan"], ["--memory takes a size such as 500M or 2G, not 'nan'"]),
     (2, ["m.onnx", "--samples", "4", "--no-rescale"], ["--samples is about data: give --data or --random too"]),
+    (2, ["m.onnx", *X, "--json"], ["did you mean '--format json'?"]),
+    (2, ["m.onnx", *X, "--gpu"], ["did you mean '--device cuda'?"]),
+    (2, ["m.onnx", *X, "--overwrite"], ["did you mean '--force'?"]),
+    (2, ["check", "m.onnx", *X], ["there is no command 'check': give the option '--check'."]),
+    (2, ["m.onnx", *X, *X], ["'x' is given data twice", "several files as their folder"]),
+    (2, ["blocks.onnx", *X, "--include", "block1"], ["did you mean '*block1*'?"]),
     (2, ["", *X], ["MODEL needs a value, but was given an empty text"]),
     (2, ["m.onnx", *X, "--init", "xaviar"], ["--init", "'xaviar'", "did you mean 'xavier'?"]),
     (2, ["m.onnx", *X, "--format", "JSN"], ["--format", "did you mean 'json'?"]),
@@ -151,7 +160,7 @@ WRONG: list[tuple[int, list[str], Sequence[str]]] = [
     # the model
     (3, ["M.onnx", *X], ["'M.onnx'", "did you mean 'm.onnx'?"]),
     (3, ["nets", *X], [f"the model 'nets' is a folder: give the file in it, {str(Path('nets/a.onnx'))!r}."]),
-    (3, [".", *X], ["the model '.' is a folder: give a file in it, such as 'conv.onnx'."]),
+    (3, [".", *X], ["the model '.' is a folder: give a file in it, such as 'blocks.onnx'."]),
     (3, ["tf", *X], ["'tf' is a folder of TensorFlow", "python -m tf2onnx.convert"]),
     (3, ["https://example.org/m.onnx", *X], ["'https://example.org/m.onnx' is an address", "download it"]),
     (3, ["s3://bucket/m.onnx", *X], ["'s3://bucket/m.onnx' is an address", "nothing is read from the network"]),

@@ -73,7 +73,10 @@ def read_sources(
             if key is None:
                 unnamed.append((len(sources), source, each))
             elif key in found:
-                raise UsageError(f"input {quote(key)} is given data twice, again by {quote(value)}; give it once")
+                raise UsageError(
+                    f"input {quote(key)} is given data twice, again by {quote(value)}; give it once, "
+                    "several files as their folder"
+                )
             else:
                 found[key] = each
         sources.append(source)

@@ -14,7 +14,11 @@ from onnx_lsuv.cli.signals import last_word
 from onnx_lsuv.errors import LsuvError, OutputError, UsageError, meant, sentence
 
 DEFECT = 70
-# Of `--init` elsewhere.
+# What options and the values of `--init` are called elsewhere.
+ELSEWHERE = {f"--{name}": f"--format {name}" for name in ("json", "github")}
+ELSEWHERE |= {"--cpu": "--device cpu", **dict.fromkeys(("--cuda", "--gpu"), "--device cuda")}
+ELSEWHERE |= {**dict.fromkeys(("-f", "-y", "--overwrite"), "--force"), "-b": "--batch-size", "-s": "--seed"}
+ELSEWHERE |= {**dict.fromkeys(("-i", "--input", "--inputs"), "--data"), "--std": "--target-std", "-V": "--version"}
 OTHER_NAMES = {"orthog": "orthonormal", "lsuv": "orthonormal", "kaiming": "he", "he_": "he", "msra": "he"}
 OTHER_NAMES |= {"glorot": "xavier", "xavier_": "xavier", "dirac": "delta", "none": "keep"}
 
@@ -80,12 +84,14 @@ def refused(error: Any, arguments: Sequence[str], parameters: Sequence[Any]) -> 
     words = " ".join(str(error.format_message()).split())
     option = str(getattr(error, "option_name", "") or "")
     if words.lower().startswith("no such option"):
-        near = meant(option, [name for each in parameters for name in each.opts])
+        known = [name for each in parameters for name in each.opts]
+        near = f" (did you mean {ELSEWHERE[option]!r}?)" if option in ELSEWHERE else meant(option, known)
         more = "" if near else "; 'onnx-lsuv --help' lists the options"
         return UsageError(f"there is no option {option!r}{near}{more}")
     if extra := re.search(r"unexpected extra arguments?(?:\(s\))? \((.*)\)", words):
         return UsageError(
-            f"one model is expected, but {extra[1]!r} follows it; data are given with '--data PATH', once for each file"
+            f"one model is expected, but {extra[1]!r} follows it; data are given with '--data PATH', "
+            "once for each input, several files of one as their folder"
         )
     if words.startswith("Missing argument"):
         return UsageError("the model is missing; give it as in 'onnx-lsuv MODEL.onnx --data PATH'")

@@ -132,6 +132,8 @@ def model_path(name: str) -> Path:
     """Return the path of the model; raises UsageError or ModelError for what can be none."""
     if not name:
         raise UsageError("MODEL needs a value, but was given an empty text")
+    if name in ("check", "compare", "dry-run", "help", "version") and not Path(name).exists():
+        raise UsageError(f"there is no command {name!r}: give the option '--{name}'")
     if scheme := re.match(r"([a-z][a-z0-9+.-]+)://", name, re.IGNORECASE):
         what = "give its path alone" if scheme[1].lower() == "file" else "download it, and give the file"
         raise ModelError(f"the model {name!r} is an address, and nothing is read from the network: {what}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -41,8 +42,10 @@ class Choice:
 def no_match(pattern: str, layers: Iterable[Layer]) -> str:
     """Return the sentence for a pattern that matches no layer."""
     labels = list(dict.fromkeys(layer.node.label for layer in layers))
+    inside = any(pattern in label for label in labels) and not re.search(r"[*?\[]", pattern)
+    near = f" (did you mean {f'*{pattern}*'!r}?)" if inside else meant(pattern, labels)
     return (
-        f"the pattern {pattern!r} matches the whole name of no layer or weight{meant(pattern, labels)}; layers are "
+        f"the pattern {pattern!r} matches the whole name of no layer or weight{near}; layers are "
         f"named like {', '.join(map(repr, labels[:5]))}, and '*' stands for anything"
     )
 
