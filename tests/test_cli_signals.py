@@ -206,8 +206,8 @@ def slow(*arguments):
 place._put = slow
 """
     before = names(here)
-    status, stdout, stderr = patched(code, "big.onnx", *RUN[1:], "-o", "o.onnx")
-    assert (status, stdout) == (143, "")
+    status, _, stderr = patched(code, "big.onnx", *RUN[1:], "-o", "o.onnx")
+    assert status == 143
     assert stderr == "onnx-lsuv: error: terminated; 'o.onnx' is saved all the same.\n"
     (data,) = names(here) - before - {"o.onnx"}
     assert not data.startswith(".")
