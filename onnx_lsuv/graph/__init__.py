@@ -2,7 +2,7 @@
 
 from onnx_lsuv.graph.center import within_channels
 from onnx_lsuv.graph.expression import expression
-from onnx_lsuv.graph.moments import COUNT, MEAN, ROWS, USE, VAR, Record, executions, first_usable_of, scale_of
+from onnx_lsuv.graph.moments import COUNT, MEAN, ROWS, USE, VAR, Record, executions, first_usable_of, is_far, scale_of
 from onnx_lsuv.graph.nodes import is_random
 from onnx_lsuv.graph.precision import BFLOAT16, has_bfloat16, widened
 from onnx_lsuv.graph.stages import IR_MAX, Calibration, Stage, build, close
@@ -25,6 +25,7 @@ __all__ = [
     "expression",
     "first_usable_of",
     "has_bfloat16",
+    "is_far",
     "is_random",
     "norm_key",
     "scale_of",

@@ -9,6 +9,11 @@ of 0 says: not reached.
 Reduction has two levels. Groups of some 32 to 4096 values are reduced in float32, then the groups in float64, and
 var = E[x^2] - E[x]^2 is taken in float64: one float32 reduction over 25 million values is off by 0.3%.
 
+That difference loses what E[x]^2 has more than var. Where E[x]^2 > LARGE var for some channel of a record, all is run
+again (see `lsuv.again`) and the value measured about c, its mean rounded to float32, in one pass more:
+
+    y = x - c,    E[x] = c + E[y],    var = E[y^2] - E[y]^2
+
     pooled      n = sum n_i,  m = sum n_i m_i / n,  v = sum n_i (v_i + (m_i - m)^2) / n            (Chan et al. 1979)
     scale       s = t / sqrt(Var z), or with a term that stays the positive root of
                 s^2 Var(z) + 2 s Cov(z, b) + Var(b) = t^2
@@ -17,9 +22,8 @@ var = E[x^2] - E[x]^2 is taken in float64: one float32 reduction over 25 million
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,61 +31,20 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnx_lsuv.graph.blocked import padded
+from onnx_lsuv.graph.groups import GROUP_MIN, Dims, Groups, groups_of
 from onnx_lsuv.graph.sheet import Sheet
 
 Record = NDArray[np.float64]
-Dims = Sequence[int | None]
 
 COUNT, MEAN, VAR, USE = 0, 1, 2, 3
 ROWS = 4
-GROUP_MIN, GROUP_MAX = 32, 4096
-# Short groups let the rounding of their sums average out: with a mean of 1000 stds, 256 values are off by 1e-7 of
-# 1e6, thousands of such groups together by far less.
-GROUP_GOOD = 256
-# A row's product with itself is summed side by side in many registers, so that it can be longer.
-ROW_MIN, ROW_GOOD = 512, 2048
 # So few values have too few groups for that, and go in float64 at once.
 SMALL = 1 << 15
+# Up to here, a mean of 8 stds, groups of float32 sums are seen to give a variance to 1e-5, the longest to 7e-5.
+LARGE = 64.0
 # A variance below this part of the squared mean is rounding noise of float32, not variance.
 NOISE = 1e-7
 HUGE = 1e60
-
-
-@lru_cache(maxsize=4096)
-def _divisor(length: int, least: int, good: int, most: int) -> int | None:
-    """Return the largest divisor up to a good length, or the smallest beyond it; None where none is within bounds."""
-    lengths = (*range(good, least - 1, -1), *range(good + 1, most + 1))
-    return next((g for g in lengths if length % g == 0), None)
-
-
-def size_of(dims: Dims | None) -> int | None:
-    """Return the number of values of a shape, where all of it is known."""
-    return None if dims is None or None in dims else math.prod(d for d in dims if d is not None)
-
-
-@dataclass(frozen=True, slots=True)
-class Groups:
-    """How many neighbouring values are reduced in float32; None where everything goes in float64 at once."""
-
-    length: int | None
-    row: int | None = None  # of a group whose squares are summed as the product of a row with itself
-
-
-def groups_of(dims: Dims | None, *, leading: int = 0) -> Groups:
-    """Return the groups that a value of a shape is reduced in.
-
-    Args:
-        dims: the shape as far as it is known.
-        leading: how many leading axes must not be merged (batch and channel for a BatchNormalization).
-    """
-    if dims is None:
-        return Groups(None)
-    length = 1
-    for dim in reversed(dims[leading:]):
-        if not dim:
-            break
-        length *= dim
-    return Groups(_divisor(length, GROUP_MIN, GROUP_GOOD, GROUP_MAX), _divisor(length, ROW_MIN, ROW_GOOD, ROW_GOOD))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +55,7 @@ class Moments:
     mean: str
     var: str
     square: str | None = None  # of the mean, where it is there
+    rough: bool = False  # float32 sums about 0: not good enough for a large mean
 
 
 def moments(
@@ -102,6 +66,8 @@ def moments(
     channels: int = 1,
     size: int | None = None,
     stored: int | None = None,
+    shifted: bool = False,
+    less: Callable[[str], str] | None = None,
 ) -> Moments:
     """Write the nodes that measure a value. Half precision is summed in float32.
 
@@ -113,6 +79,8 @@ def moments(
         channels: how many there are.
         size: the number of values, where it is known.
         stored: the number of values in memory, where some are zeros that do not count.
+        shifted: measure about the mean.
+        less: writes the value less a number, where it has such zeros: they stay.
     """
     x, group, row = value, groups.length, groups.row
     if elem_type == TensorProto.DOUBLE or (size is not None and size <= SMALL):
@@ -121,56 +89,83 @@ def moments(
         x = sheet.cast(x, TensorProto.DOUBLE)
     elif elem_type not in (TensorProto.FLOAT, TensorProto.DOUBLE):
         x = sheet.cast(x, TensorProto.FLOAT)
-    shape = (0, channels, -1) if channels > 1 else (-1,)
-    outer, keep = ((0, 2), False) if channels > 1 else ((0,), True)
-    share = part = 1.0 if stored is None or size is None else stored / size
-    if group is None:
-        x = sheet.reshape(x, *shape)
-        first = sheet.reduce("ReduceMean", x, outer, keep=keep)
-        second = sheet.reduce("ReduceMean", sheet.op("Mul", x, x), outer, keep=keep)
-    else:
-        grouped = sheet.reshape(x, *shape, group)
-        means = sheet.reduce("ReduceMean", grouped, (len(shape),))
-        places = outer
-        if row is None or not sheet.book.rows:
-            row = group
-            squares = sheet.reduce("ReduceSumSquare", grouped, (len(shape),))
-        else:
-            # ONNX Runtime takes a third of the time for this that it takes for ReduceSumSquare.
-            rows = sheet.reshape(x, *shape, 1, row)
-            squares = sheet.op("FusedMatMul", rows, rows, domain="com.microsoft", transB=1)
-            places = (*outer, len(shape), len(shape) + 1)
-        first = sheet.reduce("ReduceMean", sheet.cast(means, TensorProto.DOUBLE), outer, keep=keep)
-        second = sheet.reduce("ReduceMean", sheet.cast(squares, TensorProto.DOUBLE), places)
-        part /= row
-    if share != 1:
-        first = sheet.op("Mul", first, sheet.double(share))
-    if part != 1:
-        second = sheet.op("Mul", second, sheet.double(part))
     if size is not None:
         count = sheet.book.filled(size // channels, channels, dtype=np.float64)
     else:
         each = sheet.book.filled(channels, channels, dtype=np.float64)
         count = sheet.op("Div", sheet.cast(sheet.op("Size", value), TensorProto.DOUBLE), each)
-    return _central(sheet, count, first, second)
+    shape = (0, channels, -1) if channels > 1 else (-1,)
+    outer, keep = ((0, 2), False) if channels > 1 else ((0,), True)
+    share = 1.0 if stored is None or size is None else stored / size
+    if group is None:
+        x = sheet.reshape(x, *shape)
+        first = sheet.reduce("ReduceMean", x, outer, keep=keep)
+        second = sheet.reduce("ReduceMean", sheet.op("Mul", x, x), outer, keep=keep)
+        return _central(sheet, count, _times(sheet, first, share), _times(sheet, second, share))
+
+    def over(op_type: str, x: str, factor: float) -> str:
+        parts = sheet.reduce(op_type, x, (len(shape),))
+        return _over_groups(sheet, parts, outer, factor, keep=keep)
+
+    grouped = sheet.reshape(x, *shape, group)
+    first = over("ReduceMean", grouped, share)
+    if shifted:
+        number = sheet.cast(first, TensorProto.FLOAT)
+        if less is not None:
+            grouped = sheet.reshape(less(number), *shape, group)
+        else:
+            grouped = sheet.op("Sub", grouped, sheet.reshape(number, channels, 1, 1) if channels > 1 else number)
+        first = over("ReduceMean", grouped, share)
+        second = over("ReduceSumSquare", grouped, share / group)
+        return _central(sheet, count, first, second, number)
+    if row is None or not sheet.book.rows:
+        second = over("ReduceSumSquare", grouped, share / group)
+    else:
+        # ONNX Runtime takes a third of the time for this that it takes for ReduceSumSquare.
+        rows = sheet.reshape(x, *shape, 1, row)
+        squares = sheet.op("FusedMatMul", rows, rows, domain="com.microsoft", transB=1)
+        second = _over_groups(sheet, squares, (*outer, len(shape), len(shape) + 1), share / row)
+    return replace(_central(sheet, count, first, second), rough=True)
 
 
-def _central(sheet: Sheet, count: str, first: str, second: str) -> Moments:
-    """Turn E[x] and E[x^2] into moments."""
+def _over_groups(sheet: Sheet, parts: str, axes: Sequence[int], factor: float = 1.0, *, keep: bool = False) -> str:
+    """Reduce what float32 gave for each group in float64, and multiply it."""
+    mean = sheet.reduce("ReduceMean", sheet.cast(parts, TensorProto.DOUBLE), axes, keep=keep)
+    return _times(sheet, mean, factor)
+
+
+def _times(sheet: Sheet, value: str, factor: float) -> str:
+    return value if factor == 1 else sheet.op("Mul", value, sheet.double(factor))
+
+
+def _central(sheet: Sheet, count: str, first: str, second: str, number: str | None = None) -> Moments:
+    """Turn E[x] and E[x^2] into moments; with a float32 number those of x - number."""
     square = sheet.op("Mul", first, first)
-    return Moments(count, first, sheet.op("Sub", second, square), square)
+    var = sheet.op("Sub", second, square)
+    if number is not None:
+        return Moments(count, sheet.op("Add", first, sheet.cast(number, TensorProto.DOUBLE)), var)
+    return Moments(count, first, var, square)
 
 
 def channel_moments(
-    sheet: Sheet, value: str, elem_type: int, channels: int, dims: Dims | None, size: int | None
+    sheet: Sheet,
+    value: str,
+    elem_type: int,
+    channels: int,
+    dims: Dims | None,
+    size: int | None,
+    *,
+    shifted: bool = False,
 ) -> Moments:
     """Write the nodes that measure each channel of a value by itself; arguments as for `moments` and `groups_of`."""
     # Groups lie within one sample and one channel.
     groups = groups_of(dims, leading=0 if channels == 1 else 2)
-    return moments(sheet, value, elem_type, groups, channels, size)
+    return moments(sheet, value, elem_type, groups, channels, size, shifted=shifted)
 
 
-def moments_in_blocks(sheet: Sheet, value: str, image: tuple[int, int, int, int], block: int) -> Moments | None:
+def moments_in_blocks(
+    sheet: Sheet, value: str, image: tuple[int, int, int, int], block: int, *, shifted: bool = False
+) -> Moments | None:
     """Write the nodes that measure each channel of a float32 image in blocks (see `blocked`).
 
     Returns None where its places have no divisor to group them by.
@@ -180,18 +175,24 @@ def moments_in_blocks(sheet: Sheet, value: str, image: tuple[int, int, int, int]
     group = groups_of((places,)).length or (places if places < GROUP_MIN else None)
     if group is None:
         return None
+    number, rough, outer = None, False, (0, 2)
     if n * c * places <= SMALL:
         x = sheet.cast(sheet.reshape(value, n, columns, places, block), TensorProto.DOUBLE)
-        first, second = (sheet.reduce("ReduceMean", each, (0, 2)) for each in (x, sheet.op("Mul", x, x)))
+        first, second = (sheet.reduce("ReduceMean", each, outer) for each in (x, sheet.op("Mul", x, x)))
     else:
         grouped = sheet.reshape(value, n, columns, places // group, group, block)
-        sums = (sheet.reduce(op_type, grouped, (3,)) for op_type in ("ReduceMean", "ReduceSumSquare"))
-        first, second = (sheet.reduce("ReduceMean", sheet.cast(each, TensorProto.DOUBLE), (0, 2)) for each in sums)
-        second = sheet.op("Mul", second, sheet.double(1 / group))
-    first, second = (sheet.reshape(each, columns * block) for each in (first, second))
+        first = _over_groups(sheet, sheet.reduce("ReduceMean", grouped, (3,)), outer)
+        if shifted:
+            number = sheet.cast(first, TensorProto.FLOAT)
+            grouped = sheet.op("Sub", grouped, sheet.reshape(number, columns, 1, 1, block))
+            first = _over_groups(sheet, sheet.reduce("ReduceMean", grouped, (3,)), outer)
+        second = _over_groups(sheet, sheet.reduce("ReduceSumSquare", grouped, (3,)), outer, 1 / group)
+        rough = not shifted
+    rows = [sheet.reshape(each, columns * block) for each in (first, second, number) if each is not None]
     if columns * block > c:
-        first, second = (sheet.op("Gather", each, sheet.ints(*range(c)), axis=0) for each in (first, second))
-    return _central(sheet, sheet.book.filled(n * places, c, dtype=np.float64), first, second)
+        rows = [sheet.op("Gather", each, sheet.ints(*range(c)), axis=0) for each in rows]
+    count = sheet.book.filled(n * places, c, dtype=np.float64)
+    return replace(_central(sheet, count, *rows), rough=rough)
 
 
 def over_channels(sheet: Sheet, found: Moments, size: int) -> Moments:
@@ -199,13 +200,14 @@ def over_channels(sheet: Sheet, found: Moments, size: int) -> Moments:
     count = sheet.book.constant([size], np.float64)
     mean, var = (sheet.reduce("ReduceMean", row, (0,), keep=True) for row in (found.mean, found.var))
     between = sheet.reduce("ReduceMean", found.square or sheet.op("Mul", found.mean, found.mean), (0,), keep=True)
-    return _central(sheet, count, mean, sheet.op("Add", var, between))
+    return replace(_central(sheet, count, mean, sheet.op("Add", var, between)), rough=found.rough)
 
 
 def joined(sheet: Sheet, parts: Sequence[Moments]) -> Moments:
     """Put the moments of several values side by side."""
     rows = [[p.count for p in parts], [p.mean for p in parts], [p.var for p in parts]]
-    return Moments(*(sheet.op("Concat", *row, axis=0) for row in rows))
+    count, mean, var = (sheet.op("Concat", *row, axis=0) for row in rows)
+    return Moments(count, mean, var, rough=any(part.rough for part in parts))
 
 
 def to_record(sheet: Sheet, found: Moments, use: int, channels: int) -> str:
@@ -217,7 +219,8 @@ def to_record(sheet: Sheet, found: Moments, use: int, channels: int) -> str:
 def from_record(sheet: Sheet, record: str, channels: int) -> Moments:
     """Take a record apart."""
     rows = (sheet.ints(*range(row * channels, (row + 1) * channels)) for row in (COUNT, MEAN, VAR))
-    return Moments(*(sheet.op("Gather", record, row, axis=0) for row in rows))
+    count, mean, var = (sheet.op("Gather", record, row, axis=0) for row in rows)
+    return Moments(count, mean, var)
 
 
 def first_usable(sheet: Sheet, before: str, own: str, channels: int, *, layer: bool) -> str:
@@ -274,6 +277,12 @@ def scale(sheet: Sheet, found: Moments, target: float, *, with_term: bool, elem_
     # Where the variance is no good the result is not either; the choice is made after it.
     chosen = sheet.select(good, result, one)
     return sheet.cast(sheet.reshape(chosen) if scalar else chosen, elem_type)
+
+
+def is_far(record: Record) -> bool:
+    """Say whether the mean of some channel is too large for float32 sums about 0."""
+    mean, var = record[MEAN], record[VAR]
+    return bool((mean * mean > LARGE * np.maximum(var, 0)).any())
 
 
 def scale_of(record: Record, target: float) -> float | None:

@@ -15,7 +15,8 @@ from onnx import TensorProto, helper
 
 from onnx_lsuv.graph.blocked import scale_and_shift
 from onnx_lsuv.graph.forms import Form
-from onnx_lsuv.graph.moments import Moments, channel_moments, size_of
+from onnx_lsuv.graph.groups import size_of
+from onnx_lsuv.graph.moments import Moments, channel_moments
 from onnx_lsuv.graph.nodes import neutral_nodes, proto_of
 from onnx_lsuv.graph.records import merge
 from onnx_lsuv.graph.sheet import Sheet
@@ -26,16 +27,17 @@ from onnx_lsuv.layers import Node
 def write_norm(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], *, top: bool) -> None:
     """Write a BatchNormalization of any scope on a plain value."""
     norm = rw.norms[node]
-    width = channels(rw, norm)
+    width, key = channels(rw, norm), norm_key(norm)
     known = rw.values.get(node.inputs[0])
     stored = rw.plan.program.constants[norm.mean].elem_type
     elem_type = known.elem_type if known is not None else stored
     dims = known.dims if known is not None else None
 
     def own() -> Moments:
-        return channel_moments(sheet, node.inputs[0], elem_type, width, dims, size_of(dims))
+        shifted = key in rw.shifted
+        return channel_moments(sheet, node.inputs[0], elem_type, width, dims, size_of(dims), shifted=shifted)
 
-    found = merge(rw, sheet, records, norm_key(norm), own, width, use=0, top=top)
+    found = merge(rw, sheet, records, key, own, width, use=0, top=top)
     mean, var = (sheet.cast(row, stored) for row in (found.mean, found.var))
     normalised = replace(node, inputs=(*node.inputs[:3], mean, _at_least_zero(sheet, var, stored)))
     sheet.nodes += map(proto_of, neutral_nodes(normalised))
@@ -55,7 +57,7 @@ def write_norm_in_blocks(rw: Rewriter, sheet: Sheet, node: Node, records: dict[s
         return False
     if forms.image(node.outputs[0]) != image:
         return False  # what has no known shape stays in the plain layout
-    measured = rw.moments_in_blocks(sheet, form.name, image)
+    measured = rw.moments_in_blocks(sheet, form.name, image, norm_key(norm))
     if measured is None:
         return False
     factor = sheet.cast(form.factor, TensorProto.DOUBLE) if form.factor is not None else None
@@ -64,7 +66,8 @@ def write_norm_in_blocks(rw: Rewriter, sheet: Sheet, node: Node, records: dict[s
         if factor is None:
             return measured
         square = sheet.op("Mul", factor, factor)
-        return Moments(measured.count, sheet.op("Mul", measured.mean, factor), sheet.op("Mul", measured.var, square))
+        mean, var = sheet.op("Mul", measured.mean, factor), sheet.op("Mul", measured.var, square)
+        return Moments(measured.count, mean, var, rough=measured.rough)
 
     found = merge(rw, sheet, records, norm_key(norm), own, width, use=0, top=True)
     epsilon = sheet.double(node.float_attribute("epsilon", 1e-5))

@@ -55,6 +55,10 @@ def merge(
     if before is not None and before.certain:
         return from_record(sheet, _pooled_or(rw, sheet, key, before.name, width), width)
     found = own()
+    if found.rough:
+        # A term that stays may be constant; what it adds is seen in the sum.
+        with_term = width == 3 and key in rw.plan.weights and key not in rw.centred
+        rw.rough[key] = slice(None, None, 2 if with_term else None)
     record = to_record(sheet, found, use, width)
     trail = before.trail if before is not None else None
     if trail is not None:

@@ -17,21 +17,12 @@ from dataclasses import replace
 
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
-from onnx_lsuv.graph.blocked import convolve, reads_plain, stored
+from onnx_lsuv.graph.blocked import convolve, reads_plain, scale_and_shift, stored
 from onnx_lsuv.graph.center import centred, within
 from onnx_lsuv.graph.control import write_control
 from onnx_lsuv.graph.forms import Form, write_node
-from onnx_lsuv.graph.moments import (
-    Dims,
-    Moments,
-    channel_moments,
-    groups_of,
-    joined,
-    moments,
-    over_channels,
-    scale,
-    size_of,
-)
+from onnx_lsuv.graph.groups import Dims, groups_of, size_of
+from onnx_lsuv.graph.moments import Moments, channel_moments, joined, moments, over_channels, scale
 from onnx_lsuv.graph.nodes import neutral, neutral_nodes, proto_of
 from onnx_lsuv.graph.norms import write_norm, write_norm_in_blocks
 from onnx_lsuv.graph.records import merge
@@ -171,11 +162,27 @@ def _waiting_layer(rw: Rewriter, sheet: Sheet, layer: Layer, records: dict[str, 
     def own() -> Moments:
         if plain is None or image is None:
             return _measure(rw, sheet, layer, raw)
-        if rw.is_normalised(output) and (found := rw.moments_in_blocks(sheet, raw, image)):
+        norms = rw.norms_on(output)
+        if norms and (found := rw.moments_in_blocks(sheet, raw, image, layer.weight, *norms)):
             return over_channels(sheet, found, math.prod(image))
         held = stored(image, forms.block)
-        size, length = math.prod(image), math.prod(held)
-        return moments(sheet, raw, TensorProto.FLOAT, groups_of(held), size=size, stored=length)
+
+        def less(number: str) -> str:
+            width = image[1]
+            shift = sheet.op("Mul", sheet.book.filled(-1, width), number)
+            scale_and_shift(sheet, raw, sheet.book.filled(1, width), shift, width, forms.block)
+            return str(sheet.nodes[-1].output[0])
+
+        return moments(
+            sheet,
+            raw,
+            TensorProto.FLOAT,
+            groups_of(held),
+            size=math.prod(image),
+            stored=math.prod(held),
+            shifted=layer.weight in rw.shifted,
+            less=less,
+        )
 
     found = merge(rw, sheet, records, layer.weight, own, 1, use=use_of(rw, layer), top=True)
     target, elem_type = rw.targets[layer.weight], layer.source.elem_type
@@ -233,7 +240,8 @@ def _moved(sheet: Sheet, name: str, moves: Sequence[Node]) -> str:
 
 def _measure(rw: Rewriter, sheet: Sheet, layer: Layer, value: str) -> Moments:
     dims = _dims(rw, layer)
-    return moments(sheet, value, layer.source.elem_type, groups_of(dims), size=size_of(dims))
+    shifted = layer.weight in rw.shifted
+    return moments(sheet, value, layer.source.elem_type, groups_of(dims), size=size_of(dims), shifted=shifted)
 
 
 def _measure_channels(rw: Rewriter, sheet: Sheet, layer: Layer, value: str, channels: int) -> Moments:
@@ -241,7 +249,8 @@ def _measure_channels(rw: Rewriter, sheet: Sheet, layer: Layer, value: str, chan
     size = size_of(dims)
     if channels_last(layer.node):
         value, dims = sheet.reshape(value, -1, channels), None
-    return channel_moments(sheet, value, layer.source.elem_type, channels, dims, size)
+    shifted = layer.weight in rw.shifted
+    return channel_moments(sheet, value, layer.source.elem_type, channels, dims, size, shifted=shifted)
 
 
 def _dims(rw: Rewriter, layer: Layer) -> Dims | None:

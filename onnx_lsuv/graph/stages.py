@@ -19,7 +19,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto, 
 
 from onnx_lsuv.graph.blocked import DOMAIN
 from onnx_lsuv.graph.forms import Forms
-from onnx_lsuv.graph.moments import Dims
+from onnx_lsuv.graph.groups import Dims
 from onnx_lsuv.graph.nodes import neutral_nodes, proto_of
 from onnx_lsuv.graph.precision import BFLOAT16
 from onnx_lsuv.graph.rewrite import rewrite
@@ -64,6 +64,7 @@ class Calibration:
     records: Mapping[str, tuple[str, ...]]  # by key: the records of its uses, the first usable of which decides
     cuts: Mapping[str, str]
     values: Mapping[str, Value]  # what inference found
+    rough: Mapping[str, slice]  # by key: the columns of a record whose mean must not be large
 
 
 def build(
@@ -74,6 +75,7 @@ def build(
     staged: bool,
     targets: Mapping[str, float],
     centred: Mapping[str, int] = MappingProxyType({}),
+    shifted: Set[str] = frozenset(),
     block: int = 1,
 ) -> Calibration:
     """Return the calibration graph of a plan, or with `rescale=False` the graph that only measures.
@@ -85,6 +87,7 @@ def build(
         staged: pool records over several batches before going on.
         targets: the std that each weight's layer is to have, by weight key.
         centred: channels of the layers whose channels are to have a mean of 0, by weight key.
+        shifted: keys of the records that are measured about the mean.
         block: channels side by side in ONNX Runtime's layout for convolutions; 1 where there is none.
     """
     book = Book(plan.program.opset, _prefix(plan.program), rows=block > 1)
@@ -99,13 +102,14 @@ def build(
         targets=targets,
         values=values,
         centred=centred,
+        shifted=shifted,
         book=book,
         forms=Forms(block, book.opset, values, plan.program.constants, plan.zeroed, plan.program.consumers),
     )
     nodes, records = rewrite(rewriter)
     wanted = dict.fromkeys([*(name for names in records.values() for name in names), *rewriter.cuts])
     stages = tuple(_stages(nodes, wanted, rewriter))
-    return Calibration(plan.program, book, stages, records, rewriter.cuts, values)
+    return Calibration(plan.program, book, stages, records, rewriter.cuts, values, rewriter.rough)
 
 
 def _prefix(program: Program) -> str:

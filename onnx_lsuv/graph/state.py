@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from onnx_lsuv.graph.forms import Forms
@@ -30,6 +30,7 @@ class Rewriter:
     targets: Mapping[str, float]  # target std by weight key
     values: Mapping[str, Value]
     centred: Mapping[str, int]  # channels of the layers whose channels are to have a mean of 0, by weight key
+    shifted: Set[str]  # keys of the records that are measured about the mean
     book: Book
     forms: Forms  # of the main graph's values
     cuts: dict[str, str] = field(default_factory=dict)  # record name -> key
@@ -42,6 +43,7 @@ class Rewriter:
     norms: dict[Node, Norm] = field(default_factory=dict)
     measured: dict[str, Moments | None] = field(default_factory=dict)  # of the channels of values in blocks
     outer: frozenset[Node] = frozenset()  # the nodes of the main graph
+    rough: dict[str, slice] = field(default_factory=dict)  # key -> columns whose mean must not be large
 
     def __post_init__(self) -> None:
         self.outer = frozenset(self.plan.program.body.nodes)
@@ -55,14 +57,18 @@ class Rewriter:
         if self.rescale:
             self.norms = {norm.node: norm for norm in self.plan.norms}
 
-    def is_normalised(self, name: str) -> bool:
-        """Say whether a BatchNormalization reads a value."""
-        return any(node in self.norms for node, _ in self.plan.program.consumers.get(name, ()))
+    def norms_on(self, name: str) -> list[str]:
+        """Return the keys of the BatchNormalizations that read a value."""
+        readers = (node for node, _ in self.plan.program.consumers.get(name, ()))
+        return [norm_key(self.norms[node]) for node in readers if node in self.norms]
 
-    def moments_in_blocks(self, sheet: Sheet, value: str, image: tuple[int, int, int, int]) -> Moments | None:
-        """Measure each channel of an image in blocks, once."""
+    def moments_in_blocks(
+        self, sheet: Sheet, value: str, image: tuple[int, int, int, int], *keys: str
+    ) -> Moments | None:
+        """Measure each channel of an image in blocks, once, for the records of some keys."""
         if value not in self.measured:
-            self.measured[value] = moments_in_blocks(sheet, value, image, self.forms.block)
+            shifted = not self.shifted.isdisjoint(keys)
+            self.measured[value] = moments_in_blocks(sheet, value, image, self.forms.block, shifted=shifted)
         return self.measured[value]
 
 

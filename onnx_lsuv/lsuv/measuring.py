@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batch, Batches, default_limit
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.graph import build
+from onnx_lsuv.lsuv.again import settled
 from onnx_lsuv.lsuv.execute import Progress, execute, quiet
 from onnx_lsuv.lsuv.patterns import Targets, pairs_of, targets_of
 from onnx_lsuv.lsuv.prepare import Clock, checked, nothing_to_do, plans_of, run_notes, shapes_of
@@ -61,8 +63,12 @@ def measure(
         data = checked(model, batches)
         targets, remarks = targets_of(plan, target_std, target)
         block = runtime.block(where)
-        calibration = build(plan, shapes_of(data), rescale=False, staged=False, targets=targets, block=block)
-        records = execute(calibration, data, {}, where, Scratch(default_limit()), progress, "verify")
+        options: dict[str, Any] = {"rescale": False, "staged": False, "targets": targets, "block": block}
+        records = settled(
+            build(plan, shapes_of(data), **options),
+            lambda shifted: build(plan, shapes_of(data), **options, shifted=shifted),
+            lambda graph: execute(graph, data, {}, where, Scratch(default_limit()), progress, "verify"),
+        )
         # What a weight gives alone, which decides between its uses, stands before the output.
         records = {key: record[:, -1:] for key, record in records.items()}
     runtime.release(where)

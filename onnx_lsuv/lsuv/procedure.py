@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from onnx_lsuv.batches import Batch, Batches, default_limit
 from onnx_lsuv.errors import DataError, ModelError, UsageError
 from onnx_lsuv.graph import COUNT, MEAN, VAR, Calibration, Record, build, norm_key, within_channels
 from onnx_lsuv.layers import Parameters, Plan
+from onnx_lsuv.lsuv.again import settled
 from onnx_lsuv.lsuv.center import Centres, bias_values, centres_of
 from onnx_lsuv.lsuv.computed import altered
 from onnx_lsuv.lsuv.draw import METHODS, Array, draw, multiply
@@ -128,7 +129,11 @@ def initialize(
     scales: dict[str, float] = {}
     if data is not None and calibration is not None:
         with clock("calibrate"):
-            records = execute(calibration, data, values, where, room, progress)
+            records = settled(
+                calibration,
+                lambda shifted: _graph(plan, data, where, targets, centres, rescale=rescale, shifted=shifted),
+                lambda graph: execute(graph, data, values, where, room, progress),
+            )
             channels = {key: records[key] for key in centres.found if key in records}
             records |= {key: within_channels(record) for key, record in channels.items()}
             if rescale:
@@ -179,7 +184,14 @@ def initialize(
 
 
 def _graph(
-    plan: Plan, data: Batches, device: Device, targets: Mapping[str, float], centres: Centres, *, rescale: bool
+    plan: Plan,
+    data: Batches,
+    device: Device,
+    targets: Mapping[str, float],
+    centres: Centres,
+    *,
+    rescale: bool,
+    shifted: Set[str] = frozenset(),
 ) -> Calibration:
     # Without layers in its plan the graph computes them as they are, and only the norms are set.
     measured = plan if rescale else replace(plan, layers=(), weights={})
@@ -190,6 +202,7 @@ def _graph(
         staged=len(data) > 1,
         targets=targets,
         centred=centres.channels,
+        shifted=shifted,
         block=runtime.block(device),
     )
 
