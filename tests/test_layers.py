@@ -229,6 +229,29 @@ def test_equal_parts_are_drawn_apart(lsuv: Lsuv) -> None:
     assert np.abs(new[:5] - new[5:]).max() > 0.1
 
 
+def test_parts_cut_by_the_length_of_the_data(lsuv: Lsuv) -> None:
+    """As PyTorch's exporter reorders the gates of a recurrent cell where the batch is free."""
+    text = f"""{HEAD} g (float[N,8] x) => (float y) <{ints("o", 0)}, {ints("two", 2)}, {ints("three", 3)}>
+    {{ e = Shape<start=1,end=2>(x) f = Mul(e, two) h = Mul(e, three)
+      p = Slice(w, o, e, o) q = Slice(w, e, f, o) r = Slice(w, f, h, o)
+      k = Concat<axis=0>(p, r, q) y = Gemm<transB=1>(x, k) }}"""
+    run = lsuv(parse(text, w=np.full((24, 8), 0.5, np.float32)), {"x": normal(64, 8)})
+    (row,) = run.result.layers
+    assert (row.status, row.weight, row.path) == ("ok", "w", ("Slice", "Concat"))
+    assert run.reasons() == {}
+    assert orthonormality(blocks_of("Gemm", run.value("k")[0], trans=True)) < TIGHT
+    assert run.moments("y")[0].var == pytest.approx(1, abs=0.005)
+
+
+@pytest.mark.parametrize("joined", ["x, w", "w, x"])
+def test_a_weight_joined_with_data_is_tied(lsuv: Lsuv, joined: str) -> None:
+    text = f"""{HEAD} g (float[8,8] x) => (float y, float z)
+    {{ y = MatMul(x, w) j = Concat<axis=0>({joined}) z = MatMul(j, u) }}"""
+    run = lsuv(parse(text, w=np.ones((8, 8), np.float32), u=np.ones((8, 8), np.float32)), {"x": normal(8, 8)})
+    assert run.reasons() == {"y": "tied"}
+    assert (run.weight("w") == 1).all()
+
+
 # --------------------------------------------------------------------------------------------------- where values stand
 
 

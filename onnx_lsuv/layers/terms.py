@@ -34,7 +34,8 @@ def uses(program: Program, name: str) -> Iterator[tuple[Node | None, int]]:
     for node, position in program.consumers.get(name, ()):
         if node.domain in DEFAULT_DOMAINS and node.op_type in SHAPE_READERS:
             continue
-        moved = node.domain in DEFAULT_DOMAINS and node.op_type in CARRIERS - {"Gather"} and position == 0
+        place = position == 0 or node.op_type == "Concat"
+        moved = node.domain in DEFAULT_DOMAINS and node.op_type in CARRIERS - {"Gather"} and place
         if (moved or is_constant(program, node)) and operator_of(node) is None:
             for output in node.outputs:
                 if output:
