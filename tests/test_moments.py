@@ -150,6 +150,33 @@ def test_layers(lsuv: Lsuv, name: str, mean: float) -> None:
     assert row.status == "ok"
 
 
+# In every scope: a branch, a loop; the layer's output is `k`, all iterations of which are alike.
+SCOPES = {
+    "a branch": """k = If (c) <then_branch = t () => (float[16,64,64] p) { p = MatMul(x, w) },
+        else_branch = e () => (float[16,64,64] q) { q = Identity(x) }> y = Tanh(k)""",
+    "a loop": """l, k = Loop (n, c, o) <body = b (int64 i, bool go, float before) =>
+        (bool go2, float after, float[16,64,64] each)
+        { go2 = Identity(go) each = MatMul(x, w) after = ReduceMean<keepdims=0>(each) }> y = Tanh(l)""",
+}
+
+
+@pytest.mark.parametrize("mean", MEANS[1:])
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("opset", [8, 17])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_layers_in(lsuv: Lsuv, scope: str, opset: int, count: int, mean: float) -> None:
+    head = f'<ir_version: 8, opset_import: ["" : {opset}]> g (float[16,64,64] x, bool c) => (float y)'
+    tensors = {"w": identity(64), "n": np.array(3), "o": np.array(0, np.float32)}
+    if scope == "a branch":
+        tensors = {"w": tensors["w"]}
+    batches = [{"x": normal(16, 64, 64, seed=i) + np.float32(mean), "c": np.array(True)} for i in range(count)]
+    run = lsuv(parse(f"{head} {{ {SCOPES[scope]} }}", tensors), batches, init="keep")
+    std = np.concatenate([batch["x"] for batch in batches]).astype(np.float64).std()
+    (row,) = run.result.layers
+    assert row.scale == pytest.approx(1 / std, rel=5e-5)
+    assert row.std == pytest.approx(1, rel=1e-4)
+
+
 @pytest.mark.parametrize("mean", MEANS[1:])
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_bias_that_stays(lsuv: Lsuv, mean: float, count: int) -> None:
