@@ -224,7 +224,6 @@ MODELS = {
     "decoder, tied": Net(lambda: Decoder(tied=True), 8, (12,), tied=1, words=50),
     "lstm": Net(lambda: Recurrent(nn.LSTM, num_layers=2, bidirectional=True), 5, (9, 8)),
     "gru": Net(lambda: Recurrent(nn.GRU, num_layers=2), 5, (9, 8)),
-    "rnn": Net(lambda: Recurrent(nn.RNN), 3, (9, 8)),
     "transformers vit": Net(lambda: of_transformers("vit"), 14, IMAGE),
     "transformers gpt2": Net(lambda: of_transformers("gpt2"), 8, (12,), tied=1, words=50),
 }
