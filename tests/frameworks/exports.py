@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.onnx import TrainingMode
+from torch.onnx.errors import UnsupportedOperatorError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from commands import invoke
@@ -344,7 +345,10 @@ def rows(names: Iterable[str], folder: Path) -> Iterator[Row]:
     for name in names:
         for way in WAYS:
             for free in (True, False):
-                yield tried(name, way, folder, free=free)
+                try:
+                    yield tried(name, way, folder, free=free)
+                except UnsupportedOperatorError as error:
+                    yield Row(name, way, free, {"export": f"PyTorch refuses it: {str(error).partition(' to ONNX')[0]}"})
 
 
 def main() -> int:
