@@ -17,12 +17,9 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _stop)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell may have it ignored
         signal.signal(signal.SIGINT, _stop)
-    # A closed pipe (`| head`) ends the program as it ends any other.
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    from onnx_lsuv.cli import streams  # noqa: PLC0415
+
+    streams.prepare()
     # Thousands of objects are made while modules load, and hardly any is garbage.
     gc.set_threshold(100_000)
     status = run(sys.argv[1:])
@@ -48,10 +45,12 @@ def _parse_and_run(arguments: Sequence[str]) -> int:
     from typer.main import get_command  # noqa: PLC0415
 
     from onnx_lsuv.cli.command import app  # noqa: PLC0415
+    from onnx_lsuv.cli.completion import asks_completion  # noqa: PLC0415
     from onnx_lsuv.cli.failures import refused  # noqa: PLC0415
 
+    more: dict[str, Any] = {} if asks_completion() else {"complete_var": ""}  # no variable has this name
     try:
-        result: Any = app(list(arguments), prog_name="onnx-lsuv", standalone_mode=False)
+        result: Any = app(list(arguments), prog_name="onnx-lsuv", standalone_mode=False, **more)
     except Exception as error:
         # The parser's own exceptions, whose module differs between versions of typer.
         if not hasattr(error, "format_message"):
@@ -66,11 +65,7 @@ def _stop(number: int, frame: object) -> None:
 
 
 def _flushed(status: int) -> int:
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError:
-        # The disk is full: what is left in the buffer would fail once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        raise
+    from onnx_lsuv.cli import streams  # noqa: PLC0415
+
+    streams.flush()
     return status
