@@ -18,8 +18,8 @@ import unicodedata
 from collections.abc import Iterable
 from typing import ClassVar
 
+LONGEST = 120  # characters of a name that a message proposes or repeats
 # Control, format, surrogate, private and unassigned characters, and the separators that break a line.
-LONGEST = 120  # characters of a name that a message proposes
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
@@ -33,6 +33,13 @@ def sentence(text: str) -> str:
     line = " ".join(text.split())
     line = re.sub(r"^(A|An|The|There|Expected|Node|No|Option|It|This|That) ", lambda first: first[0].lower(), line)
     return clean(line.rstrip(".")) + "."
+
+
+def quote(text: object) -> str:
+    """Quote a name or path for a message: what could hide escaped, a long one shortened in the middle."""
+    shown = repr(str(text))
+    half = LONGEST // 2
+    return shown if len(shown) <= LONGEST + 2 else f"{shown[:half]}…{shown[-half:]}"
 
 
 def meant(given: str, known: Iterable[str]) -> str:

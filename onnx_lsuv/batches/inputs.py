@@ -82,7 +82,7 @@ def quote(text: object) -> str:
 
 
 def listing(names: Iterable[str]) -> str:
-    """Return the names quoted and joined by commas, the first few of many."""
+    """Return the names quote and joined by commas, the first few of many."""
     every = list(names)
     more = f" and {len(every) - LISTED} more" if len(every) > LISTED else ""
     return ", ".join(quote(name) for name in every[:LISTED]) + more

@@ -6,8 +6,9 @@ onnx/backend/test) or one file a batch, in natural order: 2 before 10.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,6 +129,17 @@ def split_name(inputs: Sequence[Input], value: str) -> tuple[str | None, Path]:
     if name not in names:
         raise DataError(f"the model has no input {quote(name)} to be given {quote(path)}; {closest(name, inputs)}")
     return name, Path(path)
+
+
+def files_of(data: Sequence[str]) -> Iterator[Path]:
+    """Yield every file that `--data` values could mean: a path, what is behind a `=` in it, and what a folder holds."""
+    for value in data:
+        cuts = [0, *(index + 1 for index, char in enumerate(value) if char == "=")]
+        for path in (Path(value[cut:]) for cut in cuts if value[cut:]):
+            yield path
+            if os.path.isdir(path):  # noqa: PTH112  (False where a name is too long)
+                yield from path.glob("*")
+                yield from path.glob("test_data_set_*/*")
 
 
 def list_folder(path: Path) -> Folder:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from onnx_lsuv.errors import LsuvError, OutputError, UsageError, meant, sentence
+from onnx_lsuv.errors import LsuvError, OutputError, UsageError, meant, quote, sentence
 
 DEFECT = 70
 STOPPED = {130: "interrupted", 143: "terminated"}  # by the signals SIGINT and SIGTERM
@@ -32,7 +32,7 @@ def guarded(work: Callable[[], int], verbose: int) -> int:
             raise
         return _failed(_stopped(STOPPED[error.code], error), error.code, error, verbose)
     except OSError as error:
-        where = f" {str(error.filename)!r}" if error.filename else ""
+        where = f" {quote(error.filename)}" if error.filename else ""
         words = f"the result{where} cannot be written: {error.strerror or error}"
         return _failed(words, OutputError.exit_status, error, verbose)
     except Exception as error:
