@@ -94,3 +94,18 @@ def process(*arguments: str, environment: dict[str, str] | None = None, **option
         env={**os.environ, **(environment or {})},
         **options,
     )
+
+
+def snapshot(folder: Path) -> dict[str, bytes | str]:
+    """Return every file and link below a folder, by its path."""
+    found: dict[str, bytes | str] = {}
+    for path in folder.rglob("*"):
+        name = str(path.relative_to(folder))
+        found[name] = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else ""  # noqa: PTH115
+    return found
+
+
+def everything(folder: str, *more: str) -> list[str]:
+    """Return the arguments for a model with external data that write every kind of output into a folder."""
+    outputs = ["-o", f"{folder}/o.onnx", "--weights-out", f"{folder}/w.npz", "--report", f"{folder}/r.json"]
+    return ["in/ext.onnx", "-d", "x.npy", *outputs, "--report", f"{folder}/r.html", *more]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import numpy as np
 import onnx
 import oracle
 import pytest
-from commands import HEAD, call, contents, fill, invoke, mlp, names
+from commands import HEAD, call, contents, fails, fill, invoke, mlp, names
 from onnx.numpy_helper import from_array, to_array
 from oracle import normal, parse
 
@@ -185,13 +187,46 @@ def test_github(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_step_summary_that_cannot_be_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(here / "missing" / "s.md"))
-    ran = call("m.onnx", *X, "--check", "--format", "github", "-q", status=6)
-    assert "GITHUB_STEP_SUMMARY" in ran.stderr
-    assert "saved" not in ran.stderr
-    ran = call("m.onnx", *X, "--format", "github", "-q", status=6)
-    assert ran.stderr.endswith("'m.lsuv.onnx' is saved all the same.\n")
-    assert Path("m.lsuv.onnx").is_file()
+    before = contents(here)
+    (here / "folder").mkdir()
+    for name, words in [("missing/s.md", "make it first"), ("folder", "is a folder"), ("m.onnx", "the model itself")]:
+        monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(here / name))
+        for more in (["--check"], []):
+            line = fails(6, "m.onnx", *X, "--format", "github", *more)
+            assert "GITHUB_STEP_SUMMARY" in line
+            assert words in line
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(here / "m.lsuv.onnx"))
+    assert "two outputs" in fails(2, "m.onnx", *X, "--format", "github")
+    assert contents(here) == before
+    # Only where it is written to.
+    call("m.onnx", *X)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_step_summary_leaves_no_trace(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = contents(here)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "/dev/full")
+    line = fails(6, "m.onnx", *X, "--format", "github", "--report", "r.md")
+    assert "GITHUB_STEP_SUMMARY" in line
+    assert os.strerror(errno.ENOSPC) in line
+    assert contents(here) == before
+
+
+@pytest.mark.parametrize("was", [None, "before\n"])
+def test_the_step_summary_is_taken_back_where_no_file_is_saved(
+    here: Path, monkeypatch: pytest.MonkeyPatch, was: str | None
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if was is not None:
+        Path("s.md").write_text(was)
+    before = contents(here)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "s.md")
+    monkeypatch.setattr("onnx_lsuv.model.atomic._put", full)
+    ran = invoke(["m.onnx", *X, "--device", "cpu", "--format", "github", "-q"])
+    assert (ran.status, ran.stdout) == (6, "")
+    assert contents(here) == before
 
 
 @pytest.mark.parametrize("stop", ["interrupted", "out of memory"])
@@ -199,15 +234,22 @@ def test_what_is_saved_already_is_told(here: Path, monkeypatch: pytest.MonkeyPat
     def stopped(*_: object, **__: object) -> None:
         raise {"interrupted": KeyboardInterrupt, "out of memory": MemoryError}[stop]
 
-    monkeypatch.setattr("onnx_lsuv.lsuv.measure", stopped)
     status = {"interrupted": 130, "out of memory": 5}[stop]
-    (line,) = call("m.onnx", *X, status=status).stderr.splitlines()
+    before = contents(here)
+    with monkeypatch.context() as patched:
+        patched.setattr("onnx_lsuv.lsuv.measure", stopped)
+        (line,) = call("m.onnx", *X, "--report", "r.md", status=status).stderr.splitlines()
     assert line.startswith(f"onnx-lsuv: error: {stop}")
-    assert line.endswith("'m.lsuv.onnx' is saved all the same.")
-    monkeypatch.setattr("onnx_lsuv.lsuv.initialize", stopped)
-    (line,) = call("m.onnx", *X, "-o", "o.onnx", status=status).stderr.splitlines()
     assert "all the same" not in line
-    assert not Path("o.onnx").exists()
+    assert contents(here) == before
+    # Files that are in place stay, and are named.
+    monkeypatch.setattr("onnx_lsuv.model.atomic._sync_folder", stopped)
+    ran = invoke(["m.onnx", *X, "--device", "cpu", "--report", "r.md"])
+    (line,) = ran.stderr.splitlines()
+    assert ran.status == status
+    assert line.startswith(f"onnx-lsuv: error: {stop}")
+    assert line.endswith("'m.lsuv.onnx', 'r.md' are saved all the same.")
+    assert names(here) == {*before, "m.lsuv.onnx", "r.md"}
 
 
 # -------------------------------------------------------------------------------------------------------------- dry run

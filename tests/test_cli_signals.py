@@ -161,21 +161,21 @@ def test_a_run_of_minutes_is_interrupted(here: Path) -> None:
 @pytest.mark.parametrize("step", ["writing", "failing", "removing"])
 def test_a_signal_during_the_clean_up(here: Path, step: str) -> None:
     code = f"""
-from onnx_lsuv.model import place
-write, remove, step = place._write, place._remove, {step!r}
+from onnx_lsuv.model import atomic
+write, clear, step = atomic._write, atomic.Staging.clear, {step!r}
 def interrupted(file, pieces):
     write(file, pieces)
     if step != "failing":
         kill(signal.SIGINT)
         time.sleep(60)
     raise OSError(28, "No space left on device")
-def removing(files, folders):
+def clearing(staged):
     if step != "writing":
         kill(signal.SIGINT)
         kill(signal.SIGTERM)
         time.sleep(0.3)
-    remove(files, folders)
-place._write, place._remove = interrupted, removing
+    clear(staged)
+atomic._write, atomic.Staging.clear = interrupted, clearing
 """
     before = names(here)
     status, stdout, stderr = patched(code, *RUN, "--weights-out", "w.npz")
@@ -194,8 +194,8 @@ def test_files_come_into_place_together(here: Path, nth: int) -> None:
     options = {"save_as_external_data": True, "location": "m.data", "size_threshold": 0}
     onnx.save(model, "big.onnx", **options)
     code = f"""
-from onnx_lsuv.model import place
-put, count = place._put, 0
+from onnx_lsuv.model import atomic
+put, count = atomic._put, 0
 def slow(*arguments):
     global count
     count += 1
@@ -203,7 +203,7 @@ def slow(*arguments):
         kill(signal.SIGTERM)
         time.sleep(0.5)
     put(*arguments)
-place._put = slow
+atomic._put = slow
 """
     before = names(here)
     status, _, stderr = patched(code, "big.onnx", *RUN[1:], "-o", "o.onnx")
@@ -216,13 +216,13 @@ place._put = slow
 
 def test_new_folders_go_too(here: Path) -> None:
     code = """
-from onnx_lsuv.model import place
-write = place._write
+from onnx_lsuv.model import atomic
+write = atomic._write
 def interrupted(file, pieces):
     write(file, pieces)
     kill(signal.SIGINT)
     time.sleep(60)
-place._write = interrupted
+atomic._write = interrupted
 """
     (here / "in").mkdir()
     (here / "in" / "parts").mkdir()

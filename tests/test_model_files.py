@@ -11,6 +11,7 @@ import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
@@ -19,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_lsuv import model as m
 from onnx_lsuv.errors import ModelError, OutputError
-from onnx_lsuv.model import place as place_module
+from onnx_lsuv.model import atomic
 
 W = ((7, 0), (5, 0))
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX files")
@@ -407,7 +408,7 @@ def test_data_whose_place_is_taken_get_a_name_of_their_own(folder: Path) -> None
     assert (folder / "w.bin").read_bytes() == data(*range(8))
     # that name taken: an error without force, and with it replaced
     (folder / "new.onnx").unlink()
-    with pytest.raises(OutputError, match=r"new\.onnx\.data exists"):
+    with pytest.raises(OutputError, match=r"new\.onnx\.data' exists"):
         m.save(loaded, folder / "new.onnx")
     m.save(loaded, folder / "new.onnx", force=True)
     assert (folder / "new.onnx.data").read_bytes() == data(*range(8))
@@ -482,9 +483,9 @@ def test_an_output_that_must_not_be_written(loaded: m.Model, folder: Path, tmp_p
     (tmp_path / "old.onnx").write_bytes(b"old")
     before = names(tmp_path)
     for path, says in [
-        (tmp_path / "old.onnx", "exists; replace it with --force"),
-        (tmp_path / "none" / "new.onnx", "no folder"),
-        (tmp_path / "old.onnx" / "new.onnx", "no folder"),
+        (tmp_path / "old.onnx", "exists: name another, or replace it with '--force'"),
+        (tmp_path / "none" / "new.onnx", "does not exist: make it first"),
+        (tmp_path / "old.onnx" / "new.onnx", "is no folder"),
         (str(tmp_path) + "/", "not the name"),
         ("", "not the name"),
         ("a\0b", "not the name"),
@@ -518,13 +519,16 @@ def test_links_and_special_files_as_output(loaded: m.Model, folder: Path, tmp_pa
     (tmp_path / "other").write_bytes(b"other")
     (tmp_path / "link").symlink_to("other")
     (tmp_path / "dangling").symlink_to("nothing")
+    plain = m.from_proto(simple())
     for name in ("link", "dangling"):
         with pytest.raises(OutputError, match="exists"):
             m.save(loaded, tmp_path / name)
-        m.save(loaded, tmp_path / name, force=True)
-        assert not (tmp_path / name).is_symlink()
-    assert (tmp_path / "other").read_bytes() == b"other"
-    assert not (tmp_path / "nothing").exists()
+        assert (tmp_path / "other").read_bytes() == b"other"
+        (written,) = m.save(plain, tmp_path / name, force=True)
+        assert written == tmp_path / os.readlink(tmp_path / name)  # noqa: PTH115
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / name).read_bytes() == simple().SerializeToString()
+        (tmp_path / "other").write_bytes(b"other")
 
 
 @posix
@@ -579,7 +583,7 @@ def test_an_interruption_leaves_what_was_there(
         old = {name: (out / name).read_bytes() for name in names(out) if (out / name).is_file()}
     before = names(out)
     loaded = m.with_values(m.load(path), {((7, 0), (5, 0)): np.full(4, 9, np.float32)})
-    real: Callable[..., None] = getattr(place_module, step)
+    real: Callable[..., None] = getattr(atomic, step)
     calls = 0
 
     def interrupted(*args: object) -> None:
@@ -591,7 +595,7 @@ def test_an_interruption_leaves_what_was_there(
         if calls == nth + 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(place_module, step, interrupted)
+    monkeypatch.setattr(atomic, step, interrupted)
     with pytest.raises(KeyboardInterrupt):
         m.save(loaded, out / "new.onnx", force=force)
     if (step, nth, late) == ("_put", 2, True):  # the last file is in place: complete
@@ -604,13 +608,13 @@ def test_an_interruption_leaves_what_was_there(
 
 
 def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = place_module._write
+    real = atomic._write
 
-    def slow(path: Path, pieces: object) -> None:
+    def slow(file: BinaryIO, pieces: Any) -> None:
         (tmp_path / "new.onnx").write_bytes(b"mine")
-        real(path, pieces)  # type: ignore[arg-type]
+        real(file, pieces)
 
-    monkeypatch.setattr(place_module, "_write", slow)
+    monkeypatch.setattr(atomic, "_write", slow)
     with pytest.raises(OutputError, match="exists"):
         m.save(m.from_proto(simple()), tmp_path / "new.onnx")
     assert (tmp_path / "new.onnx").read_bytes() == b"mine"

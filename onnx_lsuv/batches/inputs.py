@@ -75,7 +75,9 @@ def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
     if dim.HasField("dim_value"):
         # Some exporters write -1 for "any"; ONNX Runtime reads it so too.
         return dim.dim_value if dim.dim_value >= 0 else None
-    return dim.dim_param or None
+    # protobuf gives a text that is no UTF-8 as bytes; only people read the name.
+    name: str | bytes = dim.dim_param
+    return (name.decode(errors="replace") if isinstance(name, bytes) else name) or None
 
 
 def closest(name: str, inputs: Sequence[Input]) -> str:

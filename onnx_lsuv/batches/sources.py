@@ -6,10 +6,11 @@ onnx/backend/test) or one file a batch, in natural order: 2 before 10.
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -177,6 +178,17 @@ def _is_folder(path: Path) -> bool:
         return stat.S_ISDIR(path.stat().st_mode)
     except (OSError, ValueError):  # the reader says why
         return False
+
+
+def files_of(data: Sequence[str]) -> Iterator[Path]:
+    """Yield every file that `--data` values could mean: a path, what is behind a `=` in it, and what a folder holds."""
+    for value in data:
+        cuts = [0, *(index + 1 for index, char in enumerate(value) if char == "=")]
+        for path in (Path(value[cut:]) for cut in cuts if value[cut:]):
+            yield path
+            if os.path.isdir(path):  # noqa: PTH112  (False where a name is too long)
+                yield from path.glob("*")
+                yield from path.glob("test_data_set_*/*")
 
 
 def list_folder(path: Path) -> Folder:

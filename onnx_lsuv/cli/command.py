@@ -11,6 +11,7 @@ from onnx_lsuv import __version__
 from onnx_lsuv.cli import help as helping
 from onnx_lsuv.cli.failures import guarded
 from onnx_lsuv.cli.options import Color, Format, Init, Options, model_path
+from onnx_lsuv.cli.streams import emit
 
 app = typer.Typer(add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 DATA, OUTPUT, TRAINING, METHOD = "Data", "Output", "Training", "Method"
@@ -20,7 +21,7 @@ MOST = 10**9  # of samples or cores
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"onnx-lsuv {__version__}")
+        emit(f"onnx-lsuv {__version__}")
         raise typer.Exit
 
 

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import typer
 
 from onnx_lsuv import __version__
 from onnx_lsuv.cli import terminal
 from onnx_lsuv.cli.failures import say
 from onnx_lsuv.cli.options import Format, Options
-from onnx_lsuv.errors import OutputError, clean
+from onnx_lsuv.cli.outputs import step_summary
+from onnx_lsuv.cli.streams import emit
+from onnx_lsuv.errors import OutputError, clean, quote
 
 if TYPE_CHECKING:
     from onnx_lsuv.lsuv import Result
+    from onnx_lsuv.model import Staging
 
 WORST = 3  # layers that the line on standard error names
 
@@ -29,38 +30,54 @@ class Ending:
 
     result: Result
     other: Result | None = None  # the model that was compared with
-    saved: Path | None = None
-    weights: Path | None = None
+    files: Mapping[str, tuple[Path, Path]] = field(default_factory=dict)  # by role: as named, and links followed
     trains: Sequence[Mapping[str, Any]] = ()  # what trains where
 
 
-def finish(options: Options, ending: Ending) -> int:
-    """Write the reports, print the result, name the layers that missed; return the exit status."""
+def finish(options: Options, ending: Ending, staged: Staging) -> int:
+    """Write the reports, print the result, put all files into place, name the layers that missed; return the status.
+
+    What is printed comes before: where it cannot be, no file stays. That files are saved is said once they are.
+    """
     result = ending.result
-    about = _about(options, ending) if options.report or options.output_format is not Format.text else {}
+    about = _about(options, ending, staged) if options.report or options.output_format is not Format.text else {}
     for path in options.report or ():
-        _write(path, _report(path.suffix.lower(), ending, about), options.force)
-    if not options.quiet:
-        _print(options, ending, about)
-    if options.output_format is Format.github:
-        _summarise(ending, about)
+        place = Path(os.path.realpath(path))
+        staged.add(place.parent, place.name, [_report(path.suffix.lower(), ending, about).encode()])
+    saved = [named for named, _ in ending.files.values()]
+    summary = step_summary(options)
+    try:
+        if summary is not None:
+            _summarise(summary, _report(".md", ending, about), staged)
+        if not options.quiet:
+            emit(*_printed(options, ending, about))
+        staged.commit()
+        if saved and options.output_format is Format.text and not options.quiet:
+            emit("\n".join(f"saved {clean(str(path))}" for path in saved))
+    except BaseException as error:
+        # Whatever goes wrong from then on.
+        if staged.committed and (saved or options.report):
+            error.add_note(_kept([*saved, *(options.report or ())]))
+        raise
     if result.good:
         return 0
-    kept = "" if ending.saved is None else f"; {str(ending.saved)!r} is saved all the same"
+    kept = f"; {_kept(saved[:1])}" if saved else ""
     say(clean(f"{_missed(result)}{kept}."))
     return 1
 
 
-def _print(options: Options, ending: Ending, about: dict[str, Any]) -> None:
+def _kept(files: Sequence[Path]) -> str:
+    return f"{', '.join(map(quote, files))} {'are' if files[1:] else 'is'} saved all the same"
+
+
+def _printed(options: Options, ending: Ending, about: dict[str, Any]) -> tuple[str, bool | None]:
+    """Return what goes to standard output, and whether it is coloured."""
     from onnx_lsuv import report  # noqa: PLC0415
 
     if options.output_format is Format.json:
-        typer.echo(report.as_json(ending.result, about), nl=False)
-        return
+        return report.as_json(ending.result, about).removesuffix("\n"), None
     if options.output_format is Format.github:
-        for line in report.as_github(ending.result):
-            typer.echo(line)
-        return
+        return "\n".join(report.as_github(ending.result)), None
     color = terminal.colored(options.color, sys.stdout)
     shown: dict[str, Any] = {
         "width": terminal.width(),
@@ -76,8 +93,7 @@ def _print(options: Options, ending: Ending, about: dict[str, Any]) -> None:
     ]
     if ending.other is not None:
         lines.append(f"other: {clean(str(options.compare))}")
-    lines += [f"saved {clean(str(path))}" for path in (ending.saved, ending.weights) if path is not None]
-    typer.echo("\n".join(lines), color=color)
+    return "\n".join(lines), color
 
 
 def _report(suffix: str, ending: Ending, about: dict[str, Any]) -> str:
@@ -91,26 +107,23 @@ def _report(suffix: str, ending: Ending, about: dict[str, Any]) -> str:
     return report.as_html(ending.result, about, command=command, other=ending.other)
 
 
-def _write(path: Path, content: str, force: bool) -> None:
-    from onnx_lsuv.model.place import place  # noqa: PLC0415
+def _summarise(path: Path, text: str, staged: Staging) -> None:
+    """Add text to the step summary; it is taken away again where the files do not come into place after that."""
+    size = path.stat().st_size if path.is_file() else None
 
-    def pieces() -> Iterator[bytes]:
-        yield content.encode("utf-8")
+    def cut() -> None:
+        if size is not None:
+            os.truncate(path, size)
+        elif path.is_file():
+            path.unlink()
 
-    place([(path, pieces())], force)
-
-
-def _summarise(ending: Ending, about: dict[str, Any]) -> None:
-    """Add the result to the file that GitHub shows as the summary of a workflow's step."""
-    path = os.environ.get("GITHUB_STEP_SUMMARY")
-    if not path:
-        return
+    staged.undo(cut)
     try:
-        with Path(path).open("a", encoding="utf-8") as file:
-            file.write(_report(".md", ending, about))
+        with path.open("ab") as file:
+            file.write(text.encode())
     except OSError as error:
         raise OutputError(
-            f"the step summary {path!r}, which GITHUB_STEP_SUMMARY names, cannot be written: {error.strerror}"
+            f"the step summary {quote(path)}, which GITHUB_STEP_SUMMARY names, cannot be written: {error.strerror}"
         ) from error
 
 
@@ -124,7 +137,7 @@ def _missed(result: Result) -> str:
     return f"{len(rows)} of {len(result.layers)} layers missed the std wanted: {worst}{named}{more}"
 
 
-def _about(options: Options, ending: Ending) -> dict[str, Any]:
+def _about(options: Options, ending: Ending, staged: Staging) -> dict[str, Any]:
     import platform  # noqa: PLC0415
 
     import numpy  # noqa: PLC0415
@@ -140,11 +153,8 @@ def _about(options: Options, ending: Ending) -> dict[str, Any]:
         "numpy": numpy.__version__,
         "python": platform.python_version(),
     }
-    files = {"model": options.model, "compare": options.compare, "output": ending.saved, "weights": ending.weights}
-    return {
-        "versions": versions,
-        "files": {
-            role: {"path": str(path), "sha256": digest(path)} for role, path in files.items() if path is not None
-        },
-        "trains": list(ending.trains),
-    }
+    given = {"model": options.model, "compare": options.compare}
+    files = {role: {"path": str(path), "sha256": digest(path)} for role, path in given.items() if path is not None}
+    for role, (named, target) in ending.files.items():
+        files[role] = {"path": str(named), "sha256": digest(staged.waiting(target))}
+    return {"versions": versions, "files": files, "trains": list(ending.trains)}

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from onnx_lsuv.cli.signals import last_word
-from onnx_lsuv.errors import LsuvError, OutputError, UsageError, meant, sentence
+from onnx_lsuv.errors import LsuvError, OutputError, UsageError, meant, quote, sentence
 
 DEFECT = 70
 # What options and the values of `--init` are called elsewhere.
@@ -36,7 +36,7 @@ def guarded(work: Callable[[], int], verbose: int) -> int:
         words = "out of memory; give smaller batches with '--batch-size', or fewer samples with '--samples'"
         return _failed(words, 5, error, verbose)
     except OSError as error:
-        where = f" {str(error.filename)!r}" if error.filename else ""
+        where = f" {quote(error.filename)}" if error.filename else ""
         words = f"the result{where} cannot be written: {error.strerror or error}"
         return _failed(words, OutputError.exit_status, error, verbose)
     except Exception as error:

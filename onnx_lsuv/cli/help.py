@@ -8,6 +8,7 @@ import textwrap
 import typer
 
 from onnx_lsuv.cli.options import Color
+from onnx_lsuv.cli.streams import emit
 from onnx_lsuv.cli.terminal import colored, width
 
 EXAMPLES = (
@@ -23,7 +24,7 @@ def show(context: typer.Context, wanted: bool) -> None:
     """Print the help and end."""
     if wanted:
         color = colored(context.params.get("color") or Color.auto, sys.stdout)
-        typer.echo(text(context, min(width(PIPED), WIDEST), color=color), color=color)
+        emit(text(context, min(width(PIPED), WIDEST), color=color), color)
         raise typer.Exit
 
 

@@ -17,15 +17,11 @@ def main() -> NoReturn:
     signals.answer()
     import gc  # noqa: PLC0415
     import os  # noqa: PLC0415
-    import signal  # noqa: PLC0415
     from contextlib import suppress  # noqa: PLC0415
 
-    # A closed pipe (`| head`) ends the program as it ends any other.
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    from onnx_lsuv.cli import streams  # noqa: PLC0415
+
+    streams.prepare()
     # Thousands of objects are made while modules load, and hardly any is garbage.
     gc.set_threshold(100_000)
     status = run(sys.argv[1:])
@@ -53,11 +49,13 @@ def _parse_and_run(arguments: Sequence[str]) -> int:
     from typer.main import get_command  # noqa: PLC0415
 
     from onnx_lsuv.cli.command import app  # noqa: PLC0415
+    from onnx_lsuv.cli.completion import asks_completion  # noqa: PLC0415
     from onnx_lsuv.cli.failures import refuse_repeated, refused  # noqa: PLC0415
 
+    more: dict[str, Any] = {} if asks_completion() else {"complete_var": ""}  # no variable has this name
     try:
         refuse_repeated(get_command(app), arguments)
-        result: Any = app(list(arguments), prog_name="onnx-lsuv", standalone_mode=False)
+        result: Any = app(list(arguments), prog_name="onnx-lsuv", standalone_mode=False, **more)
     except Exception as error:
         # The parser's own exceptions, whose module differs between versions of typer.
         if not hasattr(error, "format_message"):
@@ -67,13 +65,7 @@ def _parse_and_run(arguments: Sequence[str]) -> int:
 
 
 def _flushed(status: int) -> int:
-    import os  # noqa: PLC0415
+    from onnx_lsuv.cli import streams  # noqa: PLC0415
 
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError:
-        # The disk is full: what is left in the buffer would fail once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        raise
+    streams.flush()
     return status

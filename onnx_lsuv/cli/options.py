@@ -119,7 +119,14 @@ class Options:
         if self.output is None:
             return self.model.with_name(name)
         path = Path(self.output)
-        return path / name if self.output.endswith(("/", "\\")) or path.is_dir() else path
+        # os.path says no, where a Path raises, to a name that is too long
+        return path / name if self.output.endswith(("/", "\\")) or os.path.isdir(path) else path  # noqa: PTH112
+
+    @property
+    def scratch(self) -> Path | None:
+        """Where values go for which there is no memory: beside the output, or where the system has such files."""
+        folder = self.target_path.parent
+        return folder if self.writes or os.access(folder, os.W_OK) else None
 
     @property
     def data_paths(self) -> list[Path]:

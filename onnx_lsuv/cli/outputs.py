@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from onnx_lsuv.cli.foreign import TENSORFLOW
-from onnx_lsuv.cli.options import Options
-from onnx_lsuv.errors import ModelError, OutputError, UsageError, meant
+from onnx_lsuv.cli.options import Format, Options
+from onnx_lsuv.errors import ModelError, meant
+
+if TYPE_CHECKING:
+    from onnx_lsuv.model import Model
+    from onnx_lsuv.model.targets import Read
 
 
 def check_model(path: Path) -> None:
@@ -23,29 +29,38 @@ def check_model(path: Path) -> None:
         raise ModelError(f"there is no model file {str(path)!r}{near}")
 
 
-def check_outputs(options: Options) -> None:
-    """Raise OutputError for a file that could not be written, UsageError for one named twice."""
-    paths = [options.target_path] if options.writes else []
-    paths += [options.weights_out] if options.weights_out is not None else []
-    paths += options.report or []
-    read = [options.model, *([] if options.compare is None else [options.compare]), *options.data_paths]
-    for i, path in enumerate(paths):
-        if path.resolve() in [other.resolve() for other in paths[:i]]:
-            raise UsageError(f"the file {str(path)!r} is named for two outputs: name another")
-        _check_file(path, read, force=options.force)
+def check_outputs(options: Options, models: list[Model]) -> None:
+    """Raise OutputError for an output that could not be written or is read, UsageError for a file named for two."""
+    from onnx_lsuv import model as files  # noqa: PLC0415
+
+    outputs = files.outputs_of(models[0], options.target_path, options.force) if options.writes else []
+    if options.weights_out is not None:
+        outputs.append(files.Output(options.weights_out, "the weights file"))
+    outputs += [files.Output(path, "the report") for path in options.report or ()]
+    summary = step_summary(options)
+    if summary is not None:
+        outputs.append(files.Output(summary, "the step summary of GITHUB_STEP_SUMMARY", appended=True))
+    files.check_outputs(outputs, _read(options, models), force=options.force)
+    # The portable form has tensors of its own.
+    if options.weights_out is not None and not options.portable:
+        files.check_weights(models[0], options.weights_out)
 
 
-def _check_file(target: Path, read: list[Path], *, force: bool) -> None:
-    if target.is_dir():
-        raise OutputError(f"the output {str(target)!r} is a folder: name a file")
-    for source in read:
-        if target.exists() and source.exists() and target.samefile(source):
-            what = "the model itself" if source is read[0] else "read as input"
-            raise OutputError(f"the output {str(target)!r} is {what}, which is never written to: name another")
-    if (target.exists() or target.is_symlink()) and not force:
-        raise OutputError(f"the output {str(target)!r} exists: name another, or replace it with '--force'")
-    if not target.parent.is_dir():
-        what = "is no folder" if target.parent.exists() else "does not exist: make it first"
-        raise OutputError(f"the folder {str(target.parent)!r} for {target.name!r} {what}")
-    if not os.access(target.parent, os.W_OK):
-        raise OutputError(f"the folder {str(target.parent)!r} cannot be written to: choose another")
+def step_summary(options: Options) -> Path | None:
+    """Return the file that GitHub shows as the summary of a workflow's step, where the result is added to it."""
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    return Path(path) if path and options.output_format is Format.github else None
+
+
+def _read(options: Options, models: list[Model]) -> Iterator[Read]:
+    from onnx_lsuv.batches import files_of  # noqa: PLC0415
+    from onnx_lsuv.model import read_by  # noqa: PLC0415
+
+    for model in models:
+        yield from read_by(model)
+    for path in files_of(options.data or ()):
+        yield path, "read as data, which are never written to"
+    for library in options.custom_ops or ():
+        yield Path(library), "a library of custom operators, which is never written to"
+    yield 1, "where standard output goes"
+    yield 2, "where standard error goes"

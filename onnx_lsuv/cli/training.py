@@ -25,7 +25,7 @@ def made_portable(
     """
     from onnx_lsuv import portable  # noqa: PLC0415
 
-    form = portable.make_portable(result.model, memory=memory(options), scratch=options.target_path.parent)
+    form = portable.make_portable(result.model, memory=memory(options), scratch=options.scratch)
     notes = [*result.notes, *made_of(form), *form.notes]
     if batches is not None and not options.no_verify:
         notes += portable.same_outputs(result.model, form.model, batches, device=device).notes

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -15,12 +14,12 @@ from onnx_lsuv.cli.options import Format, Options, memory, targets, validate
 from onnx_lsuv.cli.outputs import check_model, check_outputs
 from onnx_lsuv.cli.signals import before_the_end
 from onnx_lsuv.cli.terminal import Tell, progress
-from onnx_lsuv.errors import UsageError
+from onnx_lsuv.errors import UsageError, quote
 
 if TYPE_CHECKING:
     from onnx_lsuv.batches import Batches
     from onnx_lsuv.lsuv import Result
-    from onnx_lsuv.model import Model
+    from onnx_lsuv.model import Model, Staging
     from onnx_lsuv.runtime import Device
 
 
@@ -28,22 +27,28 @@ def perform(options: Options) -> int:
     """Do what the options say; return the exit status."""
     validate(options)
     from onnx_lsuv.batches import parse_shape  # noqa: PLC0415
+    from onnx_lsuv.model import staging  # noqa: PLC0415
 
     before_the_end("files", lambda: _stand(options))
     for text in options.shape or ():
         parse_shape(text)
-    for path in (options.model, *([] if options.compare is None else [options.compare])):
+    paths = [options.model, *([] if options.compare is None else [options.compare])]
+    for path in paths:
         check_model(path)
-    model = load_model(options.model)
-    other = None if options.compare is None else load_model(options.compare)
-    check_outputs(options)
+    models = [load_model(path) for path in paths]
+    check_outputs(options, models)
+    with staging(options.force) as staged:
+        return finish(options, _work(options, models, staged), staged)
+
+
+def _work(options: Options, models: list[Model], staged: Staging) -> Ending:
+    model = models[0]
     if options.dry_run:
         from onnx_lsuv.cli.planned import planned  # noqa: PLC0415
 
         if options.data or options.random:
             _batches(model, options)  # which looks at all of them
-
-        return finish(options, _trains(Ending(planned(model, options)), options))
+        return _trains(Ending(planned(model, options)), options)
     from onnx_lsuv import runtime  # noqa: PLC0415
 
     device = runtime.open_device(
@@ -54,13 +59,9 @@ def perform(options: Options) -> int:
     )
     with progress(options.color, quiet=options.quiet) as tell:
         if options.check:
-            batches = _batches(model, options)
-            ending = _check(model, other, batches, device, options, tell)
-        else:
-            given = bool(options.data) or options.random or _needs_data(model, options)
-            ending = _initialise(model, _batches(model, options) if given else None, device, options, tell)
-    with _telling(ending.saved):
-        return finish(options, _trains(ending, options))
+            return _trains(_check(models, _batches(model, options), device, options, tell), options)
+        given = bool(options.data) or options.random or _needs_data(model, options)
+        return _initialise(model, _batches(model, options) if given else None, device, options, tell, staged)
 
 
 def _trains(ending: Ending, options: Options) -> Ending:
@@ -72,7 +73,7 @@ def _trains(ending: Ending, options: Options) -> Ending:
     from onnx_lsuv.portable import make_portable  # noqa: PLC0415
 
     model = ending.result.model
-    form = make_portable(model, memory=memory(options), scratch=options.target_path.parent)
+    form = make_portable(model, memory=memory(options), scratch=options.scratch)
     asked = (*made_of(form), *form.notes) if options.portable else ()
     result = replace(ending.result, notes=(*ending.result.notes, *asked))
     return replace(ending, result=result, trains=trains_where(model, form.model))
@@ -80,23 +81,12 @@ def _trains(ending: Ending, options: Options) -> Ending:
 
 def _stand(options: Options) -> str | None:
     """Remove unfinished files; say which stand, as they were given."""
-    from onnx_lsuv.model.place import abandon  # noqa: PLC0415
+    from onnx_lsuv.model.atomic import abandon  # noqa: PLC0415
 
     given = [options.target_path, *filter(None, [options.weights_out]), *(options.report or ())]
-    known = {path.resolve(): path for path in given}
-    paths = [repr(str(known.get(path.resolve(), path))) for path in abandon()]
-    return f"{', '.join(paths)} {'is' if len(paths) == 1 else 'are'} saved all the same" if paths else None
-
-
-@contextmanager
-def _telling(saved: Path | None) -> Iterator[None]:
-    """Add to whatever goes wrong inside that the model is saved."""
-    try:
-        yield
-    except BaseException as error:
-        if saved is not None:
-            error.add_note(f"{str(saved)!r} is saved all the same")
-        raise
+    stand = set(abandon())
+    named = [quote(path) for path in given if Path(os.path.realpath(path)) in stand]
+    return f"{', '.join(named)} {'are' if named[1:] else 'is'} saved all the same" if named else None
 
 
 def patterns(options: Options) -> dict[str, Any]:
@@ -104,14 +94,16 @@ def patterns(options: Options) -> dict[str, Any]:
     return {"include": tuple(options.include or ()), "exclude": tuple(options.exclude or ())}
 
 
-def _check(model: Model, other: Model | None, batches: Batches, device: Device, options: Options, tell: Tell) -> Ending:
+def _check(models: list[Model], batches: Batches, device: Device, options: Options, tell: Tell) -> Ending:
     from onnx_lsuv import lsuv  # noqa: PLC0415
 
+    model, *others = models
     wanted: dict[str, Any] = {"target_std": options.target_std, "tolerance": options.tolerance}
     wanted |= {"device": device, "progress": tell}
     result = lsuv.measure(model, batches, target=targets(options), **wanted, **patterns(options))
-    if other is None:
+    if not others:
         return Ending(result)
+    other = others[0]
     from onnx_lsuv.batches import inputs_of  # noqa: PLC0415
 
     if inputs_of(other.proto.graph) != inputs_of(model.proto.graph):
@@ -119,11 +111,12 @@ def _check(model: Model, other: Model | None, batches: Batches, device: Device, 
     return Ending(result, other=lsuv.measure(other, batches, **wanted))
 
 
-def _initialise(model: Model, batches: Batches | None, device: Device, options: Options, tell: Tell) -> Ending:
+def _initialise(
+    model: Model, batches: Batches | None, device: Device, options: Options, tell: Tell, staged: Staging
+) -> Ending:
     from onnx_lsuv import lsuv  # noqa: PLC0415
-    from onnx_lsuv.model import load, save, save_weights  # noqa: PLC0415
+    from onnx_lsuv.model import load_staged, stage, stage_weights  # noqa: PLC0415
 
-    target = options.target_path
     result: Result = lsuv.initialize(
         model,
         batches,
@@ -136,7 +129,7 @@ def _initialise(model: Model, batches: Batches | None, device: Device, options: 
         keep_bias=options.keep_bias,
         center=options.center,
         memory=memory(options),
-        scratch=target.parent,
+        scratch=options.scratch,
         device=device,
         progress=tell,
         **patterns(options),
@@ -147,15 +140,18 @@ def _initialise(model: Model, batches: Batches | None, device: Device, options: 
 
         result, batches, trains = made_portable(result, batches, device, options)
     start = perf_counter()
-    save(result.model, target, force=options.force)
-    with _telling(target):
-        if options.weights_out is not None:
-            save_weights(result.model, options.weights_out, force=options.force)
-        result = replace(result, seconds={**result.seconds, "save": perf_counter() - start})
-        if not options.no_verify and batches is not None:
-            tolerance = options.tolerance
-            result = lsuv.measure(load(target), batches, like=result, tolerance=tolerance, device=device, progress=tell)
-    return Ending(result, saved=target, weights=options.weights_out, trains=trains)
+    *_, target = stage(staged, result.model, options.target_path)
+    files = {"output": (options.target_path, target)}
+    if options.weights_out is not None:
+        files["weights"] = (options.weights_out, stage_weights(staged, result.model, options.weights_out))
+    result = replace(result, seconds={**result.seconds, "save": perf_counter() - start})
+    computed = result.model
+    if not options.no_verify and batches is not None:
+        saved = load_staged(staged, target)
+        result = lsuv.measure(saved, batches, like=result, tolerance=options.tolerance, device=device, progress=tell)
+    ending = _trains(Ending(result, files=files, trains=trains), options)
+    # The file that was measured must not be mapped any more when it is put into place: Windows would refuse.
+    return replace(ending, result=replace(ending.result, model=computed))
 
 
 def _needs_data(model: Model, options: Options) -> bool:

@@ -7,21 +7,27 @@ third node. The indices are those of `Model.proto`, a skeleton of the model with
 
 from __future__ import annotations
 
+from onnx_lsuv.model.atomic import Staging, staging
 from onnx_lsuv.model.edits import promoted
 from onnx_lsuv.model.elements import Array
 from onnx_lsuv.model.loading import Model, digest, from_proto, is_hollow, load
 from onnx_lsuv.model.names import unused
 from onnx_lsuv.model.retyping import graphs_in, in_float32, names_type, retype, retype_attribute
-from onnx_lsuv.model.saving import save, to_bytes
+from onnx_lsuv.model.saving import load_staged, outputs_of, save, stage, to_bytes
+from onnx_lsuv.model.targets import Output, check_outputs, read_by
 from onnx_lsuv.model.values import fill, message, read, rewritten, tensors, with_values
-from onnx_lsuv.model.weights import save_weights
+from onnx_lsuv.model.weights import check_weights, save_weights, stage_weights
 from onnx_lsuv.model.wire import HOLLOW_BYTES, Site
 
 __all__ = [
     "HOLLOW_BYTES",
     "Array",
     "Model",
+    "Output",
     "Site",
+    "Staging",
+    "check_outputs",
+    "check_weights",
     "digest",
     "fill",
     "from_proto",
@@ -29,15 +35,21 @@ __all__ = [
     "in_float32",
     "is_hollow",
     "load",
+    "load_staged",
     "message",
     "names_type",
+    "outputs_of",
     "promoted",
     "read",
+    "read_by",
     "retype",
     "retype_attribute",
     "rewritten",
     "save",
     "save_weights",
+    "stage",
+    "stage_weights",
+    "staging",
     "tensors",
     "to_bytes",
     "unused",

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
 
@@ -20,11 +21,11 @@ import onnx
 
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.model.elements import Array
-from onnx_lsuv.model.external import Place, extent
+from onnx_lsuv.model.external import Place, extent, place_of
 from onnx_lsuv.model.loading import Model
 from onnx_lsuv.model.splice import Edit
 from onnx_lsuv.model.tensors import chunks, encode, encode_fixed, has_payload, to_raw
-from onnx_lsuv.model.values import data_file, external_tensors, holds_initializers, label, message
+from onnx_lsuv.model.values import data_file, external_tensors, holds_initializers, label, message, tensors
 from onnx_lsuv.model.wire import BYTES, FIXED32, RAW_DATA, Site, Span, children, fields, find, varint
 
 
@@ -48,6 +49,16 @@ def externals(model: Model) -> dict[Site, External]:
         site: External(tensor, place, os.path.normpath(place.location))
         for site, tensor, place in external_tensors(model)
     }
+
+
+def external_keys(model: Model) -> list[str]:
+    """Return the files with external data, by key; locations that are not to be trusted are left out."""
+    found: dict[str, None] = {}
+    for _, tensor in tensors(model.proto):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            with suppress(ModelError):
+                found[os.path.normpath(place_of(tensor, "").location)] = None
+    return list(found)
 
 
 def model_edits(model: Model, outside: Mapping[Site, External], renamed: Mapping[str, str]) -> list[Edit]:

@@ -135,7 +135,9 @@ def _model(view: memoryview, path: Path | None, folder: Path | None) -> Model:
 
 
 def _names(model: onnx.ModelProto) -> Iterator[str | bytes]:
-    """Yield the names that values, nodes, attributes and operators have, in all graphs and functions."""
+    """Yield the names that opsets, values, nodes, attributes and operators have, in all graphs and functions."""
+    for holder in (model, *model.functions):
+        yield from (opset.domain for opset in holder.opset_import)
     scopes: list[onnx.GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
     while scopes:
         scope = scopes.pop()

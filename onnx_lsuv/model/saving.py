@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import stat
+from dataclasses import replace
 from pathlib import Path
 
-from onnx_lsuv.errors import ModelError, OutputError
-from onnx_lsuv.model.edits import data_edits, externals, model_edits
+from onnx_lsuv.errors import ModelError, OutputError, quote
+from onnx_lsuv.model.atomic import Staging, staging
+from onnx_lsuv.model.edits import data_edits, external_keys, externals, model_edits
 from onnx_lsuv.model.loading import Model, load
 from onnx_lsuv.model.names import unused
-from onnx_lsuv.model.place import place
 from onnx_lsuv.model.splice import Piece, splice
-from onnx_lsuv.model.values import data_file, label
+from onnx_lsuv.model.targets import Output, check_outputs, named, read_by
+from onnx_lsuv.model.values import data_file, external_tensors, label
 
 LIMIT = 2**31 - 1  # bytes that a protobuf message may have
 
@@ -37,24 +38,64 @@ def save(model: Model, path: str | os.PathLike[str], *, force: bool = False) -> 
 
     Nothing but values changes, byte for byte, except that some nodes become initializers (see `promoted`) and that an
     external data file whose name is taken in the output's folder gets one of its own: `<output>.data`, or
-    `<output>.<its name>` where there are several. An existing file is replaced only with `force`; a symbolic link is
-    then replaced itself, and what it leads to stays. Raises OutputError where the output cannot be written or is one of
-    the model's own files, ModelError where a value cannot be placed.
+    `<output>.<its name>` where there are several. An existing file is replaced only with `force`; a symbolic link stays
+    and what it leads to is replaced. Raises OutputError where the output cannot be written or is one of the model's own
+    files, ModelError where a value cannot be placed.
     """
-    target = target_of(model, path, force)
+    with staging(force) as staged:
+        files = stage(staged, model, path)
+        staged.commit()
+    return files
+
+
+def stage(staged: Staging, model: Model, path: str | os.PathLike[str]) -> tuple[Path, ...]:
+    """Write the files of `save`, which are put into place with all others; return where, the model last."""
+    outputs = outputs_of(model, path, staged.force)
+    target = check_outputs(outputs, read_by(model), force=staged.force)[0]
     outside = externals(model)
     where = {one.key: label(model, site) for site, one in outside.items()}
     sources = {key: data_file(model, key, where[key]) for key in where}
-    names = _names(model, target, tuple(sources), force)
+    names = _names(model, target, tuple(sources), staged.force)
     renamed = {key: name for key, name in names.items() if name != key}
     edits = data_edits(model, outside)
-    files: list[tuple[Path, list[Piece]]] = [
-        (target.parent / names[key], splice(view, edits[key])) for key, view in sources.items()
-    ]
-    pieces = splice(model._tree.view, model_edits(model, outside, renamed))
-    files.append((target, _within_limit(pieces, str(target))))
-    place(files, force)
-    return tuple(file for file, _ in files)
+    pieces = _within_limit(splice(model._tree.view, model_edits(model, outside, renamed)), quote(target))
+    return (
+        *(staged.add(target.parent, names[key], splice(view, edits[key])) for key, view in sources.items()),
+        staged.add(target.parent, target.name, pieces, leads=True),
+    )
+
+
+def load_staged(staged: Staging, target: Path) -> Model:
+    """Load a model that waits to be put into place, with its data files; it has the path that it will have."""
+    model = load(staged.waiting(target))
+    for site, _, place in external_tensors(model):
+        data_file(model, place.location, label(model, site))  # mapped while the path is the one where it is
+    return replace(model, path=target)
+
+
+def outputs_of(model: Model, path: str | os.PathLike[str], force: bool) -> list[Output]:
+    """Return the files that `save` would write, the model first; raise OutputError for a path that names none."""
+    given = named(path)
+    target = Path(os.path.realpath(given))
+    folder = target.parent
+    # Those that are there: without one there is no output, and reading says why.
+    keys = tuple(key for key in external_keys(model) if model.folder and os.path.lexists(model.folder / key))
+    refusal = ""
+    if keys and folder != Path(os.path.realpath(given.parent)):
+        refusal = (
+            f"the output {quote(given)} is a symbolic link to another folder, where the model's data file would not "
+            f"be beside it: name {quote(target)} itself"
+        )
+    found = [Output(given, refusal=refusal)]
+    for name in _names(model, target, keys, force).values():
+        file = folder / name
+        link = (
+            f"the data file of the output, {quote(file)}, is a symbolic link, behind which nothing reads external "
+            "data: remove it, or name another output"
+        )
+        what = "the data file of the output"
+        found.append(Output(file, what, inside=folder, refusal=link if os.path.islink(file) else ""))  # noqa: PTH114
+    return found
 
 
 def _within_limit(pieces: list[Piece], name: str) -> list[Piece]:
@@ -67,50 +108,6 @@ def _within_limit(pieces: list[Piece], name: str) -> list[Piece]:
     return pieces
 
 
-def target_of(model: Model, path: str | os.PathLike[str], force: bool) -> Path:
-    """Return where to write, its folder resolved; raise OutputError where that must not or cannot be written."""
-    given = os.fspath(path)
-    target = Path(given)
-    if "\0" in given or target.name in ("", "..") or given.endswith(("/", os.sep)):
-        raise OutputError(f"{given!r} should be a file to write, but is not the name of one")
-    try:
-        folder = target.parent.resolve()
-        if not folder.is_dir():
-            raise OutputError(f"{given} cannot be written: there is no folder {folder}; create it first")
-        target = folder / target.name
-        _refuse_inputs(model, target)
-        if target.is_dir():
-            raise OutputError(f"{given} should be a file to write, but is a folder")
-        _refuse_existing(target, force)
-    except OSError as error:
-        raise OutputError(f"{given} cannot be written: {error.strerror}") from None
-    return target
-
-
-def _refuse_existing(target: Path, force: bool) -> None:
-    if not os.path.lexists(target):
-        return
-    if not force:
-        raise OutputError(f"{target} exists; replace it with --force (force=True), or choose another output")
-    mode = target.lstat().st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-        raise OutputError(f"{target} exists and is not a regular file, so it is not replaced; choose another output")
-
-
-def _refuse_inputs(model: Model, target: Path) -> None:
-    """Raise OutputError where writing `target` would replace the model's file or one of its data files."""
-    if not target.exists():
-        return
-    if model.path is not None and model.path.exists() and target.samefile(model.path):
-        raise OutputError(f"{target} is the model itself, which is never written to; choose another output")
-    if model.folder is None:
-        return
-    for one in externals(model).values():
-        data = model.folder / one.key
-        if data.exists() and target.samefile(data):
-            raise OutputError(f"{target} is a data file of the model, which is never written to; choose another output")
-
-
 def _names(model: Model, target: Path, keys: tuple[str, ...], force: bool) -> dict[str, str]:
     """Return where each data file goes, relative to the output: its old place if free, else a name of its own."""
     own = _data_of(target) if force else frozenset()
@@ -119,11 +116,7 @@ def _names(model: Model, target: Path, keys: tuple[str, ...], force: bool) -> di
         if key in names:
             continue
         wanted = f"{target.name}.data" if len(keys) == 1 else f"{target.name}.{Path(key).name}"
-        name = unused(wanted, names.values())
-        file = target.parent / name
-        _refuse_inputs(model, file)
-        _refuse_existing(file, force)
-        names[key] = name
+        names[key] = unused(wanted, names.values())
     return names
 
 

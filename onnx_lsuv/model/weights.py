@@ -24,13 +24,13 @@ from typing import Any, cast
 import numpy as np
 import onnx
 
-from onnx_lsuv.errors import OutputError, UsageError
+from onnx_lsuv.errors import OutputError, UsageError, quote
+from onnx_lsuv.model.atomic import Staging, staging
 from onnx_lsuv.model.edits import promoted
 from onnx_lsuv.model.loading import Model
 from onnx_lsuv.model.names import unused
-from onnx_lsuv.model.place import place
-from onnx_lsuv.model.saving import target_of
 from onnx_lsuv.model.splice import Piece
+from onnx_lsuv.model.targets import Output, check_outputs, named, read_by
 from onnx_lsuv.model.tensors import count, to_raw
 from onnx_lsuv.model.values import form_of, holds_initializers, read
 from onnx_lsuv.model.wire import Site
@@ -60,18 +60,26 @@ def save_weights(model: Model, path: str | os.PathLike[str], *, force: bool = Fa
     64, and in .safetensors bfloat16. Raises UsageError for another kind of file, OutputError where the file cannot be
     written or cannot hold a tensor, ModelError where a stored tensor cannot be read.
     """
-    writers: dict[str, Callable[[Model, list[_Entry]], Iterator[Piece]]] = {
-        ".safetensors": _safetensors,
-        ".npz": _npz,
-    }
-    suffix = Path(path).suffix.lower()
-    if suffix not in writers:
-        raise UsageError(f"Expected weights to go to a .safetensors or .npz file, found {os.fspath(path)!r}.")
-    target = target_of(model, path, force)
-    entries = _entries(model)
-    _check(entries, target, suffix)
-    place([(target, writers[suffix](model, entries))], force)
+    with staging(force) as staged:
+        target = stage_weights(staged, model, path)
+        staged.commit()
     return target
+
+
+def stage_weights(staged: Staging, model: Model, path: str | os.PathLike[str]) -> Path:
+    """Write the file of `save_weights`, which is put into place with all others; return where."""
+    check_weights(model, path)
+    target = check_outputs([Output(named(path))], read_by(model), force=staged.force)[0]
+    entries = _entries(model)
+    return staged.add(target.parent, target.name, _WRITERS[Path(path).suffix.lower()](model, entries))
+
+
+def check_weights(model: Model, path: str | os.PathLike[str]) -> None:
+    """Raise UsageError or OutputError where the file could not give back each tensor under its own name."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in _WRITERS:
+        raise UsageError(f"Expected weights to go to a .safetensors or .npz file, found {quote(path)}.")
+    _check(_entries(model), quote(path), suffix)
 
 
 def _entries(model: Model) -> list[_Entry]:
@@ -125,8 +133,7 @@ def _scope(
                     yield prefix + made, value
 
 
-def _check(entries: list[_Entry], target: Path, suffix: str) -> None:
-    """Raise OutputError where the file could not give back each tensor under its own name."""
+def _check(entries: list[_Entry], target: str, suffix: str) -> None:
     names = {entry.name for entry in entries}
     for entry in entries:
         name = entry.name
@@ -135,14 +142,14 @@ def _check(entries: list[_Entry], target: Path, suffix: str) -> None:
                 raise OutputError(f"{target} cannot hold a tensor called {name!r}, a word of the format; write an .npz")
             continue
         if entry.dtype.name == "bfloat16":
-            raise OutputError(f"{target} cannot hold {name!r}: .npz knows no bfloat16; write a .safetensors file")
+            raise OutputError(f"{target} cannot hold {quote(name)}: .npz knows no bfloat16; write a .safetensors file")
         # numpy.load reads "a.npy" as the member of that name before it looks for "a.npy.npy".
         taken = name.endswith(".npy") and name.removesuffix(".npy") in names
         parts = name.replace("\\", "/").split("/")
         if taken or "\0" in name or "\\" in name or ".." in parts or len(name.encode()) > _NAME_BYTES:
             raise OutputError(
-                f"{target} cannot hold a tensor called {name[:80]!r}: as the name of a file in an archive it would be "
-                "read as another, or lead out of a folder; write a .safetensors file"
+                f"{target} cannot hold a tensor called {quote(name)}: as a file's name in an archive it would "
+                "be read as another, or lead out of a folder; write a .safetensors file"
             )
 
 
@@ -200,3 +207,6 @@ class _Sink:
         """Return what was written since the last time."""
         taken, self.pieces = self.pieces, []
         return taken
+
+
+_WRITERS: dict[str, Callable[[Model, list[_Entry]], Iterator[Piece]]] = {".safetensors": _safetensors, ".npz": _npz}

@@ -22,7 +22,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from onnx_lsuv.errors import DeviceError
-from onnx_lsuv.model.place import unbroken
+from onnx_lsuv.model.atomic import unbroken
 from onnx_lsuv.runtime.package import package
 
 
