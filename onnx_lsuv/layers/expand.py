@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto
 
 from onnx_lsuv.errors import ModelError
-from onnx_lsuv.layers.order import in_order, invariant_states
+from onnx_lsuv.layers.order import check_trips, in_order, invariant_states
 from onnx_lsuv.layers.program import (
     DEFAULT_DOMAINS,
     Body,
@@ -23,8 +23,9 @@ from onnx_lsuv.layers.program import (
 )
 from onnx_lsuv.layers.protos import MODEL_FUNCTIONS, Names, attributes_of, home_of, renamed, scope_name, tensor_of
 from onnx_lsuv.layers.sequences import as_loop, made_sequences
+from onnx_lsuv.layers.signature import check_node
 from onnx_lsuv.layers.unfuse import unfused
-from onnx_lsuv.model import Model, Site, unused
+from onnx_lsuv.model import Model, Site, check, unused
 
 # Protobuf field numbers on the way from a ModelProto to a tensor (onnx.proto).
 MODEL_GRAPH = 7
@@ -34,6 +35,10 @@ NODE_ATTRIBUTE = 5
 ATTRIBUTE_T, ATTRIBUTE_G = 5, 6
 
 OPSET_MIN = 7
+# Scopes in each other, functions' and graphs'; protobuf's own parsers allow a file's messages as many.
+DEPTH_MAX = 100
+# Functions that call each other twice double with every one: a file of a few kilobytes stands for billions of nodes.
+CALLED_MAX = 100_000
 # Operators whose graph attributes are ordinary scopes; any other operator's (a decoder of BeamSearch, say) stay closed.
 CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
@@ -46,7 +51,8 @@ def expand(model: Model) -> Program:
     """
     proto = model.proto
     opsets = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in proto.opset_import}
-    if "" not in opsets:
+    imported = "" in opsets
+    if not imported:
         # ONNX leaves the default open then; no node of its own can stand in such a file.
         opsets[""] = OPSET_MIN
     if opsets[""] < OPSET_MIN:
@@ -61,9 +67,11 @@ def expand(model: Model) -> Program:
         functions={(f.domain, f.name, f.overload): (i, f) for i, f in enumerate(proto.functions)},
         model=model,
         opset=opsets[""],
+        imported=imported,
     )
     names: Names = {}
     body = trimmed(expander.graph(proto.graph, ((MODEL_GRAPH, 0),), "main", names))
+    check_trips(body, expander.constants)
     producers: dict[str, tuple[Node, int]] = {}
     consumers: dict[str, list[tuple[Node, int]]] = {}
     exits: set[str] = {v.name for v in body.outputs}
@@ -103,17 +111,21 @@ class _Expander:
     functions: Mapping[tuple[str, str, str], tuple[int, FunctionProto]]
     model: Model
     opset: int
+    imported: bool  # whether the file says which opset that is
     constants: dict[str, Constant] = field(default_factory=dict)
     by_site: dict[Site, str] = field(default_factory=dict)
     sparse: set[str] = field(default_factory=set)
     sequences: set[str] = field(default_factory=set)
     doubled: dict[tuple[str, str], None] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
+    tried: dict[str, int] = field(default_factory=dict)
     calls: list[tuple[str, str, str]] = field(default_factory=list)
+    depth: int = 0  # scopes around the current one
+    called: int = 0  # nodes that came out of functions so far
 
     def unique(self, name: str) -> str:
         """Return the name itself, or with a suffix where another scope has it already."""
-        free = unused(name, self.taken)
+        free = unused(name, self.taken, tried=self.tried)
         self.taken.add(free)
         return free
 
@@ -179,6 +191,16 @@ class _Expander:
         result: list[Node] = []
         labels: set[str] = set()
         given_names: set[str] = set()
+        self.depth += 1
+        self.called += len(protos) if self.calls else 0
+        if self.depth > DEPTH_MAX or self.called > CALLED_MAX:
+            what = (
+                f"nest more than {DEPTH_MAX} deep" if self.depth > DEPTH_MAX else f"hold more than {CALLED_MAX} nodes"
+            )
+            raise ModelError(
+                f"The functions of {self.model.name} {what} once each call is replaced by what it calls: write them "
+                "without such calls."
+            )
         for i, proto in in_order(protos, names, scope_name(scope)):
             first = next((name for name in proto.output if name), f"{proto.op_type}_{i}")
             label = proto.name or first
@@ -190,9 +212,11 @@ class _Expander:
             labels.add(label)
             site = (*path, (field_number, i))
             attributes = attributes_of(proto, references)
+            key = (proto.domain, proto.op_type, proto.overload)
+            if key not in self.functions:
+                check_node(proto, attributes, self.opset if self.imported else None, label, scope_name(scope))
             if self.lifted(proto, attributes, site, scope, names):
                 continue
-            key = (proto.domain, proto.op_type, proto.overload)
             if key in self.functions:
                 result += self.call(proto, key, attributes, label, scope, names)
                 continue
@@ -238,6 +262,7 @@ class _Expander:
             for each in made:
                 self.sequences.update(made_sequences(each, self.sequences))
             result += made
+        self.depth -= 1
         return result
 
     def call(
@@ -317,6 +342,8 @@ class _Expander:
         """Enter a tensor into the table, once for each place in the file, and return its unique name."""
         if site is not None and site in self.by_site:
             return self.by_site[site]
+        if site is not None:
+            check(self.model, site)
         name = self.unique(label)
         self.constants[name] = Constant(
             name=name,

@@ -13,7 +13,7 @@ from onnx_lsuv.model.loading import Model, digest, from_proto, is_hollow, load
 from onnx_lsuv.model.names import unused
 from onnx_lsuv.model.retyping import graphs_in, in_float32, names_type, retype, retype_attribute
 from onnx_lsuv.model.saving import save, to_bytes
-from onnx_lsuv.model.values import fill, message, read, rewritten, tensors, with_values
+from onnx_lsuv.model.values import check, fill, message, read, rewritten, tensors, with_values
 from onnx_lsuv.model.weights import save_weights
 from onnx_lsuv.model.wire import HOLLOW_BYTES, Site
 
@@ -22,6 +22,7 @@ __all__ = [
     "Array",
     "Model",
     "Site",
+    "check",
     "digest",
     "fill",
     "from_proto",

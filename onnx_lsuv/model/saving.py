@@ -8,6 +8,7 @@ from pathlib import Path
 
 from onnx_lsuv.errors import ModelError, OutputError
 from onnx_lsuv.model.edits import data_edits, externals, model_edits
+from onnx_lsuv.model.external import whole
 from onnx_lsuv.model.loading import Model, load
 from onnx_lsuv.model.names import unused
 from onnx_lsuv.model.place import place
@@ -51,7 +52,7 @@ def save(model: Model, path: str | os.PathLike[str], *, force: bool = False) -> 
     files: list[tuple[Path, list[Piece]]] = [
         (target.parent / names[key], splice(view, edits[key])) for key, view in sources.items()
     ]
-    pieces = splice(model._tree.view, model_edits(model, outside, renamed))
+    pieces = splice(whole(model._tree.view, model.name), model_edits(model, outside, renamed))
     files.append((target, _within_limit(pieces, str(target))))
     place(files, force)
     return tuple(file for file, _ in files)
