@@ -218,9 +218,10 @@ def memory(options: Options) -> int | None:
     if options.memory is None:
         return None
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", options.memory.strip(), re.IGNORECASE)
-    if not found:
+    size = float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ") if found else math.inf
+    if size >= 2**63:
         raise UsageError(f"--memory takes a size such as 500M or 2G, not {options.memory!r}")
-    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
+    return int(size)
 
 
 def check_device(name: str) -> None:
