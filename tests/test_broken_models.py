@@ -215,6 +215,24 @@ def test_what_a_definition_leaves_open_passes() -> None:
     assert [layer.name for layer in describe(onnx_lsuv.from_proto(proto)).layers] == ["y"]
 
 
+@pytest.mark.parametrize("shape", [(), (32,), (4, 8)])
+def test_an_einsum_of_fewer_axes_than_letters(here: Path, shape: tuple[int, ...]) -> None:
+    """ONNX Runtime would end the process."""
+    proto = model([node("Einsum", "x w", "z", equation="bik, kj -> bij")], {"w": normal(8, 4)})
+    proto.graph.input[0].type.tensor_type.ClearField("shape")
+    save(proto, here)
+    np.save("x.npy", np.ones(shape, np.float32))
+    assert f"as 'bik', but it has {len(shape)} axes" in fails(3, "m.onnx", "--data", "x.npy")
+
+
+@pytest.mark.parametrize("listed", ["x", "w"])
+def test_an_input_without_a_type(here: Path, listed: str) -> None:
+    proto = plain(ir=3)
+    proto.graph.input.add(name="w")
+    proto.graph.input[listed == "w"].ClearField("type")
+    assert f"input '{listed}'" in refused(proto, here)
+
+
 @pytest.mark.parametrize("count", [1 << 40, (1 << 63) - 1])
 def test_a_loop_that_nothing_ends(here: Path, count: int) -> None:
     assert "no condition ends it" in refused(after(node("Loop", "n - y", "z", body=body(3, 2)), n=count), here)
@@ -267,7 +285,7 @@ def test_functions_that_double(here: Path, more: list[str]) -> None:
 
 def test_functions_that_call_each_other_deep(here: Path) -> None:
     chain = [function("f0", "Relu"), *(function(f"f{i}", f"f{i - 1}") for i in range(1, 5000))]
-    assert "more than 100 deep" in refused(functions(*chain), here)
+    assert "more than 100 scopes" in refused(functions(*chain), here)
     assert describe(onnx_lsuv.from_proto(functions(*chain[:50]))).layers
 
 
@@ -396,6 +414,12 @@ def test_a_target_that_no_float_has(here: Path, std: str) -> None:
     assert "from 1e-09 to 1e+09" in refused(plain(), here, "--target", f"z={std}", status=2)
     with pytest.raises(UsageError, match="from 1e-09"):
         onnx_lsuv.measure(onnx_lsuv.from_proto(plain()), {"x": normal(8, 16)}, target_std=float(std))
+
+
+@pytest.mark.parametrize("tolerance", [0.0, -1.0, 1.0, float("nan"), float("inf")])
+def test_a_tolerance_that_is_none(tolerance: float) -> None:
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        onnx_lsuv.measure(onnx_lsuv.from_proto(plain()), {"x": normal(8, 16)}, tolerance=tolerance)
 
 
 @pytest.mark.parametrize("size", ["9" * 51, "9" * 400 + "T", "9e9"])

@@ -589,8 +589,8 @@ def test_external_data(tmp_path: Path) -> None:
     ("options", "words"),
     [
         ({"init": "magic"}, "magic"),
-        ({"target_std": 0.0}, "above 0"),
-        ({"target_std": float("nan")}, "above 0"),
+        ({"target_std": 0.0}, "from 1e-09"),
+        ({"target_std": float("nan")}, "from 1e-09"),
         ({"exclude": ["nothing-like-it"]}, "nothing-like-it"),
         ({"include": ["w1", "q*"]}, "q\\*"),
     ],

@@ -8,7 +8,8 @@ another shape, and the run fails:
     pooling with SAME padding           as if it were not dilated
     ConvTranspose with SAME padding     output_padding adds nothing
 
-So a model where that happens is run with inputs of open lengths, and statistics rely on no shape at all.
+So a model where that happens is run with inputs of open lengths, and statistics rely on no shape at all. Where ranks
+do not fit an Einsum's equation, ONNX Runtime does not even fail.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import replace
 import numpy as np
 from onnx import ValueInfoProto
 
+from onnx_lsuv.errors import ModelError
 from onnx_lsuv.graph.sheet import Value
 from onnx_lsuv.layers import Node, Program, known, tensor_type
 
@@ -62,6 +64,22 @@ def _differs(program: Program, node: Node, before: Dims, after: Dims) -> bool:
     if node.op_type == "ConvTranspose" and any(node.ints_attribute("output_padding") or ()):
         return same
     return False
+
+
+def check_equations(program: Program, values: Mapping[str, Value]) -> None:
+    """Raise ModelError for an Einsum of fewer axes than letters, at which ONNX Runtime 1.31 ends the process."""
+    for node in program.walk():
+        if node.op != "Einsum":
+            continue
+        terms = node.text_attribute("equation").replace(" ", "").partition("->")[0].split(",")
+        for name, term in zip(node.inputs, terms, strict=False):
+            constant, value = program.constants.get(name), values.get(name)
+            dims = constant.dims if constant is not None else value.dims if value is not None else None
+            if dims is not None and len(dims) < len(term.replace("...", "")):
+                raise ModelError(
+                    f"The Einsum {node.label!r} reads {name!r} as {term!r}, but it has {len(dims)} axes: the model is "
+                    "broken, or the data have too few axes for it."
+                )
 
 
 def without_lengths(program: Program) -> Program:

@@ -35,8 +35,10 @@ NODE_ATTRIBUTE = 5
 ATTRIBUTE_T, ATTRIBUTE_G = 5, 6
 
 OPSET_MIN = 7
-# Scopes in each other, functions' and graphs'; protobuf's own parsers allow a file's messages as many.
+# Scopes in each other, functions' and graphs'.
 DEPTH_MAX = 100
+# Graphs in each other, which are three messages each; protobuf's own parsers end at 100 of these.
+GRAPHS_MAX = 30
 # Functions that call each other twice double with every one: a file of a few kilobytes stands for billions of nodes.
 CALLED_MAX = 100_000
 # Operators whose graph attributes are ordinary scopes; any other operator's (a decoder of BeamSearch, say) stay closed.
@@ -156,6 +158,8 @@ class _Expander:
             self.sparse.add(names[sparse.values.name])
         inputs = []
         for value in graph.input:
+            if scope == "main" and value.type.WhichOneof("value") is None:
+                raise ModelError(f"The input {value.name!r} of the graph has no type: export the model again.")
             if value.name in initializers or (invariant and value.name in invariant):
                 continue
             names[value.name] = self.unique(value.name)
@@ -193,14 +197,16 @@ class _Expander:
         given_names: set[str] = set()
         self.depth += 1
         self.called += len(protos) if self.calls else 0
-        if self.depth > DEPTH_MAX or self.called > CALLED_MAX:
-            what = (
-                f"nest more than {DEPTH_MAX} deep" if self.depth > DEPTH_MAX else f"hold more than {CALLED_MAX} nodes"
-            )
-            raise ModelError(
-                f"The functions of {self.model.name} {what} once each call is replaced by what it calls: write them "
-                "without such calls."
-            )
+        for found, most, what in (
+            (self.depth, DEPTH_MAX, "scopes in each other"),
+            (self.depth - len(self.calls), GRAPHS_MAX, "graphs in each other"),
+            (self.called, CALLED_MAX, "nodes"),
+        ):
+            if found > most:
+                raise ModelError(
+                    f"{self.model.name} has more than {most} {what} once each call of a function is replaced by what "
+                    "it calls: write it with fewer."
+                )
         for i, proto in in_order(protos, names, scope_name(scope)):
             first = next((name for name in proto.output if name), f"{proto.op_type}_{i}")
             label = proto.name or first

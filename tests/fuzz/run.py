@@ -89,8 +89,9 @@ def main() -> int:
         process.kill()
         status = process.wait()
         if status == 1:
-            raise SystemExit(f"the harness itself failed at case {number}: run it with --worker --first {number}")
-        if what and more():
+            kinds["the harness itself failed"].append((number, "see --worker --first"))
+            number, done = number + 1, done + 1
+        elif what and more():
             kinds["no end" if line is None else f"crash {-status}"].append((number, what))
             number, done = number + 1, done + 1
     for fault, cases in sorted(kinds.items(), key=lambda each: -len(each[1])):
