@@ -225,6 +225,25 @@ def test_an_einsum_of_fewer_axes_than_letters(here: Path, shape: tuple[int, ...]
     assert f"as 'bik', but it has {len(shape)} axes" in fails(3, "m.onnx", "--data", "x.npy")
 
 
+@pytest.mark.parametrize("kernel", [(0, 0), (0, 1)])
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+def test_a_kernel_of_no_length(here: Path, op: str, kernel: tuple[int, int]) -> None:
+    """ONNX Runtime would never come back."""
+    nodes = [node("MatMul", "x w", "y"), node("Reshape", "y s", "i"), node(op, "i k", "j"), node("MatMul", "j u", "z")]
+    tensors = {"w": normal(16, 16), "s": np.array([-1, 4, 2, 2]), "k": np.ones((4, 4, *kernel), np.float32)}
+    assert "kernel of no length" in refused(model(nodes, {**tensors, "u": normal(2, 2)}), here)
+
+
+@pytest.mark.parametrize(("op", "gates"), [("LSTM", 4), ("GRU", 3)])
+def test_gates_without_inputs(here: Path, op: str, gates: int) -> None:
+    """ONNX Runtime would end the process."""
+    nodes = [node("MatMul", "x w", "y"), node("Reshape", "y s", "i")]
+    nodes += [node("Slice", "i a a two", "e"), node(op, "e k r", "z", hidden_size=4)]
+    tensors = {"w": normal(16, 16), "s": np.array([4, 8, 16]), "a": np.array([0]), "two": np.array([2])}
+    tensors |= {"k": np.ones((1, 4 * gates, 0), np.float32), "r": normal(1, 4 * gates, 4)}
+    assert "without any values" in refused(model(nodes, tensors), here)
+
+
 @pytest.mark.parametrize("listed", ["x", "w"])
 def test_an_input_without_a_type(here: Path, listed: str) -> None:
     proto = plain(ir=3)
