@@ -343,6 +343,15 @@ def test_an_ir_version_of_the_future(here: Path, version: int) -> None:
         assert f"IR version {version}" in refused(plain(ir=version), here)
 
 
+@pytest.mark.parametrize("domain", ["", "acme"])
+def test_an_opset_that_no_integer_holds(here: Path, domain: str) -> None:
+    proto = plain()
+    if domain:
+        proto.opset_import.add(domain=domain)
+    proto.opset_import[-1].version = 1 << 31
+    assert "opset 2147483648" in refused(proto, here, "--dry-run", data="")
+
+
 def test_ir_14_is_known(here: Path) -> None:
     save(plain(ir=14), here)
     call("m.onnx", "--data", "x.npy")

@@ -57,6 +57,9 @@ def expand(model: Model) -> Program:
     if not imported:
         # ONNX leaves the default open then; no node of its own can stand in such a file.
         opsets[""] = OPSET_MIN
+    for domain, version in opsets.items():
+        if not -1 << 31 <= version < 1 << 31:
+            raise ModelError(f"{model.name} has opset {version} of {domain or 'ai.onnx'!r}: no such one will ever be.")
     if opsets[""] < OPSET_MIN:
         raise ModelError(
             f"{model.name} has opset {opsets['']}, and ONNX Runtime runs {OPSET_MIN} and later: convert it with "
