@@ -304,8 +304,9 @@ def test_the_first_use_of_a_shared_weight_decides_its_target(lsuv: Lsuv) -> None
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        ({"y1": 0.0}, "above 0 for 'y1'"),
-        ({"y1": math.nan}, "above 0"),
+        ({"y1": 0.0}, "from 1e-09 to 1e\\+09 for 'y1'"),
+        ({"y1": math.nan}, "from 1e-09"),
+        ({"y1": 1e300}, "from 1e-09"),
         ({"y11": 0.5}, r"'y11' matches .* no layer or weight \(did you mean 'y1'\?\)"),
     ],
 )
@@ -588,8 +589,8 @@ def test_external_data(tmp_path: Path) -> None:
     ("options", "words"),
     [
         ({"init": "magic"}, "magic"),
-        ({"target_std": 0.0}, "above 0"),
-        ({"target_std": float("nan")}, "above 0"),
+        ({"target_std": 0.0}, "from 1e-09"),
+        ({"target_std": float("nan")}, "from 1e-09"),
         ({"exclude": ["nothing-like-it"]}, "nothing-like-it"),
         ({"include": ["w1", "q*"]}, "q\\*"),
     ],

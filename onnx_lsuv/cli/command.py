@@ -26,7 +26,9 @@ def _version(wanted: bool) -> None:
 
 
 def _option(panel: str, text: str, *names: str, metavar: str | None = None, **more: Any) -> Any:
-    return typer.Option(*names, help=text, metavar=metavar, rich_help_panel=panel, show_default=False, **more)
+    # A path that cannot be read is not the parser's to refuse: it is the model's error, or the data's.
+    more |= {"help": text, "metavar": metavar, "rich_help_panel": panel, "show_default": False, "readable": False}
+    return typer.Option(*names, **more)
 
 
 @app.command(add_help_option=False, context_settings={"help_option_names": ["-h", "--help"]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,6 @@ def load_model(path: Path) -> Model:
         return load(path)
     except ModelError as error:
         # Some name ONNX files so too, which is why the name alone decides nothing.
-        if path.is_file() and path.suffix.lower() in FOREIGN:
+        if path.suffix.lower() in FOREIGN and os.path.isfile(path):  # noqa: PTH113  (False where a name is too long)
             raise ModelError(f"{path} is no ONNX model but {FOREIGN[path.suffix.lower()]}") from error
         raise

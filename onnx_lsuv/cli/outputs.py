@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,13 +19,18 @@ if TYPE_CHECKING:
 
 def check_model(path: Path) -> None:
     """Raise ModelError for a model that is not there, or a folder, with the name that was perhaps meant."""
+    with suppress(OSError):  # of what cannot even be looked at, loading says why
+        _check_model(path)
+
+
+def _check_model(path: Path) -> None:
     if path.is_dir():
         inside = sorted(path.glob("*.onnx"))
         more = f": give the file in it, {str(inside[0])!r}" if len(inside) == 1 else " without .onnx files: give a file"
         more = f": give a file in it, such as {str(inside[0])!r}" if len(inside) > 1 else more
         more = f" of TensorFlow: {TENSORFLOW}, option --saved-model" if (path / "saved_model.pb").exists() else more
         raise ModelError(f"the model {str(path)!r} is a folder{more}")
-    if not path.exists() and path.parent.is_dir():
+    if not path.exists() and not path.is_symlink() and path.parent.is_dir():
         near = meant(path.name, [each.name for each in path.parent.glob("*.onnx")])
         raise ModelError(f"there is no model file {str(path)!r}{near}")
 

@@ -14,7 +14,7 @@ from onnx_lsuv.cli.options import Format, Options, memory, targets, validate
 from onnx_lsuv.cli.outputs import check_model, check_outputs
 from onnx_lsuv.cli.signals import before_the_end
 from onnx_lsuv.cli.terminal import Tell, progress
-from onnx_lsuv.errors import UsageError, quote
+from onnx_lsuv.errors import DataError, ModelError, UsageError, quote
 
 if TYPE_CHECKING:
     from onnx_lsuv.batches import Batches
@@ -165,6 +165,19 @@ def _needs_data(model: Model, options: Options) -> bool:
 
 
 def _batches(model: Model, options: Options) -> Batches:
+    try:
+        return _read_batches(model, options)
+    except (UsageError, DataError):
+        # What is wrong with the model comes first: data that fit it would not help.
+        from onnx_lsuv.lsuv.prepare import nothing_to_do, plan_of  # noqa: PLC0415
+
+        plan = plan_of(model)
+        if not plan.layers:
+            raise ModelError(nothing_to_do(plan)) from None
+        raise
+
+
+def _read_batches(model: Model, options: Options) -> Batches:
     from onnx_lsuv import batches as kinds  # noqa: PLC0415
 
     inputs = kinds.inputs_of(model.proto.graph)

@@ -2,7 +2,19 @@
 
 from onnx_lsuv.graph.center import within_channels
 from onnx_lsuv.graph.expression import expression
-from onnx_lsuv.graph.moments import COUNT, MEAN, ROWS, USE, VAR, Record, executions, first_usable_of, is_far, scale_of
+from onnx_lsuv.graph.moments import (
+    COUNT,
+    MEAN,
+    ROWS,
+    TINY,
+    USE,
+    VAR,
+    Record,
+    executions,
+    first_usable_of,
+    is_far,
+    scale_of,
+)
 from onnx_lsuv.graph.nodes import is_random
 from onnx_lsuv.graph.precision import BFLOAT16, has_bfloat16, widened
 from onnx_lsuv.graph.stages import IR_MAX, Calibration, Stage, build, close
@@ -14,6 +26,7 @@ __all__ = [
     "IR_MAX",
     "MEAN",
     "ROWS",
+    "TINY",
     "USE",
     "VAR",
     "Calibration",

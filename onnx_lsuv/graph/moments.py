@@ -44,7 +44,9 @@ SMALL = 1 << 15
 LARGE = 64.0
 # A variance below this part of the squared mean is rounding noise of float32, not variance.
 NOISE = 1e-7
-HUGE = 1e60
+# Stds of 1e-28 to 1e30: beyond, the scale to any target leaves the range of float32, and the weight with it.
+TINY, HUGE = 1e-56, 1e60
+SCALE_MAX = 1e37
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +254,7 @@ def _pick(sheet: Sheet, row: str, column: int, columns: int) -> str:
 def is_usable(sheet: Sheet, mean: str, var: str, square: str | None = None) -> str:
     """Write the nodes that say whether a variance is one to scale by; `square` is that of the mean, if it is there."""
     floor = sheet.op("Mul", square or sheet.op("Mul", mean, mean), sheet.double(NOISE))
+    floor = sheet.op("Add", floor, sheet.double(TINY))
     return sheet.op("And", sheet.op("Greater", var, floor), sheet.op("Less", var, sheet.double(HUGE)))
 
 
@@ -270,7 +273,7 @@ def scale(sheet: Sheet, found: Moments, target: float, *, with_term: bool, elem_
         rest = sheet.op("Mul", var, sheet.op("Sub", sheet.double(target**2), var_b))
         inner = sheet.op("Add", sheet.op("Mul", cov, cov), rest)
         result = sheet.op("Div", sheet.op("Sub", sheet.op("Sqrt", inner), cov), var)
-        positive = sheet.op("And", sheet.op("Greater", result, zero), sheet.op("Less", result, sheet.double(HUGE)))
+        positive = sheet.op("And", sheet.op("Greater", result, zero), sheet.op("Less", result, sheet.double(SCALE_MAX)))
         good = sheet.op("And", sheet.op("And", good, sheet.op("Greater", inner, zero)), positive)
     else:
         result = sheet.op("Div", sheet.double(target), sheet.op("Sqrt", var))
@@ -288,7 +291,7 @@ def is_far(record: Record) -> bool:
 def scale_of(record: Record, target: float) -> float | None:
     """Return the scale that a record gives, by the same rule as `scale`; None where there is none."""
     mean, var = float(record[MEAN, 0]), float(record[VAR, 0])
-    if not NOISE * mean * mean < var < HUGE:
+    if not NOISE * mean * mean + TINY < var < HUGE:
         return None
     if record.shape[1] == 1:
         return target / math.sqrt(var)
@@ -298,7 +301,7 @@ def scale_of(record: Record, target: float) -> float | None:
     if not inner > 0:
         return None
     result = (math.sqrt(inner) - cov) / var
-    return result if 0 < result < HUGE else None
+    return result if 0 < result < SCALE_MAX else None
 
 
 def pooled(records: Sequence[NDArray[Any]]) -> Record:

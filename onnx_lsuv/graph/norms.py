@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from onnx import TensorProto, helper
 
+from onnx_lsuv.errors import ModelError
 from onnx_lsuv.graph.blocked import scale_and_shift
 from onnx_lsuv.graph.forms import Form
 from onnx_lsuv.graph.groups import size_of
@@ -32,6 +33,11 @@ def write_norm(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept],
     stored = rw.plan.program.constants[norm.mean].elem_type
     elem_type = known.elem_type if known is not None else stored
     dims = known.dims if known is not None else None
+    if dims is not None and len(dims) > 1 and dims[1] not in (None, width):
+        raise ModelError(
+            f"The BatchNormalization {node.label!r} has statistics of {width} channels, but its input has {dims[1]}: "
+            "the model is broken; export it again."
+        )
 
     def own() -> Moments:
         shifted = key in rw.shifted

@@ -8,7 +8,8 @@ another shape, and the run fails:
     pooling with SAME padding           as if it were not dilated
     ConvTranspose with SAME padding     output_padding adds nothing
 
-So a model where that happens is run with inputs of open lengths, and statistics rely on no shape at all.
+So a model where that happens is run with inputs of open lengths, and statistics rely on no shape at all. What
+it does not even fail at is refused.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import replace
 import numpy as np
 from onnx import ValueInfoProto
 
+from onnx_lsuv.errors import ModelError
 from onnx_lsuv.graph.sheet import Value
 from onnx_lsuv.layers import Node, Program, known, tensor_type
 
@@ -62,6 +64,39 @@ def _differs(program: Program, node: Node, before: Dims, after: Dims) -> bool:
     if node.op_type == "ConvTranspose" and any(node.ints_attribute("output_padding") or ()):
         return same
     return False
+
+
+def check_runnable(program: Program, values: Mapping[str, Value]) -> None:
+    """Raise ModelError for what ONNX Runtime 1.31 does not refuse, but does not survive.
+
+    At an Einsum of fewer axes than letters, and at an LSTM or GRU of no batch or no inputs, it ends the process; a
+    convolution by a kernel of no length never ends.
+    """
+
+    def dims(name: str) -> Dims | None:
+        constant, value = program.constants.get(name), values.get(name)
+        return constant.dims if constant is not None else value.dims if value is not None else None
+
+    for node in program.walk():
+        if node.op in ("Conv", "ConvTranspose") and 0 in (dims(node.inputs[1]) or ())[2:]:
+            raise ModelError(
+                f"{node.op} {node.label!r} has a kernel of no length, {list(dims(node.inputs[1]) or ())}: the model is "
+                "broken; export it again."
+            )
+        if node.op in ("LSTM", "GRU") and any(
+            0 in (dims(name) or ())[i == 0 :] for i, name in enumerate(node.inputs[:3])
+        ):
+            raise ModelError(f"{node.op} {node.label!r} has an operand without any values: export the model again.")
+        if node.op != "Einsum":
+            continue
+        terms = node.text_attribute("equation").replace(" ", "").partition("->")[0].split(",")
+        for name, term in zip(node.inputs, terms, strict=False):
+            found = dims(name)
+            if found is not None and len(found) < len(term.replace("...", "")):
+                raise ModelError(
+                    f"The Einsum {node.label!r} reads {name!r} as {term!r}, but it has {len(found)} axes: the model is "
+                    "broken, or the data have too few axes for it."
+                )
 
 
 def without_lengths(program: Program) -> Program:

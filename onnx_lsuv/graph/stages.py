@@ -23,7 +23,7 @@ from onnx_lsuv.graph.groups import Dims
 from onnx_lsuv.graph.nodes import neutral_nodes, proto_of
 from onnx_lsuv.graph.precision import BFLOAT16
 from onnx_lsuv.graph.rewrite import rewrite
-from onnx_lsuv.graph.shapes import is_mistaken, without_lengths
+from onnx_lsuv.graph.shapes import check_runnable, is_mistaken, without_lengths
 from onnx_lsuv.graph.sheet import Book, Value
 from onnx_lsuv.graph.state import Rewriter
 from onnx_lsuv.layers import RANDOM_OPS, Body, Plan, Program, tensor_type
@@ -92,6 +92,7 @@ def build(
     """
     book = Book(plan.program.opset, _prefix(plan.program), rows=block > 1)
     values = infer(plan.program, shapes)
+    check_runnable(plan.program, values)
     if is_mistaken(plan.program, values):
         plan = replace(plan, program=without_lengths(plan.program))
         values = {n: replace(v, dims=v.dims and (None,) * len(v.dims)) for n, v in values.items()}

@@ -18,29 +18,50 @@ _SAME = frozenset({
 })  # fmt: skip
 
 
-def degrees(program: Program, name: str, rounding: Collection[Node] = ()) -> dict[str, float] | None:
+Degrees = dict[str, float]
+
+
+def degrees(program: Program, name: str, rounding: Collection[Node] = ()) -> Degrees | None:
     """Return the degree in which a constant expression grows with each of its constants.
 
     NaN stands for a constant in which it is not homogeneous; None for an expression that is not constant. Nodes of
     `rounding` grow as their first operand, since their steps and bounds are scaled with it.
     """
-    if name in program.constants:
-        return {name: 1.0} if program.constants[name].elem_type in FLOAT_TYPES else {}
-    if name not in program.producers:
+    try:
+        return _degrees(program, name, rounding, {})
+    except RecursionError:
         return None
-    node, _ = program.producers[name]
+
+
+def _degrees(
+    program: Program, name: str, rounding: Collection[Node], found: dict[str, Degrees | None]
+) -> Degrees | None:
+    """Look a value up; `found` has those that several ways lead over."""
+    if name not in found:
+        if name in program.constants:
+            found[name] = {name: 1.0} if program.constants[name].elem_type in FLOAT_TYPES else {}
+        elif name in program.producers:
+            found[name] = _computed(program, program.producers[name][0], rounding, found)
+        else:
+            found[name] = None
+    return found[name]
+
+
+def _computed(
+    program: Program, node: Node, rounding: Collection[Node], found: dict[str, Degrees | None]
+) -> Degrees | None:
     if node in rounding:
-        return degrees(program, node.inputs[0], rounding)
+        return _degrees(program, node.inputs[0], rounding, found)
     if node.domain not in DEFAULT_DOMAINS or node.bodies or node.op_type in RANDOM_OPS:
         return None
-    given = [degrees(program, each, rounding) for each in node.inputs if each]
+    given = [_degrees(program, each, rounding, found) for each in node.inputs if each]
     parts = [part for part in given if part is not None]
     if not parts or len(parts) < len(given):
         return None
     names = {each for part in parts for each in part}
     first = parts[0]
 
-    def scaled(by: float) -> dict[str, float]:
+    def scaled(by: float) -> Degrees:
         return {n: d * by for n, d in first.items()}
 
     match node.op_type:

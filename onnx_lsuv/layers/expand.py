@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto
 
 from onnx_lsuv.errors import ModelError
-from onnx_lsuv.layers.order import in_order, invariant_states
+from onnx_lsuv.layers.order import check_trips, in_order, invariant_states
 from onnx_lsuv.layers.program import (
     DEFAULT_DOMAINS,
     Body,
@@ -23,8 +23,9 @@ from onnx_lsuv.layers.program import (
 )
 from onnx_lsuv.layers.protos import MODEL_FUNCTIONS, Names, attributes_of, home_of, renamed, scope_name, tensor_of
 from onnx_lsuv.layers.sequences import as_loop, made_sequences
+from onnx_lsuv.layers.signature import check_node
 from onnx_lsuv.layers.unfuse import unfused
-from onnx_lsuv.model import Model, Site, unused
+from onnx_lsuv.model import Model, Site, check, unused
 
 # Protobuf field numbers on the way from a ModelProto to a tensor (onnx.proto).
 MODEL_GRAPH = 7
@@ -34,6 +35,12 @@ NODE_ATTRIBUTE = 5
 ATTRIBUTE_T, ATTRIBUTE_G = 5, 6
 
 OPSET_MIN = 7
+# Scopes in each other, functions' and graphs'.
+DEPTH_MAX = 100
+# Graphs in each other, which are three messages each; protobuf's own parsers end at 100 of these.
+GRAPHS_MAX = 30
+# Functions that call each other twice double with every one: a file of a few kilobytes stands for billions of nodes.
+CALLED_MAX = 100_000
 # Operators whose graph attributes are ordinary scopes; any other operator's (a decoder of BeamSearch, say) stay closed.
 CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
@@ -46,9 +53,13 @@ def expand(model: Model) -> Program:
     """
     proto = model.proto
     opsets = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in proto.opset_import}
-    if "" not in opsets:
+    imported = "" in opsets
+    if not imported:
         # ONNX leaves the default open then; no node of its own can stand in such a file.
         opsets[""] = OPSET_MIN
+    for domain, version in opsets.items():
+        if not -1 << 31 <= version < 1 << 31:
+            raise ModelError(f"{model.name} has opset {version} of {domain or 'ai.onnx'!r}: no such one will ever be.")
     if opsets[""] < OPSET_MIN:
         raise ModelError(
             f"{model.name} has opset {opsets['']}, and ONNX Runtime runs {OPSET_MIN} and later: convert it with "
@@ -61,9 +72,11 @@ def expand(model: Model) -> Program:
         functions={(f.domain, f.name, f.overload): (i, f) for i, f in enumerate(proto.functions)},
         model=model,
         opset=opsets[""],
+        imported=imported,
     )
     names: Names = {}
     body = trimmed(expander.graph(proto.graph, ((MODEL_GRAPH, 0),), "main", names))
+    check_trips(body, expander.constants)
     producers: dict[str, tuple[Node, int]] = {}
     consumers: dict[str, list[tuple[Node, int]]] = {}
     exits: set[str] = {v.name for v in body.outputs}
@@ -103,17 +116,21 @@ class _Expander:
     functions: Mapping[tuple[str, str, str], tuple[int, FunctionProto]]
     model: Model
     opset: int
+    imported: bool  # whether the file says which opset that is
     constants: dict[str, Constant] = field(default_factory=dict)
     by_site: dict[Site, str] = field(default_factory=dict)
     sparse: set[str] = field(default_factory=set)
     sequences: set[str] = field(default_factory=set)
     doubled: dict[tuple[str, str], None] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
+    tried: dict[str, int] = field(default_factory=dict)
     calls: list[tuple[str, str, str]] = field(default_factory=list)
+    depth: int = 0  # scopes around the current one
+    called: int = 0  # nodes that came out of functions so far
 
     def unique(self, name: str) -> str:
         """Return the name itself, or with a suffix where another scope has it already."""
-        free = unused(name, self.taken)
+        free = unused(name, self.taken, tried=self.tried)
         self.taken.add(free)
         return free
 
@@ -144,6 +161,8 @@ class _Expander:
             self.sparse.add(names[sparse.values.name])
         inputs = []
         for value in graph.input:
+            if scope == "main" and value.type.WhichOneof("value") is None:
+                raise ModelError(f"The input {value.name!r} of the graph has no type: export the model again.")
             if value.name in initializers or (invariant and value.name in invariant):
                 continue
             names[value.name] = self.unique(value.name)
@@ -179,6 +198,18 @@ class _Expander:
         result: list[Node] = []
         labels: set[str] = set()
         given_names: set[str] = set()
+        self.depth += 1
+        self.called += len(protos) if self.calls else 0
+        for found, most, what in (
+            (self.depth, DEPTH_MAX, "scopes in each other"),
+            (self.depth - len(self.calls), GRAPHS_MAX, "graphs in each other"),
+            (self.called, CALLED_MAX, "nodes"),
+        ):
+            if found > most:
+                raise ModelError(
+                    f"{self.model.name} has more than {most} {what} once each call of a function is replaced by what "
+                    "it calls: write it with fewer."
+                )
         for i, proto in in_order(protos, names, scope_name(scope)):
             first = next((name for name in proto.output if name), f"{proto.op_type}_{i}")
             label = proto.name or first
@@ -190,9 +221,11 @@ class _Expander:
             labels.add(label)
             site = (*path, (field_number, i))
             attributes = attributes_of(proto, references)
+            key = (proto.domain, proto.op_type, proto.overload)
+            if key not in self.functions:
+                check_node(proto, attributes, self.opset if self.imported else None, label, scope_name(scope))
             if self.lifted(proto, attributes, site, scope, names):
                 continue
-            key = (proto.domain, proto.op_type, proto.overload)
             if key in self.functions:
                 result += self.call(proto, key, attributes, label, scope, names)
                 continue
@@ -238,6 +271,7 @@ class _Expander:
             for each in made:
                 self.sequences.update(made_sequences(each, self.sequences))
             result += made
+        self.depth -= 1
         return result
 
     def call(
@@ -317,6 +351,8 @@ class _Expander:
         """Enter a tensor into the table, once for each place in the file, and return its unique name."""
         if site is not None and site in self.by_site:
             return self.by_site[site]
+        if site is not None:
+            check(self.model, site)
         name = self.unique(label)
         self.constants[name] = Constant(
             name=name,

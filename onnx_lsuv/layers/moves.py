@@ -103,17 +103,13 @@ def extend(
     partial: bool = False,
     elem_type: int | None = None,
 ) -> Source:
-    """Return a source one operator further on."""
-    try:
-        shape = tuple(move(_phantom(source.shape)).shape)
-    except (ValueError, IndexError) as error:
-        raise Stop("computed", f"the weight's way through {node.op} {node.label!r} does not fit its shape") from error
+    """Return a source one operator further on; raises what NumPy does where the operator does not fit the shape."""
     return Source(
         source.constants,
         lambda arrays: move(source.view(arrays)),
         (*source.path, node.op_type),
         source.elem_type if elem_type is None else elem_type,
-        shape,
+        tuple(move(phantom(source.shape)).shape),
         source.partial or partial,
         source.companions,
         source.computed,
@@ -121,7 +117,7 @@ def extend(
     )
 
 
-def _phantom(shape: Sequence[int]) -> Array:
+def phantom(shape: Sequence[int]) -> Array:
     """Return an array of a shape that takes no memory."""
     return np.broadcast_to(np.zeros((), np.bool_), tuple(shape))
 
@@ -130,6 +126,8 @@ def _ints(program: Program, node: Node, position: int, attribute: str | None = N
     """Return a list of integers that newer opsets give as an input and older ones as an attribute; None if absent."""
     if len(node.inputs) > position and node.inputs[position]:
         name = node.inputs[position]
+        if name in program.constants and len(program.constants[name].dims) > 1 and node.op != "Gather":
+            raise Stop("computed", f"what {node.op} {node.label!r} takes of the weight is no list of numbers")
         values = lengths(program, name)
         if values is None or None in values:
             raise Stop("computed", f"what {node.op} {node.label!r} takes of the weight is known only at run time")
@@ -213,11 +211,11 @@ def _split(program: Program, node: Node, output: int, sources: Sequence[Source])
 
 
 def _gather(program: Program, node: Node, output: int, sources: Sequence[Source]) -> Source:
-    values, where = _ints(program, node, 1), folded(program, node.inputs[1])
-    if values is None or len(set(values)) < len(values):
-        raise Stop("computed", f"{node.op} {node.label!r} takes a part of the weight more than once")
-    index = np.asarray(values, np.int64).reshape(where.shape if where is not None else (-1,))
+    values, where = _ints(program, node, 1) or (), folded(program, node.inputs[1])
     axis = node.int_attribute("axis", 0)
+    index = np.asarray(values, np.int64).reshape(where.shape if where is not None else (-1,))
+    if len(np.unique(index % max(sources[0].shape[axis], 1))) < index.size:
+        raise Stop("computed", f"{node.op} {node.label!r} takes a part of the weight more than once")
     return extend(sources[0], node, lambda a: np.take(a, index, axis), partial=True)
 
 
@@ -226,22 +224,27 @@ def _concat(program: Program, node: Node, output: int, sources: Sequence[Source]
     if len({p.elem_type for p in parts}) != 1:
         raise Stop("computed", f"the weight is put together from several types by {node.op}")
     axis = node.int_attribute("axis", 1)
-    try:
-        shape = np.concatenate([_phantom(p.shape) for p in parts], axis).shape
-    except ValueError as error:
-        raise Stop("computed", f"the parts that {node.label!r} joins do not fit") from error
+    shape = _joined([p.shape for p in parts], axis)
     path = next((p.path for p in parts if p.path), ())
     return Source(
         tuple(dict.fromkeys(name for p in parts for name in p.constants)),
         lambda arrays: np.concatenate([p.view(arrays) for p in parts], axis),
         (*path, node.op_type),
         parts[0].elem_type,
-        tuple(shape),
+        shape,
         partial=True,
         companions=tuple(each for p in parts for each in p.companions),
         computed=any(p.computed for p in parts),
         rounding=tuple(node for p in parts for node in p.rounding),
     )
+
+
+def _joined(shapes: Sequence[tuple[int, ...]], axis: int) -> tuple[int, ...]:
+    """Return the shape of a Concat without making it, which may be large; raise ValueError where parts do not fit."""
+    thin = [phantom(shape)[np.index_exp[:] * (axis % len(shape)) + np.index_exp[:0]] for shape in shapes]
+    result = list(np.concatenate(thin, axis).shape)
+    result[axis] = sum(shape[axis] for shape in shapes)
+    return tuple(result)
 
 
 OPERATORS: dict[str, Callable[[Program, Node, int, Sequence[Source]], Source]] = {

@@ -145,7 +145,7 @@ def _packed_attention(node: Node, shape: tuple[int, ...]) -> Matrix | None:
 
 def _terms(node: Node) -> tuple[list[str], str]:
     """Return the letters of each operand of an Einsum, and those of the result."""
-    equation = node.attributes["equation"].s.decode().replace(" ", "")
+    equation = node.text_attribute("equation").replace(" ", "")
     left, arrow, result = equation.partition("->")
     if not arrow:
         # Without an arrow the result has the letters that occur once, in alphabetical order.

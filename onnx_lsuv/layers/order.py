@@ -13,7 +13,9 @@ from itertools import pairwise
 from onnx import AttributeProto, NodeProto
 
 from onnx_lsuv.errors import ModelError
-from onnx_lsuv.layers.program import Body, Node, walk
+from onnx_lsuv.layers.program import Body, Constant, Node, integers, known, walk
+
+TRIPS_MAX = 1 << 31  # half an hour at the very least
 
 
 def in_order(protos: Sequence[NodeProto], outer: Container[str], where: str) -> Iterator[tuple[int, NodeProto]]:
@@ -80,6 +82,31 @@ def _reads(proto: NodeProto) -> Iterator[str]:
             for node in attribute.g.node:
                 yield from (name for name in _reads(node) if name not in own)
             yield from (value.name for value in attribute.g.output if value.name not in own)
+
+
+def check_trips(body: Body, constants: Mapping[str, Constant]) -> None:
+    """Raise ModelError for a loop that runs more often than anybody can wait for, as nothing ends it before."""
+    for node in walk(body):
+        trips = integers(constants, node.inputs[0]) if node.op == "Loop" else None
+        if trips and trips[0] > TRIPS_MAX and not _may_end(node, constants):
+            raise ModelError(
+                f"The Loop {node.label!r} runs {trips[0]} times, and no condition ends it before: the model is broken; "
+                "export it again."
+            )
+
+
+def _may_end(loop: Node, constants: Mapping[str, Constant]) -> bool:
+    """Say whether a loop's condition can become false: it comes neither from a constant nor from itself."""
+    body = loop.bodies["body"]
+    makers = {output: node for node in body.nodes for output in node.outputs}
+    name = body.outputs[0].name
+    while name in makers and makers[name].op == "Identity":
+        name = makers[name].inputs[0]
+    first = loop.inputs[1] if len(loop.inputs) > 1 else ""
+    for each in (name, first):
+        if each and each != body.inputs[1].name and not ((value := known(constants, each)) is not None and value.all()):
+            return True
+    return False
 
 
 def invariant_states(proto: NodeProto) -> list[int]:

@@ -146,21 +146,33 @@ def _writable(constant: Constant) -> bool:
     return writable(constant) and (constant.origin != "ConstantOfShape" or constant.scope == "main")
 
 
-def _uses(program: Program, name: str, *, looked_up: bool = False) -> Iterator[_Use]:
+def _uses(program: Program, name: str) -> Iterator[_Use]:
     """Yield who reads a constant in the end, through operators that move or repeat its values."""
-    if name in program.exits and name not in {v.name for v in program.body.outputs}:
-        yield _Use(None, 0, looked_up)
-    for node, position in program.consumers.get(name, ()):
-        if node.domain in DEFAULT_DOMAINS and node.op_type in SHAPE_READERS:
+    todo: list[_Use | tuple[str, bool]] = [(name, False)]
+    seen: set[tuple[str, bool]] = set()
+    outputs = {v.name for v in program.body.outputs}
+    while todo:
+        at = todo.pop()
+        if isinstance(at, _Use):
+            yield at
             continue
-        own = node.domain in DEFAULT_DOMAINS and position == 0
-        table = own and node.op_type == "Gather" and is_constant(program, node)
-        if table or (own and node.op_type in _MOVES):
-            for output in node.outputs:
-                if output:
-                    yield from _uses(program, output, looked_up=looked_up or table)
-        else:
-            yield _Use(node, position, looked_up)
+        if at in seen:
+            continue
+        seen.add(at)
+        here, looked_up = at
+        below: list[_Use | tuple[str, bool]] = []
+        if here in program.exits and here not in outputs:
+            below.append(_Use(None, 0, looked_up))
+        for node, position in program.consumers.get(here, ()):
+            if node.domain in DEFAULT_DOMAINS and node.op_type in SHAPE_READERS:
+                continue
+            own = node.domain in DEFAULT_DOMAINS and position == 0
+            table = own and node.op_type == "Gather" and is_constant(program, node)
+            if table or (own and node.op_type in _MOVES):
+                below += [(output, looked_up or table) for output in node.outputs if output]
+            else:
+                below.append(_Use(node, position, looked_up))
+        todo += reversed(below)
 
 
 def _role(program: Program, flow: Flow, constant: Constant, use: _Use) -> str:

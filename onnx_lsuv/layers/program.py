@@ -94,6 +94,10 @@ class Node:
         """Return a float attribute or its default."""
         return float(self.attributes[name].f) if name in self.attributes else default
 
+    def text_attribute(self, name: str) -> str:
+        """Return a text, "" where the attribute is absent; what is no UTF-8 in it is replaced."""
+        return self.attributes[name].s.decode(errors="replace") if name in self.attributes else ""
+
     def ints_attribute(self, name: str) -> tuple[int, ...] | None:
         """Return a list of integers, or None where the attribute is absent."""
         return tuple(self.attributes[name].ints) if name in self.attributes else None

@@ -25,6 +25,7 @@ from onnx_lsuv.layers.moves import (
     Stop,
     Untraceable,
     extend,
+    phantom,
 )
 from onnx_lsuv.layers.plan import Rest
 from onnx_lsuv.layers.program import DEFAULT_DOMAINS, RANDOM_OPS, Node, Program
@@ -49,6 +50,8 @@ def trace(program: Program, name: str, *, several: bool = False) -> Source | Unt
         source = _trace(program, name)
     except Stop as stop:
         return stop.found
+    except RecursionError:
+        return Untraceable("computed", "the weight's way through the graph has too many operators to be followed")
     if len(source.constants) > 1 and not several:
         return Untraceable("computed", "the weight is joined from several constants")
     return _with_carrier(program, name, source) if source.computed else source
@@ -77,11 +80,29 @@ def _with_carrier(program: Program, name: str, source: Source) -> Source | Untra
     return replace(source, carrier=carrier, companions=companions)
 
 
-def _trace(program: Program, name: str) -> Source:
+def _trace(program: Program, name: str, known: dict[str, Source] | None = None) -> Source:
+    """Follow an operand; `known` has the sources of values that several ways lead over."""
+    found = {} if known is None else known
+    if name not in found:
+        try:
+            found[name] = _follow(program, name, found)
+        except (ValueError, IndexError, ZeroDivisionError, OverflowError) as error:
+            # NumPy's words for a shape, axis or bound that the file gives.
+            node, _ = program.producers[name]
+            what = f"the weight's way through {node.op} {node.label!r} does not fit its shape"
+            raise Stop("computed", what) from error
+    return found[name]
+
+
+def _follow(program: Program, name: str, found: dict[str, Source]) -> Source:
     constant = program.constants.get(name)
     if constant is not None:
         if any(d < 0 for d in constant.dims):
             raise Stop("computed", f"the tensor {constant.label!r} has a negative dimension")
+        try:
+            phantom(constant.dims)
+        except ValueError as error:
+            raise Stop("computed", f"the tensor {constant.label!r} has dims that no array can have") from error
         return Source((name,), lambda arrays: arrays[name], (), constant.elem_type, constant.dims, partial=False)
     if name in program.sparse:
         raise Stop("sparse", "the weight is a sparse initializer: give the model with dense ones")
@@ -99,25 +120,25 @@ def _trace(program: Program, name: str) -> Source:
     move = OPERATORS.get(node.op_type) if node.domain in DEFAULT_DOMAINS else None
     if move is None:
         if node.op in ("Mul", "Div") and is_constant(program, node):
-            return _product(program, node)
+            return _product(program, node, found)
         if node.op == "Sub" and is_constant(program, node):
-            return _centred(program, node)
+            return _centred(program, node, found)
         if node.op == "SequenceAt" and node.inputs[0] in program.producers:
-            return _from_sequence(program, node)
+            return _from_sequence(program, node, found)
         if is_constant(program, node):
             raise Stop("computed", f"the weight is computed from constants by {node.op}")
         raise Stop("dynamic", f"the weight is computed from the data by {node.op}")
     inputs = node.inputs if node.op_type == "Concat" else node.inputs[:1]
-    return move(program, node, output, [_trace(program, each) for each in inputs])
+    return move(program, node, output, [_trace(program, each, found) for each in inputs])
 
 
-def _product(program: Program, node: Node) -> Source:
+def _product(program: Program, node: Node, traced: dict[str, Source]) -> Source:
     """Follow the factor that is a weight: the largest that is no mask, if the product has its shape."""
     found: list[Source] = []
     aside: list[tuple[Stop, str]] = []  # constants that a factor is computed from which is no weight itself
     for name in node.inputs if node.op_type == "Mul" else node.inputs[:1]:
         try:
-            found.append(_trace(program, name))
+            found.append(_trace(program, name, traced))
         except Stop as stopped:
             # A plain number, or a mask that is no tensor of floats, multiplies without being a weight itself.
             growth = degrees(program, name)
@@ -140,21 +161,21 @@ def _product(program: Program, node: Node) -> Source:
     return replace(best, path=(*best.path, node.op_type), computed=True)
 
 
-def _centred(program: Program, node: Node) -> Source:
+def _centred(program: Program, node: Node, found: dict[str, Source]) -> Source:
     """Follow W - mean(W), as weight standardisation begins: what is taken off depends on the weight alone."""
-    source = _trace(program, node.inputs[0])
+    source = _trace(program, node.inputs[0], found)
     if set(degrees(program, node.inputs[1]) or ()) != set(source.constants):
         raise Stop("computed", f"the weight is computed from constants by {node.op}")
     return replace(source, path=(*source.path, node.op_type), computed=True)
 
 
-def _from_sequence(program: Program, node: Node) -> Source:
+def _from_sequence(program: Program, node: Node, found: dict[str, Source]) -> Source:
     """Follow one part of a weight that SplitToSequence cuts."""
     cut, _ = program.producers[node.inputs[0]]
     at, sizes = lengths(program, node.inputs[1]), lengths(program, cut.inputs[1]) if len(cut.inputs) > 1 else None
     if cut.op != "SplitToSequence" or at is None or at[0] is None or sizes is None or None in sizes:
         raise Stop("computed", f"the weight is an element of a sequence that {cut.op} {cut.label!r} makes")
-    source = _trace(program, cut.inputs[0])
+    source = _trace(program, cut.inputs[0], found)
     axis = cut.int_attribute("axis", 0)
     step = np.cumsum([0, *(s for s in sizes if s is not None)])
     if len(sizes) == 1:
@@ -194,8 +215,11 @@ def trace_sum(program: Program, name: str) -> tuple[Source, Rest] | None:
                 return None
             source = found[plain[0]]
             assert isinstance(source, Source)
-            for move in moves:
-                source = OPERATORS[move.op_type](program, move, 0, [source])
+            try:
+                for move in moves:
+                    source = OPERATORS[move.op_type](program, move, 0, [source])
+            except (Stop, ValueError, IndexError):
+                return None
             return source, Rest(node.inputs[plain[0]], node.inputs[1 - plain[0]], tuple(moves))
         if node.domain not in DEFAULT_DOMAINS or node.op_type not in _PLAIN_MOVES:
             return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from onnx_lsuv.errors import ModelError
 from onnx_lsuv.layers.moves import CARRIERS, Source
 from onnx_lsuv.layers.operators import operator_of
 from onnx_lsuv.layers.plan import Addend, Layer, Left, Norm
@@ -29,19 +30,28 @@ def uses(program: Program, name: str) -> Iterator[tuple[Node | None, int]]:
 
     None stands for an output of an inner scope.
     """
-    if name in program.exits and name not in {v.name for v in program.body.outputs}:
-        yield None, 0
-    for node, position in program.consumers.get(name, ()):
-        if node.domain in DEFAULT_DOMAINS and node.op_type in SHAPE_READERS:
+    todo: list[str | tuple[Node | None, int]] = [name]
+    seen: set[str] = set()
+    outputs = {v.name for v in program.body.outputs}
+    while todo:
+        at = todo.pop()
+        if not isinstance(at, str):
+            yield at
             continue
-        place = position == 0 or node.op_type == "Concat"
-        moved = node.domain in DEFAULT_DOMAINS and node.op_type in CARRIERS - {"Gather"} and place
-        if (moved or is_constant(program, node)) and operator_of(node) is None:
-            for output in node.outputs:
-                if output:
-                    yield from uses(program, output)
-        else:
-            yield node, position
+        if at in seen:
+            continue
+        seen.add(at)
+        below: list[str | tuple[Node | None, int]] = [(None, 0)] if at in program.exits and at not in outputs else []
+        for node, position in program.consumers.get(at, ()):
+            if node.domain in DEFAULT_DOMAINS and node.op_type in SHAPE_READERS:
+                continue
+            place = position == 0 or node.op_type == "Concat"
+            moved = node.domain in DEFAULT_DOMAINS and node.op_type in CARRIERS - {"Gather"} and place
+            if (moved or is_constant(program, node)) and operator_of(node) is None:
+                below += [output for output in node.outputs if output]
+            else:
+                below.append((node, position))
+        todo += reversed(below)
 
 
 def bias_of(program: Program, node: Node) -> tuple[Node, Addend | None, tuple[str, ...]]:
@@ -119,8 +129,9 @@ def find_norms(program: Program) -> tuple[tuple[Norm, ...], tuple[Left, ...]]:
     found: list[Norm] = []
     stale: list[Left] = []
     for node in program.walk():
-        if node.op != "BatchNormalization" or len(node.inputs) < 5:
+        if node.op != "BatchNormalization":
             continue
+        _check_channels(program, node)
         mean, var = (_whole(program, node.inputs[i]) for i in (3, 4))
         if node.int_attribute("spatial", 1) == 0:
             stale.append(Left(node, None, None, "type", "statistics of each position (spatial=0) are not calibrated"))
@@ -140,6 +151,17 @@ def find_norms(program: Program) -> tuple[tuple[Norm, ...], tuple[Left, ...]]:
             detail = "something else reads the running mean or variance too, so the stored values stay"
             stale.append(Left(norm.node, label, None, "tied", detail))
     return tuple(norms), tuple(stale)
+
+
+def _check_channels(program: Program, node: Node) -> None:
+    """Raise ModelError where the constants of a BatchNormalization differ in their number of channels."""
+    constants = [program.constants[name] for name in node.inputs[1:] if name in program.constants]
+    if len({constant.dims for constant in constants}) > 1:
+        found = ", ".join(f"{constant.label!r} {list(constant.dims)}" for constant in constants)
+        raise ModelError(
+            f"The scale, bias, mean and variance of the BatchNormalization {node.label!r} should have the same dims, "
+            f"but they are {found}: the model is broken; export it again."
+        )
 
 
 def _whole(program: Program, name: str) -> str | None:

@@ -41,7 +41,7 @@ def unfused(node: Node, fresh: Callable[[str], str], constants: dict[str, Consta
     """
     if node.domain != "com.microsoft" or node.op_type not in ("FusedConv", "FusedGemm"):
         return [node]
-    activation = node.attributes["activation"].s.decode() if "activation" in node.attributes else ""
+    activation = node.text_attribute("activation")
     if activation and activation not in _PARAMETERS:
         return [node]
     own = {k: a for k, a in node.attributes.items() if not k.startswith("activation")}

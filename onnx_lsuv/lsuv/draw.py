@@ -104,19 +104,26 @@ def _set_biases(plan: Plan, values: dict[str, Array]) -> None:
 
 
 def multiply(plan: Plan, values: dict[str, Array], scales: Mapping[str, float], scratch: Scratch) -> None:
-    """Multiply each weight by its scale; the arrays of `values` are replaced or changed in place."""
-    for key, scale in scales.items():
-        weight = plan.weights[key]
-        first = weight.layers[0]
-        source = first.source
-        carriers = source.constants if first.carrier == source.constant else (first.carrier,)
-        steps = tuple(dict.fromkeys(each.operand.constant for each in weight.companions if each.scaled))
-        for name in (*carriers, *steps):
-            if not values[name].flags.writeable:
-                values[name] = scratch.keep(np.array(values[name]))
-        factor = np.asarray(scale, np.float64 if values[first.carrier].dtype == np.float64 else np.float32)
-        if source.partial and first.carrier == source.constant:
-            scatter(values, source, source.view(values) * factor)
-            carriers = ()
-        for name in (*carriers, *steps):
-            np.multiply(values[name], factor, out=values[name], casting="unsafe")
+    """Multiply each weight by its scale; the arrays of `values` are replaced or changed in place.
+
+    A weight in half precision may end at infinity, which measuring it tells.
+    """
+    with np.errstate(over="ignore"):
+        for key, scale in scales.items():
+            _multiply_one(plan.weights[key], values, scale, scratch)
+
+
+def _multiply_one(weight: Weight, values: dict[str, Array], scale: float, scratch: Scratch) -> None:
+    first = weight.layers[0]
+    source = first.source
+    carriers = source.constants if first.carrier == source.constant else (first.carrier,)
+    steps = tuple(dict.fromkeys(each.operand.constant for each in weight.companions if each.scaled))
+    for name in (*carriers, *steps):
+        if not values[name].flags.writeable:
+            values[name] = scratch.keep(np.array(values[name]))
+    factor = np.asarray(scale, np.float64 if values[first.carrier].dtype == np.float64 else np.float32)
+    if source.partial and first.carrier == source.constant:
+        scatter(values, source, source.view(values) * factor)
+        carriers = ()
+    for name in (*carriers, *steps):
+        np.multiply(values[name], factor, out=values[name], casting="unsafe")

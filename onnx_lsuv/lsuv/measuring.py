@@ -8,7 +8,7 @@ from typing import Any
 
 from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batch, Batches, default_limit
-from onnx_lsuv.errors import ModelError
+from onnx_lsuv.errors import ModelError, UsageError
 from onnx_lsuv.graph import build
 from onnx_lsuv.lsuv.again import settled
 from onnx_lsuv.lsuv.execute import Progress, execute, quiet
@@ -51,6 +51,8 @@ def measure(
         threads: of the CPU.
         progress: as for `initialize`.
     """
+    if tolerance is not None and not 0 < tolerance < 1:
+        raise UsageError(f"Expected a tolerance between 0 and 1, found {tolerance}.")
     where = runtime.device_of(device, threads=threads)
     clock = Clock()
     with clock("verify"):

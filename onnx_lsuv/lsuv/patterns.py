@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,8 @@ from onnx_lsuv.layers import Layer, Plan, tensor_names
 
 # By pattern; where several match a layer, the last one counts, so that exceptions follow the rule.
 Targets = Mapping[str, float] | Sequence[tuple[str, float]]
+# Beyond, what a layer gives or its square leaves the range of float32.
+STD_MIN, STD_MAX = 1e-9, 1e9
 
 
 @dataclass(slots=True)
@@ -54,9 +55,13 @@ def pairs_of(target: Targets) -> list[tuple[str, float]]:
     """Return patterns and stds in order; raise UsageError where a std is no number above 0."""
     pairs = list(target.items() if isinstance(target, Mapping) else target)
     for pattern, std in pairs:
-        if not (math.isfinite(std) and std > 0):
-            raise UsageError(f"Expected a target std above 0 for {pattern!r}, found {std}.")
+        _check_std(std, f" for {pattern!r}")
     return [(pattern, float(std)) for pattern, std in pairs]
+
+
+def _check_std(std: float, of: str = "") -> None:
+    if not STD_MIN <= std <= STD_MAX:
+        raise UsageError(f"Expected a target std from {STD_MIN:g} to {STD_MAX:g}{of}, found {std:g}.")
 
 
 def targets_of(plan: Plan, target_std: float, target: Targets) -> tuple[dict[str, float], dict[Layer, str]]:
@@ -75,8 +80,7 @@ def targets_of(plan: Plan, target_std: float, target: Targets) -> tuple[dict[str
     Raises:
         UsageError: a std is no number above 0, or a pattern decides about no layer.
     """
-    if not (math.isfinite(target_std) and target_std > 0):
-        raise UsageError(f"Expected a target std above 0, found {target_std}.")
+    _check_std(target_std)
     pairs = pairs_of(target)
     stds = dict.fromkeys(plan.weights, target_std)
     notes: dict[Layer, str] = {}

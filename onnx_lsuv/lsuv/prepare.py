@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 from onnx import helper
 
 from onnx_lsuv import batches as kinds
 from onnx_lsuv.batches import Batch, Batches
-from onnx_lsuv.errors import UsageError
+from onnx_lsuv.errors import ModelError, UsageError
 from onnx_lsuv.graph import is_random
 from onnx_lsuv.layers import Left, Parameters, Plan, expand, find_layers, find_parameters, prepared_inputs
 from onnx_lsuv.lsuv.execute import computes_wide
@@ -98,6 +99,27 @@ def nothing_to_do(plan: Plan) -> str:
     ]
     more = f"; and {len(parts) - 3} reasons more" if len(parts) > 3 else ""
     return f"There is nothing to initialise in {name}: left alone {'; '.join(parts[:3])}{more}."
+
+
+def check_sizes(plan: Plan, found: Parameters, limit: int) -> None:
+    """Raise ModelError for a tensor with new values that this machine has no memory for.
+
+    Args:
+        plan: the layers and norms.
+        found: the other parameters.
+        limit: bytes that one may have; drawing it takes as many again.
+    """
+    program = plan.program
+    names = {name for layer in plan.layers for name in layer.source.constants}
+    names |= {layer.carrier for layer in plan.layers} | set(plan.zeroed) | {each.constant for each in found.fresh}
+    for name in sorted(names):
+        constant = program.constants[name]
+        size = constant.size * np.dtype(helper.tensor_dtype_to_np_dtype(constant.elem_type)).itemsize
+        if size > limit:
+            raise ModelError(
+                f"{constant.label!r} of {program.model.name} has dims {list(constant.dims)}, which is {size} bytes of "
+                f"new values, and this machine has memory for {limit}: the model is broken, or too large for it."
+            )
 
 
 def run_notes(plan: Plan, data: Batches | None, device: Device) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from onnx_lsuv.lsuv.execute import Progress, execute, quiet
 from onnx_lsuv.lsuv.fresh import fresh_notes, fresh_values, redrawn
 from onnx_lsuv.lsuv.notes import guide
 from onnx_lsuv.lsuv.patterns import Targets, pairs_of, targets_of
-from onnx_lsuv.lsuv.prepare import Clock, checked, nothing_to_do, plans_of, run_notes, shapes_of
+from onnx_lsuv.lsuv.prepare import Clock, check_sizes, checked, nothing_to_do, plans_of, run_notes, shapes_of
 from onnx_lsuv.lsuv.result import Change, Result
 from onnx_lsuv.lsuv.rows import HALF, drawn_row, left_row, noted, usable_scale
 from onnx_lsuv.lsuv.scratch import Scratch
@@ -104,6 +104,7 @@ def initialize(
         plan, found = plans_of(model, include=include, exclude=exclude, keep_bias=keep_bias, fresh=fresh)
         if not plan.layers:
             raise ModelError(nothing_to_do(plan))
+        check_sizes(plan, found, default_limit())
         targets, remarks = targets_of(plan, target_std, target)
         centres = centres_of(plan) if center else Centres({}, ())
         if batches is None and (rescale or plan.norms):

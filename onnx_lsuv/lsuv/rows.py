@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from onnx import TensorProto
 
-from onnx_lsuv.graph import COUNT, MEAN, USE, VAR, Record, scale_of
+from onnx_lsuv.graph import COUNT, MEAN, TINY, USE, VAR, Record, scale_of
 from onnx_lsuv.layers import Layer, Left, Plan, tensor_names
 from onnx_lsuv.lsuv.result import LayerReport, LeftReport
 
@@ -100,6 +100,8 @@ def _cause(record: Record, target: float, *, drawn: bool = False) -> str:
     if record.shape[1] == 3 and math.isfinite(float(record[VAR, 1])) and float(record[VAR, 1]) >= target**2:
         std = math.sqrt(float(record[VAR, 1]))
         return f"what stays added to its output has a std of {std:.3g} alone, which no scale of the weight lowers"
+    if 0 < var <= TINY:
+        return f"its output has a std of {math.sqrt(var):.3g}, too small to be scaled up in float32"
     again = ", which another --seed may mend" if drawn else ""
     return f"its output is constant: its input is constant, or everything before it is cut off (dead ReLUs){again}"
 

@@ -15,7 +15,7 @@ from onnx_lsuv.model.names import unused
 from onnx_lsuv.model.retyping import graphs_in, in_float32, names_type, retype, retype_attribute
 from onnx_lsuv.model.saving import load_staged, outputs_of, save, stage, to_bytes
 from onnx_lsuv.model.targets import Output, check_outputs, read_by
-from onnx_lsuv.model.values import fill, message, read, rewritten, tensors, with_values
+from onnx_lsuv.model.values import check, fill, message, read, rewritten, tensors, with_values
 from onnx_lsuv.model.weights import check_weights, save_weights, stage_weights
 from onnx_lsuv.model.wire import HOLLOW_BYTES, Site
 
@@ -26,6 +26,7 @@ __all__ = [
     "Output",
     "Site",
     "Staging",
+    "check",
     "check_outputs",
     "check_weights",
     "digest",

@@ -108,6 +108,21 @@ def open_data(folder: Path, location: str, model: Path | None, where: str) -> me
         os.close(descriptor)
 
 
+def whole(view: memoryview, name: str) -> memoryview:
+    """Return a view of a file; raise ModelError where the file has become shorter since it was mapped.
+
+    To read what is not there any more would end the process by a signal, so this is asked right before. It helps where
+    the file is shorter by then, not where it becomes so while it is read.
+    """
+    mapped = view.obj
+    if isinstance(mapped, mmap.mmap) and mapped.size() < len(view):
+        raise ModelError(
+            f"{name} has become shorter while it was in use: it has {mapped.size()} of {len(view)} bytes; leave the "
+            "file as it is until the work is done"
+        )
+    return view
+
+
 def extent(tensor: onnx.TensorProto, place: Place, size: int, where: str) -> tuple[int, int]:
     """Return offset and end of a tensor's bytes in its file of `size` bytes; raise ModelError where they do not fit."""
     dtype, shape = dtype_of(tensor.data_type, where), shape_of(tensor, where)

@@ -21,6 +21,9 @@ from onnx_lsuv.model.recognise import recognise
 from onnx_lsuv.model.tensors import count, has_payload
 from onnx_lsuv.model.wire import Site, Tree, WireError, skeleton
 
+# ONNX Runtime may lag behind: what it gets is written in a version that it reads.
+IR_MAX = max(14, onnx.IR_VERSION)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
@@ -124,6 +127,11 @@ def _model(view: memoryview, path: Path | None, folder: Path | None) -> Model:
         lacks = "has no IR version" if proto.ir_version == 0 else f"has IR version {proto.ir_version}"
     elif not proto.opset_import:
         lacks = "does not say which opset it uses"
+    elif proto.ir_version > IR_MAX:
+        raise ModelError(
+            f"{name} has IR version {proto.ir_version}, and {IR_MAX} is the newest that onnx {onnx.__version__} knows: "
+            "upgrade the packages onnx and onnxruntime, or export the model with an older IR version"
+        )
     if lacks:
         what = recognise(view) or f"it {lacks}: it is truncated, or no ONNX model; get or export it again"
         raise ModelError(f"{name} should be an ONNX model, but {what}")
@@ -136,21 +144,21 @@ def _model(view: memoryview, path: Path | None, folder: Path | None) -> Model:
 
 def _names(model: onnx.ModelProto) -> Iterator[str | bytes]:
     """Yield the names that opsets, values, nodes, attributes and operators have, in all graphs and functions."""
-    for holder in (model, *model.functions):
-        yield from (opset.domain for opset in holder.opset_import)
+    yield from (imported.domain for imported in model.opset_import)
     scopes: list[onnx.GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
     while scopes:
         scope = scopes.pop()
         yield scope.name
         if isinstance(scope, onnx.GraphProto):
-            for one in (*scope.initializer, *scope.input, *scope.output):
-                yield one.name
+            yield from (one.name for one in scope.initializer)
+            yield from (value.name for value in (*scope.input, *scope.output, *scope.value_info))
         else:
-            yield from (*scope.input, *scope.output, scope.domain)
+            yield from (*scope.input, *scope.output, scope.domain, scope.overload)
+            yield from (imported.domain for imported in scope.opset_import)
         for node in scope.node:
-            yield from (*node.input, *node.output, node.name, node.op_type, node.domain)
+            yield from (*node.input, *node.output, node.name, node.op_type, node.domain, node.overload)
             for attribute in node.attribute:
-                yield attribute.name
+                yield from (attribute.name, attribute.ref_attr_name)
                 if attribute.HasField("g"):
                     scopes.append(attribute.g)
                 scopes.extend(attribute.graphs)

@@ -9,6 +9,7 @@ from pathlib import Path
 from onnx_lsuv.errors import ModelError, OutputError, quote
 from onnx_lsuv.model.atomic import Staging, staging
 from onnx_lsuv.model.edits import data_edits, external_keys, externals, model_edits
+from onnx_lsuv.model.external import whole
 from onnx_lsuv.model.loading import Model, load
 from onnx_lsuv.model.names import unused
 from onnx_lsuv.model.splice import Piece, splice
@@ -58,7 +59,9 @@ def stage(staged: Staging, model: Model, path: str | os.PathLike[str]) -> tuple[
     names = _names(model, target, tuple(sources), staged.force)
     renamed = {key: name for key, name in names.items() if name != key}
     edits = data_edits(model, outside)
-    pieces = _within_limit(splice(model._tree.view, model_edits(model, outside, renamed)), quote(target))
+    pieces = _within_limit(
+        splice(whole(model._tree.view, model.name), model_edits(model, outside, renamed)), quote(target)
+    )
     return (
         *(staged.add(target.parent, names[key], splice(view, edits[key])) for key, view in sources.items()),
         staged.add(target.parent, target.name, pieces, leads=True),

@@ -152,6 +152,26 @@ def decode(view: memoryview, spans: tuple[Span, ...], tensor: onnx.TensorProto, 
     return _from_typed(stored, shape, dtype, where)
 
 
+def check(view: memoryview, spans: tuple[Span, ...], tensor: onnx.TensorProto, where: str) -> None:
+    """Raise ModelError where the payload of an inline tensor cannot be that of its dims; no value is looked at.
+
+    A list of varints has from one to ten bytes for each, so what `decode` counts exactly is bounded here.
+    """
+    number, parts = _payload(view, spans, tensor.data_type)
+    if not parts:
+        return  # stripped of its values, which is another matter
+    if number in (RAW_DATA, STRING_DATA, *_WIDTH):
+        decode(view, spans, tensor, where)
+        return
+    dtype, shape = dtype_of(tensor.data_type, where), shape_of(tensor, where)
+    expected, held = _expected(shape, dtype), sum(part.end - part.start for part in parts)
+    if not expected <= held <= 20 * expected:  # a list that is not packed has a tag for each
+        raise ModelError(
+            f"{where} should have {expected} stored values for dims {_dims(shape)} of {dtype.name}, but has {held} "
+            "bytes of them; the file is damaged or was written by a broken exporter, so export the model again"
+        )
+
+
 def from_raw(data: memoryview, shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> Array:
     """View raw bytes as an array, read-only (a decoded copy for elements of less than a byte)."""
     expected = raw_size(shape, dtype)
@@ -232,6 +252,8 @@ def has_payload(tensor: onnx.TensorProto) -> bool:
 
 
 def _dims(shape: tuple[int, ...]) -> str:
+    if len(shape) > 12:
+        return f"{'x'.join(map(str, shape[:8]))}x... ({len(shape)} of them)"
     return "x".join(map(str, shape)) or "() (one value)"
 
 
@@ -265,12 +287,18 @@ def _fixed(view: memoryview, parts: list[Chunk], dtype: np.dtype[Any], where: st
     return data.view(dtype).astype(dtype.newbyteorder("="), copy=False)
 
 
+def _expected(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    """Return how many numbers a typed list has for a shape: small elements share an int32, complex ones take two."""
+    if element_bits(dtype) in (2, 4):
+        return raw_size(shape, dtype)
+    return count(shape) * (2 if dtype.kind == "c" else 1)
+
+
 def _from_typed(stored: Array, shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> Array:
     """Turn the numbers of a typed list into the tensor's elements."""
     bits = element_bits(dtype)
     packed = bits in (2, 4)  # several elements to an int32
-    complex_ = dtype.kind == "c"
-    expected = raw_size(shape, dtype) if packed else count(shape) * (2 if complex_ else 1)
+    expected = _expected(shape, dtype)
     if len(stored) != expected:
         raise ModelError(
             f"{where} should have {expected} stored values for dims {_dims(shape)} of {dtype.name}, but has "

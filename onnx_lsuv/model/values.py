@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -14,9 +15,10 @@ from google.protobuf.message import Message  # type: ignore[import-untyped]
 
 from onnx_lsuv.errors import ModelError, UsageError
 from onnx_lsuv.model.elements import Array
-from onnx_lsuv.model.external import Place, extent, open_data, place_of
+from onnx_lsuv.model.external import Place, extent, open_data, place_of, whole
 from onnx_lsuv.model.loading import Model
-from onnx_lsuv.model.tensors import decode, dtype_of, from_raw, shape_of
+from onnx_lsuv.model.tensors import check as check_payload
+from onnx_lsuv.model.tensors import decode, dtype_of, from_raw, has_payload, shape_of
 from onnx_lsuv.model.wire import SCHEMA, Site, Tree, find
 
 
@@ -76,11 +78,34 @@ def _read_tensor(model: Model, site: Site, tensor: onnx.TensorProto) -> Array:
     if tensor.HasField("segment"):
         raise ModelError(f"{where} is stored in segments, which nothing supports; export the model again")
     if tensor.data_location != onnx.TensorProto.EXTERNAL:
-        return decode(model._tree.view, find(model._tree, site)[1], tensor, where)
+        return decode(whole(model._tree.view, model.name), find(model._tree, site)[1], tensor, where)
     place = place_of(tensor, where)
     view = data_file(model, place.location, where)
     start, end = extent(tensor, place, len(view), where)
     return from_raw(view[start:end], shape_of(tensor, where), dtype_of(tensor.data_type, where), where)
+
+
+def check(model: Model, site: Site) -> None:
+    """Raise ModelError where the tensor at `site` cannot have as many values as its dims promise; none is looked at.
+
+    An attribute has no dims to lie with. A data file that is missing is not missed before its values are.
+    """
+    kind, here = message(model, site)
+    if kind != "tensor" or site in model.values:
+        return
+    tensor, where = cast(onnx.TensorProto, here), label(model, site)
+    if model._bare and not has_payload(tensor):
+        return
+    if tensor.HasField("segment"):
+        raise ModelError(f"{where} is stored in segments, which nothing supports; export the model again")
+    if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        check_payload(model._tree.view, find(model._tree, site)[1], tensor, where)
+        return
+    view = None
+    with suppress(ModelError):
+        view = data_file(model, place_of(tensor, where).location, where)
+    if view is not None:
+        extent(tensor, place_of(tensor, where), len(view), where)
 
 
 def _read_attribute(attribute: onnx.AttributeProto, site: Site) -> Array:
@@ -173,7 +198,7 @@ def data_file(model: Model, location: str, where: str) -> memoryview:
                 "give base_dir"
             )
         model._files[location] = open_data(model.folder, location, model.path, where)
-    return model._files[location]
+    return whole(model._files[location], f"the external data file {location!r}")
 
 
 def external_tensors(model: Model) -> Iterator[tuple[Site, onnx.TensorProto, Place]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence, Set
+import threading
+from collections.abc import Callable, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -22,6 +24,13 @@ from onnx_lsuv.runtime.values import type_of
 # sums. So the number of parts is the machine's, whatever it is asked to use: how many cores the threads may run on is
 # a matter of affinity, and the bytes are the same for any number.
 _PARTS = min(os.cpu_count() or 1, 16)
+
+_LONGEST = 280  # characters of its words that a message repeats
+# What C++ says of the function that raised: "virtual Status onnxruntime::Reshape::Compute(OpKernelContext*) const ".
+_SIGNATURE = re.compile(
+    r"(?:(?:virtual|static|void|bool|[\w:<>&*]*::[\w:<>&*]+) )*onnxruntime::[\w:~]+\((?:[^()]|\([^()]*\))*\)"
+    r"(?: const)?(?: \[with [^\]]*\])? "
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,9 +131,13 @@ def run(session: Session, inputs: Mapping[str, Any], outputs: Sequence[str], on_
     options.log_severity_level = 4
     # The default, said: where it is missing the Python side catches an exception, which takes as long as a small run.
     options.add_run_config_entry("gpu_graph_id", "0")
-    try:
+
+    def work() -> None:
         with limited(device.threads):
             session.session.run_with_iobinding(binding, options)
+
+    try:
+        _interruptible(work, options)
     except Exception as error:
         text = _message(error)
         if re.search(
@@ -133,6 +146,29 @@ def run(session: Session, inputs: Mapping[str, Any], outputs: Sequence[str], on_
             raise DataError(f"An index in the data lies outside a table of the model: {text}.") from error
         raise DeviceError(f"ONNX Runtime could not run the model on this data: {text}.") from error
     return dict(zip(outputs, binding.get_outputs(), strict=True))
+
+
+def _interruptible(work: Callable[[], None], options: Any) -> None:
+    """Run something of ONNX Runtime so that a signal ends it, between two of its nodes.
+
+    Python answers signals in its main thread only, and not before that comes back from C++; so the main thread waits.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        work()
+        return
+    running = _beside(os.getpid()).submit(work)
+    try:
+        running.result()
+    except BaseException:
+        options.terminate = True
+        wait([running])
+        raise
+
+
+@lru_cache(maxsize=1)
+def _beside(process: int) -> ThreadPoolExecutor:
+    """Return a thread for runs, always the same one: CUDA's libraries are set up for each thread anew."""
+    return ThreadPoolExecutor(1, thread_name_prefix=f"run-{process}")
 
 
 @lru_cache(maxsize=1)
@@ -184,6 +220,8 @@ def _message(error: Exception) -> str:
     )
     # The source position, and what C++ says of the function: "file.cc:12 void f(const Tensor*) [with T = float] ".
     text = re.sub(r"\S*/onnxruntime\S*:\d+ (?:[^\[]*?\)(?: const)? \[with [^\]]*\] )?", "", text)
+    text = _SIGNATURE.sub("", text)
     # Names of nodes are ours: the label in the file, and the output.
     text = re.sub(r"('[^']*?) -> [^']*'", r"\1'", text)
-    return text.rstrip(". ")[:400]
+    text = text.rstrip(". ")
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
