@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from onnx import ModelProto
 
 import onnx_lsuv
 from onnx_lsuv import LayerReport, Result
+
+# A suite that runs in the background may have Ctrl-C ignored, and what it starts would ignore it too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Array = NDArray[Any]
 Batches = Sequence[Mapping[str, Array]]
