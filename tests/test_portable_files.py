@@ -406,3 +406,10 @@ def test_outputs_that_are_no_tensors() -> None:
     found = same_outputs(model, make_portable(model).model, {"x": small.data(2, 4)})
     assert list(found.differences) == ["y"]
     assert "'s'" in found.notes[0]
+
+
+def test_an_output_that_is_named_twice() -> None:
+    proto = small.model_of(small.HEAD + "g (float[N,4] x, float[4,3] w) => (float[N,3] y) { y = MatMul (x, w) }")
+    proto.graph.output.append(proto.graph.output[0])
+    model = onnx_lsuv.from_proto(proto)
+    assert same_outputs(model, make_portable(model).model, {"x": small.data(2, 4)}).differences == {"y": 0.0}

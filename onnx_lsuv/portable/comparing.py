@@ -84,7 +84,7 @@ def same_outputs(
     data = checked(before, batches)
     old, new = _open(before, where), _open(after, where)
     given, element = ({each.name: each.elem_type for each in inputs_of(m.proto.graph)} for m in (before, after))
-    names = [name for name in old.outputs if name in new.outputs]
+    names = [name for name in dict.fromkeys(old.outputs) if name in new.outputs]  # a file may name one twice
     skipped = [value.name for value in before.proto.graph.output if value.name not in names]
     differences = dict.fromkeys(names, 0.0)
     for i, batch in enumerate(data):
