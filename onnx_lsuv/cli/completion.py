@@ -7,7 +7,6 @@ typed so far. The variable alone, left over or set by mistake, is no question, a
 from __future__ import annotations
 
 import os
-import re
 
 VARIABLE = "_ONNX_LSUV_COMPLETE"
 TYPED = {  # by shell
@@ -18,10 +17,10 @@ TYPED = {  # by shell
 
 def asks_completion() -> bool:
     """Whether the environment holds a question that can be answered."""
-    asked = re.fullmatch(r"(complete|source)_(\w+)", os.environ.get(VARIABLE, ""))
-    if not asked or asked[2] not in TYPED:
+    what, _, shell = os.environ.get(VARIABLE, "").partition("_")
+    if what not in ("complete", "source") or shell not in TYPED:
         return False
-    if asked[1] == "source":
+    if what == "source":
         return True
-    typed = [os.environ.get(name) for name in TYPED[asked[2]]]
-    return None not in typed and (asked[2] != "bash" or str(typed[-1]).isdecimal())
+    typed = [os.environ.get(name) for name in TYPED[shell]]
+    return None not in typed and (shell != "bash" or str(typed[-1]).isdecimal())
