@@ -57,16 +57,17 @@ def finish(options: Options, ending: Ending, staged: Staging) -> int:
     except BaseException as error:
         # Whatever goes wrong from then on.
         if staged.committed and (saved or options.report):
-            error.add_note(_kept([*saved, *(options.report or ())]))
+            error.add_note(kept([*saved, *(options.report or ())]))
         raise
     if result.good:
         return 0
-    kept = f"; {_kept(saved[:1])}" if saved else ""
-    say(clean(f"{_missed(result)}{kept}."))
+    stand = f"; {kept(saved[:1])}" if saved else ""
+    say(clean(f"{_missed(result)}{stand}."))
     return 1
 
 
-def _kept(files: Sequence[Path]) -> str:
+def kept(files: Sequence[Path]) -> str:
+    """Say which files stand although the command did not end well."""
     return f"{', '.join(map(quote, files))} {'are' if files[1:] else 'is'} saved all the same"
 
 

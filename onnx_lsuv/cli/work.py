@@ -8,13 +8,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from onnx_lsuv.cli.ending import Ending, finish
+from onnx_lsuv.cli.ending import Ending, finish, kept
 from onnx_lsuv.cli.foreign import load_model
 from onnx_lsuv.cli.options import Format, Options, memory, targets, validate
 from onnx_lsuv.cli.outputs import check_model, check_outputs
 from onnx_lsuv.cli.signals import before_the_end
 from onnx_lsuv.cli.terminal import Tell, progress
-from onnx_lsuv.errors import DataError, ModelError, UsageError, quote
+from onnx_lsuv.errors import DataError, ModelError, UsageError
 
 if TYPE_CHECKING:
     from onnx_lsuv.batches import Batches
@@ -29,7 +29,6 @@ def perform(options: Options) -> int:
     from onnx_lsuv.batches import parse_shape  # noqa: PLC0415
     from onnx_lsuv.model import staging  # noqa: PLC0415
 
-    before_the_end("files", lambda: _stand(options))
     for text in options.shape or ():
         parse_shape(text)
     paths = [options.model, *([] if options.compare is None else [options.compare])]
@@ -38,6 +37,7 @@ def perform(options: Options) -> int:
     models = [load_model(path) for path in paths]
     check_outputs(options, models)
     with staging(options.force) as staged:
+        before_the_end("files", lambda: _stand(options, staged))
         return finish(options, _work(options, models, staged), staged)
 
 
@@ -79,14 +79,14 @@ def _trains(ending: Ending, options: Options) -> Ending:
     return replace(ending, result=result, trains=trains_where(model, form.model))
 
 
-def _stand(options: Options) -> str | None:
+def _stand(options: Options, staged: Staging) -> str | None:
     """Remove unfinished files; say which stand, as they were given."""
     from onnx_lsuv.model.atomic import abandon  # noqa: PLC0415
 
+    abandon()
     given = [options.target_path, *filter(None, [options.weights_out]), *(options.report or ())]
-    stand = set(abandon())
-    named = [quote(path) for path in given if Path(os.path.realpath(path)) in stand]
-    return f"{', '.join(named)} {'are' if named[1:] else 'is'} saved all the same" if named else None
+    stand = [path for path in given if Path(os.path.realpath(path)) in staged.placed]
+    return kept(stand) if stand else None
 
 
 def patterns(options: Options) -> dict[str, Any]:

@@ -30,7 +30,6 @@ PREFIX = ".onnx-lsuv-"
 # Held where the process must not be ended: files appear, come into place, or are taken back.
 unbroken = threading.RLock()
 _open: list[Staging] = []
-_placed: list[Path] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +80,11 @@ class Staging:
         self._files.append(_File(target, waiting, leads))
         return target
 
+    @property
+    def placed(self) -> list[Path]:
+        """The files that are in place."""
+        return [file.target for file in self._files] if self.committed else []
+
     def waiting(self, target: Path) -> Path:
         """Return where a file is until it is put into place."""
         return next(file.waiting for file in self._files if file.target == target)
@@ -98,7 +102,6 @@ class Staging:
         with unbroken:
             self._put_all(files)
             self._made.clear()
-            _placed.extend(file.target for file in files)
         for folder in {file.target.parent for file in files}:
             _sync_folder(folder)
 
@@ -170,15 +173,11 @@ def staging(force: bool) -> Iterator[Staging]:
             _open.remove(staged)
 
 
-def abandon() -> list[Path]:
-    """Remove what waits, and let nothing come into place from now on: the process is about to end.
-
-    Returns the files that are in place.
-    """
+def abandon() -> None:
+    """Remove what waits, and let nothing come into place from now on: the process is about to end."""
     unbroken.acquire()
     for staged in _open:
         staged.clear()
-    return list(_placed)
 
 
 def exists(path: Path) -> str:
