@@ -28,6 +28,7 @@ from onnx_lsuv.errors import (
     sentence,
     shorten,
 )
+from onnx_lsuv.runtime import open_device
 
 CONV = f"""{HEAD} g (float[N,3,H,W] image) => (float z) {{
   y = Conv(image, w) r = Relu(y) p = GlobalAveragePool(r) f = Flatten(p) z = Gemm(f, u) }}"""
@@ -360,3 +361,42 @@ def test_an_onnx_model_may_have_any_name(here: Path) -> None:
 def test_a_guess_among_many_long_names_is_quick() -> None:
     known = [f"/encoder/layers.{i}/self_attention/query/MatMul_output_{i}" for i in range(20_000)]
     assert meant("/encoder/layers.77/self_attention/qeury/MatMul_output_77", known).count("layers.77/") == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "option", "words"),
+    [
+        (2, ["--device", f"--{'a' * 300}"], "--device needs a value"),
+        (5, ["--custom-ops", "a" * 300], "is not a file"),
+        (5, ["--custom-ops", f"m.onnx/{'a' * 300}"], "is not a file"),
+    ],
+)
+def test_a_name_too_long_for_a_file_is_no_output(here: Path, status: int, option: list[str], words: str) -> None:
+    assert words in fails(status, "m.onnx", *X, *option)
+
+
+def test_a_library_of_operators_may_have_any_name() -> None:
+    with pytest.raises(DeviceError, match="is not a file"):
+        open_device("cpu", custom_ops=["a" * 300])
+
+
+def test_the_line_about_layers_that_missed_stays_below_400_characters(here: Path) -> None:
+    model = onnx.load("m.onnx")
+    for i, node in enumerate(model.graph.node):
+        node.name = f"{'block/' * 80}{i} of many"
+    onnx.save(model, "long.onnx")
+    ran = invoke(["long.onnx", *X, "--check"])
+    (line,) = ran.stderr.splitlines()
+    assert ran.status == 1
+    assert "2 of 2 layers missed" in line
+    assert len(line) < 400
+
+
+def test_a_model_with_many_inputs_names_the_first(here: Path) -> None:
+    inputs = ", ".join(f"float[N,16] an_input_with_a_rather_long_name_{i}" for i in range(30))
+    operands = ", ".join(f"an_input_with_a_rather_long_name_{i}" for i in range(30))
+    text = f"{HEAD} g ({inputs}) => (float z) {{ s = Sum({operands}) z = MatMul(s, w) }}"
+    onnx.save(parse(text, w=normal(16, 8)), "many.onnx")
+    line = fails(2, "many.onnx")
+    assert "long_name_0'" in line
+    assert "more: give samples" in line

@@ -132,7 +132,7 @@ def _missed(result: Result) -> str:
     from onnx_lsuv.report import misses, told  # noqa: PLC0415
 
     rows = misses(result)
-    named = "; ".join(f"{row.name!r} is {row.status} ({told(row) or 'no cause known'})" for row in rows[:WORST])
+    named = "; ".join(f"{quote(row.name)} is {row.status} ({told(row) or 'no cause known'})" for row in rows[:WORST])
     more = f"; and {len(rows) - WORST} more" if len(rows) > WORST else ""
     worst = "the worst: " if len(rows) > WORST else ""
     return f"{len(rows)} of {len(result.layers)} layers missed the std wanted: {worst}{named}{more}"

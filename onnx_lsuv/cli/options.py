@@ -139,7 +139,7 @@ def model_path(name: str) -> Path:
     """Return the path of the model; raises UsageError or ModelError for what can be none."""
     if not name:
         raise UsageError("MODEL needs a value, but was given an empty text")
-    if name in ("check", "compare", "dry-run", "help", "version") and not Path(name).exists():
+    if name in ("check", "compare", "dry-run", "help", "version") and not os.path.exists(name):  # noqa: PTH110
         raise UsageError(f"there is no command {name!r}: give the option '--{name}'")
     if scheme := re.match(r"([a-z][a-z0-9+.-]+)://", name, re.IGNORECASE):
         what = "give its path alone" if scheme[1].lower() == "file" else "download it, and give the file"
@@ -169,7 +169,7 @@ def validate(options: Options) -> None:
     memory(options)
     check_device(options.device)
     for library in options.custom_ops or ():
-        if not Path(library).is_file():
+        if not os.path.isfile(library):  # noqa: PTH113
             raise DeviceError(
                 f"the custom-operator library {library!r} is not a file: give the path of a shared library"
             )
@@ -178,7 +178,7 @@ def validate(options: Options) -> None:
 def _check_values(options: Options) -> None:
     """Refuse what was surely meant otherwise: an option in a value's place, files in each other's."""
     for name, value in _texts(options):
-        if re.fullmatch(r"--[a-z][a-z0-9-]*", value) and not Path(value).exists():
+        if re.fullmatch(r"--[a-z][a-z0-9-]*", value) and not os.path.exists(value):  # noqa: PTH110
             raise UsageError(f"{name} needs a value, but the option {value!r} follows it")
         if not value:
             raise UsageError(f"{name} needs a value, but was given an empty text")

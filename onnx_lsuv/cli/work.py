@@ -14,7 +14,7 @@ from onnx_lsuv.cli.options import Format, Options, memory, targets, validate
 from onnx_lsuv.cli.outputs import check_model, check_outputs
 from onnx_lsuv.cli.signals import before_the_end
 from onnx_lsuv.cli.terminal import Tell, progress
-from onnx_lsuv.errors import DataError, ModelError, UsageError
+from onnx_lsuv.errors import DataError, ModelError, UsageError, listing
 
 if TYPE_CHECKING:
     from onnx_lsuv.batches import Batches
@@ -188,7 +188,7 @@ def _read_batches(model: Model, options: Options) -> Batches:
         shapes = kinds.parse_shapes(inputs, options.shape or [])
         return kinds.from_random(inputs, shapes, seed=options.seed, high=vocabulary(expand(model)), **cut)
     if not options.data and inputs:
-        names = ", ".join(f"{each.name!r}" for each in inputs)
+        names = listing(each.name for each in inputs)
         raise UsageError(
             f"the model reads {names}: give samples with '--data PATH', a few hundred prepared as for training, or "
             "'--random' for standard normal data"
