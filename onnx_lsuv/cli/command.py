@@ -1,6 +1,7 @@
-"""The options, in groups as the help shows them."""
+"""The options, in groups as the help shows them.
 
-from __future__ import annotations
+Their annotations are values: as text they would be evaluated again each time that they are asked for.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any
