@@ -24,7 +24,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx_lsuv.batches.files import load_rows, looks_like, open_file, size_of
 from onnx_lsuv.batches.stored import MOST, Array, Layout, Stored, reason, rows_of
 from onnx_lsuv.errors import DataError, ModelError, quote
-from onnx_lsuv.model.tensors import chunks, decode, dtype_of, shape_of
+from onnx_lsuv.model.payload import chunks
+from onnx_lsuv.model.tensors import decode, dtype_of, shape_of
 from onnx_lsuv.model.wire import BYTES, RAW_DATA, Span, WireError, fields, hollow_tensor
 
 HEADER_LIMIT = 1 << 24  # bytes: a model has few inputs, and half a million entries take seconds to parse

@@ -23,8 +23,9 @@ from onnx_lsuv.errors import ModelError
 from onnx_lsuv.model.elements import Array
 from onnx_lsuv.model.external import Place, extent, place_of
 from onnx_lsuv.model.loading import Model
+from onnx_lsuv.model.payload import chunks, has_payload
 from onnx_lsuv.model.splice import Edit
-from onnx_lsuv.model.tensors import chunks, encode, encode_fixed, has_payload, to_raw
+from onnx_lsuv.model.tensors import encode, encode_fixed, to_raw
 from onnx_lsuv.model.values import data_file, external_tensors, holds_initializers, label, message, tensors
 from onnx_lsuv.model.wire import BYTES, FIXED32, RAW_DATA, Site, Span, children, fields, find, varint
 

@@ -17,8 +17,9 @@ from google.protobuf.message import DecodeError, EncodeError  # type: ignore[imp
 
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.model.elements import Array
+from onnx_lsuv.model.payload import has_payload
 from onnx_lsuv.model.recognise import recognise
-from onnx_lsuv.model.tensors import count, has_payload
+from onnx_lsuv.model.tensors import count
 from onnx_lsuv.model.wire import Site, Tree, WireError, skeleton
 
 # ONNX Runtime may lag behind: what it gets is written in a version that it reads.

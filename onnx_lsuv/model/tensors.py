@@ -1,15 +1,10 @@
-"""A TensorProto's payload <-> ndarray.
-
-The payload is raw_data (little-endian, elements of less than a byte packed from the lowest bit), or one of the typed
-lists: float_data and double_data of fixed width, the others varints, packed into one field or an own field for each
-element. Which list belongs to which element type is written in onnx.proto. New values go where the old ones are.
-"""
+"""A TensorProto's payload <-> ndarray. New values go where the old ones are."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,49 +19,15 @@ from onnx_lsuv.model.elements import (
     to_varints,
     unpack,
 )
+from onnx_lsuv.model.payload import WIDTH, Chunk, bytes_of, payload_of, run_of
 from onnx_lsuv.model.splice import Edit
 from onnx_lsuv.model.wire import (
-    BYTES,
-    DOUBLE_DATA,
-    FIXED32,
-    FIXED64,
     FLOAT_DATA,
-    INT32_DATA,
-    INT64_DATA,
-    PAYLOAD,
     RAW_DATA,
     STRING_DATA,
-    UINT64_DATA,
-    VARINT,
     Span,
-    fields,
-    run_end,
     varint,
 )
-
-_T = onnx.TensorProto
-_WIDTH = {FLOAT_DATA: 4, DOUBLE_DATA: 8}  # typed lists of fixed width; all others hold varints
-_FIELD: dict[int, int] = {
-    **dict.fromkeys((_T.FLOAT, _T.COMPLEX64), FLOAT_DATA),
-    **dict.fromkeys((_T.DOUBLE, _T.COMPLEX128), DOUBLE_DATA),
-    **dict.fromkeys((_T.UINT32, _T.UINT64), UINT64_DATA),
-    _T.INT64: INT64_DATA,
-    _T.STRING: STRING_DATA,
-}  # else INT32_DATA
-
-
-class Chunk(NamedTuple):
-    """A part of a payload: a length-delimited field (`span`), or a run of fields of one element each.
-
-    In a run the values are at `cells`; where these are many and alike, they end the rows of `step` bytes instead.
-    """
-
-    start: int
-    end: int
-    span: Span | None
-    cells: list[tuple[int, int]]
-    owner: Span
-    step: int = 0
 
 
 def dtype_of(data_type: int, where: str) -> np.dtype[Any]:
@@ -100,55 +61,20 @@ def raw_size(shape: Iterable[int], dtype: np.dtype[Any]) -> int:
     return -(-count(shape) * element_bits(dtype) // 8)
 
 
-def chunks(view: memoryview, spans: tuple[Span, ...], number: int, wire: int) -> list[Chunk]:
-    """Find where in a message the list in field `number` stands, whose elements have wire type `wire`, in order."""
-    found: list[Chunk] = []
-    for span in spans:
-        at = span.start
-        while at < span.end:
-            for one in fields(view, at, span.end):
-                at = run_end(view, one, span.end)
-                if at > one.end:
-                    if one.number == number and one.wire == wire:
-                        found.append(Chunk(one.tag, at, None, [], span, one.end - one.tag))
-                    break  # go on behind the run
-                if one.number != number:
-                    continue
-                if one.wire == BYTES:
-                    packed = Span(one.tag, one.size, one.start, one.end, span, span.depth + 1)
-                    found.append(Chunk(one.start, one.end, packed, [], span))
-                elif one.wire == wire:
-                    last = found[-1] if found else None
-                    if last is not None and last.cells and last.end == one.tag:
-                        last.cells.append((one.start, one.end))
-                        found[-1] = last._replace(end=one.end)
-                    else:
-                        found.append(Chunk(one.tag, one.end, None, [(one.start, one.end)], span))
-    return found
-
-
-def _payload(view: memoryview, spans: tuple[Span, ...], data_type: int) -> tuple[int, list[Chunk]]:
-    """Return the field that holds the values, and where: raw_data if it is there at all, else the type's list."""
-    raw = chunks(view, spans, RAW_DATA, BYTES)
-    if raw:
-        return RAW_DATA, raw[-1:]  # the last one counts
-    number = _FIELD.get(data_type, INT32_DATA)
-    wire = {FLOAT_DATA: FIXED32, DOUBLE_DATA: FIXED64, STRING_DATA: BYTES}.get(number, VARINT)
-    return number, chunks(view, spans, number, wire)
-
-
 def decode(view: memoryview, spans: tuple[Span, ...], tensor: onnx.TensorProto, where: str) -> Array:
     """Return the stored values of an inline tensor, read-only; raise ModelError where they do not fit its dims."""
     dtype, shape = dtype_of(tensor.data_type, where), shape_of(tensor, where)
-    number, parts = _payload(view, spans, tensor.data_type)
-    if tensor.data_type == _T.STRING:
+    number, parts = payload_of(view, spans, tensor.data_type)
+    if tensor.data_type == onnx.TensorProto.STRING:
         return _strings(view, parts, number, shape, where)
     if number == RAW_DATA:
         return from_raw(view[parts[0].start : parts[0].end], shape, dtype, where)
-    if number in _WIDTH:
+    if number in WIDTH:
         stored: Array = _fixed(view, parts, np.dtype("<f4" if number == FLOAT_DATA else "<f8"), where)
     else:
-        stored = np.concatenate([np.empty(0, np.uint64), *(from_varints(_bytes(view, part), where) for part in parts)])
+        stored = np.concatenate(
+            [np.empty(0, np.uint64), *(from_varints(bytes_of(view, part), where) for part in parts)]
+        )
     return _from_typed(stored, shape, dtype, where)
 
 
@@ -157,10 +83,10 @@ def check(view: memoryview, spans: tuple[Span, ...], tensor: onnx.TensorProto, w
 
     A list of varints has from one to ten bytes for each, so what `decode` counts exactly is bounded here.
     """
-    number, parts = _payload(view, spans, tensor.data_type)
+    number, parts = payload_of(view, spans, tensor.data_type)
     if not parts:
         return  # stripped of its values, which is another matter
-    if number in (RAW_DATA, STRING_DATA, *_WIDTH):
+    if number in (RAW_DATA, STRING_DATA, *WIDTH):
         decode(view, spans, tensor, where)
         return
     dtype, shape = dtype_of(tensor.data_type, where), shape_of(tensor, where)
@@ -205,17 +131,17 @@ def to_raw(array: Array) -> memoryview:
 def encode(view: memoryview, spans: tuple[Span, ...], tensor: onnx.TensorProto, array: Array, where: str) -> list[Edit]:
     """Return the edits that put `array` in the place of the tensor's stored values, in the same kind of field."""
     decode(view, spans, tensor, where)  # there must be as many stored values as new ones
-    number, parts = _payload(view, spans, tensor.data_type)
+    number, parts = payload_of(view, spans, tensor.data_type)
     if number == RAW_DATA:
         return [Edit(parts[0].start, parts[0].end, (to_raw(array),), parts[0].span)]
-    if number in _WIDTH:
-        return encode_fixed(view, parts, to_raw(array), _WIDTH[number])
+    if number in WIDTH:
+        return encode_fixed(view, parts, to_raw(array), WIDTH[number])
     edits = []
     at = 0
     numbers = to_numbers(array)
     for part in parts:
         if part.span is not None:
-            size = int(np.count_nonzero(_bytes(view, part) < 0x80))
+            size = int(np.count_nonzero(bytes_of(view, part) < 0x80))
             edits.append(Edit(part.start, part.end, (to_varints(numbers[at : at + size]).data,), part.span))
             at += size
         for start, end in part.cells:
@@ -236,19 +162,11 @@ def encode_fixed(view: memoryview, parts: list[Chunk], data: memoryview, width: 
             edits.append(Edit(start, end, (data[at : at + width],), part.owner))
             at += width
         if part.step:
-            rows = _rows(view, part).copy()
+            rows = run_of(view, part).copy()
             rows[:, -width:] = np.frombuffer(data[at : at + len(rows) * width], np.uint8).reshape(-1, width)
             edits.append(Edit(part.start, part.end, (rows.reshape(-1).data,), part.owner))
             at += len(rows) * width
     return edits
-
-
-def has_payload(tensor: onnx.TensorProto) -> bool:
-    """Whether a parsed tensor has any payload field."""
-    return tensor.HasField("raw_data") or any(
-        len(getattr(tensor, onnx.TensorProto.DESCRIPTOR.fields_by_number[number].name))
-        for number in PAYLOAD - {RAW_DATA}
-    )
 
 
 def _dims(shape: tuple[int, ...]) -> str:
@@ -266,21 +184,8 @@ def _shaped(array: Array, shape: tuple[int, ...], where: str) -> Array:
     return array
 
 
-def _bytes(view: memoryview, part: Chunk) -> Array:
-    """Return a chunk's bytes without the tags between its cells."""
-    if part.span is not None:
-        return np.frombuffer(view[part.start : part.end], np.uint8)
-    if part.step:
-        return _rows(view, part)[:, 1:].reshape(-1)
-    return np.frombuffer(b"".join(view[start:end] for start, end in part.cells), np.uint8)
-
-
-def _rows(view: memoryview, part: Chunk) -> Array:
-    return np.frombuffer(view[part.start : part.end], np.uint8).reshape(-1, part.step)
-
-
 def _fixed(view: memoryview, parts: list[Chunk], dtype: np.dtype[Any], where: str) -> Array:
-    arrays = [_bytes(view, part) for part in parts]
+    arrays = [bytes_of(view, part) for part in parts]
     if any(len(array) % dtype.itemsize for array in arrays):
         raise ModelError(f"{where} has a list of values that ends in the middle of one; export the model again")
     data = arrays[0] if len(arrays) == 1 else np.concatenate([np.empty(0, np.uint8), *arrays])

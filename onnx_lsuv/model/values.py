@@ -17,8 +17,9 @@ from onnx_lsuv.errors import ModelError, UsageError
 from onnx_lsuv.model.elements import Array
 from onnx_lsuv.model.external import Place, extent, open_data, place_of, whole
 from onnx_lsuv.model.loading import Model
+from onnx_lsuv.model.payload import has_payload
 from onnx_lsuv.model.tensors import check as check_payload
-from onnx_lsuv.model.tensors import decode, dtype_of, from_raw, has_payload, shape_of
+from onnx_lsuv.model.tensors import decode, dtype_of, from_raw, shape_of
 from onnx_lsuv.model.wire import SCHEMA, Site, Tree, find
 
 
