@@ -173,7 +173,7 @@ def test_quiet(here: Path) -> None:
     ran = call("m.onnx", "-d", "zeros.npy", "-q", "-o", "z.onnx", status=1)
     assert ran.stdout == ""
     (line,) = ran.stderr.splitlines()
-    assert line.startswith("onnx-lsuv: 2 of 2 layers missed the std wanted: 'y' is degenerate (")
+    assert line.startswith("onnx-lsuv: 2 of 2 layers missed the std wanted: the worst: 'y' is degenerate (")
     assert "'z.onnx' is saved all the same" in line
     assert (here / "z.onnx").is_file()
 

@@ -385,10 +385,19 @@ def test_the_line_about_layers_that_missed_stays_below_400_characters(here: Path
     for i, node in enumerate(model.graph.node):
         node.name = f"{'block/' * 80}{i} of many"
     onnx.save(model, "long.onnx")
-    ran = invoke(["long.onnx", *X, "--check"])
-    (line,) = ran.stderr.splitlines()
-    assert ran.status == 1
+    (line,) = call("long.onnx", *X, "--check", status=1).stderr.splitlines()
     assert "2 of 2 layers missed" in line
+    assert "; and 1 more" in line
+    assert len(line) < 400
+
+
+def test_the_line_about_layers_that_overflow_stays_below_400_characters(here: Path) -> None:
+    weights = {f"w{i}": normal(16, 16) * np.float32(1e30) for i in range(6)}
+    steps = " ".join(f"h{i + 1} = MatMul(h{i}, w{i})" for i in range(6))
+    onnx.save(parse(f"{HEAD} g (float[N,16] h0) => (float h6) {{ {steps} }}", **weights), "huge.onnx")
+    (line,) = call("huge.onnx", *X, "--check", status=1).stderr.splitlines()
+    assert line.count("is not finite") == 2
+    assert line.endswith("; and 4 more.")
     assert len(line) < 400
 
 

@@ -15,13 +15,14 @@ from onnx_lsuv.cli.failures import say
 from onnx_lsuv.cli.options import Format, Options
 from onnx_lsuv.cli.outputs import step_summary
 from onnx_lsuv.cli.streams import emit
-from onnx_lsuv.errors import OutputError, clean, quote
+from onnx_lsuv.errors import OutputError, brief, clean, quote
 
 if TYPE_CHECKING:
     from onnx_lsuv.lsuv import Result
     from onnx_lsuv.model import Staging
 
 WORST = 3  # layers that the line on standard error names
+NAMED = 240  # characters that these take at most, the first aside
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def finish(options: Options, ending: Ending, staged: Staging) -> int:
     if result.good:
         return 0
     stand = f"; {kept(saved[:1])}" if saved else ""
-    say(clean(f"{_missed(result)}{stand}."))
+    say(brief(clean(f"{_missed(result)}{stand}.")))
     return 1
 
 
@@ -132,10 +133,15 @@ def _missed(result: Result) -> str:
     from onnx_lsuv.report import misses, told  # noqa: PLC0415
 
     rows = misses(result)
-    named = "; ".join(f"{quote(row.name)} is {row.status} ({told(row) or 'no cause known'})" for row in rows[:WORST])
-    more = f"; and {len(rows) - WORST} more" if len(rows) > WORST else ""
-    worst = "the worst: " if len(rows) > WORST else ""
-    return f"{len(rows)} of {len(result.layers)} layers missed the std wanted: {worst}{named}{more}"
+    named: list[str] = []
+    for row in rows[:WORST]:
+        one = f"{quote(row.name)} is {row.status} ({told(row) or 'no cause known'})"
+        if named and sum(map(len, named)) + len(one) > NAMED:
+            break
+        named.append(one)
+    left = len(rows) - len(named)
+    worst, more = ("the worst: ", f"; and {left} more") if left else ("", "")
+    return f"{len(rows)} of {len(result.layers)} layers missed the std wanted: {worst}{'; '.join(named)}{more}"
 
 
 def _about(options: Options, ending: Ending, staged: Staging) -> dict[str, Any]:
