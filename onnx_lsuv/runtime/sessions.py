@@ -151,7 +151,8 @@ def run(session: Session, inputs: Mapping[str, Any], outputs: Sequence[str], on_
 def _interruptible(work: Callable[[], None], options: Any) -> None:
     """Run something of ONNX Runtime so that a signal ends it, between two of its nodes.
 
-    Python answers signals in its main thread only, and not before that comes back from C++; so the main thread waits.
+    This is for callers of the library: Python answers signals in its main thread only, and not before that comes back
+    from C++; so the main thread waits. The command line has a thread that ends the process, and needs none of it.
     """
     if threading.current_thread() is not threading.main_thread():
         work()
