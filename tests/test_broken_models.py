@@ -244,6 +244,42 @@ def test_gates_without_inputs(here: Path, op: str, gates: int) -> None:
     assert "without any values" in refused(model(nodes, tensors), here)
 
 
+@pytest.mark.parametrize(
+    ("op", "operands", "wrong"),
+    [
+        ("Reshape", {"s": [[-1], [16]]}, "[2, 1]"),
+        ("Reshape", {"s": -1}, "[]"),
+        ("Slice", {"a": [[0]], "b": [8], "c": [1]}, "[1, 1]"),
+        ("Slice", {"a": [0], "b": 8, "c": [1]}, "[]"),
+        ("Split", {"s": [[4], [12]]}, "[2, 1]"),
+        ("Squeeze", {"s": [[0]]}, "[1, 1]"),
+        ("Unsqueeze", {"s": [[1]]}, "[1, 1]"),
+    ],
+)
+def test_bounds_and_shapes_that_are_no_vectors(here: Path, op: str, operands: dict[str, Any], wrong: str) -> None:
+    """ONNX Runtime loads them and fails on any data."""
+    made = "v rest" if op == "Split" else "v"
+    nodes = [node("MatMul", "x w", "y"), node(op, " ".join(["y", *operands]), made), node("ReduceMax", "v", "m")]
+    nodes += [node("MatMul", "y u", "i"), node("Add", "i m", "j"), node("MatMul", "j u", "z")]
+    tensors = {name: np.array(each, np.int64) for name, each in operands.items()}
+    line = refused(model(nodes, {"w": normal(16, 16), "u": normal(16, 16), **tensors}), here)
+    assert f"its shape is {wrong}" in line
+
+
+def test_one_axis_to_unsqueeze_may_be_a_scalar(here: Path) -> None:
+    nodes = [node("MatMul", "x w", "y"), node("Unsqueeze", "y s", "v"), node("MatMul", "v u", "z")]
+    save(model(nodes, {"w": normal(16, 16), "u": normal(16, 4), "s": np.array(1)}), here)
+    call("m.onnx", "--data", "x.npy")
+
+
+def test_an_operator_of_a_long_name(here: Path) -> None:
+    proto = model([node("M" * 40_000, "x", "y", domain="acme"), node("MatMul", "y u", "z")], {"u": normal(16, 4)})
+    proto.opset_import.add(domain="acme", version=1)
+    line = refused(proto, here)
+    assert "does not know the operator 'acme.MMM" in line
+    assert len(line) < 400
+
+
 @pytest.mark.parametrize("listed", ["x", "w"])
 def test_an_input_without_a_type(here: Path, listed: str) -> None:
     proto = plain(ir=3)

@@ -26,6 +26,8 @@ from onnx_lsuv.layers import Node, Program, known, tensor_type
 
 Dims = tuple[int | None, ...]
 _POOLS = frozenset({"MaxPool", "AveragePool", "LpPool"})
+# Operands that must be vectors, which shape inference does not look at.
+_VECTORS = {"Reshape": (1,), "Slice": (1, 2, 3, 4), "Split": (1,), "Squeeze": (1,), "Unsqueeze": (1,)}
 
 
 def is_mistaken(program: Program, values: Mapping[str, Value]) -> bool:
@@ -67,10 +69,10 @@ def _differs(program: Program, node: Node, before: Dims, after: Dims) -> bool:
 
 
 def check_runnable(program: Program, values: Mapping[str, Value]) -> None:
-    """Raise ModelError for what ONNX Runtime 1.31 does not refuse, but does not survive.
+    """Raise ModelError for what ONNX Runtime 1.31 loads, but does not survive, or blames the data for.
 
     At an Einsum of fewer axes than letters, and at an LSTM or GRU of no batch or no inputs, it ends the process; a
-    convolution by a kernel of no length never ends.
+    convolution by a kernel of no length never ends. A shape, or bounds or axes, that are no vector fail on any data.
     """
 
     def dims(name: str) -> Dims | None:
@@ -87,6 +89,13 @@ def check_runnable(program: Program, values: Mapping[str, Value]) -> None:
             0 in (dims(name) or ())[i == 0 :] for i, name in enumerate(node.inputs[:3])
         ):
             raise ModelError(f"{node.op} {node.label!r} has an operand without any values: export the model again.")
+        for name in (node.inputs[i] for i in _VECTORS.get(node.op, ()) if i < len(node.inputs)):
+            found = dims(name)
+            if found is not None and (len(found) > 1 or (not found and node.op != "Unsqueeze")):
+                raise ModelError(
+                    f"{node.op} {node.label!r} should read a vector as {name!r}, but its shape is {list(found)}: the "
+                    "model is broken; export it again."
+                )
         if node.op != "Einsum":
             continue
         terms = node.text_attribute("equation").replace(" ", "").partition("->")[0].split(",")

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, TypeProto, helper
 
-from onnx_lsuv.errors import DataError, DeviceError, LsuvError, ModelError
+from onnx_lsuv.errors import DataError, DeviceError, LsuvError, ModelError, shorten
 from onnx_lsuv.runtime.devices import Device, limited
 from onnx_lsuv.runtime.package import package, version
 from onnx_lsuv.runtime.values import type_of
@@ -202,7 +202,7 @@ def release(device: Device) -> None:
 
 def _refused(error: Exception) -> LsuvError:
     text = _message(error)
-    unknown = re.search(r"([\w.]*):?(\w+)\(-?\d+\) is not a registered function/op", text)
+    unknown = re.search(r"([\w.…]*):?([\w…]+)\(-?\d+\) is not a registered function/op", text)
     if unknown:
         name = ".".join(part for part in unknown.groups() if part)
         return ModelError(
@@ -213,7 +213,8 @@ def _refused(error: Exception) -> LsuvError:
 
 def _message(error: Exception) -> str:
     """Return ONNX Runtime's own words without its code and source positions."""
-    text = " ".join(str(error).split())
+    # A name may have megabytes, and the patterns take the square of a text's length.
+    text = shorten(" ".join(shorten(word, _LONGEST // 2) for word in str(error).split()), 20 * _LONGEST)
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     text = re.sub(r"^Error in execution: ", "", text)
     text = re.sub(
