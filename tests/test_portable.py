@@ -533,6 +533,22 @@ def test_gemm_normalised(turned: int, alpha: float, beta: float, bias: str) -> N
     assert tensors(after)["w"].shape == (3, 4)
 
 
+@pytest.mark.parametrize("factor", ["alpha", "beta"])
+def test_gemm_of_an_infinite_factor(factor: str) -> None:
+    """Infinity by 0 is no number, in the file as in the node."""
+    proto = model_of(HEAD + """g (float[5,4] x, float[3,4] w, float[3] b) => (float[5,3] y) {
+        y = Gemm <transB=1> (x, w, b)
+    }""")  # fmt: skip
+    name = "w" if factor == "alpha" else "b"
+    for tensor in proto.graph.initializer:
+        if tensor.name == name:
+            tensor.CopyFrom(numpy_helper.from_array(np.zeros(tensor.dims, np.float32), name))
+    proto.graph.node[0].attribute.append(helper.make_attribute(factor, float("inf")))
+    after = make_portable(onnx_lsuv.from_proto(proto)).model.proto
+    assert attributes(node(after, "Gemm"))[factor] == 1
+    assert np.isnan(tensors(after)[name]).all()
+
+
 def test_gemm_of_shared_tensors() -> None:
     proto = model_of(HEAD + """g (float[N,3] x, float[3,3] w, float[3,3] w2, float[3] b) => (float[N,3] y) {
         h = Gemm <alpha=0.5, transB=1> (x, w, b)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto
 
 from onnx_lsuv.errors import ModelError
@@ -23,7 +24,7 @@ from onnx_lsuv.layers.program import (
 )
 from onnx_lsuv.layers.protos import MODEL_FUNCTIONS, Names, attributes_of, home_of, renamed, scope_name, tensor_of
 from onnx_lsuv.layers.sequences import as_loop, made_sequences
-from onnx_lsuv.layers.signature import check_node
+from onnx_lsuv.layers.signature import NEWEST, check_node
 from onnx_lsuv.layers.unfuse import unfused
 from onnx_lsuv.model import Model, Site, check, unused
 
@@ -64,6 +65,11 @@ def expand(model: Model) -> Program:
         raise ModelError(
             f"{model.name} has opset {opsets['']}, and ONNX Runtime runs {OPSET_MIN} and later: convert it with "
             "onnx.version_converter."
+        )
+    if opsets[""] > NEWEST:
+        raise ModelError(
+            f"{model.name} has opset {opsets['']}, and {NEWEST} is the newest that onnx {onnx.__version__} knows: "
+            "upgrade the packages onnx and onnxruntime, or export the model with an older opset."
         )
     for function in proto.functions:
         for o in function.opset_import:

@@ -21,6 +21,7 @@ _CONTRIBUTED = frozenset({"FusedConv", "FusedGemm", *(op for domain, op in OPERA
 _SINGLE = defs.OpSchema.FormalParameterOption.Single
 _KINDS = dict(AttributeProto.AttributeType.items())
 _MANY = 2**31 - 1
+NEWEST = defs.onnx_opset_version()  # later ones may define anything anew
 
 
 def check_node(
@@ -114,7 +115,10 @@ def _fault_of_graphs(proto: NodeProto, attributes: Mapping[str, AttributeProto],
 
 @lru_cache(maxsize=1024)
 def _definition(op_type: str, opset: int) -> defs.OpSchema | None:
-    try:
-        return defs.get_schema(op_type, opset, "") if opset <= defs.onnx_opset_version() else None
-    except defs.SchemaError:
-        return None
+    """Return what an opset says of an operator, or a later one where the operator is younger."""
+    for version in (opset, NEWEST):
+        try:
+            return defs.get_schema(op_type, version, "")
+        except defs.SchemaError:
+            continue
+    return None

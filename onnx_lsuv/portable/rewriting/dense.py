@@ -197,7 +197,7 @@ def normalise_gemm(draft: Draft) -> None:
             continue
         values = draft.values(weight)
         values = values if turned else values.T
-        draft.put(weight, np.ascontiguousarray(values if alpha == 1 else values * np.float32(alpha)))
+        draft.put(weight, np.ascontiguousarray(values if alpha == 1 else _times(values, alpha)))
         for node in nodes:
             drop_attributes(node, "alpha", "transB")
             node.attribute.extend([helper.make_attribute("alpha", 1.0), helper.make_attribute("transB", 1)])
@@ -229,7 +229,7 @@ def _settle_bias(draft: Draft, uses: Uses, bias: TensorProto, found: Mapping[_Fo
     stored, name = draft.values(bias), bias.name
     shared = uses.held(name) or len(uses.readers[name]) > sum(map(len, found.values()))
     for (_, beta, width), nodes in found.items():
-        values = stored if beta == 1 else stored * np.float32(beta) if beta else np.zeros_like(stored)
+        values = stored if beta == 1 else _times(stored, beta) if beta else np.zeros_like(stored)
         if _flat(stored.shape, width):
             values = np.array(np.broadcast_to(values.reshape(-1), width))
         if shared:
@@ -242,6 +242,12 @@ def _settle_bias(draft: Draft, uses: Uses, bias: TensorProto, found: Mapping[_Fo
             node.input[2] = bias.name
             drop_attributes(node, "beta")
             node.attribute.append(helper.make_attribute("beta", 1.0))
+
+
+def _times(values: Array, factor: float) -> Array:
+    """Return what a node makes of a tensor by its factor, which may be infinite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(values * np.float32(factor))
 
 
 def _flat(dims: Sequence[int], width: int) -> bool:
