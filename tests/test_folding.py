@@ -223,6 +223,46 @@ def test_numbers_that_grow_without_end_are_not_followed() -> None:
     assert [left.reason for left in plan.left] == ["computed"]
 
 
+# Places of a Slice by float32 arithmetic, in which 10 * 0.7 is 7, but the numbers are not exactly those.
+FLOATS = {
+    "cast": "a = Cast <to = 1> (ten) b = Mul(a, part) c = Floor(b) k = Cast <to = 7> (c)",
+    "half up": "a = CastLike(ten, part) b = Div(a, three) c = Mul(b, three) d = Ceil(c) k = Cast <to = 7> (d)",
+    "double": "a = Cast <to = 11> (ten) b = Cast <to = 11> (part) c = Mul(a, b) d = Floor(c) k = Cast <to = 7> (d)",
+    "sum": "a = Cast <to = 1> (ten) b = Mul(a, part) c = ReduceSum(b) d = Floor(c) k = Cast <to = 7> (d)",
+    "filled": "a = ConstantOfShape <value = float[1] {0.1}> (one) b = Mul(a, ten32) c = Floor(b) k = Cast <to = 7> (c)",
+}
+
+
+@pytest.mark.parametrize("text", FLOATS.values(), ids=FLOATS)
+def test_float32_numbers_are_rounded_at_every_step(text: str, tmp_path: Path) -> None:
+    model = parse(
+        f"""<ir_version: 8, opset_import: ["" : 15]> g (float[1] x) => (int64[K] k) {{ {text} }}""",
+        ten=np.array([10]),
+        ten32=np.array([10], np.float32),
+        one=np.array([1]),
+        part=np.array([0.7], np.float32),
+        three=np.array([3], np.float32),
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(model, str(path))
+    (expected,) = oracle.values(path, [{"x": np.zeros(1, np.float32)}], ["k"])["k"]
+    assert lengths(expand(onnx_lsuv.from_proto(model)), "k") == tuple(np.atleast_1d(expected).tolist())
+
+
+@pytest.mark.parametrize(
+    "text", ["s = Squeeze(v, d)", "s = Expand(v, d)", "s = ReduceSum(v, d)", "s = Slice(v, z, z, d)"]
+)
+def test_an_operand_that_nothing_is_known_of_is_not_left_out(text: str) -> None:
+    """What decides the shape is an input of open length, of which nothing is known; the shape is not known either."""
+    model = parse(
+        f"""<ir_version: 8, opset_import: ["" : 15]> g (int64[D] d) => (int64 y) {{
+            {text} y = Shape(s) }}""",
+        v=normal(1, 3, 1),
+        z=np.array([0]),
+    )
+    assert None in (lengths(expand(onnx_lsuv.from_proto(model)), "y") or (None,))
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_folding_says_what_onnx_runtime_says(seed: int, tmp_path: Path) -> None:
     """Random chains over constants: wherever a number is said to be known, it is ONNX Runtime's."""

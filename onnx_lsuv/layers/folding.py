@@ -3,7 +3,8 @@
 A value is an array of Python numbers in which None stands for one that is not known. An array of None throughout, which
 `unknown` makes of one number without taking memory, is a value of which the shape alone is known: so the shape of a
 weight on its way through Transpose, Slice or Reshape comes out of the same functions. Division is C's for integers
-(towards zero), as ONNX Runtime's kernels are.
+(towards zero), as ONNX Runtime's kernels are. A float32 number is NumPy's; one step of arithmetic in double precision,
+rounded, is that step in float32.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ def _first(given: Given) -> Known:
     return given[0]
 
 
-def _elementwise(act: Callable[..., Any]) -> Callable[[Node, Given], Known]:
+def _elementwise(act: Callable[..., Any], *, single: bool | None = None) -> Callable[[Node, Given], Known]:
+    """Return what folds by a function of numbers; floats that it gives are `single`, or as what it is given."""
+
     def fold(node: Node, given: Given) -> Known:
         parts = [part for part in given if part is not None]
         shape = np.broadcast_shapes(*(part.shape for part in parts))
@@ -66,16 +69,21 @@ def _elementwise(act: Callable[..., Any]) -> Callable[[Node, Given], Known]:
         if math.prod(shape) > LIMIT:
             return unknown(shape)
         rows = zip(*(np.broadcast_to(part, shape).reshape(-1) for part in parts), strict=True)
-        return values([None if None in row else _number(act, row) for row in rows], shape)
+        return values([None if None in row else _number(act, row, single=single) for row in rows], shape)
 
     return fold
 
 
-def _number(act: Callable[..., Any], row: Sequence[Any]) -> Any:
+def _number(act: Callable[..., Any], row: Sequence[Any], *, single: bool | None = None) -> Any:
     try:
-        number = act(*row)
+        number = act(*(float(each) if isinstance(each, np.float32) else each for each in row))
     except (ArithmeticError, ValueError):
         return None
+    if isinstance(number, float):
+        if single is None:
+            single = any(isinstance(each, np.float32) for each in row)
+        with np.errstate(over="ignore"):
+            return np.float32(number) if single else number
     # What does not fit into 64 bits wraps in a kernel.
     return None if isinstance(number, int) and not -(2**63) <= number < 2**63 else number
 
@@ -99,17 +107,18 @@ def _cast(node: Node, given: Given) -> Known:
     elif to == TensorProto.BOOL:
         act = bool
     elif to in (TensorProto.FLOAT, TensorProto.DOUBLE):
-        act = float if to == TensorProto.DOUBLE else lambda v: float(np.float32(v))
+        act = float
     else:
         return unknown(_first(given).shape)
-    return _elementwise(act)(node, given[:1])
+    return _elementwise(act, single=to == TensorProto.FLOAT)(node, given[:1])
 
 
 def _cast_like(node: Node, given: Given) -> Known:
     like = next((value for value in given[1].reshape(-1) if value is not None), None) if given[1] is not None else None
     if like is None or given[1] is None or given[1].size > LIMIT:
         return unknown(_first(given).shape)
-    return _elementwise(type(like))(node, given[:1])
+    single = isinstance(like, np.float32)
+    return _elementwise(float if single else type(like), single=single)(node, given[:1])
 
 
 def _where(node: Node, given: Given) -> Known:
@@ -214,7 +223,7 @@ def _range(node: Node, given: Given) -> Known:
 def _filled(node: Node, given: Given) -> Known:
     shape = ints(given, 0) or ()
     attribute = node.attributes.get("value")
-    fill: Any = 0.0
+    fill: Any = np.float32(0)
     if attribute is not None:
         fill = None
         if attribute.t.data_type in (TensorProto.INT64, TensorProto.INT32):
@@ -236,8 +245,8 @@ def _reduce(act: Callable[[list[Any]], Any]) -> Callable[[Node, Given], Known]:
         shape = [(1 if i in axes else n) for i, n in enumerate(data.shape) if keep or i not in axes]
         if data.size > LIMIT:
             return unknown(shape)
-        rows = data.transpose([*others, *axes]).reshape(math.prod(data.shape[i] for i in others), -1)
-        return values([None if None in list(row) else _number(act, [list(row)]) for row in rows], shape)
+        rows = data.transpose([*others, *axes]).reshape(math.prod(data.shape[i] for i in others), -1).tolist()
+        return values([None if None in row else _number(lambda *v: act(list(v)), row) for row in rows], shape)
 
     return fold
 

@@ -8,12 +8,14 @@ before any data is found here, value by value, each one once.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from onnx_lsuv.layers.folding import FOLDS, LIMIT, Known, Unfoldable, split, unknown, values
-from onnx_lsuv.layers.program import DEFAULT_DOMAINS, FLOAT_TYPES, Constant, Node, Program, known
+from onnx_lsuv.layers.program import DEFAULT_DOMAINS, Constant, Node, Program, known
 from onnx_lsuv.model import is_hollow, read
 
 Ints = tuple[int | None, ...]  # None: not known
@@ -70,6 +72,10 @@ def _made(program: Program, node: Node) -> list[Known | None]:
     if not _reads(program, node):
         return nothing
     given = [program.folded[each] if each else None for each in node.inputs]
+    missing = any(each and value is None for each, value in zip(node.inputs, given, strict=True))
+    if missing and node.op_type != "CastLike":
+        # Not to be taken for an operand that is left out, as the axes of a Squeeze may be.
+        return nothing
     try:
         if node.op_type == "Split":
             return [*split(node, given), *nothing][: len(nothing)]
@@ -116,23 +122,28 @@ def _leaf(program: Program, name: str) -> Known | None:
     return values(numbers, constant.dims)
 
 
-def _numbers(program: Program, constant: Constant) -> list[int | float | bool] | None:
+def _numbers(program: Program, constant: Constant) -> list[Any] | None:
     """Return a constant's values where it is small enough, and none that a weight could have."""
     if constant.size > LIMIT:
         return None
     if constant.node is not None:
         fill = next((a.t for a in constant.node.attribute if a.name == "value"), None)
-        number = 0.0 if fill is None or is_hollow(fill) else onnx.numpy_helper.to_array(fill).reshape(-1)[0].item()
-        return [number] * constant.size
+        one = np.zeros(1, np.float32) if fill is None or is_hollow(fill) else onnx.numpy_helper.to_array(fill)
+        return _listed(one.reshape(-1)[:1]) * constant.size
     array = known({constant.name: constant}, constant.name)
     if array is None and constant.site is not None and constant.elem_type in _INTEGERS:
         array = read(program.model, constant.site)
-    if array is None or constant.elem_type not in (*_INTEGERS, *FLOAT_TYPES) or array.shape != constant.dims:
+    if array is None or constant.elem_type not in (*_INTEGERS, *_FLOATS) or array.shape != constant.dims:
         return None
-    return list(array.reshape(-1).tolist())
+    return _listed(array.reshape(-1))
+
+
+def _listed(array: NDArray[Any]) -> list[Any]:
+    return list(array) if array.dtype == np.float32 else list(array.tolist())
 
 
 _INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
 
 
 def _inferred(program: Program) -> Mapping[str, Ints]:
