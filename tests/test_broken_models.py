@@ -403,6 +403,24 @@ def test_operators_of_no_opset(here: Path) -> None:
     assert "does not say of which opset" in refused(proto, here)
 
 
+def test_functions_may_say_the_opset(here: Path) -> None:
+    """A model of calls alone need not import ONNX's operators, as each function names the opset of its own nodes."""
+    proto = plain()
+    domain = proto.functions.add(name="Layer", domain="acme")
+    domain.opset_import.extend(proto.opset_import)
+    domain.node.extend(proto.graph.node)
+    domain.input.extend(dict.fromkeys(name for node in proto.graph.node for name in node.input))
+    domain.output.append(proto.graph.output[0].name)
+    made = {name for node in proto.graph.node for name in node.output}
+    for name in made.intersection(domain.input):
+        domain.input.remove(name)
+    del proto.graph.node[:]
+    proto.graph.node.add(op_type="Layer", domain="acme", input=domain.input, output=domain.output)
+    proto.opset_import[0].CopyFrom(onnx.helper.make_opsetid("acme", 1))
+    save(proto, here)
+    call("m.onnx", "--data", "x.npy")
+
+
 @pytest.mark.parametrize("where", ["domain", "value", "overload"])
 def test_names_that_are_no_text(here: Path, where: str) -> None:
     proto = plain()

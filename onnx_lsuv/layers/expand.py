@@ -54,6 +54,9 @@ def expand(model: Model) -> Program:
     """
     proto = model.proto
     opsets = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in proto.opset_import}
+    for function in proto.functions:
+        for o in function.opset_import:
+            opsets.setdefault("" if o.domain == "ai.onnx" else o.domain, o.version)
     imported = "" in opsets
     if not imported:
         # ONNX leaves the default open then; no node of its own can stand in such a file.
@@ -71,9 +74,6 @@ def expand(model: Model) -> Program:
             f"{model.name} has opset {opsets['']}, and {NEWEST} is the newest that onnx {onnx.__version__} knows: "
             "upgrade the packages onnx and onnxruntime, or export the model with an older opset."
         )
-    for function in proto.functions:
-        for o in function.opset_import:
-            opsets.setdefault("" if o.domain == "ai.onnx" else o.domain, o.version)
     expander = _Expander(
         functions={(f.domain, f.name, f.overload): (i, f) for i, f in enumerate(proto.functions)},
         model=model,
