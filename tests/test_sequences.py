@@ -122,6 +122,18 @@ def test_two_outputs_of_other_types_and_a_body_within_a_branch(lsuv: Lsuv) -> No
     assert (x[:5] @ run.weight("w")).var() == pytest.approx(1, abs=1e-4)
 
 
+def test_an_optional_of_nothing() -> None:
+    kind = helper.make_optional_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, [6]))
+    nodes = [node("Optional", [], ["o"], type=kind), node("OptionalHasElement", ["o"], ["has"])]
+    model = closed(
+        [*nodes, node("MatMul", ["x", "w"], ["y"], name="layer")],
+        [value("x", "N", 6)],
+        [value("y", "N", 8), value("has", elem_type=TensorProto.BOOL)],
+        w=normal(6, 8),
+    )
+    assert [layer.node.label for layer in plan_of(onnx_lsuv.from_proto(model)).layers] == ["layer"]
+
+
 def test_a_layer_in_a_graph_that_stays_closed_is_named() -> None:
     body = helper.make_graph([node("MatMul", ["e", "w"], ["h"])], "each", [value("e", "K", 6)], [value("h", "K", 8)])
     model = closed(

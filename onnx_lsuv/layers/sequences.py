@@ -29,7 +29,7 @@ def made_sequences(node: Node, sequences: set[str]) -> list[str]:
     """Return which outputs of a node are sequences, by those among the values before it."""
     if node.domain not in DEFAULT_DOMAINS:
         return []
-    if node.op_type in _MAKERS or (node.op_type in ("Identity", "Optional") and node.inputs[0] in sequences):
+    if node.op_type in _MAKERS or (node.op_type in ("Identity", "Optional") and not sequences.isdisjoint(node.inputs)):
         return [name for name in node.outputs if name]
     first = 1 if node.op_type == "Loop" else 0
     return [
