@@ -22,7 +22,7 @@ from onnx import ValueInfoProto
 
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.graph.sheet import Value
-from onnx_lsuv.layers import Node, Program, known, tensor_type
+from onnx_lsuv.layers import Node, Plan, Program, known, tensor_type
 
 Dims = tuple[int | None, ...]
 _POOLS = frozenset({"MaxPool", "AveragePool", "LpPool"})
@@ -108,12 +108,15 @@ def check_runnable(program: Program, values: Mapping[str, Value]) -> None:
                 )
 
 
-def without_lengths(program: Program) -> Program:
-    """Return a program whose inputs have open lengths."""
+def without_lengths(plan: Plan) -> Plan:
+    """Return a plan whose program has inputs of open lengths."""
 
     def opened(value: ValueInfoProto) -> ValueInfoProto:
         kind = value.type.tensor_type
         dims = [None] * len(kind.shape.dim) if kind.HasField("shape") else None
         return ValueInfoProto(name=value.name, type=tensor_type(kind.elem_type, dims))
 
-    return replace(program, body=replace(program.body, inputs=tuple(map(opened, program.body.inputs))))
+    program = plan.program
+    body = replace(program.body, inputs=tuple(map(opened, program.body.inputs)))
+    order = {body if each is program.body else each: nodes for each, nodes in plan.order.items()}
+    return replace(plan, program=replace(program, body=body), order=order)

@@ -94,7 +94,7 @@ def build(
     values = infer(plan.program, shapes)
     check_runnable(plan.program, values)
     if is_mistaken(plan.program, values):
-        plan = replace(plan, program=without_lengths(plan.program))
+        plan = without_lengths(plan)
         values = {n: replace(v, dims=v.dims and (None,) * len(v.dims)) for n, v in values.items()}
     rewriter = Rewriter(
         plan,
