@@ -12,7 +12,6 @@ from onnx_lsuv.graph.moments import (
     Record,
     executions,
     first_usable_of,
-    is_far,
     scale_of,
 )
 from onnx_lsuv.graph.nodes import is_random
@@ -38,7 +37,6 @@ __all__ = [
     "expression",
     "first_usable_of",
     "has_bfloat16",
-    "is_far",
     "is_random",
     "norm_key",
     "scale_of",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from onnx import TensorProto
 
-from onnx_lsuv.graph.moments import COUNT, ROWS, Moments, first_usable, from_record, is_reached, to_record
+from onnx_lsuv.graph.moments import COUNT, ROWS, Moments, Rough, first_usable, from_record, is_reached, to_record
 from onnx_lsuv.graph.sheet import Sheet
 from onnx_lsuv.graph.state import Kept, Rewriter
 
@@ -55,10 +55,11 @@ def merge(
     if before is not None and before.certain:
         return from_record(sheet, _pooled_or(rw, sheet, key, before.name, width), width)
     found = own()
-    if found.rough:
+    if found.rough is not None:
         # A term that stays may be constant; what it adds is seen in the sum.
         with_term = width == 3 and key in rw.plan.weights and key not in rw.centred
-        rw.rough[key] = slice(None, None, 2 if with_term else None)
+        least = min(found.rough, rw.rough[key].large) if key in rw.rough else found.rough
+        rw.rough[key] = Rough(slice(None, None, 2 if with_term else None), least)
     record = to_record(sheet, found, use, width)
     trail = before.trail if before is not None else None
     if trail is not None:

@@ -20,6 +20,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto, 
 from onnx_lsuv.graph.blocked import DOMAIN
 from onnx_lsuv.graph.forms import Forms
 from onnx_lsuv.graph.groups import Dims
+from onnx_lsuv.graph.moments import Rough
 from onnx_lsuv.graph.nodes import neutral_nodes, proto_of
 from onnx_lsuv.graph.precision import BFLOAT16
 from onnx_lsuv.graph.rewrite import rewrite
@@ -64,7 +65,7 @@ class Calibration:
     records: Mapping[str, tuple[str, ...]]  # by key: the records of its uses, the first usable of which decides
     cuts: Mapping[str, str]
     values: Mapping[str, Value]  # what inference found
-    rough: Mapping[str, slice]  # by key: the columns of a record whose mean must not be large
+    rough: Mapping[str, Rough]  # by key: what is asked of a record that must not have a large mean
 
 
 def build(

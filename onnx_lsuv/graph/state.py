@@ -6,7 +6,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from onnx_lsuv.graph.forms import Forms
-from onnx_lsuv.graph.moments import Moments, moments_in_blocks
+from onnx_lsuv.graph.moments import Moments, Rough, moments_in_blocks
 from onnx_lsuv.graph.sheet import Book, Sheet, Value
 from onnx_lsuv.layers import Layer, Node, Norm, Plan, walk
 
@@ -43,7 +43,7 @@ class Rewriter:
     norms: dict[Node, Norm] = field(default_factory=dict)
     measured: dict[str, Moments | None] = field(default_factory=dict)  # of the channels of values in blocks
     outer: frozenset[Node] = frozenset()  # the nodes of the main graph
-    rough: dict[str, slice] = field(default_factory=dict)  # key -> columns whose mean must not be large
+    rough: dict[str, Rough] = field(default_factory=dict)  # key -> what is asked of its record
 
     def __post_init__(self) -> None:
         self.outer = frozenset(self.plan.program.body.nodes)

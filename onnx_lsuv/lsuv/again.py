@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Set
 
-from onnx_lsuv.graph import Calibration, Record, is_far
+from onnx_lsuv.graph import Calibration, Record
 
 
 def settled(
@@ -28,7 +28,7 @@ def settled(
     while True:
         records = run(calibration)
         rough = calibration.rough
-        far = {key for key, columns in rough.items() if key in records and is_far(records[key][:, columns])}
+        far = {key for key, asked in rough.items() if key in records and asked.is_far(records[key])}
         if not far:
             return records
         shifted = far if not shifted else shifted | rough.keys()
