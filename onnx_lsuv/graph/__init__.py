@@ -2,7 +2,8 @@
 
 from onnx_lsuv.graph.center import within_channels
 from onnx_lsuv.graph.expression import expression
-from onnx_lsuv.graph.moments import (
+from onnx_lsuv.graph.nodes import is_random
+from onnx_lsuv.graph.pooling import (
     COUNT,
     MEAN,
     ROWS,
@@ -14,7 +15,6 @@ from onnx_lsuv.graph.moments import (
     first_usable_of,
     scale_of,
 )
-from onnx_lsuv.graph.nodes import is_random
 from onnx_lsuv.graph.precision import BFLOAT16, has_bfloat16, widened
 from onnx_lsuv.graph.stages import IR_MAX, Calibration, Stage, build, close
 from onnx_lsuv.graph.state import norm_key

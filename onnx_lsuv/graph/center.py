@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto
 
-from onnx_lsuv.graph.moments import COUNT, MEAN, USE, VAR, Moments, Record, is_usable
+from onnx_lsuv.graph.moments import Moments, is_usable
+from onnx_lsuv.graph.pooling import COUNT, MEAN, USE, VAR, Record
 from onnx_lsuv.graph.sheet import Sheet
 from onnx_lsuv.layers import Layer, channels_last
 

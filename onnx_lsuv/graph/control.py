@@ -21,8 +21,9 @@ from typing import Protocol
 import numpy as np
 from onnx import GraphProto, TensorProto, ValueInfoProto, helper
 
-from onnx_lsuv.graph.moments import ROWS, first_usable, from_record, is_reached
+from onnx_lsuv.graph.moments import first_usable, from_record, is_reached
 from onnx_lsuv.graph.nodes import proto_of
+from onnx_lsuv.graph.pooling import ROWS
 from onnx_lsuv.graph.records import empty_trail
 from onnx_lsuv.graph.sheet import Sheet
 from onnx_lsuv.graph.state import Kept, Rewriter, keys_inside

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from onnx import TensorProto
 
-from onnx_lsuv.graph.moments import COUNT, ROWS, Moments, Rough, first_usable, from_record, is_reached, to_record
+from onnx_lsuv.graph.moments import Moments, first_usable, from_record, is_reached, to_record
+from onnx_lsuv.graph.pooling import COUNT, ROWS, Rough
 from onnx_lsuv.graph.sheet import Sheet
 from onnx_lsuv.graph.state import Kept, Rewriter
 

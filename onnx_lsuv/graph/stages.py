@@ -20,8 +20,8 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto, 
 from onnx_lsuv.graph.blocked import DOMAIN
 from onnx_lsuv.graph.forms import Forms
 from onnx_lsuv.graph.groups import Dims
-from onnx_lsuv.graph.moments import Rough
 from onnx_lsuv.graph.nodes import neutral_nodes, proto_of
+from onnx_lsuv.graph.pooling import Rough
 from onnx_lsuv.graph.precision import BFLOAT16
 from onnx_lsuv.graph.rewrite import rewrite
 from onnx_lsuv.graph.shapes import check_runnable, is_mistaken, without_lengths

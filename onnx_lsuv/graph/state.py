@@ -6,7 +6,8 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from onnx_lsuv.graph.forms import Forms
-from onnx_lsuv.graph.moments import Moments, Rough, moments_in_blocks
+from onnx_lsuv.graph.moments import Moments, moments_in_blocks
+from onnx_lsuv.graph.pooling import Rough
 from onnx_lsuv.graph.sheet import Book, Sheet, Value
 from onnx_lsuv.layers import Layer, Node, Norm, Plan, walk
 
