@@ -154,6 +154,32 @@ def test_loop_whose_condition_has_no_shape() -> None:
     assert stds(after, uneven(6), "m") == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize(("step", "end"), [("r = Relu(m)", "m"), ("k = Reshape(bias, row)   r = Add(m, k)", "r")])
+def test_scan_whose_values_have_no_shape(step: str, end: str) -> None:
+    model = parse(
+        f"""{HEAD} g (float[N,6] x) => (float y) {{
+        last, all = Scan<num_scan_inputs=1, body = b (float s, float e) => (float o, float p) {{
+            m = MatMul(s, w)   {step}   o = MatMul(r, v)   p = Identity(o)
+        }}>(x, steps)
+        y = MatMul(last, u)
+    }}""",
+        w=normal(6, 4),
+        v=normal(4, 6, seed=1),
+        u=normal(6, 3, seed=2),
+        steps=np.zeros(3, np.float32),
+        bias=normal(4, 1, seed=3),
+        row=np.array([1, 4]),
+    )
+    for graph, _ in oracle.scopes(model):
+        if graph is not model.graph:
+            for value in (*graph.input, *graph.output):
+                value.type.tensor_type.ClearField("shape")
+    result, after = saved(model, uneven(6), keep_bias=True)
+    assert [row.status for row in result.layers] == ["ok"] * 3
+    found = oracle.measure(after, uneven(6), [end, "o"])
+    assert [found[name].var for name in (end, "o")] == pytest.approx([1, 1], abs=1e-4)
+
+
 def test_single_numbers_have_a_variance_together() -> None:
     model = parse(
         f"""{HEAD} g (float[1,6] x) => (float y) {{

@@ -101,7 +101,7 @@ def _scopes(
             inner, kept = Sheet(rw.book), {**records, **entry}
             write(rw, inner, body, kept, top=False)
             leaves.append(kept)
-            graphs[name] = _close(inner, body, list(body.inputs), len(body.outputs), _ranked(kept[k] for k in keys))
+            graphs[name] = _close(rw, inner, body, list(body.inputs), len(body.outputs), _ranked(kept[k] for k in keys))
         outputs = (*outputs, *leaving)
         certain = {k: all(leaf[k].certain for leaf in leaves) for k in keys}
     else:
@@ -116,7 +116,12 @@ def _scopes(
         place = len(body.inputs) - scanned
         body_inputs = [*body.inputs[:place], *_infos(_ranked(formals.values())), *body.inputs[place:]]
         graphs[name] = _close(
-            inner, body, body_inputs, states + (1 if node.op_type == "Loop" else 0), _ranked(kept[k] for k in keys)
+            rw,
+            inner,
+            body,
+            body_inputs,
+            states + (1 if node.op_type == "Loop" else 0),
+            _ranked(kept[k] for k in keys),
         )
         inputs = (*inputs[:at], *(name for name, _ in _ranked(entry.values())), *inputs[at:])
         outputs = (*outputs, *("" for _ in range(states - len(outputs))))
@@ -140,13 +145,27 @@ def _ranked(kept: Iterable[Kept]) -> list[tuple[str, int]]:
 
 
 def _close(
-    inner: Sheet, body: Body, inputs: list[ValueInfoProto], at: int, leaving: Sequence[tuple[str, int]]
+    rw: Rewriter,
+    inner: Sheet,
+    body: Body,
+    inputs: list[ValueInfoProto],
+    at: int,
+    leaving: Sequence[tuple[str, int]],
 ) -> GraphProto:
     """Return a scope as a graph whose outputs hold the records from a position on."""
     # An output must be made inside the scope, so what came from outside passes through an Identity.
     extra = _infos([(inner.op("Identity", name), rank) for name, rank in leaving])
-    outputs = [*body.outputs[:at], *extra, *body.outputs[at:]]
+    own = [_with_rank(rw, value) for value in body.outputs]
+    outputs = [*own[:at], *extra, *own[at:]]
     return helper.make_graph(inner.nodes, "body", inputs, outputs)
+
+
+def _with_rank(rw: Rewriter, value: ValueInfoProto) -> ValueInfoProto:
+    """Return a scope's output with the rank that was inferred: a Scan needs it, and a division by a scale hides it."""
+    kind, known = value.type.tensor_type, rw.values.get(value.name)
+    if not value.type.HasField("tensor_type") or kind.HasField("shape") or known is None or known.dims is None:
+        return value
+    return ValueInfoProto(name=value.name, type=tensor_type(kind.elem_type, [None] * len(known.dims)))
 
 
 def _infos(ranks: Iterable[tuple[str, int]]) -> list[ValueInfoProto]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 
 import onnx
@@ -296,7 +297,7 @@ def infer(program: Program, shapes: Mapping[str, tuple[int, Sequence[int]]]) -> 
     for value in program.body.inputs:
         known = shapes.get(value.name)
         inputs.append(ValueInfoProto(name=value.name, type=tensor_type(*known)) if known else value)
-    graph = helper.make_graph(_protos(program.body), "program", inputs, list(program.body.outputs))
+    graph = helper.make_graph(_protos(program, program.body), "program", inputs, list(program.body.outputs))
     small = set()
     for name, constant in program.constants.items():
         if constant.node is not None or (constant.tensor is not None and not is_hollow(constant.tensor)):
@@ -315,13 +316,26 @@ def infer(program: Program, shapes: Mapping[str, tuple[int, Sequence[int]]]) -> 
     return found
 
 
-def _protos(body: Body) -> list[NodeProto]:
+def _protos(program: Program, body: Body) -> list[NodeProto]:
     # As they run: inference refuses a BatchNormalization in training form that is short of outputs which nothing reads.
-    return [proto_of(each, _body_proto) for node in body.nodes for each in neutral_nodes(node)]
+    close = partial(_body_proto, program)
+    return [proto_of(each, close) for node in body.nodes for each in neutral_nodes(node)]
 
 
-def _body_proto(body: Body) -> onnx.GraphProto:
-    return helper.make_graph(_protos(body), "body", list(body.inputs), list(body.outputs))
+def _body_proto(program: Program, body: Body) -> onnx.GraphProto:
+    """Return a scope that has the integers that it reads in itself: inference does not look for a shape outside."""
+    nodes = _protos(program, body)
+    own: dict[str, NodeProto] = {}
+    here = next((value.name for value in body.outputs), "")
+    for node in nodes:
+        for i, name in enumerate(node.input):
+            constant = program.constants.get(name)
+            if constant is None or constant.elem_type != TensorProto.INT64 or constant.tensor is None:
+                continue
+            if not is_hollow(constant.tensor):
+                node.input[i] = f"{name} in {here}"
+                own[name] = helper.make_node("Constant", [], [node.input[i]], value=constant.tensor)
+    return helper.make_graph([*own.values(), *nodes], "body", list(body.inputs), list(body.outputs))
 
 
 def _collect(graph: onnx.GraphProto, found: dict[str, Value]) -> None:
