@@ -6,12 +6,16 @@ What a layer sees of its weight comes from a plain ONNX Runtime session over the
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import oracle
 import pytest
 from commands import call
 from conftest import Run
@@ -99,6 +103,31 @@ def test_keep_keeps_the_gains(lsuv: Lsuv, opset: int) -> None:
     run = lsuv(source, {"x": normal(200, 16)})
     assert run.changed == {"g", "v"}
     assert np.ptp(run.weight("g")) == 0
+
+
+@pytest.mark.parametrize("opset", [11, 22])
+def test_normalised_by_an_operator(lsuv: Lsuv, opset: int) -> None:
+    # It is an operator since opset 1, of a positive axis or a negative one.
+    nodes = "d = LpNormalization<axis=-1, p=2>(v) w = Mul(d, g) y = Gemm<transB=1>(x, w, b)"
+    g = np.exp(normal(40, 1))
+    run = lsuv(model(nodes, opset=opset, v=normal(40, 16), g=g, b=np.zeros(40, np.float32)), {"x": normal(200, 16)})
+    assert (run.row("y").status, run.row("y").init) == ("ok", "orthonormal")
+    assert run.moments("y")[0].var == pytest.approx(1, abs=0.005)
+    assert orthonormality(blocks_of("Gemm", seen(run), trans=True)) < 1e-4
+    assert np.ptp(run.weight("g")) == 0
+
+
+@pytest.mark.parametrize("salt", ["1", "2", "3", "4"])
+def test_of_two_numbers_the_same_one_carries_the_scale(tmp_path: Path, salt: str) -> None:
+    # A 1 that is divided by the norm is no parameter, wherever it stands and whatever Python's hashes are.
+    nodes = "n = ReduceL2<axes=[1]>(v) i = Div(one, n) d = Mul(v, i) w = Mul(d, g) y = Gemm<transB=1>(x, w)"
+    source = tmp_path / "m.onnx"
+    onnx.save(model(nodes, v=normal(10, 16), g=np.float32(2), one=np.float32(1)), source)
+    np.save(tmp_path / "x.npy", normal(64, 16))
+    line = [sys.executable, "-m", "onnx_lsuv", str(source), "-d", str(tmp_path / "x.npy"), "-q"]
+    subprocess.run(line, check=True, env={**os.environ, "PYTHONHASHSEED": salt}, timeout=100)
+    changed = oracle.changed_tensors(onnx.load(source), onnx.load(tmp_path / "m.lsuv.onnx"))
+    assert changed == {"v", "g"}
 
 
 @pytest.mark.parametrize(("init", "variance"), [("he", 2 / 160), ("xavier", 2 / 280)])

@@ -58,7 +58,7 @@ def _computed(
     parts = [part for part in given if part is not None]
     if not parts or len(parts) < len(given):
         return None
-    names = {each for part in parts for each in part}
+    names = dict.fromkeys(each for part in parts for each in part)
     first = parts[0]
 
     def scaled(by: float) -> Degrees:
@@ -73,6 +73,8 @@ def _computed(
             return scaled(0.5)
         case "Reciprocal":
             return scaled(-1)
+        case "LpNormalization":
+            return scaled(0)
         case "ReduceSumSquare":
             return scaled(2)
         case "Pow":

@@ -28,7 +28,7 @@ from onnx_lsuv.layers.moves import (
     phantom,
 )
 from onnx_lsuv.layers.plan import Rest
-from onnx_lsuv.layers.program import DEFAULT_DOMAINS, RANDOM_OPS, Node, Program
+from onnx_lsuv.layers.program import DEFAULT_DOMAINS, RANDOM_OPS, Node, Program, number
 from onnx_lsuv.layers.quantisers import bounded, is_quantiser, rounded
 from onnx_lsuv.model import read
 
@@ -71,8 +71,8 @@ def _with_carrier(program: Program, name: str, source: Source) -> Source | Untra
     ]
     if not carriers:
         return Untraceable("computed", "no constant that the weight is computed from is proportional to it: all stay")
-    # Weight normalisation: of several factors the largest is the trained one, the others are plain numbers.
-    carrier = max(carriers, key=lambda c: program.constants[c].size)
+    # Weight normalisation: of several factors the largest is the trained one, the others are plain numbers, as a 1 is.
+    carrier = max(carriers, key=lambda c: (program.constants[c].size, number(program.constants, c) != 1))
     late = [(degrees(program, c.value, source.rounding) or {}).get(carrier, 0.0) for c in source.companions]
     if any(d not in (0.0, 1.0) for d in late):
         return Untraceable("computed", "what rounds the weight is not proportional to what carries its scale")
@@ -123,6 +123,9 @@ def _follow(program: Program, name: str, found: dict[str, Source]) -> Source:
             return _product(program, node, found)
         if node.op == "Sub" and is_constant(program, node):
             return _centred(program, node, found)
+        if node.op == "LpNormalization" and is_constant(program, node):
+            source = _trace(program, node.inputs[0], found)
+            return replace(source, path=(*source.path, node.op_type), computed=True)
         if node.op == "SequenceAt" and node.inputs[0] in program.producers:
             return _from_sequence(program, node, found)
         if is_constant(program, node):
