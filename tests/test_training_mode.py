@@ -107,6 +107,29 @@ def test_statistics_are_those_of_the_data(opset: int, batches: int, tmp_path: Pa
     assert oracle.conv(np.maximum(y, 0), v, None).std() == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.parametrize("batches", [1, 2])
+def test_variances_that_half_precision_does_not_hold(batches: int, tmp_path: Path) -> None:
+    model = parse(
+        """<ir_version: 7, opset_import: ["" : 14]> g (float16[N,4,5,5] x) => (float16 y) {
+        n = BatchNormalization(x, s, b, mu, va)
+        c = Conv(n, w)
+        y = Conv(c, v)
+    }""",
+        w=normal(8, 4, 1, 1, dtype=np.float16),
+        v=normal(3, 8, 1, 1, dtype=np.float16),
+        s=np.ones(4, np.float16),
+        b=np.zeros(4, np.float16),
+        mu=np.zeros(4, np.float16),
+        va=np.ones(4, np.float16),
+    )
+    spread = np.float16([0, 1, 300, 1000]).reshape(4, 1, 1)
+    data = [{"x": normal(8, 4, 5, 5, seed=i, dtype=np.float16) * spread} for i in range(batches)]
+    check(model, data, tmp_path)
+    # A constant channel has the least number above 0, and what is too large the largest.
+    va = oracle.tensor_of(onnx.load(tmp_path / "out.onnx"), "va")
+    assert va.tolist() == [2.0**-24, pytest.approx(1, rel=0.2), 65504, 65504]
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_random_net_gets_the_same_values_in_either_form(seed: int) -> None:
     case = random_case(seed)

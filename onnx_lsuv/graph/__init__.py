@@ -3,6 +3,7 @@
 from onnx_lsuv.graph.center import within_channels
 from onnx_lsuv.graph.expression import expression
 from onnx_lsuv.graph.nodes import is_random
+from onnx_lsuv.graph.norms import variance_limits
 from onnx_lsuv.graph.pooling import (
     COUNT,
     MEAN,
@@ -40,6 +41,7 @@ __all__ = [
     "is_random",
     "norm_key",
     "scale_of",
+    "variance_limits",
     "widened",
     "within_channels",
 ]

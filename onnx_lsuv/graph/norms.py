@@ -9,9 +9,10 @@ which is a depthwise convolution of one tap; a Relu or Clip after it comes for n
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.graph.blocked import scale_and_shift
@@ -44,15 +45,25 @@ def write_norm(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept],
         return channel_moments(sheet, node.inputs[0], elem_type, width, dims, size_of(dims), shifted=shifted)
 
     found = merge(rw, sheet, records, key, own, width, use=0, top=top)
-    mean, var = (sheet.cast(row, stored) for row in (found.mean, found.var))
-    normalised = replace(node, inputs=(*node.inputs[:3], mean, _at_least_zero(sheet, var, stored)))
+    mean, var = (sheet.cast(row, stored) for row in (found.mean, _bounded(sheet, found.var, stored)))
+    normalised = replace(node, inputs=(*node.inputs[:3], mean, var))
     sheet.nodes += map(proto_of, neutral_nodes(normalised))
 
 
-def _at_least_zero(sheet: Sheet, var: str, elem_type: int) -> str:
-    """Return a variance that is not negative: that of a constant channel can come out a little below zero."""
-    floor = sheet.book.constant([0], helper.tensor_dtype_to_np_dtype(elem_type))
-    return sheet.select(sheet.op("Greater", var, floor), var, floor, elem_type) if sheet.book.opset >= 9 else var
+def variance_limits(elem_type: int) -> tuple[float, float]:
+    """Return the least and the greatest variance that a norm stores in an element type: above 0, and finite."""
+    if elem_type == TensorProto.FLOAT16:
+        return 2.0**-24, 65504.0
+    return 2.0**-126, math.inf
+
+
+def _bounded(sheet: Sheet, var: str, elem_type: int) -> str:
+    """Return a variance that is not negative, as that of a constant channel can come out, and as its type holds it."""
+    if sheet.book.opset < 9:
+        return var
+    low, high = sheet.double(0), sheet.double(variance_limits(elem_type)[1])
+    var = sheet.select(sheet.op("Greater", var, low), var, low)
+    return sheet.select(sheet.op("Less", var, high), var, high) if elem_type == TensorProto.FLOAT16 else var
 
 
 def write_norm_in_blocks(rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept]) -> bool:
@@ -77,7 +88,7 @@ def write_norm_in_blocks(rw: Rewriter, sheet: Sheet, node: Node, records: dict[s
 
     found = merge(rw, sheet, records, norm_key(norm), own, width, use=0, top=True)
     epsilon = sheet.double(node.float_attribute("epsilon", 1e-5))
-    spread = sheet.op("Sqrt", sheet.op("Add", _at_least_zero(sheet, found.var, TensorProto.DOUBLE), epsilon))
+    spread = sheet.op("Sqrt", sheet.op("Add", _bounded(sheet, found.var, TensorProto.DOUBLE), epsilon))
     # The model may compute them.
     forms.settle(sheet, *node.inputs[1:3])
     gain, bias = (sheet.cast(name, TensorProto.DOUBLE) for name in node.inputs[1:3])

@@ -13,7 +13,7 @@ from onnx import helper
 from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batch, Batches, default_limit
 from onnx_lsuv.errors import DataError, ModelError, UsageError
-from onnx_lsuv.graph import COUNT, MEAN, VAR, Calibration, Record, build, norm_key, within_channels
+from onnx_lsuv.graph import COUNT, MEAN, VAR, Calibration, Record, build, norm_key, variance_limits, within_channels
 from onnx_lsuv.layers import Parameters, Plan
 from onnx_lsuv.lsuv.again import settled
 from onnx_lsuv.lsuv.center import Centres, bias_values, centres_of
@@ -25,7 +25,7 @@ from onnx_lsuv.lsuv.notes import guide
 from onnx_lsuv.lsuv.patterns import Targets, pairs_of, targets_of
 from onnx_lsuv.lsuv.prepare import Clock, check_sizes, checked, nothing_to_do, plans_of, run_notes, shapes_of
 from onnx_lsuv.lsuv.result import Change, Result
-from onnx_lsuv.lsuv.rows import HALF, drawn_row, left_row, noted, usable_scale
+from onnx_lsuv.lsuv.rows import drawn_row, left_row, noted, usable_scale
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import Model, promoted, with_values
 from onnx_lsuv.runtime import Device
@@ -237,7 +237,6 @@ def _norm_values(plan: Plan, records: Mapping[str, Record]) -> dict[str, Array]:
             dtype = helper.tensor_dtype_to_np_dtype(constant.elem_type)
             array = record[row].reshape(constant.dims)
             if row == VAR:
-                wide = np.float32 if constant.elem_type in HALF else dtype
-                array = np.maximum(array, np.finfo(wide).tiny)
+                array = np.clip(array, *variance_limits(constant.elem_type))
             values[name] = array.astype(dtype)
     return values
