@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
+from onnx_lsuv.graph.models import IR_MAX, IR_MIN
 from onnx_lsuv.graph.nodes import proto_of
-from onnx_lsuv.graph.stages import IR_MAX, IR_MIN
 from onnx_lsuv.layers import Node, Program, tensor_type
 from onnx_lsuv.model import unused
 

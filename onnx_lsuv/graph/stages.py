@@ -12,27 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from functools import partial
 from types import MappingProxyType
 
-import onnx
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
+from onnx import AttributeProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
 
-from onnx_lsuv.graph.blocked import DOMAIN
 from onnx_lsuv.graph.forms import Forms
-from onnx_lsuv.graph.groups import Dims
-from onnx_lsuv.graph.nodes import neutral_nodes, proto_of
+from onnx_lsuv.graph.inference import infer
+from onnx_lsuv.graph.models import add_constants, model_of
 from onnx_lsuv.graph.pooling import Rough
 from onnx_lsuv.graph.precision import BFLOAT16
 from onnx_lsuv.graph.rewrite import rewrite
 from onnx_lsuv.graph.shapes import check_runnable, is_mistaken, without_lengths
 from onnx_lsuv.graph.sheet import Book, Value
 from onnx_lsuv.graph.state import Rewriter
-from onnx_lsuv.layers import RANDOM_OPS, Body, Plan, Program, tensor_type
-from onnx_lsuv.model import in_float32, is_hollow
+from onnx_lsuv.layers import RANDOM_OPS, Plan, Program, tensor_type
+from onnx_lsuv.model import in_float32
 
-# The IR versions that ONNX Runtime 1.24 to 1.31 reads; a file of a later one is calibrated at the last of these.
-IR_MIN, IR_MAX = 7, 13
 # The time in which ONNX Runtime makes a session grows faster than the number of nodes; so many at most go into one.
 STAGE_NODES = 400
 
@@ -239,12 +234,12 @@ def close(
     names = set(stage.constants)
     read = {name for node in stage.nodes for name in _reads(node)}
     graph = helper.make_graph(stage.nodes, "calibration", inputs, outputs)
-    _add_constants(graph, program, names - set(fed))
+    add_constants(graph, program, names - set(fed))
     graph.initializer.extend(t for name, t in calibration.book.constants.items() if name in read)
     for sparse in program.model.proto.graph.sparse_initializer:
         if sparse.values.name in read:
             graph.sparse_initializer.append(sparse)
-    model = _model(program, graph)
+    model = model_of(program, graph)
     if wide:
         in_float32(model, BFLOAT16)
     return bytes(model.SerializeToString())
@@ -254,102 +249,3 @@ def _ranked(kind: TypeProto, value: Value | None) -> TypeProto:
     """Return a type with the rank that inference found: a Loop whose body leaves its condition's open needs it."""
     known = value is not None and value.dims is not None and kind.HasField("tensor_type")
     return tensor_type(kind.tensor_type.elem_type, [None] * len(value.dims)) if known else kind  # type: ignore[union-attr,arg-type]
-
-
-def _add_constants(graph: onnx.GraphProto, program: Program, names: Set[str]) -> None:
-    made: list[NodeProto] = []
-    for name in sorted(names):
-        constant = program.constants[name]
-        if constant.node is not None:
-            made.append(constant.node)
-            shape = program.constants.get(constant.node.input[0])
-            if shape is not None and shape.name not in names:
-                _append_tensor(graph, shape.tensor, shape.name)
-        else:
-            _append_tensor(graph, constant.tensor, name)
-    if made:
-        rest = list(graph.node)
-        del graph.node[:]
-        graph.node.extend([*made, *rest])
-
-
-def _append_tensor(graph: onnx.GraphProto, tensor: TensorProto | None, name: str) -> None:
-    assert tensor is not None
-    if any(t.name == name for t in graph.initializer):
-        return
-    copy = graph.initializer.add()
-    copy.CopyFrom(tensor)
-    copy.name = name
-
-
-def _model(program: Program, graph: onnx.GraphProto) -> ModelProto:
-    model = ModelProto(ir_version=max(IR_MIN, min(IR_MAX, program.model.proto.ir_version)))
-    model.graph.CopyFrom(graph)
-    added = {node.domain for node in graph.node} & {DOMAIN, "com.microsoft"}
-    for domain, version in {**dict.fromkeys(sorted(added), 1), **program.opsets}.items():
-        model.opset_import.add(domain=domain, version=version)
-    return model
-
-
-def infer(program: Program, shapes: Mapping[str, tuple[int, Sequence[int]]]) -> dict[str, Value]:
-    """Return what shape inference finds out about the values of a program for inputs of given shapes."""
-    inputs = []
-    for value in program.body.inputs:
-        known = shapes.get(value.name)
-        inputs.append(ValueInfoProto(name=value.name, type=tensor_type(*known)) if known else value)
-    graph = helper.make_graph(_protos(program, program.body), "program", inputs, list(program.body.outputs))
-    small = set()
-    for name, constant in program.constants.items():
-        if constant.node is not None or (constant.tensor is not None and not is_hollow(constant.tensor)):
-            small.add(name)
-        else:
-            graph.input.append(ValueInfoProto(name=name, type=tensor_type(constant.elem_type, constant.dims)))
-    _add_constants(graph, program, small)
-    del graph.output[:]
-    model = _model(program, graph)
-    try:
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except Exception:
-        inferred = model
-    found: dict[str, Value] = {}
-    _collect(inferred.graph, found)
-    return found
-
-
-def _protos(program: Program, body: Body) -> list[NodeProto]:
-    # As they run: inference refuses a BatchNormalization in training form that is short of outputs which nothing reads.
-    close = partial(_body_proto, program)
-    return [proto_of(each, close) for node in body.nodes for each in neutral_nodes(node)]
-
-
-def _body_proto(program: Program, body: Body) -> onnx.GraphProto:
-    """Return a scope that has the integers that it reads in itself: inference does not look for a shape outside."""
-    nodes = _protos(program, body)
-    own: dict[str, NodeProto] = {}
-    here = next((value.name for value in body.outputs), "")
-    for node in nodes:
-        for i, name in enumerate(node.input):
-            constant = program.constants.get(name)
-            if constant is None or constant.elem_type != TensorProto.INT64 or constant.tensor is None:
-                continue
-            if not is_hollow(constant.tensor):
-                node.input[i] = f"{name} in {here}"
-                own[name] = helper.make_node("Constant", [], [node.input[i]], value=constant.tensor)
-    return helper.make_graph([*own.values(), *nodes], "body", list(body.inputs), list(body.outputs))
-
-
-def _collect(graph: onnx.GraphProto, found: dict[str, Value]) -> None:
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        if value.type.HasField("tensor_type"):
-            found[value.name] = Value(value.type.tensor_type.elem_type, _dims(value.type))
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                _collect(attribute.g, found)
-
-
-def _dims(kind: TypeProto) -> tuple[int | None, ...] | None:
-    if not kind.tensor_type.HasField("shape"):
-        return None
-    dims: Dims = [d.dim_value if d.HasField("dim_value") else None for d in kind.tensor_type.shape.dim]
-    return tuple(dims)
