@@ -21,6 +21,7 @@ from typing import Protocol
 import numpy as np
 from onnx import GraphProto, TensorProto, ValueInfoProto, helper
 
+from onnx_lsuv.graph.inference import with_rank
 from onnx_lsuv.graph.moments import first_usable, from_record, is_reached
 from onnx_lsuv.graph.nodes import proto_of
 from onnx_lsuv.graph.pooling import ROWS
@@ -162,10 +163,9 @@ def _close(
 
 def _with_rank(rw: Rewriter, value: ValueInfoProto) -> ValueInfoProto:
     """Return a scope's output with the rank that was inferred: a Scan needs it, and a division by a scale hides it."""
-    kind, known = value.type.tensor_type, rw.values.get(value.name)
-    if not value.type.HasField("tensor_type") or kind.HasField("shape") or known is None or known.dims is None:
+    if value.type.tensor_type.HasField("shape"):
         return value
-    return ValueInfoProto(name=value.name, type=tensor_type(kind.elem_type, [None] * len(known.dims)))
+    return ValueInfoProto(name=value.name, type=with_rank(value.type, rw.values.get(value.name)))
 
 
 def _infos(ranks: Iterable[tuple[str, int]]) -> list[ValueInfoProto]:

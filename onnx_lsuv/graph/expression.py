@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from onnx import ModelProto, TensorProto, ValueInfoProto, helper
+from onnx import TensorProto, ValueInfoProto, helper
 
-from onnx_lsuv.graph.models import IR_MAX, IR_MIN
+from onnx_lsuv.graph.models import model_of
 from onnx_lsuv.graph.nodes import proto_of
 from onnx_lsuv.layers import Node, Program, tensor_type
 from onnx_lsuv.model import unused
@@ -50,7 +50,4 @@ def expression(program: Program, name: str, exact: Collection[Node] = ()) -> tup
         [ValueInfoProto(name=c.name, type=tensor_type(c.elem_type, c.dims)) for c in inputs],
         [ValueInfoProto(name=output)],
     )
-    model = ModelProto(ir_version=max(IR_MIN, min(IR_MAX, program.model.proto.ir_version)), graph=graph)
-    for domain, version in {"com.microsoft": 1, **program.opsets}.items():
-        model.opset_import.add(domain=domain, version=version)
-    return bytes(model.SerializeToString()), tuple(constants), output
+    return bytes(model_of(program, graph).SerializeToString()), tuple(constants), output

@@ -41,6 +41,13 @@ def infer(program: Program, shapes: Mapping[str, tuple[int, Sequence[int]]]) -> 
     return found
 
 
+def with_rank(kind: TypeProto, value: Value | None) -> TypeProto:
+    """Return a tensor's type with the rank that was inferred: loops must know it of what goes in and out."""
+    if value is None or value.dims is None or not kind.HasField("tensor_type"):
+        return kind
+    return tensor_type(kind.tensor_type.elem_type, [None] * len(value.dims))
+
+
 def _protos(program: Program, body: Body) -> list[NodeProto]:
     # As they run: inference refuses a BatchNormalization in training form that is short of outputs which nothing reads.
     close = partial(_body_proto, program)

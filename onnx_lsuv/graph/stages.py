@@ -17,7 +17,7 @@ from types import MappingProxyType
 from onnx import AttributeProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
 
 from onnx_lsuv.graph.forms import Forms
-from onnx_lsuv.graph.inference import infer
+from onnx_lsuv.graph.inference import infer, with_rank
 from onnx_lsuv.graph.models import add_constants, model_of
 from onnx_lsuv.graph.pooling import Rough
 from onnx_lsuv.graph.precision import BFLOAT16
@@ -228,7 +228,7 @@ def close(
     constants = [program.constants[name] for name in stage.constants if name in fed]
     inputs += [ValueInfoProto(name=c.name, type=tensor_type(c.elem_type, c.dims)) for c in constants]
     inputs += [ValueInfoProto(name=n, type=tensor_type(TensorProto.DOUBLE, None)) for n in stage.pooled]
-    inputs += [ValueInfoProto(name=n, type=_ranked(types[n], calibration.values.get(n))) for n in stage.carried]
+    inputs += [ValueInfoProto(name=n, type=with_rank(types[n], calibration.values.get(n))) for n in stage.carried]
     # The type of an output may be left open; ONNX Runtime infers it.
     outputs = [ValueInfoProto(name=n) for n in dict.fromkeys((*stage.cuts, *stage.finals, *stage.kept))]
     names = set(stage.constants)
@@ -243,9 +243,3 @@ def close(
     if wide:
         in_float32(model, BFLOAT16)
     return bytes(model.SerializeToString())
-
-
-def _ranked(kind: TypeProto, value: Value | None) -> TypeProto:
-    """Return a type with the rank that inference found: a Loop whose body leaves its condition's open needs it."""
-    known = value is not None and value.dims is not None and kind.HasField("tensor_type")
-    return tensor_type(kind.tensor_type.elem_type, [None] * len(value.dims)) if known else kind  # type: ignore[union-attr,arg-type]

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto
 
 from onnx_lsuv import orthonormal, runtime
 from onnx_lsuv.errors import LsuvError
 from onnx_lsuv.graph import expression
 from onnx_lsuv.layers import Layer, Node, Plan, Program, Weight, scatter, starting_value, stored
 from onnx_lsuv.layers.degrees import degrees
+from onnx_lsuv.lsuv.rows import HALF
 
 Array = NDArray[Any]
 
@@ -163,7 +163,7 @@ def _factor(array: Array, other: Array) -> float:
 
 
 def _alike(layer: Layer, one: Array, other: Array) -> bool:
-    tolerance = _ALIKE_HALF if layer.source.elem_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16) else _ALIKE
+    tolerance = _ALIKE_HALF if layer.source.elem_type in HALF else _ALIKE
     return bool(np.abs(one - other).max() <= tolerance * np.abs(other).max())
 
 
