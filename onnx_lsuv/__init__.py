@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from onnx_lsuv.errors import DataError, DeviceError, LsuvError, ModelError, OutputError, UsageError
-    from onnx_lsuv.lsuv import Change, LayerReport, LeftReport, Result, initialize, measure
+    from onnx_lsuv.lsuv import Change, LayerReport, Result, SkippedReport, initialize, measure
     from onnx_lsuv.model import Model, from_proto, load, save, save_weights, to_bytes
 
 __version__ = "0.1.0"
@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 # Loaded on first use, so that `onnx-lsuv --help` does not wait for numpy, onnx and ONNX Runtime.
 _HOMES = {
     "errors": ("DataError", "DeviceError", "LsuvError", "ModelError", "OutputError", "UsageError"),
-    "lsuv": ("Change", "LayerReport", "LeftReport", "Result", "initialize", "measure"),
+    "lsuv": ("Change", "LayerReport", "SkippedReport", "Result", "initialize", "measure"),
     "model": ("Model", "from_proto", "load", "save", "save_weights", "to_bytes"),
 }
 __all__ = [
@@ -31,12 +31,12 @@ __all__ = [
     "DataError",
     "DeviceError",
     "LayerReport",
-    "LeftReport",
     "LsuvError",
     "Model",
     "ModelError",
     "OutputError",
     "Result",
+    "SkippedReport",
     "UsageError",
     "from_proto",
     "initialize",

@@ -44,7 +44,7 @@ class Run:
 
     def reasons(self) -> dict[str, str]:
         """Return why which node was left alone."""
-        return {row.name: row.reason for row in self.result.left}
+        return {row.name: row.reason for row in self.result.skipped}
 
     def weight(self, name: str) -> Array:
         """Return an initializer of the saved file in float64."""
@@ -102,7 +102,7 @@ def record() -> Iterator[Callable[[str, Result], None]]:
     """Return a function that enters a result in the table at the end."""
 
     def enter(name: str, result: Result) -> None:
-        _met[name] = (Counter(row.status for row in result.layers), Counter(row.reason for row in result.left))
+        _met[name] = (Counter(row.status for row in result.layers), Counter(row.reason for row in result.skipped))
 
     return enter
 

@@ -26,11 +26,11 @@ from oracle import normal, parse
 import onnx_lsuv
 from onnx_lsuv import cli, errors
 from onnx_lsuv.cli.options import Options, validate
+from onnx_lsuv.importers.table import IMPORTERS
 from onnx_lsuv.layers import REASONS
-from onnx_lsuv.layers.operators import OPERATORS
 from onnx_lsuv.lsuv.notes import SECTION
-from onnx_lsuv.lsuv.result import GOOD, STATUSES, Change, LayerReport, LeftReport
-from onnx_lsuv.portable.importers import IMPORTERS
+from onnx_lsuv.lsuv.result import GOOD, STATUSES, Change, LayerReport, SkippedReport
+from onnx_lsuv.operators.linear import OPERATORS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -189,7 +189,7 @@ def test_the_report_has_the_fields_that_are_listed(sample):
     assert set(code([row[:1] for row in table("report")])) == set(report)
     assert set(code(table("layer"))) == set(report["layers"][0]) == set(LayerReport.__dataclass_fields__)
     said = {row[0].strip("`"): set(code([row], 1)) for row in table("report")}
-    assert said["left"] == set(LeftReport.__dataclass_fields__)
+    assert said["left"] == set(SkippedReport.__dataclass_fields__)
     assert said["changes"] == set(Change.__dataclass_fields__)
 
 

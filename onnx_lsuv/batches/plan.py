@@ -150,11 +150,7 @@ def _counting(inputs: Sequence[Input], given: Mapping[str, Sequence[Stored]], pi
 
 
 def _limit(
-    inputs: Sequence[Input],
-    given: Mapping[str, Sequence[Stored]],
-    pieces: Pieces,
-    counting: Input | None,
-    samples: int,
+    inputs: Sequence[Input], given: Mapping[str, Sequence[Stored]], pieces: Pieces, counting: Input | None, samples: int
 ) -> Pieces:
     if counting is None:
         raise UsageError(

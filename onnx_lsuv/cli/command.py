@@ -79,16 +79,11 @@ def command(
         bool, _option(TRAINING, "Rewrite the model so that training frameworks read it.", "--portable")
     ] = False,
     weights_out: Annotated[
-        Path | None,
-        _option(TRAINING, "Write the parameters alone too.", metavar="PATH.{safetensors,npz}"),
+        Path | None, _option(TRAINING, "Write the parameters alone too.", metavar="PATH.{safetensors,npz}")
     ] = None,
     init: Annotated[
         Init,
-        _option(
-            METHOD,
-            "How weights are drawn; keep only rescales. Default: orthonormal.",
-            metavar="|".join(Init),
-        ),
+        _option(METHOD, "How weights are drawn; keep only rescales. Default: orthonormal.", metavar="|".join(Init)),
     ] = Init.orthonormal,
     no_rescale: Annotated[
         bool, _option(METHOD, "Draw only; leave the scale as drawn, to compare LSUV with.", "--no-rescale")

@@ -46,7 +46,7 @@ def _note(plan: Plan, layer: Layer, row: LayerReport, options: Options, centred:
     if row.status == "shared":
         return f"uses the weight of {plan.weights[layer.weight].layers[0].node.label!r}, which decides its scale"
     drawn = "kept" if options.init == "keep" else f"drawn ({row.init})"
-    if layer.source.computed and not layer.source.carrier and options.init != "keep":
+    if layer.source.computed and not layer.source.scaled_constant and options.init != "keep":
         drawn += " before other constants multiply it"
     if not layer.scaled:
         return f"{drawn}, not scaled, as its gates, its attention or an old Scan bound or hide its output"

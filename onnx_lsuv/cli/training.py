@@ -43,7 +43,7 @@ def made_of(form: Portable) -> list[str]:
 
 def trains_where(model: Model, form: Model) -> list[dict[str, Any]]:
     """Return for each framework's importer how it takes a model and its portable form, as plain values."""
+    from onnx_lsuv.importers.forecast import trains  # noqa: PLC0415
     from onnx_lsuv.lsuv import plan_of  # noqa: PLC0415
-    from onnx_lsuv.portable.trains import trains  # noqa: PLC0415
 
     return [each.as_dict() for each in trains(plan_of(model), plan_of(form))]

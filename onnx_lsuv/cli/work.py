@@ -52,10 +52,7 @@ def _work(options: Options, models: list[Model], staged: Staging) -> Ending:
     from onnx_lsuv import runtime  # noqa: PLC0415
 
     device = runtime.open_device(
-        options.device,
-        threads=options.threads,
-        allow_tf32=options.allow_tf32,
-        custom_ops=options.custom_ops or (),
+        options.device, threads=options.threads, allow_tf32=options.allow_tf32, custom_ops=options.custom_ops or ()
     )
     with progress(options.color, quiet=options.quiet) as tell:
         if options.check:
@@ -183,7 +180,8 @@ def _read_batches(model: Model, options: Options) -> Batches:
     inputs = kinds.inputs_of(model.proto.graph)
     cut: dict[str, Any] = {"batch_size": options.batch_size, "samples": options.samples}
     if options.random:
-        from onnx_lsuv.layers import expand, vocabulary  # noqa: PLC0415
+        from onnx_lsuv.program import expand  # noqa: PLC0415
+        from onnx_lsuv.roles import vocabulary  # noqa: PLC0415
 
         shapes = kinds.parse_shapes(inputs, options.shape or [])
         return kinds.from_random(inputs, shapes, seed=options.seed, high=vocabulary(expand(model)), **cut)

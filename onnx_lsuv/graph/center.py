@@ -9,33 +9,33 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto
 
+from onnx_lsuv.graph.builder import GraphBuilder
 from onnx_lsuv.graph.moments import Moments, is_usable
 from onnx_lsuv.graph.pooling import COUNT, MEAN, USE, VAR, Record
-from onnx_lsuv.graph.sheet import Sheet
 from onnx_lsuv.layers import Layer, channels_last
 
 
-def within(sheet: Sheet, found: Moments) -> Moments:
+def within(builder: GraphBuilder, found: Moments) -> Moments:
     """Write the nodes that turn the moments of channels into those of the output about its channels' means."""
-    square = sheet.reduce("ReduceMean", sheet.op("Mul", found.mean, found.mean), (0,), keep=True)
-    return Moments(found.count, sheet.op("Sqrt", square), sheet.reduce("ReduceMean", found.var, (0,), keep=True))
+    square = builder.reduce("ReduceMean", builder.op("Mul", found.mean, found.mean), (0,), keep=True)
+    return Moments(found.count, builder.op("Sqrt", square), builder.reduce("ReduceMean", found.var, (0,), keep=True))
 
 
-def centred(sheet: Sheet, layer: Layer, raw: str, found: Moments, spread: Moments) -> str:
+def centred(builder: GraphBuilder, layer: Layer, raw: str, found: Moments, spread: Moments) -> str:
     """Take the channels' means away; where there is no variance to scale by, nothing.
 
     Args:
-        sheet: where to write.
+        builder: where to write.
         layer: the layer.
         raw: its output without a bias.
         found: the moments of its channels.
         spread: what `within` makes of them.
     """
-    good = sheet.cast(is_usable(sheet, spread.mean, spread.var), TensorProto.DOUBLE)
-    mean = sheet.cast(sheet.op("Mul", found.mean, good), layer.source.elem_type)
+    good = builder.cast(is_usable(builder, spread.mean, spread.var), TensorProto.DOUBLE)
+    mean = builder.cast(builder.op("Mul", found.mean, good), layer.source.elem_type)
     if not channels_last(layer.node):
-        mean = sheet.reshape(mean, 1, -1, *(1 for _ in layer.source.shape[2:]))
-    return sheet.op("Sub", raw, mean)
+        mean = builder.reshape(mean, 1, -1, *(1 for _ in layer.source.shape[2:]))
+    return builder.op("Sub", raw, mean)
 
 
 def within_channels(record: Record) -> Record:

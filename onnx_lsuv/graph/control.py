@@ -21,46 +21,46 @@ from typing import Protocol
 import numpy as np
 from onnx import GraphProto, TensorProto, ValueInfoProto, helper
 
+from onnx_lsuv.graph.builder import GraphBuilder
 from onnx_lsuv.graph.inference import with_rank
 from onnx_lsuv.graph.moments import first_usable, from_record, is_reached
 from onnx_lsuv.graph.nodes import proto_of
 from onnx_lsuv.graph.pooling import ROWS
 from onnx_lsuv.graph.records import empty_trail
-from onnx_lsuv.graph.sheet import Sheet
 from onnx_lsuv.graph.state import Kept, Rewriter, keys_inside
-from onnx_lsuv.layers import Body, Node, tensor_type
+from onnx_lsuv.program import Body, Node, tensor_type
 
 
 class WriteBody(Protocol):
     """Write the nodes of a scope, taking records over and adding to them."""
 
-    def __call__(self, rw: Rewriter, sheet: Sheet, body: Body, records: dict[str, Kept], *, top: bool) -> None:
+    def __call__(self, rw: Rewriter, builder: GraphBuilder, body: Body, records: dict[str, Kept], *, top: bool) -> None:
         """Write a scope."""
 
 
 def write_control(
-    rw: Rewriter, sheet: Sheet, node: Node, records: dict[str, Kept], write: WriteBody, *, top: bool
+    rw: Rewriter, builder: GraphBuilder, node: Node, records: dict[str, Kept], write: WriteBody, *, top: bool
 ) -> None:
     """Write a node that has records inside its scopes; `write` writes a scope."""
     keys = {k: width for k, width in keys_inside(rw, node).items() if not (k in records and records[k].certain)}
     if not top or (rw.rescale and not rw.staged):
-        _scopes(rw, sheet, node, keys, records, write)
+        _scopes(rw, builder, node, keys, records, write)
         return
-    start, inner = len(sheet.nodes), dict(records)
+    start, inner = len(builder.nodes), dict(records)
     fed: dict[str, str] = {}
     for key, width in keys.items():
         before = records.get(key) if rw.rescale else None
-        trail = empty_trail(sheet, width) if key in rw.plan.weights else None
+        trail = empty_trail(builder, width) if key in rw.plan.weights else None
         inner[key] = replace(before or _unreached(rw, width), trail=trail)
         if rw.rescale:
             fed[key] = rw.book.fresh()
             layer = key in rw.plan.weights
-            rw.given[key] = first_usable(sheet, before.name, fed[key], width, layer=layer) if before else fed[key]
-    _scopes(rw, sheet, node, keys, inner, write)
+            rw.given[key] = first_usable(builder, before.name, fed[key], width, layer=layer) if before else fed[key]
+    _scopes(rw, builder, node, keys, inner, write)
     rw.given.clear()
-    lists = {key: _listed(sheet, inner[key], width) for key, width in keys.items()}
+    lists = {key: _listed(builder, inner[key], width) for key, width in keys.items()}
     if rw.rescale:
-        rw.repeated.append(frozenset(name for proto in sheet.nodes[start:] for name in proto.output if name))
+        rw.repeated.append(frozenset(name for proto in builder.nodes[start:] for name in proto.output if name))
     for key, width in keys.items():
         found = lists[key]
         if not rw.rescale:
@@ -70,9 +70,9 @@ def write_control(
         rw.cuts[found] = key
         rw.again[found] = fed[key], width
         if before := records.get(key):
-            reached = is_reached(sheet, from_record(sheet, found, width), width)
-            found = sheet.select(reached, found, before.name)
-            found = first_usable(sheet, before.name, found, width, layer=key in rw.plan.weights)
+            reached = is_reached(builder, from_record(builder, found, width), width)
+            found = builder.select(reached, found, before.name)
+            found = first_usable(builder, before.name, found, width, layer=key in rw.plan.weights)
         records[key] = Kept(found, certain=False)
 
 
@@ -80,15 +80,15 @@ def _unreached(rw: Rewriter, width: int) -> Kept:
     return Kept(rw.book.constant(np.zeros(ROWS * width), np.float64), certain=False)
 
 
-def _listed(sheet: Sheet, kept: Kept, width: int) -> str:
+def _listed(builder: GraphBuilder, kept: Kept, width: int) -> str:
     """Return the records (n, ROWS, width) of which the first usable decides."""
-    last = sheet.reshape(kept.name, 1, ROWS * width)
-    whole = sheet.op("Concat", kept.trail, last, axis=0) if kept.trail else last
-    return sheet.reshape(whole, -1, ROWS, width)
+    last = builder.reshape(kept.name, 1, ROWS * width)
+    whole = builder.op("Concat", kept.trail, last, axis=0) if kept.trail else last
+    return builder.reshape(whole, -1, ROWS, width)
 
 
 def _scopes(
-    rw: Rewriter, sheet: Sheet, node: Node, keys: Mapping[str, int], records: dict[str, Kept], write: WriteBody
+    rw: Rewriter, builder: GraphBuilder, node: Node, keys: Mapping[str, int], records: dict[str, Kept], write: WriteBody
 ) -> None:
     """Write a node with its scopes, the records going in and out."""
     entry = {key: records.get(key) or _unreached(rw, width) for key, width in keys.items()}
@@ -99,7 +99,7 @@ def _scopes(
     if node.op_type == "If":
         leaves = []
         for name, body in node.bodies.items():
-            inner, kept = Sheet(rw.book), {**records, **entry}
+            inner, kept = GraphBuilder(rw.book), {**records, **entry}
             write(rw, inner, body, kept, top=False)
             leaves.append(kept)
             graphs[name] = _close(rw, inner, body, list(body.inputs), len(body.outputs), _ranked(kept[k] for k in keys))
@@ -112,17 +112,12 @@ def _scopes(
         at = len(inputs) - scanned
         states = at - (2 if node.op_type == "Loop" else 0)
         formals = {key: _fresh(rw, kept) for key, kept in entry.items()}
-        inner, kept = Sheet(rw.book), {**records, **formals}
+        inner, kept = GraphBuilder(rw.book), {**records, **formals}
         write(rw, inner, body, kept, top=False)
         place = len(body.inputs) - scanned
         body_inputs = [*body.inputs[:place], *_infos(_ranked(formals.values())), *body.inputs[place:]]
         graphs[name] = _close(
-            rw,
-            inner,
-            body,
-            body_inputs,
-            states + (1 if node.op_type == "Loop" else 0),
-            _ranked(kept[k] for k in keys),
+            rw, inner, body, body_inputs, states + (1 if node.op_type == "Loop" else 0), _ranked(kept[k] for k in keys)
         )
         inputs = (*inputs[:at], *(name for name, _ in _ranked(entry.values())), *inputs[at:])
         outputs = (*outputs, *("" for _ in range(states - len(outputs))))
@@ -131,7 +126,7 @@ def _scopes(
     proto = proto_of(replace(node, inputs=inputs, outputs=outputs, bodies={}))
     for name, graph in graphs.items():
         proto.attribute.append(helper.make_attribute(name, graph))
-    sheet.nodes.append(proto)
+    builder.nodes.append(proto)
     for key in keys:
         records[key] = replace(results[key], certain=certain[key])
 
@@ -147,7 +142,7 @@ def _ranked(kept: Iterable[Kept]) -> list[tuple[str, int]]:
 
 def _close(
     rw: Rewriter,
-    inner: Sheet,
+    inner: GraphBuilder,
     body: Body,
     inputs: list[ValueInfoProto],
     at: int,

@@ -9,8 +9,8 @@ from onnx import TensorProto, ValueInfoProto, helper
 
 from onnx_lsuv.graph.models import model_of
 from onnx_lsuv.graph.nodes import proto_of
-from onnx_lsuv.layers import Node, Program, tensor_type
 from onnx_lsuv.model import unused
+from onnx_lsuv.program import Node, Program, tensor_type
 
 
 def expression(program: Program, name: str, exact: Collection[Node] = ()) -> tuple[bytes, tuple[str, ...], str]:

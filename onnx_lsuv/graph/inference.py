@@ -8,12 +8,12 @@ from functools import partial
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
 
+from onnx_lsuv.graph.builder import Value
 from onnx_lsuv.graph.groups import Dims
 from onnx_lsuv.graph.models import add_constants, model_of
 from onnx_lsuv.graph.nodes import neutral_nodes, proto_of
-from onnx_lsuv.graph.sheet import Value
-from onnx_lsuv.layers import Body, Program, tensor_type
 from onnx_lsuv.model import is_hollow
+from onnx_lsuv.program import Body, Program, tensor_type
 
 
 def infer(program: Program, shapes: Mapping[str, tuple[int, Sequence[int]]]) -> dict[str, Value]:

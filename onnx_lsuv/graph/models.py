@@ -8,7 +8,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto
 
 from onnx_lsuv.graph.blocked import DOMAIN
-from onnx_lsuv.layers import Program
+from onnx_lsuv.program import Program
 
 # The IR versions that ONNX Runtime 1.24 to 1.31 reads; a file of a later one is calibrated at the last of these.
 IR_MIN, IR_MAX = 7, 13

@@ -31,9 +31,9 @@ import numpy as np
 from onnx import TensorProto
 
 from onnx_lsuv.graph.blocked import padded
+from onnx_lsuv.graph.builder import GraphBuilder
 from onnx_lsuv.graph.groups import GROUP_MIN, Dims, Groups, groups_of
 from onnx_lsuv.graph.pooling import COUNT, HUGE, MEAN, NOISE, SCALE_MAX, TINY, VAR
-from onnx_lsuv.graph.sheet import Sheet
 
 # So few values have too few groups for that, and go in float64 at once.
 SMALL = 1 << 15
@@ -55,7 +55,7 @@ class Moments:
 
 
 def moments(
-    sheet: Sheet,
+    builder: GraphBuilder,
     value: str,
     elem_type: int,
     groups: Groups,
@@ -68,7 +68,7 @@ def moments(
     """Write the nodes that measure a value. Half precision is summed in float32.
 
     Args:
-        sheet: where to write.
+        builder: where to write.
         value: what to measure; with several channels they stand on its axis 1.
         elem_type: its element type.
         groups: how many neighbouring values are reduced in float32.
@@ -82,48 +82,48 @@ def moments(
     if elem_type == TensorProto.DOUBLE or (size is not None and size <= SMALL):
         group = None
     if elem_type != TensorProto.DOUBLE and group is None:
-        x = sheet.cast(x, TensorProto.DOUBLE)
+        x = builder.cast(x, TensorProto.DOUBLE)
     elif elem_type not in (TensorProto.FLOAT, TensorProto.DOUBLE):
-        x = sheet.cast(x, TensorProto.FLOAT)
+        x = builder.cast(x, TensorProto.FLOAT)
     if size is not None:
-        count = sheet.book.filled(size // channels, channels, dtype=np.float64)
+        count = builder.book.filled(size // channels, channels, dtype=np.float64)
     else:
-        each = sheet.book.filled(channels, channels, dtype=np.float64)
-        count = sheet.op("Div", sheet.cast(sheet.op("Size", value), TensorProto.DOUBLE), each)
+        each = builder.book.filled(channels, channels, dtype=np.float64)
+        count = builder.op("Div", builder.cast(builder.op("Size", value), TensorProto.DOUBLE), each)
     shape = (0, channels, -1) if channels > 1 else (-1,)
     outer, keep = ((0, 2), False) if channels > 1 else ((0,), True)
     share = 1.0 if stored is None or size is None else stored / size
     if group is None:
-        x = sheet.reshape(x, *shape)
-        first = sheet.reduce("ReduceMean", x, outer, keep=keep)
-        second = sheet.reduce("ReduceMean", sheet.op("Mul", x, x), outer, keep=keep)
-        return _central(sheet, count, _times(sheet, first, share), _times(sheet, second, share))
+        x = builder.reshape(x, *shape)
+        first = builder.reduce("ReduceMean", x, outer, keep=keep)
+        second = builder.reduce("ReduceMean", builder.op("Mul", x, x), outer, keep=keep)
+        return _central(builder, count, _times(builder, first, share), _times(builder, second, share))
 
     def over(op_type: str, x: str, factor: float) -> str:
-        parts = sheet.reduce(op_type, x, (len(shape),))
-        return _over_groups(sheet, parts, outer, factor, keep=keep)
+        parts = builder.reduce(op_type, x, (len(shape),))
+        return _over_groups(builder, parts, outer, factor, keep=keep)
 
-    grouped = sheet.reshape(x, *shape, group)
+    grouped = builder.reshape(x, *shape, group)
     first = over("ReduceMean", grouped, share)
     if shifted:
-        number = sheet.cast(first, TensorProto.FLOAT)
+        number = builder.cast(first, TensorProto.FLOAT)
         if less is not None:
-            grouped = sheet.reshape(less(number), *shape, group)
+            grouped = builder.reshape(less(number), *shape, group)
         else:
-            grouped = sheet.op("Sub", grouped, sheet.reshape(number, channels, 1, 1) if channels > 1 else number)
+            grouped = builder.op("Sub", grouped, builder.reshape(number, channels, 1, 1) if channels > 1 else number)
         first = over("ReduceMean", grouped, share)
         second = over("ReduceSumSquare", grouped, share / group)
-        return _central(sheet, count, first, second, number)
-    if row is None or not sheet.book.rows:
+        return _central(builder, count, first, second, number)
+    if row is None or not builder.book.rows:
         second = over("ReduceSumSquare", grouped, share / group)
     else:
         # ONNX Runtime takes a third of the time for this that it takes for ReduceSumSquare.
-        rows = sheet.reshape(x, *shape, 1, row)
-        squares = sheet.op("FusedMatMul", rows, rows, domain="com.microsoft", transB=1)
-        second = _over_groups(sheet, squares, (*outer, len(shape), len(shape) + 1), share / row)
-    longest = group if row is None or not sheet.book.rows else max(group, row)
+        rows = builder.reshape(x, *shape, 1, row)
+        squares = builder.op("FusedMatMul", rows, rows, domain="com.microsoft", transB=1)
+        second = _over_groups(builder, squares, (*outer, len(shape), len(shape) + 1), share / row)
+    longest = group if row is None or not builder.book.rows else max(group, row)
     several = 1 if size is None else size // (channels * longest)
-    return replace(_central(sheet, count, first, second), rough=_large(longest, several))
+    return replace(_central(builder, count, first, second), rough=_large(longest, several))
 
 
 def _large(length: int, number: int) -> float:
@@ -131,27 +131,29 @@ def _large(length: int, number: int) -> float:
     return LARGE * math.sqrt(min(max(number, 1), MANY) / max(length, SHORT))
 
 
-def _over_groups(sheet: Sheet, parts: str, axes: Sequence[int], factor: float = 1.0, *, keep: bool = False) -> str:
+def _over_groups(
+    builder: GraphBuilder, parts: str, axes: Sequence[int], factor: float = 1.0, *, keep: bool = False
+) -> str:
     """Reduce what float32 gave for each group in float64, and multiply it."""
-    mean = sheet.reduce("ReduceMean", sheet.cast(parts, TensorProto.DOUBLE), axes, keep=keep)
-    return _times(sheet, mean, factor)
+    mean = builder.reduce("ReduceMean", builder.cast(parts, TensorProto.DOUBLE), axes, keep=keep)
+    return _times(builder, mean, factor)
 
 
-def _times(sheet: Sheet, value: str, factor: float) -> str:
-    return value if factor == 1 else sheet.op("Mul", value, sheet.double(factor))
+def _times(builder: GraphBuilder, value: str, factor: float) -> str:
+    return value if factor == 1 else builder.op("Mul", value, builder.double(factor))
 
 
-def _central(sheet: Sheet, count: str, first: str, second: str, number: str | None = None) -> Moments:
+def _central(builder: GraphBuilder, count: str, first: str, second: str, number: str | None = None) -> Moments:
     """Turn E[x] and E[x^2] into moments; with a float32 number those of x - number."""
-    square = sheet.op("Mul", first, first)
-    var = sheet.op("Sub", second, square)
+    square = builder.op("Mul", first, first)
+    var = builder.op("Sub", second, square)
     if number is not None:
-        return Moments(count, sheet.op("Add", first, sheet.cast(number, TensorProto.DOUBLE)), var)
+        return Moments(count, builder.op("Add", first, builder.cast(number, TensorProto.DOUBLE)), var)
     return Moments(count, first, var, square)
 
 
 def channel_moments(
-    sheet: Sheet,
+    builder: GraphBuilder,
     value: str,
     elem_type: int,
     channels: int,
@@ -163,11 +165,11 @@ def channel_moments(
     """Write the nodes that measure each channel of a value by itself; arguments as for `moments` and `groups_of`."""
     # Groups lie within one sample and one channel.
     groups = groups_of(dims, leading=0 if channels == 1 else 2)
-    return moments(sheet, value, elem_type, groups, channels, size, shifted=shifted)
+    return moments(builder, value, elem_type, groups, channels, size, shifted=shifted)
 
 
 def moments_in_blocks(
-    sheet: Sheet, value: str, image: tuple[int, int, int, int], block: int, *, shifted: bool = False
+    builder: GraphBuilder, value: str, image: tuple[int, int, int, int], block: int, *, shifted: bool = False
 ) -> Moments | None:
     """Write the nodes that measure each channel of a float32 image in blocks (see `blocked`).
 
@@ -180,104 +182,108 @@ def moments_in_blocks(
         return None
     number, rough, outer = None, None, (0, 2)
     if n * c * places <= SMALL:
-        x = sheet.cast(sheet.reshape(value, n, columns, places, block), TensorProto.DOUBLE)
-        first, second = (sheet.reduce("ReduceMean", each, outer) for each in (x, sheet.op("Mul", x, x)))
+        x = builder.cast(builder.reshape(value, n, columns, places, block), TensorProto.DOUBLE)
+        first, second = (builder.reduce("ReduceMean", each, outer) for each in (x, builder.op("Mul", x, x)))
     else:
-        grouped = sheet.reshape(value, n, columns, places // group, group, block)
-        first = _over_groups(sheet, sheet.reduce("ReduceMean", grouped, (3,)), outer)
+        grouped = builder.reshape(value, n, columns, places // group, group, block)
+        first = _over_groups(builder, builder.reduce("ReduceMean", grouped, (3,)), outer)
         if shifted:
-            number = sheet.cast(first, TensorProto.FLOAT)
-            grouped = sheet.op("Sub", grouped, sheet.reshape(number, columns, 1, 1, block))
-            first = _over_groups(sheet, sheet.reduce("ReduceMean", grouped, (3,)), outer)
-        second = _over_groups(sheet, sheet.reduce("ReduceSumSquare", grouped, (3,)), outer, 1 / group)
+            number = builder.cast(first, TensorProto.FLOAT)
+            grouped = builder.op("Sub", grouped, builder.reshape(number, columns, 1, 1, block))
+            first = _over_groups(builder, builder.reduce("ReduceMean", grouped, (3,)), outer)
+        second = _over_groups(builder, builder.reduce("ReduceSumSquare", grouped, (3,)), outer, 1 / group)
         rough = None if shifted else _large(group, n * places // group)
-    rows = [sheet.reshape(each, columns * block) for each in (first, second, number) if each is not None]
+    rows = [builder.reshape(each, columns * block) for each in (first, second, number) if each is not None]
     if columns * block > c:
-        rows = [sheet.op("Gather", each, sheet.ints(*range(c)), axis=0) for each in rows]
-    count = sheet.book.filled(n * places, c, dtype=np.float64)
-    return replace(_central(sheet, count, *rows), rough=rough)
+        rows = [builder.op("Gather", each, builder.ints(*range(c)), axis=0) for each in rows]
+    count = builder.book.filled(n * places, c, dtype=np.float64)
+    return replace(_central(builder, count, *rows), rough=rough)
 
 
-def over_channels(sheet: Sheet, found: Moments, size: int) -> Moments:
+def over_channels(builder: GraphBuilder, found: Moments, size: int) -> Moments:
     """Write the nodes that turn the moments of channels, of equally many values, into those of all values."""
-    count = sheet.book.constant([size], np.float64)
-    mean, var = (sheet.reduce("ReduceMean", row, (0,), keep=True) for row in (found.mean, found.var))
-    between = sheet.reduce("ReduceMean", found.square or sheet.op("Mul", found.mean, found.mean), (0,), keep=True)
-    return replace(_central(sheet, count, mean, sheet.op("Add", var, between)), rough=found.rough)
+    count = builder.book.constant([size], np.float64)
+    mean, var = (builder.reduce("ReduceMean", row, (0,), keep=True) for row in (found.mean, found.var))
+    between = builder.reduce("ReduceMean", found.square or builder.op("Mul", found.mean, found.mean), (0,), keep=True)
+    return replace(_central(builder, count, mean, builder.op("Add", var, between)), rough=found.rough)
 
 
-def joined(sheet: Sheet, parts: Sequence[Moments]) -> Moments:
+def joined(builder: GraphBuilder, parts: Sequence[Moments]) -> Moments:
     """Put the moments of several values side by side."""
     rows = [[p.count for p in parts], [p.mean for p in parts], [p.var for p in parts]]
-    count, mean, var = (sheet.op("Concat", *row, axis=0) for row in rows)
+    count, mean, var = (builder.op("Concat", *row, axis=0) for row in rows)
     return Moments(count, mean, var, rough=min((p.rough for p in parts if p.rough is not None), default=None))
 
 
-def to_record(sheet: Sheet, found: Moments, use: int, channels: int) -> str:
+def to_record(builder: GraphBuilder, found: Moments, use: int, channels: int) -> str:
     """Write a record: counts, means, variances and the use one after the other, (4 * channels,)."""
-    uses = sheet.book.filled(use, channels, dtype=np.float64)
-    return sheet.op("Concat", found.count, found.mean, found.var, uses, axis=0)
+    uses = builder.book.filled(use, channels, dtype=np.float64)
+    return builder.op("Concat", found.count, found.mean, found.var, uses, axis=0)
 
 
-def from_record(sheet: Sheet, record: str, channels: int) -> Moments:
+def from_record(builder: GraphBuilder, record: str, channels: int) -> Moments:
     """Take a record apart."""
-    rows = (sheet.ints(*range(row * channels, (row + 1) * channels)) for row in (COUNT, MEAN, VAR))
-    count, mean, var = (sheet.op("Gather", record, row, axis=0) for row in rows)
+    rows = (builder.ints(*range(row * channels, (row + 1) * channels)) for row in (COUNT, MEAN, VAR))
+    count, mean, var = (builder.op("Gather", record, row, axis=0) for row in rows)
     return Moments(count, mean, var)
 
 
-def first_usable(sheet: Sheet, before: str, own: str, channels: int, *, layer: bool) -> str:
+def first_usable(builder: GraphBuilder, before: str, own: str, channels: int, *, layer: bool) -> str:
     """Return the earlier record where it was reached, else the own.
 
     For a layer the own counts too where it has a variance to scale by, and the earlier one has none.
     """
-    earlier = from_record(sheet, before, channels)
-    good = is_reached(sheet, earlier, channels)
+    earlier = from_record(builder, before, channels)
+    good = is_reached(builder, earlier, channels)
     if layer:
         # A loop's state starts at zero, as a recurrent net's: its first iteration may say nothing.
         first, second = (
-            is_usable(sheet, _pick(sheet, found.mean, 0, channels), _pick(sheet, found.var, 0, channels))
-            for found in (earlier, from_record(sheet, own, channels))
+            is_usable(builder, _pick(builder, found.mean, 0, channels), _pick(builder, found.var, 0, channels))
+            for found in (earlier, from_record(builder, own, channels))
         )
-        good = sheet.op("And", good, sheet.op("Or", first, sheet.op("Not", second)))
-    return sheet.select(good, before, own)
+        good = builder.op("And", good, builder.op("Or", first, builder.op("Not", second)))
+    return builder.select(good, before, own)
 
 
-def is_reached(sheet: Sheet, found: Moments, channels: int) -> str:
+def is_reached(builder: GraphBuilder, found: Moments, channels: int) -> str:
     """Write the node that says whether the data reached a record."""
-    return sheet.op("Greater", _pick(sheet, found.count, 0, channels), sheet.book.constant([0.0], np.float64))
+    return builder.op("Greater", _pick(builder, found.count, 0, channels), builder.book.constant([0.0], np.float64))
 
 
-def _pick(sheet: Sheet, row: str, column: int, columns: int) -> str:
-    return row if columns == 1 else sheet.op("Gather", row, sheet.ints(column), axis=0)
+def _pick(builder: GraphBuilder, row: str, column: int, columns: int) -> str:
+    return row if columns == 1 else builder.op("Gather", row, builder.ints(column), axis=0)
 
 
-def is_usable(sheet: Sheet, mean: str, var: str, square: str | None = None) -> str:
+def is_usable(builder: GraphBuilder, mean: str, var: str, square: str | None = None) -> str:
     """Write the nodes that say whether a variance is one to scale by; `square` is that of the mean, if it is there."""
-    floor = sheet.op("Mul", square or sheet.op("Mul", mean, mean), sheet.double(NOISE))
-    floor = sheet.op("Add", floor, sheet.double(TINY))
-    return sheet.op("And", sheet.op("Greater", var, floor), sheet.op("Less", var, sheet.double(HUGE)))
+    floor = builder.op("Mul", square or builder.op("Mul", mean, mean), builder.double(NOISE))
+    floor = builder.op("Add", floor, builder.double(TINY))
+    return builder.op("And", builder.op("Greater", var, floor), builder.op("Less", var, builder.double(HUGE)))
 
 
-def scale(sheet: Sheet, found: Moments, target: float, *, with_term: bool, elem_type: int, scalar: bool) -> str:
+def scale(
+    builder: GraphBuilder, found: Moments, target: float, *, with_term: bool, elem_type: int, scalar: bool
+) -> str:
     """Write the nodes that turn moments into a scale of an element type; it is 1 where there is none.
 
     The scale has the shape (1,), or () with `scalar`, as an output of rank 0 needs it.
     """
-    one, zero = sheet.book.constant([1.0], np.float64), sheet.book.constant([0.0], np.float64)
+    one, zero = builder.book.constant([1.0], np.float64), builder.book.constant([0.0], np.float64)
     columns = 3 if with_term else 1
-    mean, var = _pick(sheet, found.mean, 0, columns), _pick(sheet, found.var, 0, columns)
-    good = is_usable(sheet, mean, var, found.square if columns == 1 else None)
+    mean, var = _pick(builder, found.mean, 0, columns), _pick(builder, found.var, 0, columns)
+    good = is_usable(builder, mean, var, found.square if columns == 1 else None)
     if with_term:
-        var_b, var_sum = _pick(sheet, found.var, 1, columns), _pick(sheet, found.var, 2, columns)
-        cov = sheet.op("Mul", sheet.op("Sub", sheet.op("Sub", var_sum, var), var_b), sheet.double(0.5))
-        rest = sheet.op("Mul", var, sheet.op("Sub", sheet.double(target**2), var_b))
-        inner = sheet.op("Add", sheet.op("Mul", cov, cov), rest)
-        result = sheet.op("Div", sheet.op("Sub", sheet.op("Sqrt", inner), cov), var)
-        positive = sheet.op("And", sheet.op("Greater", result, zero), sheet.op("Less", result, sheet.double(SCALE_MAX)))
-        good = sheet.op("And", sheet.op("And", good, sheet.op("Greater", inner, zero)), positive)
+        var_b, var_sum = _pick(builder, found.var, 1, columns), _pick(builder, found.var, 2, columns)
+        cov = builder.op("Mul", builder.op("Sub", builder.op("Sub", var_sum, var), var_b), builder.double(0.5))
+        rest = builder.op("Mul", var, builder.op("Sub", builder.double(target**2), var_b))
+        inner = builder.op("Add", builder.op("Mul", cov, cov), rest)
+        result = builder.op("Div", builder.op("Sub", builder.op("Sqrt", inner), cov), var)
+        positive = builder.op(
+            "And", builder.op("Greater", result, zero), builder.op("Less", result, builder.double(SCALE_MAX))
+        )
+        good = builder.op("And", builder.op("And", good, builder.op("Greater", inner, zero)), positive)
     else:
-        result = sheet.op("Div", sheet.double(target), sheet.op("Sqrt", var))
+        result = builder.op("Div", builder.double(target), builder.op("Sqrt", var))
     # Where the variance is no good the result is not either; the choice is made after it.
-    chosen = sheet.select(good, result, one)
-    return sheet.cast(sheet.reshape(chosen) if scalar else chosen, elem_type)
+    chosen = builder.select(good, result, one)
+    return builder.cast(builder.reshape(chosen) if scalar else chosen, elem_type)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from onnx import AttributeProto, GraphProto, NodeProto, helper
 
-from onnx_lsuv.layers import Body, Node
+from onnx_lsuv.program import Body, Node
 
 
 def neutral(node: Node) -> Node:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto
 
-from onnx_lsuv.layers import Program
 from onnx_lsuv.model import Array, names_type
+from onnx_lsuv.program import Program
 
 BFLOAT16 = frozenset({TensorProto.BFLOAT16})
 

@@ -21,8 +21,9 @@ import numpy as np
 from onnx import ValueInfoProto
 
 from onnx_lsuv.errors import ModelError
-from onnx_lsuv.graph.sheet import Value
-from onnx_lsuv.layers import Node, Plan, Program, known, tensor_type
+from onnx_lsuv.graph.builder import Value
+from onnx_lsuv.layers import Plan
+from onnx_lsuv.program import Node, Program, known, tensor_type
 
 Dims = tuple[int | None, ...]
 _POOLS = frozenset({"MaxPool", "AveragePool", "LpPool"})

@@ -16,6 +16,7 @@ from types import MappingProxyType
 
 from onnx import AttributeProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
 
+from onnx_lsuv.graph.builder import Book, Value
 from onnx_lsuv.graph.forms import Forms
 from onnx_lsuv.graph.inference import infer, with_rank
 from onnx_lsuv.graph.models import add_constants, model_of
@@ -23,10 +24,10 @@ from onnx_lsuv.graph.pooling import Rough
 from onnx_lsuv.graph.precision import BFLOAT16
 from onnx_lsuv.graph.rewrite import rewrite
 from onnx_lsuv.graph.shapes import check_runnable, is_mistaken, without_lengths
-from onnx_lsuv.graph.sheet import Book, Value
 from onnx_lsuv.graph.state import Rewriter
-from onnx_lsuv.layers import RANDOM_OPS, Plan, Program, tensor_type
+from onnx_lsuv.layers import Plan
 from onnx_lsuv.model import in_float32
+from onnx_lsuv.program import RANDOM_OPS, Program, tensor_type
 
 # The time in which ONNX Runtime makes a session grows faster than the number of nodes; so many at most go into one.
 STAGE_NODES = 400

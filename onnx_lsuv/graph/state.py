@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
+from onnx_lsuv.graph.builder import Book, GraphBuilder, Value
 from onnx_lsuv.graph.forms import Forms
 from onnx_lsuv.graph.moments import Moments, moments_in_blocks
 from onnx_lsuv.graph.pooling import Rough
-from onnx_lsuv.graph.sheet import Book, Sheet, Value
-from onnx_lsuv.layers import Layer, Node, Norm, Plan, walk
+from onnx_lsuv.layers import Layer, Norm, Plan
+from onnx_lsuv.program import Node, walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +65,12 @@ class Rewriter:
         return [norm_key(self.norms[node]) for node in readers if node in self.norms]
 
     def moments_in_blocks(
-        self, sheet: Sheet, value: str, image: tuple[int, int, int, int], *keys: str
+        self, builder: GraphBuilder, value: str, image: tuple[int, int, int, int], *keys: str
     ) -> Moments | None:
         """Measure each channel of an image in blocks, once, for the records of some keys."""
         if value not in self.measured:
             shifted = not self.shifted.isdisjoint(keys)
-            self.measured[value] = moments_in_blocks(sheet, value, image, self.forms.block, shifted=shifted)
+            self.measured[value] = moments_in_blocks(builder, value, image, self.forms.block, shifted=shifted)
         return self.measured[value]
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnx_lsuv.layers.moves import Source
-from onnx_lsuv.layers.operators import bias_position
 from onnx_lsuv.layers.plan import Layer, Plan
-from onnx_lsuv.layers.program import Node
-from onnx_lsuv.layers.sources import trace
-from onnx_lsuv.layers.terms import uses
+from onnx_lsuv.operators.linear import bias_position
+from onnx_lsuv.program.program import Node
+from onnx_lsuv.roles.terms import uses
+from onnx_lsuv.sources.moves import Source
+from onnx_lsuv.sources.tracing import trace
 
 _FIRST, _LAST = frozenset({"Conv", "ConvTranspose"}), frozenset({"Gemm", "MatMul"})
 

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 
 from onnx import GraphProto
 
-from onnx_lsuv.layers.moves import Source, Untraceable
-from onnx_lsuv.layers.operators import OPERATORS, Matrix, matrix, misfit, operator_of
-from onnx_lsuv.layers.order import settled_order
-from onnx_lsuv.layers.plan import REASONS, Layer, Left, Plan, Rest, Weight, tensor_names
-from onnx_lsuv.layers.program import DEFAULT_DOMAINS, FLOAT_TYPES, Node, Program, walk
-from onnx_lsuv.layers.sources import overlap, region, trace, trace_sum
-from onnx_lsuv.layers.terms import bias_of, find_norms, settle_biases, uses, writable
+from onnx_lsuv.layers.plan import REASONS, Layer, Plan, Skipped, Weight, tensor_names
 from onnx_lsuv.model import graphs_in
+from onnx_lsuv.operators.linear import OPERATORS, Matrix, matrix, misfit, operator_of
+from onnx_lsuv.program.order import settled_order
+from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, Node, Program, walk
+from onnx_lsuv.roles.terms import bias_of, find_norms, settle_biases, uses, writable
+from onnx_lsuv.sources.moves import FixedTerm, Source, Untraceable
+from onnx_lsuv.sources.tracing import overlap, region, trace, trace_sum
 
 _ALONE = "serves something else too, and cannot follow two scales"
 
@@ -30,19 +30,19 @@ class _Candidate:
     source: Source
     matrix: Matrix
     scaled: bool
-    rest: Rest | None
+    fixed_term: FixedTerm | None
 
 
 @dataclass(slots=True)
 class _Search:
     program: Program
     candidates: list[_Candidate] = field(default_factory=list)
-    left: list[Left] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
 
-    def leave(self, node: Node, reason: str, detail: str, source: Source | None = None) -> None:
+    def skip(self, node: Node, reason: str, detail: str, source: Source | None = None) -> None:
         constant = self.program.constants[source.constant] if source else None
-        self.left.append(
-            Left(node, constant.label if constant else None, source.shape if source else None, reason, detail)
+        self.skipped.append(
+            Skipped(node, constant.label if constant else None, source.shape if source else None, reason, detail)
         )
 
 
@@ -62,7 +62,7 @@ def find_layers(
     layers = []
     for candidate, key in _settle(search, wanted):
         end, addend, bias = bias_of(program, candidate.node)
-        if candidate.rest and end is not candidate.node:
+        if candidate.fixed_term and end is not candidate.node:
             # Two terms that stay, of two nodes, are one too many: the layer ends before its Add.
             end, addend, bias = candidate.node, None, ()
         layers.append(
@@ -76,11 +76,11 @@ def find_layers(
                 bias=bias,
                 addend=addend,
                 scaled=candidate.scaled,
-                rest=candidate.rest,
+                fixed_term=candidate.fixed_term,
             )
         )
     layers, zeroed, forget = settle_biases(program, layers, keep_bias=keep_bias)
-    norms, stale = find_norms(program)
+    norms, kept_statistics = find_norms(program)
     used: dict[Node, list[str]] = {}
     for layer in layers:
         used.setdefault(layer.node, []).append(layer.weight)
@@ -99,7 +99,7 @@ def find_layers(
         joined = len(users[0].source.constants) > 1
         identity = constant.identity + (f"[{part.strip('[]').rsplit(':', 1)[0]}]" if part and not joined else part)
         weights[key] = Weight(key, constant, identity, tuple(users))
-    return Plan(program, tuple(layers), weights, zeroed, forget, norms, tuple(search.left), stale, order)
+    return Plan(program, tuple(layers), weights, zeroed, forget, norms, tuple(search.skipped), kept_statistics, order)
 
 
 def _consider(search: _Search, node: Node) -> None:
@@ -109,7 +109,7 @@ def _consider(search: _Search, node: Node) -> None:
     if operator is None:
         reason = _lookalike(node)
         if reason:
-            search.leave(node, *reason)
+            search.skip(node, *reason)
         return
     # A state of such a Scan has a batch axis, and each sequence starts anew: no record can travel with it.
     scaled = operator.scaled and node not in program.old_scans
@@ -123,19 +123,19 @@ def _consider(search: _Search, node: Node) -> None:
             if isinstance(source, Source):
                 _enter(search, node, position, source, scaled=scaled)
             else:
-                search.leave(node, source.reason, source.detail)
+                search.skip(node, source.reason, source.detail)
         return
     sources = [(p, s) for p, s in found if isinstance(s, Source)]
     if not sources:
         sums = [(p, each) for p, _ in found if (each := trace_sum(program, node.inputs[p]))]
         if len(sums) == 1 and scaled:
-            position, (source, rest) = sums[0]
-            _enter(search, node, position, source, scaled=True, rest=rest)
+            position, (source, fixed_term) = sums[0]
+            _enter(search, node, position, source, scaled=True, fixed_term=fixed_term)
             return
         reasons = [s for _, s in found if isinstance(s, Untraceable)]
         # Where one operand is data and the other is something a person would call a weight, name the latter.
         why = next((s for s in reasons if s.reason != "dynamic"), reasons[0])
-        search.leave(node, why.reason, why.detail)
+        search.skip(node, why.reason, why.detail)
         return
     position, source = sources[0]
     data = [s for p, s in found if p != position]
@@ -144,9 +144,9 @@ def _consider(search: _Search, node: Node) -> None:
             # A table that a layer maps, as a position bias: the table is the layer's data.
             _enter(search, node, position, source, scaled=scaled)
         else:
-            search.leave(node, "constant", REASONS["constant"], source)
+            search.skip(node, "constant", REASONS["constant"], source)
     elif len(sources) > 1:
-        search.leave(node, "computed", "the weight is a product of several constants", source)
+        search.skip(node, "computed", "the weight is a product of several constants", source)
     else:
         _enter(search, node, position, source, scaled=scaled)
 
@@ -161,22 +161,22 @@ def _makes_weight(program: Program, node: Node) -> bool:
 
 
 def _enter(
-    search: _Search, node: Node, position: int, source: Source, *, scaled: bool, rest: Rest | None = None
+    search: _Search, node: Node, position: int, source: Source, *, scaled: bool, fixed_term: FixedTerm | None = None
 ) -> None:
     program = search.program
     view = matrix(node, position, source.shape)
     constant = program.constants[source.constant]
     touched = [program.constants[name] for name in source.touched]
     if source.elem_type not in FLOAT_TYPES or constant.elem_type not in FLOAT_TYPES:
-        search.leave(node, "type", f"{REASONS['type']}: floating point of 16, 32 or 64 bits is", source)
+        search.skip(node, "type", f"{REASONS['type']}: floating point of 16, 32 or 64 bits is", source)
     elif view is None:
-        search.leave(node, "type", misfit(node, position, source.shape), source)
+        search.skip(node, "type", misfit(node, position, source.shape), source)
     elif 0 in source.shape or 0 in constant.dims:
-        search.leave(node, "empty", REASONS["empty"], source)
+        search.skip(node, "empty", REASONS["empty"], source)
     elif not all(map(writable, touched)):
-        search.leave(node, "computed", "the weight has no tensor of its own in the file that could hold it", source)
+        search.skip(node, "computed", "the weight has no tensor of its own in the file that could hold it", source)
     else:
-        search.candidates.append(_Candidate(node, position, source, view, scaled, rest))
+        search.candidates.append(_Candidate(node, position, source, view, scaled, fixed_term))
 
 
 def _lookalike(node: Node) -> tuple[str, str] | None:
@@ -226,7 +226,7 @@ def _settle(search: _Search, wanted: Callable[..., bool]) -> list[tuple[_Candida
         fault = _fault(program, name, group, places)
         if fault:
             for c in group:
-                search.leave(c.node, *fault, c.source)
+                search.skip(c.node, *fault, c.source)
             continue
         keys = {c: region(c.source, constant.dims) for c in group}
         for c in group:
@@ -234,7 +234,7 @@ def _settle(search: _Search, wanted: Callable[..., bool]) -> list[tuple[_Candida
             if all(wanted(d.node.label, *tensor_names(program, d.source)) for d in sharing):
                 accepted[c.node, c.position] = name + (f"[{keys[c]}]" if keys[c] else "")
             else:
-                search.leave(c.node, "excluded", REASONS["excluded"], c.source)
+                search.skip(c.node, "excluded", REASONS["excluded"], c.source)
     return [(c, accepted[c.node, c.position]) for c in search.candidates if (c.node, c.position) in accepted]
 
 
@@ -243,31 +243,31 @@ def _fault(
 ) -> tuple[str, str] | None:
     """Return the reason and the detail why the layers that read a constant cannot have it drawn, or None."""
     own = {(c.node, c.position) for c in group}
-    companions = {each.operand.constant: each.node for c in group for each in c.source.companions}
+    quantiser_steps = {each.operand.constant: each.node for c in group for each in c.source.quantiser_steps}
     for each in dict.fromkeys(n for c in group for n in c.source.touched):
         for node, position in uses(program, each):
             if (node, position) in own:
                 continue
-            if each in companions:
-                return "quantised", f"{companions[each].op}'s {program.constants[each].label!r} {_ALONE}"
+            if each in quantiser_steps:
+                return "quantised", f"{quantiser_steps[each].op}'s {program.constants[each].label!r} {_ALONE}"
             if node is None:
                 return "tied", "an output of an inner graph hands the weight on"
             what = "the weight too" if (node, position) not in places else "it together with another weight"
             return "tied", f"{node.op} {node.label!r} reads {what}"
-    if len({c.source.carrier for c in group}) > 1:
+    if len({c.source.scaled_constant for c in group}) > 1:
         return "tied", "layers compute their weights from it in different ways"
     constant = program.constants[name]
     parts: dict[str, _Candidate] = {region(c.source, constant.dims): c for c in group}
     heads = list(parts.values())
-    if len(heads) > 1 and any(c.source.carrier for c in group):
+    if len(heads) > 1 and any(c.source.scaled_constant for c in group):
         return "tied", "layers compute their weights from parts of it"
     served: dict[str, str] = {}
     for c in group:
-        for companion in c.source.companions:
-            step, part = companion.operand.constant, region(c.source, constant.dims)
+        for one in c.source.quantiser_steps:
+            step, part = one.operand.constant, region(c.source, constant.dims)
             if served.setdefault(step, part) != part:
                 label = program.constants[step].label
-                return "quantised", f"{companion.node.op}'s {label!r} {_ALONE}"
+                return "quantised", f"{one.node.op}'s {label!r} {_ALONE}"
     if any(len(c.source.constants) > 1 for c in group):
         return None if len(parts) == 1 else ("tied", "layers join it with other constants in different ways")
     for i, a in enumerate(heads):

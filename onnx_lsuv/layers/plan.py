@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from onnx_lsuv.layers.moves import Companion, Source
-from onnx_lsuv.layers.operators import Matrix
-from onnx_lsuv.layers.program import Body, Constant, Node, Program
+from onnx_lsuv.operators.linear import Matrix
+from onnx_lsuv.program.program import Body, Constant, Node, Program
+from onnx_lsuv.sources.moves import FixedTerm, QuantiserStep, Source
 
 REASONS: dict[str, str] = {
     "attribute": "the weight is an attribute of the node, which no framework trains",
@@ -42,18 +42,6 @@ class Addend:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Rest:
-    """The other term of a weight that is a sum of constants, as in low-rank adaptation: W + B A.
-
-    What it contributes to the layer's output stays, like a bias.
-    """
-
-    drawn: str  # the term that is drawn
-    other: str
-    moves: tuple[Node, ...]  # operators between the sum and the layer, in order
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Layer:
     """A node that is linear in a constant weight."""
 
@@ -66,17 +54,17 @@ class Layer:
     bias: tuple[str, ...]  # the constants that hold the bias, where there is one
     addend: Addend | None  # an additive term that is not set to zero
     scaled: bool  # its output is proportional to the weight
-    rest: Rest | None = None
+    fixed_term: FixedTerm | None = None
 
     @property
     def stays(self) -> bool:
         """Whether something stays added to its output."""
-        return self.addend is not None or self.rest is not None
+        return self.addend is not None or self.fixed_term is not None
 
     @property
-    def carrier(self) -> str:
+    def scaled_constant(self) -> str:
         """The constant that is multiplied by the scale."""
-        return self.source.carrier or self.source.constant
+        return self.source.scaled_constant or self.source.constant
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,9 +77,9 @@ class Weight:
     layers: tuple[Layer, ...]
 
     @property
-    def companions(self) -> tuple[Companion, ...]:
+    def quantiser_steps(self) -> tuple[QuantiserStep, ...]:
         """What is scaled with it, in the order of the ways to its layers."""
-        return tuple(each for layer in self.layers for each in layer.source.companions)
+        return tuple(each for layer in self.layers for each in layer.source.quantiser_steps)
 
     @property
     def scaled(self) -> bool:
@@ -109,7 +97,7 @@ class Norm:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Left:
+class Skipped:
     """A node that looks like a layer, or a norm, and is left alone."""
 
     node: Node
@@ -129,6 +117,6 @@ class Plan:
     zeroed: tuple[str, ...]  # constants that become zero
     forget: tuple[tuple[Source, int], ...]  # an LSTM's bias operand and hidden size: its forget gate's bias becomes 1
     norms: tuple[Norm, ...]
-    left: tuple[Left, ...]
-    stale: tuple[Left, ...]  # BatchNormalizations that keep their stored statistics
+    skipped: tuple[Skipped, ...]
+    kept_statistics: tuple[Skipped, ...]  # BatchNormalizations that keep their stored statistics
     order: Mapping[Body, tuple[Node, ...]]  # of the nodes of scopes that use a weight more than once

@@ -5,16 +5,16 @@ from onnx_lsuv.lsuv.notes import Note, guide
 from onnx_lsuv.lsuv.patterns import Targets
 from onnx_lsuv.lsuv.prepare import describe, plan_of
 from onnx_lsuv.lsuv.procedure import initialize
-from onnx_lsuv.lsuv.result import GOOD, STATUSES, Change, LayerReport, LeftReport, Result
+from onnx_lsuv.lsuv.result import GOOD, STATUSES, Change, LayerReport, Result, SkippedReport
 
 __all__ = [
     "GOOD",
     "STATUSES",
     "Change",
     "LayerReport",
-    "LeftReport",
     "Note",
     "Result",
+    "SkippedReport",
     "Targets",
     "describe",
     "guide",

@@ -13,9 +13,7 @@ from onnx_lsuv.graph import Calibration, Record
 
 
 def settled(
-    calibration: Calibration,
-    build: Callable[[Set[str]], Calibration],
-    run: Callable[[Calibration], dict[str, Record]],
+    calibration: Calibration, build: Callable[[Set[str]], Calibration], run: Callable[[Calibration], dict[str, Record]]
 ) -> dict[str, Record]:
     """Return the records of a calibration graph, of its last run.
 

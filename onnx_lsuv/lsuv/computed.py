@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from onnx_lsuv import orthonormal, runtime
 from onnx_lsuv.errors import LsuvError
 from onnx_lsuv.graph import expression
-from onnx_lsuv.layers import Layer, Node, Plan, Program, Weight, scatter, starting_value, stored
-from onnx_lsuv.layers.degrees import degrees
+from onnx_lsuv.layers import Layer, Plan, Weight
 from onnx_lsuv.lsuv.rows import HALF
+from onnx_lsuv.program import Node, Program, stored
+from onnx_lsuv.sources import scatter, starting_value
+from onnx_lsuv.sources.degrees import degrees
 
 Array = NDArray[Any]
 
@@ -43,13 +45,17 @@ def settle(program: Program, weight: Weight, method: str, values: dict[str, Arra
         How the layer's weight is to be called, and a note where that is not how it was drawn.
     """
     layer, note = weight.layers[0], ""
-    carrier = layer.source.carrier
+    scaled_constant = layer.source.scaled_constant
     if layer.source.computed:
-        drawn = _set_gain(program, layer, carrier, method, values) if carrier else _is_drawn(program, layer, values)
+        drawn = (
+            _set_gain(program, layer, scaled_constant, method, values)
+            if scaled_constant
+            else _is_drawn(program, layer, values)
+        )
         if not drawn:
             note, method = f"drawn {method}, {_change(program, layer)}", ALTERED
     steps: dict[str, Array] = {}
-    for each in weight.companions:
+    for each in weight.quantiser_steps:
         name = each.operand.constant
         found = {name: np.array(stored(program, name))}
         rounded = _value(program, each.value, values, layer.source.rounding) if each.computed else None
@@ -78,15 +84,15 @@ def altered(plan: Plan, methods: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _set_gain(program: Program, layer: Layer, carrier: str, method: str, values: dict[str, Array]) -> bool:
+def _set_gain(program: Program, layer: Layer, scaled_constant: str, method: str, values: dict[str, Array]) -> bool:
     """Set what carries the scale of v / |v| to what makes their product the draw; else alike for all of v.
 
     Returns:
         Whether their product is the draw.
     """
     source = layer.source
-    before = stored(program, carrier)
-    values[carrier] = np.ones_like(before)
+    before = stored(program, scaled_constant)
+    values[scaled_constant] = np.ones_like(before)
     direction = _operand(program, layer, values)
     if direction is None:
         return False
@@ -99,13 +105,13 @@ def _set_gain(program: Program, layer: Layer, carrier: str, method: str, values:
         return False
     gain, same = np.full(before.shape, factor), _alike(layer, direction * factor, drawn)
     if not same and before.size > 1:
-        values[carrier] = np.arange(1, before.size + 1).reshape(before.shape).astype(before.dtype)
+        values[scaled_constant] = np.arange(1, before.size + 1).reshape(before.shape).astype(before.dtype)
         ramp = _operand(program, layer, values)
         assert ramp is not None
         fitted = _fitted(direction, ramp, drawn, before.size)
         if fitted is not None and _alike(layer, direction * fitted[1], drawn):
             gain, same = fitted[0].reshape(before.shape), True
-    values[carrier] = gain.astype(before.dtype)
+    values[scaled_constant] = gain.astype(before.dtype)
     return same
 
 
@@ -171,7 +177,7 @@ def _change(program: Program, layer: Layer) -> str:
     """Return what a draw is changed by, for a note."""
     source = layer.source
     growth = degrees(program, layer.node.inputs[layer.position], source.rounding) or {}
-    others = [program.constants[name] for name in growth if name not in (source.constant, source.carrier)]
+    others = [program.constants[name] for name in growth if name not in (source.constant, source.scaled_constant)]
     labels = [repr(constant.label) for constant in others if constant.size > 1]
     if not labels:
         return "then changed by what normalises it"

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from onnx_lsuv import orthonormal
-from onnx_lsuv.layers import Plan, Weight, scatter, stored
+from onnx_lsuv.layers import Plan, Weight
 from onnx_lsuv.lsuv.computed import settle
 from onnx_lsuv.lsuv.execute import Progress
 from onnx_lsuv.lsuv.scratch import Scratch
+from onnx_lsuv.program import stored
+from onnx_lsuv.sources import scatter
 
 Array = NDArray[Any]
 
@@ -116,13 +118,13 @@ def multiply(plan: Plan, values: dict[str, Array], scales: Mapping[str, float], 
 def _multiply_one(weight: Weight, values: dict[str, Array], scale: float, scratch: Scratch) -> None:
     first = weight.layers[0]
     source = first.source
-    carriers = source.constants if first.carrier == source.constant else (first.carrier,)
-    steps = tuple(dict.fromkeys(each.operand.constant for each in weight.companions if each.scaled))
+    carriers = source.constants if first.scaled_constant == source.constant else (first.scaled_constant,)
+    steps = tuple(dict.fromkeys(each.operand.constant for each in weight.quantiser_steps if each.scaled))
     for name in (*carriers, *steps):
         if not values[name].flags.writeable:
             values[name] = scratch.keep(np.array(values[name]))
-    factor = np.asarray(scale, np.float64 if values[first.carrier].dtype == np.float64 else np.float32)
-    if source.partial and first.carrier == source.constant:
+    factor = np.asarray(scale, np.float64 if values[first.scaled_constant].dtype == np.float64 else np.float32)
+    if source.partial and first.scaled_constant == source.constant:
         scatter(values, source, source.view(values) * factor)
         carriers = ()
     for name in (*carriers, *steps):

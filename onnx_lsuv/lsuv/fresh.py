@@ -10,11 +10,13 @@ from hashlib import sha256
 import numpy as np
 from onnx import helper
 
-from onnx_lsuv.layers import VALUES, Parameters, Plan, stored
+from onnx_lsuv.layers import Plan
 from onnx_lsuv.lsuv.draw import Array
-from onnx_lsuv.lsuv.result import LeftReport
+from onnx_lsuv.lsuv.result import SkippedReport
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.orthonormal.normal import fill_normal
+from onnx_lsuv.program import stored
+from onnx_lsuv.roles import VALUES, Parameters
 
 _CHUNK = 1 << 18  # numbers with a stream of their own; a change here changes every draw
 _FEW = 5
@@ -81,7 +83,7 @@ def _listed(plan: Plan, names: tuple[str, ...]) -> str:
     return ", ".join(labels[:_FEW]) + more
 
 
-def redrawn(row: LeftReport, plan: Plan, values: Mapping[str, Array]) -> LeftReport:
+def redrawn(row: SkippedReport, plan: Plan, values: Mapping[str, Array]) -> SkippedReport:
     """Return the row of a node that is left alone, with a word where its weight is an embedding that was drawn."""
     drawn = {plan.program.constants[name].label for name in values}
     if row.reason == "tied" and row.weight in drawn:

@@ -15,7 +15,7 @@ from onnx_lsuv.lsuv.execute import Progress, execute, quiet
 from onnx_lsuv.lsuv.patterns import Targets, pairs_of, targets_of
 from onnx_lsuv.lsuv.prepare import Clock, checked, nothing_to_do, plans_of, run_notes, shapes_of
 from onnx_lsuv.lsuv.result import Result
-from onnx_lsuv.lsuv.rows import left_row, noted, row_of, tolerances, verified_row
+from onnx_lsuv.lsuv.rows import noted, row_of, skipped_row, tolerances, verified_row
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import Model
 from onnx_lsuv.runtime import Device
@@ -89,8 +89,8 @@ def measure(
     return Result(
         model=model,
         layers=tuple(rows),
-        left=tuple(map(left_row, plan.left)),
-        stale=(),
+        skipped=tuple(map(skipped_row, plan.skipped)),
+        kept_statistics=(),
         changes=(),
         notes=run_notes(plan, data, where),
         settings={

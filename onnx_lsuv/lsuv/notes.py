@@ -15,8 +15,9 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from onnx_lsuv.layers import Layer, Node, Plan, Program
-from onnx_lsuv.layers.normalised import NORMS
+from onnx_lsuv.layers import Layer, Plan
+from onnx_lsuv.program import Node, Program
+from onnx_lsuv.roles.normalised import NORMS
 
 SECTION = "What the notes say"  # of README
 FEW, PATTERNS = 3, 3

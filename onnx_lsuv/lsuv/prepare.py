@@ -14,14 +14,16 @@ from onnx_lsuv import batches as kinds
 from onnx_lsuv.batches import Batch, Batches
 from onnx_lsuv.errors import ModelError, UsageError
 from onnx_lsuv.graph import is_random
-from onnx_lsuv.layers import Left, Parameters, Plan, expand, find_layers, find_parameters, prepared_inputs
+from onnx_lsuv.layers import Plan, Skipped, find_layers
 from onnx_lsuv.lsuv.execute import computes_wide
 from onnx_lsuv.lsuv.fresh import fresh_notes
 from onnx_lsuv.lsuv.notes import guide
 from onnx_lsuv.lsuv.patterns import Choice, no_match
 from onnx_lsuv.lsuv.result import Result
-from onnx_lsuv.lsuv.rows import left_row, row_of
+from onnx_lsuv.lsuv.rows import row_of, skipped_row
 from onnx_lsuv.model import Model
+from onnx_lsuv.program import expand
+from onnx_lsuv.roles import Parameters, find_parameters, prepared_inputs
 from onnx_lsuv.runtime import Device
 
 
@@ -72,8 +74,8 @@ def described(plan: Plan, found: Parameters, wanted: Mapping[str, Any]) -> Resul
     return Result(
         model=plan.program.model,
         layers=tuple(row_of(plan, layer, "", 1.0, "found", {}) for layer in plan.layers),
-        left=tuple(map(left_row, plan.left)),
-        stale=tuple(map(left_row, plan.stale)),
+        skipped=tuple(map(skipped_row, plan.skipped)),
+        kept_statistics=tuple(map(skipped_row, plan.kept_statistics)),
         changes=(),
         notes=(*name_notes(plan), *fresh_notes(plan, found), *map(str, guide(plan))),
         settings={key: list(value) if isinstance(value, Sequence) else value for key, value in wanted.items()},
@@ -88,10 +90,10 @@ def described(plan: Plan, found: Parameters, wanted: Mapping[str, Any]) -> Resul
 def nothing_to_do(plan: Plan) -> str:
     """Return the sentence for a model in which no layer can be initialised."""
     name = plan.program.model.name
-    if not plan.left:
+    if not plan.skipped:
         return f"There is nothing to initialise in {name}: it has no linear layer (Conv, Gemm, MatMul, ConvTranspose)."
-    reasons: dict[str, list[Left]] = {}
-    for left in plan.left:
+    reasons: dict[str, list[Skipped]] = {}
+    for left in plan.skipped:
         reasons.setdefault(left.detail, []).append(left)
     parts = [
         f"{len(group)} x {', '.join(dict.fromkeys(left.node.op for left in group))} because {detail}"
@@ -111,7 +113,9 @@ def check_sizes(plan: Plan, found: Parameters, limit: int) -> None:
     """
     program = plan.program
     names = {name for layer in plan.layers for name in layer.source.constants}
-    names |= {layer.carrier for layer in plan.layers} | set(plan.zeroed) | {each.constant for each in found.fresh}
+    names |= (
+        {layer.scaled_constant for layer in plan.layers} | set(plan.zeroed) | {each.constant for each in found.fresh}
+    )
     for name in sorted(names):
         constant = program.constants[name]
         size = constant.size * np.dtype(helper.tensor_dtype_to_np_dtype(constant.elem_type)).itemsize

@@ -14,7 +14,7 @@ from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batch, Batches, default_limit
 from onnx_lsuv.errors import DataError, ModelError, UsageError
 from onnx_lsuv.graph import COUNT, MEAN, VAR, Calibration, Record, build, norm_key, variance_limits, within_channels
-from onnx_lsuv.layers import Parameters, Plan
+from onnx_lsuv.layers import Plan
 from onnx_lsuv.lsuv.again import settled
 from onnx_lsuv.lsuv.center import Centres, bias_values, centres_of
 from onnx_lsuv.lsuv.computed import altered
@@ -25,9 +25,10 @@ from onnx_lsuv.lsuv.notes import guide
 from onnx_lsuv.lsuv.patterns import Targets, pairs_of, targets_of
 from onnx_lsuv.lsuv.prepare import Clock, check_sizes, checked, nothing_to_do, plans_of, run_notes, shapes_of
 from onnx_lsuv.lsuv.result import Change, Result
-from onnx_lsuv.lsuv.rows import drawn_row, left_row, noted, usable_scale
+from onnx_lsuv.lsuv.rows import drawn_row, noted, skipped_row, usable_scale
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import Model, promoted, with_values
+from onnx_lsuv.roles import Parameters
 from onnx_lsuv.runtime import Device
 
 
@@ -155,8 +156,8 @@ def initialize(
             noted(noted(row, drawn.notes.get(layer.weight)), remarks.get(layer))
             for row, layer in zip(rows, plan.layers, strict=True)
         ),
-        left=tuple(redrawn(left_row(left), plan, others) for left in plan.left),
-        stale=tuple(map(left_row, plan.stale)),
+        skipped=tuple(redrawn(skipped_row(each), plan, others) for each in plan.skipped),
+        kept_statistics=tuple(map(skipped_row, plan.kept_statistics)),
         changes=_changes(plan, found, new, values),
         notes=(
             *run_notes(plan, data, where),
@@ -219,7 +220,7 @@ def _changes(plan: Plan, found: Parameters, new: Model, values: Iterable[str]) -
     moved = set(promoted(new))
     roles = {name: "statistics" for norm in plan.norms for name in (norm.mean, norm.var)}
     roles |= dict.fromkeys(plan.zeroed, "bias")
-    roles |= {each.operand.constant: "step" for weight in plan.weights.values() for each in weight.companions}
+    roles |= {each.operand.constant: "step" for weight in plan.weights.values() for each in weight.quantiser_steps}
     roles |= {parameter.constant: parameter.role for parameter in found.fresh}
     constants = [plan.program.constants[name] for name in values]
     return tuple(Change(c.label, c.scope, roles.get(c.name, "weight"), c.site in moved) for c in constants)

@@ -52,7 +52,7 @@ class LayerReport:
 
 
 @dataclass(frozen=True, slots=True)
-class LeftReport:
+class SkippedReport:
     """A node that was left alone, and why."""
 
     name: str
@@ -81,8 +81,8 @@ class Result:
 
     model: Model
     layers: tuple[LayerReport, ...]
-    left: tuple[LeftReport, ...]
-    stale: tuple[LeftReport, ...]  # BatchNormalizations that keep their stored statistics
+    skipped: tuple[SkippedReport, ...]
+    kept_statistics: tuple[SkippedReport, ...]  # BatchNormalizations that keep their stored statistics
     changes: tuple[Change, ...]
     notes: tuple[str, ...]
     settings: Mapping[str, Any]

@@ -9,8 +9,8 @@ from dataclasses import replace
 from onnx import TensorProto
 
 from onnx_lsuv.graph import COUNT, MEAN, TINY, USE, VAR, Record, scale_of
-from onnx_lsuv.layers import Layer, Left, Plan, tensor_names
-from onnx_lsuv.lsuv.result import LayerReport, LeftReport
+from onnx_lsuv.layers import Layer, Plan, Skipped, tensor_names
+from onnx_lsuv.lsuv.result import LayerReport, SkippedReport
 
 TOLERANCE, TOLERANCE_HALF = 0.005, 0.02
 HALF = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
@@ -82,7 +82,7 @@ def drawn_row(
     if record is None or record[COUNT, 0] == 0:
         return replace(row, status="not-reached", note="the data never reach it")
     drawn = math.sqrt(max(float(record[VAR, 0]), 0.0))
-    if layer.weight not in scales and layer.rest is not None and record[VAR, 1] >= target**2:
+    if layer.weight not in scales and layer.fixed_term is not None and record[VAR, 1] >= target**2:
         note = "not rescaled: the other term of its weight alone gives more than the target"
         return replace(row, status="drawn", std_drawn=drawn, note=note)
     if layer.weight not in scales:
@@ -114,7 +114,7 @@ def tolerances(plan: Plan) -> list[float]:
     found, rounded = [], False
     for layer in plan.layers:
         types = {plan.program.constants[name].elem_type for name in layer.source.constants}
-        types |= {layer.source.elem_type, *(each.operand.elem_type for each in layer.source.companions)}
+        types |= {layer.source.elem_type, *(each.operand.elem_type for each in layer.source.quantiser_steps)}
         rounded = rounded or not types.isdisjoint(HALF)
         found.append(TOLERANCE_HALF if rounded else TOLERANCE)
     return found
@@ -136,6 +136,8 @@ def verified_row(row: LayerReport, record: Record | None, tolerance: float, laye
     return replace(row, status="off", note=note)
 
 
-def left_row(left: Left) -> LeftReport:
+def skipped_row(skipped: Skipped) -> SkippedReport:
     """Return the row of a node that is left alone."""
-    return LeftReport(left.node.label, left.node.op, left.weight, left.shape, left.reason, left.detail)
+    return SkippedReport(
+        skipped.node.label, skipped.node.op, skipped.weight, skipped.shape, skipped.reason, skipped.detail
+    )

@@ -10,24 +10,10 @@ import numpy as np
 import onnx
 
 from onnx_lsuv.errors import ModelError
-from onnx_lsuv.model.elements import (
-    Array,
-    element_bits,
-    from_varints,
-    pack,
-    to_numbers,
-    to_varints,
-    unpack,
-)
+from onnx_lsuv.model.elements import Array, element_bits, from_varints, pack, to_numbers, to_varints, unpack
 from onnx_lsuv.model.payload import WIDTH, Chunk, bytes_of, payload_of, run_of
 from onnx_lsuv.model.splice import Edit
-from onnx_lsuv.model.wire import (
-    FLOAT_DATA,
-    RAW_DATA,
-    STRING_DATA,
-    Span,
-    varint,
-)
+from onnx_lsuv.model.wire import FLOAT_DATA, RAW_DATA, STRING_DATA, Span, varint
 
 
 def dtype_of(data_type: int, where: str) -> np.dtype[Any]:

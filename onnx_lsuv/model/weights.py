@@ -176,11 +176,7 @@ def _npz(model: Model, entries: list[_Entry]) -> Iterator[Piece]:
         for entry in entries:
             # ZipInfo's own date, 1980, instead of the clock's keeps equal input giving equal bytes.
             with archive.open(zipfile.ZipInfo(f"{entry.name}.npy"), "w", force_zip64=True) as member:
-                about = {
-                    "descr": entry.dtype.newbyteorder("<").str,
-                    "fortran_order": False,
-                    "shape": entry.shape,
-                }
+                about = {"descr": entry.dtype.newbyteorder("<").str, "fortran_order": False, "shape": entry.shape}
                 np.lib.format.write_array_header_1_0(member, about)
                 data = to_raw(read(model, entry.site))
                 for at in range(0, len(data), _CHUNK):

@@ -11,7 +11,7 @@ from onnx_lsuv.errors import ModelError, UsageError
 from onnx_lsuv.layers import Layer, Plan
 from onnx_lsuv.lsuv.prepare import plan_of, plans_of
 from onnx_lsuv.lsuv.result import LayerReport, Result
-from onnx_lsuv.lsuv.rows import left_row, row_of
+from onnx_lsuv.lsuv.rows import row_of, skipped_row
 from onnx_lsuv.model import Model
 from onnx_lsuv.portable.rewriting import Portable
 
@@ -60,8 +60,8 @@ def carry(result: Result, portable: Portable) -> Result:
         result,
         model=portable.model,
         layers=tuple(rows[at] for at in sorted(rows)),
-        left=tuple(map(left_row, chosen.left)),
-        stale=tuple(map(left_row, chosen.stale)),
+        skipped=tuple(map(skipped_row, chosen.skipped)),
+        kept_statistics=tuple(map(skipped_row, chosen.kept_statistics)),
         settings=settings,
     )
 

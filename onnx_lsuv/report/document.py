@@ -26,8 +26,8 @@ def document(result: Result, about: Mapping[str, Any]) -> dict[str, Any]:
         "data": result.data,
         "seconds": {k: round(v, 6) for k, v in result.seconds.items()},
         "layers": [_record(row) for row in result.layers],
-        "left": [_record(row) for row in result.left],
-        "statistics_kept": [_record(row) for row in result.stale],
+        "left": [_record(row) for row in result.skipped],
+        "statistics_kept": [_record(row) for row in result.kept_statistics],
         "changes": [_record(row) for row in result.changes],
         "notes": result.notes,
     }

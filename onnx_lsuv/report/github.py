@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnx_lsuv.errors import clean
-from onnx_lsuv.lsuv import LeftReport, Result
+from onnx_lsuv.lsuv import Result, SkippedReport
 from onnx_lsuv.report.layout import shortened
 from onnx_lsuv.report.verdict import groups, misses, told, verdict
 
@@ -27,13 +27,13 @@ def as_github(result: Result, limit: int = LIMIT) -> list[str]:
     warnings = [
         ("layer not reached", f"{_name(row.name)}: {told(row)}") for row in result.layers if row.status == "not-reached"
     ]
-    warnings += [("statistics kept", f"{_name(row.name)}: {row.detail}") for row in result.stale]
+    warnings += [("statistics kept", f"{_name(row.name)}: {row.detail}") for row in result.kept_statistics]
     notices = [("verdict", verdict(result)), *(("note", note) for note in result.notes)]
-    notices += [("left alone", _left(rows)) for rows in groups(result.left)]
+    notices += [("left alone", _left(rows)) for rows in groups(result.skipped)]
     return [*_lines("error", errors, limit), *_lines("warning", warnings, limit), *_lines("notice", notices, limit)]
 
 
-def _left(rows: Sequence[LeftReport]) -> str:
+def _left(rows: Sequence[SkippedReport]) -> str:
     more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
     return f"{rows[0].op} {_name(rows[0].name)}{more}: {rows[0].detail}"
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onnx_lsuv.errors import clean
-from onnx_lsuv.lsuv import LeftReport, Result
+from onnx_lsuv.lsuv import Result, SkippedReport
 from onnx_lsuv.report.layout import number, shape, shortened
 from onnx_lsuv.report.text import beside
 from onnx_lsuv.report.training import HEAD, cells
@@ -42,11 +42,11 @@ def as_markdown(
         whole = _layers(result, other)
         folded = f"<details><summary>{len(result.layers)} layers</summary>\n\n{whole}\n\n</details>"
         parts.append(folded if len(result.layers) > _OPEN else whole)
-    if result.left:
-        rows = [_alone(group) for group in groups(result.left)]
-        parts.append("#### Left alone\n\n" + _table(["reason", "nodes", "op", "names", "why"], rows, "<><<<"))
-    if result.stale:
-        lines = [f"- {_code(row.name)}: {_plain(row.detail)}" for row in result.stale]
+    if result.skipped:
+        rows = [_alone(group) for group in groups(result.skipped)]
+        parts.append("#### Skipped alone\n\n" + _table(["reason", "nodes", "op", "names", "why"], rows, "<><<<"))
+    if result.kept_statistics:
+        lines = [f"- {_code(row.name)}: {_plain(row.detail)}" for row in result.kept_statistics]
         parts.append("#### Statistics kept\n\n" + "\n".join(lines))
     if about.get("trains"):
         rows = [list(map(_plain, cells(each))) for each in about["trains"]]
@@ -86,7 +86,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], right: str) -> 
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, rule, *rows])
 
 
-def _alone(group: Sequence[LeftReport]) -> list[str]:
+def _alone(group: Sequence[SkippedReport]) -> list[str]:
     first, names = group[0], [row.name for row in group]
     return [first.reason, str(len(group)), _plain(first.op), _names(names), _plain(first.detail)]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from onnx_lsuv.lsuv import Change, LayerReport, LeftReport, Result
+from onnx_lsuv.lsuv import Change, LayerReport, Result, SkippedReport
 from onnx_lsuv.report.layout import number, shape
 from onnx_lsuv.report.markup import brief, code, escaped
 from onnx_lsuv.report.training import HEAD, cells
@@ -66,13 +66,13 @@ def layers(rows: Sequence[LayerReport], against: Sequence[LayerReport | None] | 
     return _table("Layers", [each for each in columns if any(each.cells)], marks, sortable=True)
 
 
-def left(rows: Sequence[LeftReport]) -> str:
+def left(rows: Sequence[SkippedReport]) -> str:
     """Return what was left alone, grouped by reason, each with its first names."""
     found = groups(rows)
     if not found:
         return ""
     return _table(
-        "Left alone",
+        "Skipped alone",
         [
             _Column("reason", [escaped(group[0].reason) for group in found], "k"),
             _Column("why", [escaped(group[0].detail) for group in found], "w"),
@@ -96,7 +96,7 @@ def trains(found: Sequence[Mapping[str, Any]]) -> str:
     return _table("What trains where", columns)
 
 
-def stale(rows: Sequence[LeftReport]) -> str:
+def stale(rows: Sequence[SkippedReport]) -> str:
     """Return the BatchNormalizations that keep their stored statistics."""
     return listed(f"{code(row.name)}: {escaped(row.detail)}" for row in rows)
 
@@ -185,7 +185,7 @@ def _status(row: LayerReport) -> str:
     return f'<span class="{row.status}">{row.status}</span>{note}'
 
 
-def _some(group: Sequence[LeftReport]) -> str:
+def _some(group: Sequence[SkippedReport]) -> str:
     more = f" and {len(group) - _NAMES} more" if len(group) > _NAMES else ""
     return ", ".join(code(row.name) for row in group[:_NAMES]) + more
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnx_lsuv.errors import clean
-from onnx_lsuv.lsuv import LayerReport, LeftReport, Result
+from onnx_lsuv.lsuv import LayerReport, Result, SkippedReport
 from onnx_lsuv.report.layout import Column, number, painted, shape, table, wrapped
 from onnx_lsuv.report.training import sentences
 from onnx_lsuv.report.verdict import groups, told
@@ -64,7 +64,7 @@ def text(
         parts.append(table(_columns(page, result, other), width, color=color))
     if other is not None:
         parts.append(_only_there(page, result, other))
-    parts += [_causes(page, result.layers, verbose), _left(page, result.left, every=verbose), _stale(page, result)]
+    parts += [_causes(page, result.layers, verbose), _left(page, result.skipped, every=verbose), _stale(page, result)]
     parts.append(page.block([f"note: {page.name(note)}" for note in result.notes]))
     parts.append(page.block(list(map(page.name, sentences(trains)))))
     parts += [_data(page, result)] if verbose else []
@@ -106,7 +106,7 @@ def plan(
             fates.setdefault(row.note, []).append(page.name(row.name))
         lines = [f"  {page.name(note)}: {len(names)} ({_some(names, verbose)})" for note, names in fates.items()]
         parts.append(page.block(["what would happen:", *lines]))
-    parts += [_left(page, result.left, every=True), _stale(page, result)]
+    parts += [_left(page, result.skipped, every=True), _stale(page, result)]
     parts.append(page.block([f"note: {page.name(note)}" for note in result.notes]))
     parts.append(page.block(list(map(page.name, sentences(trains)))))
     return "\n\n".join([*filter(None, parts), page.block(summary(result).splitlines())])
@@ -168,7 +168,7 @@ def _causes(page: _Page, layers: Sequence[LayerReport], every: bool) -> str:
     return "\n".join([*parts, *([f"and {len(lines) - len(shown)} more"] if len(shown) < len(lines) else [])])
 
 
-def _left(page: _Page, left: Sequence[LeftReport], *, every: bool) -> str:
+def _left(page: _Page, left: Sequence[SkippedReport], *, every: bool) -> str:
     if not left:
         return ""
     lines = ["left alone:"]
@@ -181,7 +181,9 @@ def _left(page: _Page, left: Sequence[LeftReport], *, every: bool) -> str:
 
 
 def _stale(page: _Page, result: Result) -> str:
-    return page.block([f"statistics kept: {page.name(row.name)}: {page.name(row.detail)}" for row in result.stale])
+    return page.block(
+        [f"statistics kept: {page.name(row.name)}: {page.name(row.detail)}" for row in result.kept_statistics]
+    )
 
 
 def _data(page: _Page, result: Result) -> str:

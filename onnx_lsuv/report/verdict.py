@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from onnx_lsuv.lsuv import LayerReport, LeftReport, Result
+from onnx_lsuv.lsuv import LayerReport, Result, SkippedReport
 from onnx_lsuv.report.layout import number
 
 
@@ -46,9 +46,9 @@ def told(row: LayerReport) -> str:
     return "; ".join(part for part in (found, row.note) if part)
 
 
-def groups(left: Sequence[LeftReport]) -> list[list[LeftReport]]:
+def groups(left: Sequence[SkippedReport]) -> list[list[SkippedReport]]:
     """Return the nodes left alone, those with the same reason, detail and operator together."""
-    found: dict[tuple[str, str, str], list[LeftReport]] = {}
+    found: dict[tuple[str, str, str], list[SkippedReport]] = {}
     for row in left:
         found.setdefault((row.reason, row.detail, row.op), []).append(row)
     return list(found.values())

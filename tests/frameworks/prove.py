@@ -6,7 +6,7 @@ through each importer (each in a process of its own), and prints one Markdown ta
 Adam at 0.001, 100 steps of 64 digits, the same digits in the same order for all. Run it in the environment in which
 onnx-lsuv and scikit-learn are installed. tinygrad needs a C compiler by the name of clang.
 
-`--table` holds the table of `onnx_lsuv.portable.importers` against the importers instead: for every file of
+`--table` holds the table of `onnx_lsuv.importers.table` against the importers instead: for every file of
 `variants.py` the number of weights that three steps train has to be the number foretold; the status is 1 where not.
 `--table --json tests/frameworks/measured.json` records what was found.
 """
@@ -29,10 +29,10 @@ import onnx
 import variants
 
 import onnx_lsuv
+from onnx_lsuv.importers.forecast import trains
+from onnx_lsuv.importers.table import IMPORTERS
 from onnx_lsuv.lsuv.prepare import plan_of
 from onnx_lsuv.portable import make_portable
-from onnx_lsuv.portable.importers import IMPORTERS
-from onnx_lsuv.portable.trains import trains
 
 HERE = Path(__file__).resolve().parent
 TORCH = "torch==2.13.0"

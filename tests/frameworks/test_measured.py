@@ -9,9 +9,9 @@ import pytest
 import variants
 
 import onnx_lsuv
+from onnx_lsuv.importers.forecast import trains
+from onnx_lsuv.importers.table import IMPORTERS
 from onnx_lsuv.lsuv.prepare import plan_of
-from onnx_lsuv.portable.importers import IMPORTERS
-from onnx_lsuv.portable.trains import trains
 
 MEASURED = json.loads((Path(__file__).parent / "measured.json").read_text())
 

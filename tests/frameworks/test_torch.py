@@ -21,10 +21,10 @@ from safetensors.numpy import load_file
 from train import Job, train, without_torchvision_kernels
 
 import onnx_lsuv
+from onnx_lsuv.importers.forecast import trains
+from onnx_lsuv.importers.table import IMPORTERS
 from onnx_lsuv.lsuv.prepare import plan_of
 from onnx_lsuv.portable import make_portable
-from onnx_lsuv.portable.importers import IMPORTERS
-from onnx_lsuv.portable.trains import trains
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'onnx-lsuv[train]'")
 

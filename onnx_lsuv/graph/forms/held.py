@@ -9,8 +9,8 @@ from math import prod
 from onnx import NodeProto, TensorProto
 
 from onnx_lsuv.graph.blocked import DOMAIN
-from onnx_lsuv.graph.sheet import Sheet, Value
-from onnx_lsuv.layers import Body, Constant, Node
+from onnx_lsuv.graph.builder import GraphBuilder, Value
+from onnx_lsuv.program import Body, Constant, Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,62 +58,62 @@ class Forms:
 
     # --- other forms of one value
 
-    def divided(self, sheet: Sheet, name: str) -> Form:
+    def divided(self, builder: GraphBuilder, name: str) -> Form:
         """Return a value in blocks with no factor to come."""
         form = self.held[name]
         if form.factor is not None:
-            form = Form(sheet.op("Mul", form.name, form.factor), blocked=True)
+            form = Form(builder.op("Mul", form.name, form.factor), blocked=True)
             self.held[name] = form
         return form
 
-    def unblocked(self, sheet: Sheet, name: str) -> Form:
+    def unblocked(self, builder: GraphBuilder, name: str) -> Form:
         """Return a value in plain layout, with or without a factor."""
         form = self.form(name)
         if not form.blocked or name in self.settled:
             return Form(name) if name in self.settled else form
         if form.factor is None:
-            self.settle(sheet, name)
+            self.settle(builder, name)
             return Form(name)
-        return replace(form, name=self._reorder(sheet, form, name, None), blocked=False)
+        return replace(form, name=self._reorder(builder, form, name, None), blocked=False)
 
-    def in_blocks(self, sheet: Sheet, name: str) -> Form:
+    def in_blocks(self, builder: GraphBuilder, name: str) -> Form:
         """Return an image in blocks, with or without a factor."""
         form = self.form(name)
         if not form.blocked:
             if form == Form(name):
                 self.settled.add(name)
-            form = replace(form, name=sheet.op("ReorderInput", form.name, domain=DOMAIN), blocked=True)
+            form = replace(form, name=builder.op("ReorderInput", form.name, domain=DOMAIN), blocked=True)
             self.held[name] = form
         return form
 
-    def settle(self, sheet: Sheet, *names: str) -> None:
+    def settle(self, builder: GraphBuilder, *names: str) -> None:
         """Make the plain form of values that are there in another form only."""
         for name in names:
             if name not in self.held or name in self.settled:
                 continue
             form = self.held[name]
             if form.blocked:
-                form = self.divided(sheet, name)
-                self._reorder(sheet, form, name, name)
+                form = self.divided(builder, name)
+                self._reorder(builder, form, name, name)
             elif form.factor is not None:
-                sheet.op("Mul", form.name, form.factor, output=name)
+                builder.op("Mul", form.name, form.factor, output=name)
                 self.held[name] = Form(name)
             else:
-                sheet.op("Identity", form.name, output=name)
+                builder.op("Identity", form.name, output=name)
             self.settled.add(name)
 
-    def settle_for(self, sheet: Sheet, node: Node) -> None:
+    def settle_for(self, builder: GraphBuilder, node: Node) -> None:
         """Make the plain form of everything that a node and its scopes read."""
-        self.settle(sheet, *node.inputs)
+        self.settle(builder, *node.inputs)
         for body in node.bodies.values():
-            self._settle_body(sheet, body)
+            self._settle_body(builder, body)
 
-    def _settle_body(self, sheet: Sheet, body: Body) -> None:
+    def _settle_body(self, builder: GraphBuilder, body: Body) -> None:
         for node in body.nodes:
-            self.settle_for(sheet, node)
-        self.settle(sheet, *(value.name for value in body.outputs))
+            self.settle_for(builder, node)
+        self.settle(builder, *(value.name for value in body.outputs))
 
-    def _reorder(self, sheet: Sheet, form: Form, name: str, output: str | None) -> str:
+    def _reorder(self, builder: GraphBuilder, form: Form, name: str, output: str | None) -> str:
         image = self.image(name)
         assert image is not None
-        return sheet.op("ReorderOutput", form.name, output=output, domain=DOMAIN, channels=image[1])
+        return builder.op("ReorderOutput", form.name, output=output, domain=DOMAIN, channels=image[1])

@@ -10,10 +10,10 @@ import numpy as np
 from onnx import NodeProto, helper
 
 from onnx_lsuv.graph.blocked import DOMAIN, MULTIPLE, add_product, padded, pools_in_blocks
+from onnx_lsuv.graph.builder import GraphBuilder
 from onnx_lsuv.graph.forms.held import Form, Forms
 from onnx_lsuv.graph.nodes import proto_of
-from onnx_lsuv.graph.sheet import Sheet
-from onnx_lsuv.layers import SHAPE_READERS, Node, known
+from onnx_lsuv.program import SHAPE_READERS, Node, known
 
 # Positively homogeneous in their first operand, whatever the others are.
 _HOMOGENEOUS = frozenset({
@@ -31,24 +31,24 @@ _ALIKE = frozenset({
 _JOINS = frozenset({"Add", "Sub", "Sum", "Max", "Min", "Concat"})
 
 
-def write_node(forms: Forms, sheet: Sheet, node: Node) -> bool:
+def write_node(forms: Forms, builder: GraphBuilder, node: Node) -> bool:
     """Write a node on the forms that its operands are there in, where it can be; say whether it was."""
     if node.domain != "" or node.bodies or not any(name in forms.held for name in node.inputs):
         return False
     first = node.inputs[0]
     if node.op_type in SHAPE_READERS:
-        sheet.nodes.append(proto_of(replace(node, inputs=(forms.unblocked(sheet, first).name,))))
+        builder.nodes.append(proto_of(replace(node, inputs=(forms.unblocked(builder, first).name,))))
     elif node.op_type == "Clip" and forms.opset >= 11 and _alone(forms, node):
-        _clip(forms, sheet, node)
+        _clip(forms, builder, node)
     elif node.op_type in _HOMOGENEOUS and _alone(forms, node):
-        _homogeneous(forms, sheet, node)
+        _homogeneous(forms, builder, node)
     elif node.op_type in _ALIKE and forms.form(first).blocked and forms.image(node.outputs[0]):
-        form = forms.divided(sheet, first)
-        _hold(forms, sheet, node, (form.name,), Form("", None, True))
+        form = forms.divided(builder, first)
+        _hold(forms, builder, node, (form.name,), Form("", None, True))
     elif node.op_type in _JOINS and len(node.outputs) == 1:
-        return _join(forms, sheet, node)
+        return _join(forms, builder, node)
     elif node.op_type == "Mul":
-        return _product(forms, sheet, node)
+        return _product(forms, builder, node)
     else:
         return False
     return True
@@ -59,30 +59,30 @@ def _alone(forms: Forms, node: Node) -> bool:
     return not any(name in forms.held and name not in forms.settled for name in node.inputs[1:])
 
 
-def _hold(forms: Forms, sheet: Sheet, node: Node, inputs: Sequence[str], form: Form) -> None:
+def _hold(forms: Forms, builder: GraphBuilder, node: Node, inputs: Sequence[str], form: Form) -> None:
     """Write a node of one output with other operands; the output is there in a form."""
-    made = sheet.book.fresh()
-    sheet.nodes.append(proto_of(replace(node, inputs=tuple(inputs), outputs=(made,))))
+    made = builder.book.fresh()
+    builder.nodes.append(proto_of(replace(node, inputs=tuple(inputs), outputs=(made,))))
     forms.held[node.outputs[0]] = replace(form, name=made)
 
 
-def _homogeneous(forms: Forms, sheet: Sheet, node: Node) -> None:
+def _homogeneous(forms: Forms, builder: GraphBuilder, node: Node) -> None:
     form = forms.form(node.inputs[0])
     rest = node.inputs[1:]
     if form.blocked and len(node.outputs) == 1 and forms.image(node.outputs[0]):
         if node.op_type == "Relu" and _fuse(forms, node, "Relu"):
             return None
         if node.op_type in _ALIKE and not rest:
-            return _hold(forms, sheet, node, (form.name,), form)
+            return _hold(forms, builder, node, (form.name,), form)
         if node.op_type in _POOLS and pools_in_blocks(node):
             attributes = {key: a for key, a in node.attributes.items() if key != "storage_order"}
-            return _hold(forms, sheet, replace(node, domain=DOMAIN, attributes=attributes), (form.name,), form)
-    form = forms.unblocked(sheet, node.inputs[0])
+            return _hold(forms, builder, replace(node, domain=DOMAIN, attributes=attributes), (form.name,), form)
+    form = forms.unblocked(builder, node.inputs[0])
     # What a MaxPool or a Dropout gives beside its first output has no factor.
     waiting = node.outputs if node.op_type == "Split" else node.outputs[:1]
-    fresh = tuple(sheet.book.fresh() if name else "" for name in waiting)
+    fresh = tuple(builder.book.fresh() if name else "" for name in waiting)
     outputs = (*fresh, *node.outputs[len(waiting) :])
-    sheet.nodes.append(proto_of(replace(node, inputs=(form.name, *rest), outputs=outputs)))
+    builder.nodes.append(proto_of(replace(node, inputs=(form.name, *rest), outputs=outputs)))
     forms.held |= {name: replace(form, name=made) for name, made in zip(waiting, fresh, strict=True) if name}
     return None
 
@@ -105,14 +105,14 @@ def _fuse(forms: Forms, node: Node, activation: str, *params: float) -> bool:
     return True
 
 
-def _clip(forms: Forms, sheet: Sheet, node: Node) -> None:
-    form = forms.form(node.inputs[0]) if forms.image(node.outputs[0]) else forms.unblocked(sheet, node.inputs[0])
+def _clip(forms: Forms, builder: GraphBuilder, node: Node) -> None:
+    form = forms.form(node.inputs[0]) if forms.image(node.outputs[0]) else forms.unblocked(builder, node.inputs[0])
     bounds = node.inputs[1:]
     if form.factor is not None:
-        bounds = tuple(_bound(forms, sheet, bound, form.factor) for bound in bounds)
+        bounds = tuple(_bound(forms, builder, bound, form.factor) for bound in bounds)
     elif form.blocked and (limits := _limits(forms, bounds)) and _fuse(forms, node, "Clip", *limits):
         return
-    _hold(forms, sheet, node, (form.name, *bounds), form)
+    _hold(forms, builder, node, (form.name, *bounds), form)
 
 
 def _limits(forms: Forms, bounds: Sequence[str]) -> list[float]:
@@ -128,14 +128,14 @@ def _limits(forms: Forms, bounds: Sequence[str]) -> list[float]:
     return limits
 
 
-def _bound(forms: Forms, sheet: Sheet, bound: str, factor: str) -> str:
+def _bound(forms: Forms, builder: GraphBuilder, bound: str, factor: str) -> str:
     """Return what bounds x' where a bound, which may be absent, is to bound f x'."""
     value = known(forms.constants, bound)
     zero = value is not None and not value.any()
-    return bound if not bound or zero else sheet.op("Div", bound, factor)
+    return bound if not bound or zero else builder.op("Div", bound, factor)
 
 
-def _join(forms: Forms, sheet: Sheet, node: Node) -> bool:
+def _join(forms: Forms, builder: GraphBuilder, node: Node) -> bool:
     """Write a node whose operands are to have one factor: that of the largest, and among these of the oldest."""
     names = [name for name in node.inputs if name]
     if len(names) == 2 and node.op_type in ("Add", "Sub") and names[1] in forms.zeroed:
@@ -149,40 +149,40 @@ def _join(forms: Forms, sheet: Sheet, node: Node) -> bool:
     lead = min(names, key=lambda name: (-prod(sizes[name] or ()), ages.get(name, -1)))
     factor = forms.form(lead).factor
     blocked = _blocks_fit(forms, node, names)
-    if blocked and node.op_type == "Add" and (_add(forms, sheet, node, lead) or _add_to_norm(forms, sheet, node)):
+    if blocked and node.op_type == "Add" and (_add(forms, builder, node, lead) or _add_to_norm(forms, builder, node)):
         return True
     operands = []
     for name in node.inputs:
-        form = forms.in_blocks(sheet, name) if blocked else forms.unblocked(sheet, name)
-        operands.append(_with_factor(forms, sheet, form, factor))
-    _hold(forms, sheet, node, operands, Form("", factor, blocked))
+        form = forms.in_blocks(builder, name) if blocked else forms.unblocked(builder, name)
+        operands.append(_with_factor(forms, builder, form, factor))
+    _hold(forms, builder, node, operands, Form("", factor, blocked))
     return True
 
 
-def _add(forms: Forms, sheet: Sheet, node: Node, lead: str) -> bool:
+def _add(forms: Forms, builder: GraphBuilder, node: Node, lead: str) -> bool:
     """Write a sum of two images in blocks with different factors; say whether it was one."""
     other = node.inputs[1] if node.inputs[0] == lead else node.inputs[0]
-    total, form, image = forms.in_blocks(sheet, lead), forms.in_blocks(sheet, other), forms.image(lead)
+    total, form, image = forms.in_blocks(builder, lead), forms.in_blocks(builder, other), forms.image(lead)
     if form.factor == total.factor or image is None:
         return False
-    ratio = _ratio(sheet, form.factor or sheet.book.constant(1, np.float32), total.factor)
-    made = add_product(sheet, form.name, ratio, total.name, padded(image[1], forms.block))
+    ratio = _ratio(builder, form.factor or builder.book.constant(1, np.float32), total.factor)
+    made = add_product(builder, form.name, ratio, total.name, padded(image[1], forms.block))
     forms.fusible[node.outputs[0]] = made
     forms.held[node.outputs[0]] = replace(total, name=made.output[0])
     return True
 
 
-def _add_to_norm(forms: Forms, sheet: Sheet, node: Node) -> bool:
+def _add_to_norm(forms: Forms, builder: GraphBuilder, node: Node) -> bool:
     """Let a BatchNormalization that nothing else reads take the other operand of a sum; say whether one does."""
     for name, other in (node.inputs, node.inputs[::-1]):
         made = _fusible(forms, name)
         # One with a fourth operand is a sum already.
         if made is None or len(made.input) != 3 or forms.form(other).factor is not None:
             continue
-        made.input.append(forms.in_blocks(sheet, other).name)
+        made.input.append(forms.in_blocks(builder, other).name)
         # Its place is where the sum was: the other operand may have been made after it.
-        at = next(i for i in reversed(range(len(sheet.nodes))) if sheet.nodes[i] is made)
-        sheet.nodes.append(sheet.nodes.pop(at))
+        at = next(i for i in reversed(range(len(builder.nodes))) if builder.nodes[i] is made)
+        builder.nodes.append(builder.nodes.pop(at))
         forms.fusible[node.outputs[0]] = made
         forms.held[node.outputs[0]] = forms.held.pop(name)
         return True
@@ -208,17 +208,17 @@ def _blocks_fit(forms: Forms, node: Node, names: Sequence[str]) -> bool:
     return made is not None and made[1] % MULTIPLE == 0 and all(image == made for image in images)
 
 
-def _with_factor(forms: Forms, sheet: Sheet, form: Form, factor: str | None) -> str:
+def _with_factor(forms: Forms, builder: GraphBuilder, form: Form, factor: str | None) -> str:
     """Return a value under a factor other than its own."""
     if form.factor == factor:
         return form.name
     if form.factor is None:
         assert factor is not None
-        return sheet.op("Div", form.name, factor)
-    return sheet.op("Mul", form.name, _ratio(sheet, form.factor, factor))
+        return builder.op("Div", form.name, factor)
+    return builder.op("Mul", form.name, _ratio(builder, form.factor, factor))
 
 
-def _product(forms: Forms, sheet: Sheet, node: Node) -> bool:
+def _product(forms: Forms, builder: GraphBuilder, node: Node) -> bool:
     names = node.inputs
     held = [forms.form(name) for name in names]
     single = [name in forms.constants and forms.constants[name].size == 1 for name in names]
@@ -229,14 +229,14 @@ def _product(forms: Forms, sheet: Sheet, node: Node) -> bool:
     )
     operands = []
     for name, one in zip(names, single, strict=True):
-        form = Form(name) if one else forms.in_blocks(sheet, name) if blocked else forms.unblocked(sheet, name)
+        form = Form(name) if one else forms.in_blocks(builder, name) if blocked else forms.unblocked(builder, name)
         operands.append(form)
     factors = [form.factor for form in operands if form.factor is not None]
-    factor = sheet.op("Mul", *factors) if len(factors) == 2 else next(iter(factors), None)
-    _hold(forms, sheet, node, [form.name for form in operands], Form("", factor, blocked))
+    factor = builder.op("Mul", *factors) if len(factors) == 2 else next(iter(factors), None)
+    _hold(forms, builder, node, [form.name for form in operands], Form("", factor, blocked))
     return True
 
 
-def _ratio(sheet: Sheet, own: str, wanted: str | None) -> str:
+def _ratio(builder: GraphBuilder, own: str, wanted: str | None) -> str:
     """Return what takes a value under one factor to another, which may be none."""
-    return own if wanted is None else sheet.op("Div", own, wanted)
+    return own if wanted is None else builder.op("Div", own, wanted)

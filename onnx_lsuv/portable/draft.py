@@ -1,0 +1,233 @@
+"""The model while it changes: the skeleton as a protobuf of its own, and the values that its tensors stand for.
+
+A tensor carries a mark in its metadata, so it can be moved, copied and inlined with the messages around it; its values
+are looked up only when they are needed. Two tensors with one mark are one tensor.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+import numpy as np
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from onnx_lsuv.errors import OutputError
+from onnx_lsuv.lsuv.scratch import Scratch
+from onnx_lsuv.model import HOLLOW_BYTES, Array, Model, Site, is_hollow, message, read, rewritten, tensors, unused
+from onnx_lsuv.portable.scopes import all_names, remove_nodes
+from onnx_lsuv.program.program import DEFAULT_DOMAINS
+
+_MARK = "onnx_lsuv.mark"
+# Tensors in the file of external data start at multiples of this.
+_ALIGNMENT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that was done to the model."""
+
+    what: str
+    where: str  # the name of a node, a value or a domain
+    why: str
+
+
+@dataclass(slots=True)
+class Draft:
+    """A model under way."""
+
+    model: Model
+    proto: ModelProto
+    room: Scratch
+    steps: list[Step] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    marks: dict[Site, int] = field(default_factory=dict)
+    homes: list[Site | None] = field(default_factory=list)  # by mark: where the tensor was in `model`
+    new: dict[int, Array] = field(default_factory=dict)  # by mark: what replaces the stored values
+
+    aliases: dict[tuple[str, int], str] = field(default_factory=dict)  # by reader: the name that it read a tensor under
+    taken: set[str] = field(default_factory=set)  # names of values, once `fresh` was asked
+
+    @property
+    def graph(self) -> GraphProto:
+        """The main graph."""
+        return self.proto.graph
+
+    @property
+    def opset(self) -> int:
+        """The version of ONNX's own operator set."""
+        return next((o.version for o in self.proto.opset_import if o.domain in DEFAULT_DOMAINS), 0)
+
+    def did(self, what: str, where: str, why: str) -> None:
+        """Enter a step."""
+        self.steps.append(Step(what, where, why))
+
+    def values(self, tensor: TensorProto) -> Array:
+        """Return the values that a tensor stands for."""
+        mark = mark_of(tensor)
+        if mark in self.new:
+            return self.new[mark]
+        home = self.homes[mark]
+        assert home is not None
+        return read(self.model, home)
+
+    def is_new(self, tensor: TensorProto) -> bool:
+        """Say whether a tensor has other values than are stored."""
+        return mark_of(tensor) in self.new
+
+    def put(self, tensor: TensorProto, values: Array) -> None:
+        """Give a tensor other values, and with them their shape and type."""
+        tensor.dims[:] = values.shape
+        tensor.data_type = helper.np_dtype_to_tensor_dtype(values.dtype)
+        self.new[mark_of(tensor)] = self.room.keep(values)
+
+    def tensor(self, name: str, values: Array, home: Site | None = None) -> TensorProto:
+        """Return a new tensor; `home` is the place in the original model that it stands for."""
+        tensor = TensorProto(name=name)
+        self.mark(tensor, home)
+        self.put(tensor, values)
+        return tensor
+
+    def mark(self, tensor: TensorProto, home: Site | None) -> None:
+        """Give a tensor the next mark."""
+        mark = len(self.homes)
+        self.homes.append(home)
+        if home is not None:
+            self.marks[home] = mark
+        tensor.metadata_props.add(key=_MARK, value=str(mark))
+
+    def fresh(self, wanted: str) -> str:
+        """Return a name that no value has yet: the wanted one, or with a number behind it."""
+        self.taken = self.taken or all_names(self.graph)
+        name = unused(wanted, self.taken, "_")
+        self.taken.add(name)
+        return name
+
+    def initializers(self) -> dict[str, TensorProto]:
+        """Return the main graph's dense initializers by name."""
+        return {tensor.name: tensor for tensor in self.graph.initializer}
+
+
+def mark_of(tensor: TensorProto) -> int:
+    """Return a tensor's mark."""
+    return next(int(entry.value) for entry in tensor.metadata_props if entry.key == _MARK)
+
+
+def open_draft(model: Model, room: Scratch) -> Draft:
+    """Return a draft of a model, its new values in place."""
+    proto = ModelProto()
+    proto.CopyFrom(model.proto)
+    draft = Draft(model, proto, room)
+    for site, tensor in tensors(proto):
+        draft.mark(tensor, site)
+    copy = replace(model, proto=proto)
+    gone: list[tuple[GraphProto, NodeProto]] = []
+    for site, value in model.values.items():
+        kind, here = message(copy, site)
+        if kind == "tensor":
+            draft.new[draft.marks[site]] = value
+        elif kind == "attribute":
+            attribute = cast(AttributeProto, here)
+            tensor = draft.tensor("", value, site)
+            attribute.Clear()
+            attribute.CopyFrom(helper.make_attribute("value", tensor))
+        else:
+            node, graph = cast(NodeProto, here), cast(GraphProto, message(copy, site[:-1])[1])
+            graph.initializer.append(draft.tensor(node.output[0], value, site))
+            gone.append((graph, node))
+    for graph, node in gone:
+        remove_nodes(graph, [node])
+    return draft
+
+
+def filled(draft: Draft, node: NodeProto, dims: tuple[int, ...]) -> Array:
+    """Return what a ConstantOfShape node makes, as an array of shape `dims`."""
+    for attribute in node.attribute:
+        if attribute.name == "value":
+            value = draft.values(attribute.t)
+            return np.full(dims, value.reshape(-1)[0], value.dtype)
+    return np.zeros(dims, np.float32)
+
+
+def close_draft(draft: Draft) -> tuple[Model, Mapping[Site, Site]]:
+    """Return the model that a draft has become, and where each tensor of the original now stands."""
+    values: dict[Site, Array] = {}
+    moved: dict[Site, Site] = {}
+    outside: list[tuple[Site, TensorProto, Array | None]] = []
+    for site, tensor in tensors(draft.proto):
+        mark = mark_of(tensor)
+        home = draft.homes[mark]
+        if home is not None:
+            moved.setdefault(home, site)
+        if tensor.data_location == TensorProto.EXTERNAL:
+            outside.append((site, tensor, draft.new.get(mark)))
+        elif mark in draft.new or is_hollow(tensor):
+            array = draft.values(tensor)
+            if not _hold(tensor, array):
+                values[site] = array
+    files = {}
+    if any(new is not None and new.nbytes != _stored_size(draft, tensor) for _, tensor, new in outside):
+        files = _one_file(draft, [tensor for _, tensor, _ in outside])
+    else:
+        values |= {site: new for site, _, new in outside if new is not None}
+    for _, tensor in tensors(draft.proto):
+        kept = [entry for entry in tensor.metadata_props if entry.key != _MARK]
+        del tensor.metadata_props[:]
+        tensor.metadata_props.extend(kept)
+    return rewritten(draft.model, draft.proto, values, files), moved
+
+
+def _hold(tensor: TensorProto, array: Array) -> bool:
+    """Take the payload off a tensor, or put a small one in; return whether the tensor holds its values now."""
+    for name in ("float_data", "int32_data", "string_data", "int64_data", "raw_data", "double_data", "uint64_data"):
+        tensor.ClearField(name)
+    if tensor.data_type == TensorProto.STRING:
+        tensor.string_data.extend(str(each).encode() for each in array.reshape(-1))
+        return True
+    if array.nbytes > HOLLOW_BYTES:
+        return False
+    tensor.raw_data = numpy_helper.from_array(array).raw_data
+    return True
+
+
+def _stored_size(draft: Draft, tensor: TensorProto) -> int:
+    home = draft.homes[mark_of(tensor)]
+    assert home is not None
+    stored = cast(TensorProto, message(draft.model, home)[1])
+    itemsize: int = helper.tensor_dtype_to_np_dtype(stored.data_type).itemsize
+    return int(math.prod(stored.dims)) * itemsize
+
+
+def _one_file(draft: Draft, outside: Sequence[TensorProto]) -> dict[str, memoryview]:
+    """Write all external data anew, to a file that goes with its mapping, under the location of the first tensor.
+
+    What was float16 takes twice the room now, so the old places do not fit.
+    """
+    location = os.path.normpath([e.value for e in outside[0].external_data if e.key == "location"][-1])
+    places: dict[int, tuple[int, int]] = {}
+    folder = draft.room.folder
+    try:
+        with tempfile.TemporaryFile(dir=folder, prefix=".onnx-lsuv-") as file:
+            for tensor in outside:
+                mark = mark_of(tensor)
+                if mark not in places:
+                    file.write(bytes(-file.tell() % _ALIGNMENT))
+                    data = numpy_helper.from_array(draft.values(tensor)).raw_data
+                    places[mark] = file.tell(), len(data)
+                    file.write(data)
+                del tensor.external_data[:]
+                offset, length = places[mark]
+                for key, value in (("location", location), ("offset", offset), ("length", length)):
+                    tensor.external_data.add(key=key, value=str(value))
+            file.flush()
+            mapped = np.memmap(file, dtype=np.uint8, mode="r") if file.tell() else np.zeros(0, np.uint8)
+    except OSError as error:
+        raise OutputError(
+            f"scratch space was needed in {str(folder or tempfile.gettempdir())!r} for external data as float32: "
+            f"{error.strerror}; free some"
+        ) from error
+    return {location: mapped.data}

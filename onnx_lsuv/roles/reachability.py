@@ -1,0 +1,110 @@
+"""What stands before and after the layers of a network, and where a value goes."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass
+
+from onnx_lsuv.layers.plan import Layer, Plan
+from onnx_lsuv.operators.linear import operator_of
+from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, Body, Node, Program, walk
+from onnx_lsuv.sources.tracing import is_constant
+
+# Operators that keep the meaning of the last axis: what a position embedding passes on its way to a layer.
+_WIDTH_KEEPERS = frozenset({
+    "Add", "Sub", "Mul", "Div", "Identity", "Dropout", "Cast", "Concat", "Slice", "LayerNormalization",
+    "SkipLayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization",
+    "ReduceMean", "Pow", "Sqrt", "Reciprocal",
+})  # fmt: skip
+_WITHOUT_EFFECT = frozenset({"Identity", "Dropout", "Cast", "Reshape", "Transpose", "Mul", "Add"})
+_FAR = 200  # nodes to look at
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Values by their place among the layers, in all scopes."""
+
+    learned: frozenset[str]  # they depend on a layer or on a table that is looked up
+    leading: frozenset[str]  # a layer depends on them
+    linear: frozenset[Node]  # nodes with a constant weight, whether it is drawn or left alone
+    layers: dict[Node, Layer]
+
+
+def flow_of(plan: Plan) -> Flow:
+    """Return which values come after a layer, and which before one."""
+    program = plan.program
+    nodes = {layer.node for layer in plan.layers}
+    nodes |= {
+        left.node for left in plan.skipped if operator_of(left.node) and left.reason not in ("dynamic", "constant")
+    }
+    tables = {
+        node
+        for node in program.walk()
+        if (node.op == "Gather" and not is_constant(program, node) and _is_float(program, node.inputs[0]))
+        or node.op_type == "EmbedLayerNormalization"
+    }
+    learned: set[str] = set()
+    leading: set[str] = set()
+    _forward(program.body, learned, nodes | tables)
+    _backward(program.body, leading, nodes)
+    return Flow(frozenset(learned), frozenset(leading), frozenset(nodes), {layer.node: layer for layer in plan.layers})
+
+
+def _is_float(program: Program, name: str) -> bool:
+    return name in program.constants and program.constants[name].elem_type in FLOAT_TYPES
+
+
+def _forward(body: Body, learned: set[str], marks: Set[Node]) -> None:
+    for node in body.nodes:
+        hit = node in marks or any(name in learned for name in node.inputs)
+        for inner in node.bodies.values():
+            # A loop's states come back, so what is learned inside is so from the start.
+            if hit or any(each in marks for each in walk(inner)):
+                learned.update(value.name for value in inner.inputs)
+            _forward(inner, learned, marks)
+            hit = hit or any(value.name in learned for value in inner.outputs)
+        if hit:
+            learned.update(name for name in node.outputs if name)
+
+
+def _backward(body: Body, leading: set[str], marks: Set[Node]) -> None:
+    for node in reversed(body.nodes):
+        hit = node in marks or any(name in leading for name in node.outputs)
+        for inner in node.bodies.values():
+            if hit or any(each in marks for each in walk(inner)):
+                hit = True
+                leading.update(value.name for value in inner.outputs)
+            _backward(inner, leading, marks)
+        if hit:
+            leading.update(name for name in node.inputs if name)
+
+
+def leads_to_width(program: Program, flow: Flow, name: str, width: int) -> bool:
+    """Say whether a value reaches a layer of so many inputs with its last axis as it is."""
+    todo, seen = [name], set[Node]()
+    while todo and len(seen) < _FAR:
+        at = todo.pop(0)
+        for node, _ in program.consumers.get(at, ()):
+            if node in seen:
+                continue
+            seen.add(node)
+            if node in flow.layers:
+                if flow.layers[node].matrix.fan_in == width:
+                    return True
+            elif node.op_type in _WIDTH_KEEPERS:
+                todo += [output for output in node.outputs if output]
+    return False
+
+
+def leads_to_add(program: Program, name: str) -> bool:
+    """Say whether a value goes into the Add of a residual connection, and nowhere else."""
+    while True:
+        readers = program.consumers.get(name, ())
+        if len(readers) != 1 or name in program.exits:
+            return False
+        node, position = readers[0]
+        if node.domain not in DEFAULT_DOMAINS or node.op_type not in _WITHOUT_EFFECT:
+            return False
+        if node.op_type == "Add" and node.inputs[1 - position] not in program.constants:
+            return True
+        name = node.outputs[0]

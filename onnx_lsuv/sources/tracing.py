@@ -1,0 +1,273 @@
+"""Where an operand's values come from: constants, seen through operators that only move values.
+
+A weight reaches its layer from an initializer, a Constant or a ConstantOfShape, perhaps through Transpose,
+Reshape, Slice, Split, Concat of slices and the like. Each of these is here a NumPy function that gives a *view* of
+its input wherever NumPy can; the whole way composes into one function from the constants' arrays to the operand's.
+New values are written back through that view, or, where NumPy had to copy, by running the same function over
+`arange(size)` and scattering by the result. So no operator needs an inverse of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from hashlib import sha256
+
+import numpy as np
+
+from onnx_lsuv.model import read
+from onnx_lsuv.program.program import DEFAULT_DOMAINS, RANDOM_OPS, Node, Program, number
+from onnx_lsuv.program.static_integers import lengths
+from onnx_lsuv.sources.degrees import degrees
+from onnx_lsuv.sources.moves import OPERATORS, Array, FixedTerm, Source, Stop, Untraceable, extend, phantom
+from onnx_lsuv.sources.quantisers import bounded, is_quantiser, rounded
+
+_PLAIN_MOVES = frozenset({"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
+
+
+def trace(program: Program, name: str, *, several: bool = False) -> Source | Untraceable:
+    """Follow an operand back to its constant.
+
+    Args:
+        program: where the operand stands.
+        name: of the operand.
+        several: allow an operand joined from several constants.
+
+    Returns:
+        The source, or the reason why there is none.
+    """
+    try:
+        source = _trace(program, name)
+    except Stop as stop:
+        return stop.found
+    except RecursionError:
+        return Untraceable("computed", "the weight's way through the graph has too many operators to be followed")
+    if len(source.constants) > 1 and not several:
+        return Untraceable("computed", "the weight is joined from several constants")
+    return _with_carrier(program, name, source) if source.computed else source
+
+
+def _with_carrier(program: Program, name: str, source: Source) -> Source | Untraceable:
+    """Find the constant that can carry the scale of a computed weight."""
+    growth = degrees(program, name, source.rounding)
+    if growth is None or len(source.constants) != 1:
+        return Untraceable("computed", "the weight is a sum or another mixture of constants, which no factor scales")
+    degree = growth.get(source.constant)
+    if degree == 1.0:
+        return source
+    # Not of degree 1 itself, the weight is none of these.
+    carriers = [
+        c for c, d in growth.items() if d == 1.0 and (known := program.constants[c]).site is not None and known.size > 0
+    ]
+    if not carriers:
+        return Untraceable("computed", "no constant that the weight is computed from is proportional to it: all stay")
+    # Weight normalisation: of several factors the largest is the trained one, the others are plain numbers, as a 1 is.
+    scaled_constant = max(carriers, key=lambda c: (program.constants[c].size, number(program.constants, c) != 1))
+    late = [
+        (degrees(program, c.value, source.rounding) or {}).get(scaled_constant, 0.0) for c in source.quantiser_steps
+    ]
+    if any(d not in (0.0, 1.0) for d in late):
+        return Untraceable("computed", "what rounds the weight is not proportional to what carries its scale")
+    quantiser_steps = tuple(replace(c, scaled=d == 1.0) for c, d in zip(source.quantiser_steps, late, strict=True))
+    return replace(source, scaled_constant=scaled_constant, quantiser_steps=quantiser_steps)
+
+
+def _trace(program: Program, name: str, known: dict[str, Source] | None = None) -> Source:
+    """Follow an operand; `known` has the sources of values that several ways lead over."""
+    found = {} if known is None else known
+    if name not in found:
+        try:
+            found[name] = _follow(program, name, found)
+        except (ValueError, IndexError, ZeroDivisionError, OverflowError) as error:
+            # NumPy's words for a shape, axis or bound that the file gives.
+            node, _ = program.producers[name]
+            what = f"the weight's way through {node.op} {node.label!r} does not fit its shape"
+            raise Stop("computed", what) from error
+    return found[name]
+
+
+def _follow(program: Program, name: str, found: dict[str, Source]) -> Source:
+    constant = program.constants.get(name)
+    if constant is not None:
+        if any(d < 0 for d in constant.dims):
+            raise Stop("computed", f"the tensor {constant.label!r} has a negative dimension")
+        try:
+            phantom(constant.dims)
+        except ValueError as error:
+            raise Stop("computed", f"the tensor {constant.label!r} has dims that no array can have") from error
+        return Source((name,), lambda arrays: arrays[name], (), constant.elem_type, constant.dims, partial=False)
+    if name in program.sparse:
+        raise Stop("sparse", "the weight is a sparse initializer: give the model with dense ones")
+    if name not in program.producers:
+        raise Stop("dynamic", "the weight is an input of its graph, known only at run time")
+    node, output = program.producers[name]
+    if node.domain in DEFAULT_DOMAINS and node.op_type in RANDOM_OPS:
+        raise Stop("random", f"the weight is drawn at run time by {node.op}")
+    if is_quantiser(node, "DequantizeLinear"):
+        return rounded(program, node, _trace)
+    if node.op == "Clip" and is_constant(program, node):
+        return bounded(program, node, _trace)
+    if "Quant" in node.op_type:
+        raise Stop("quantised", f"the weight comes out of {node.op}: give the float model")
+    move = OPERATORS.get(node.op_type) if node.domain in DEFAULT_DOMAINS else None
+    if move is None:
+        if node.op in ("Mul", "Div") and is_constant(program, node):
+            return _product(program, node, found)
+        if node.op == "Sub" and is_constant(program, node):
+            return _centred(program, node, found)
+        if node.op == "LpNormalization" and is_constant(program, node):
+            source = _trace(program, node.inputs[0], found)
+            return replace(source, path=(*source.path, node.op_type), computed=True)
+        if node.op == "SequenceAt" and node.inputs[0] in program.producers:
+            return _from_sequence(program, node, found)
+        if is_constant(program, node):
+            raise Stop("computed", f"the weight is computed from constants by {node.op}")
+        raise Stop("dynamic", f"the weight is computed from the data by {node.op}")
+    inputs = node.inputs if node.op_type == "Concat" else node.inputs[:1]
+    return move(program, node, output, [_trace(program, each, found) for each in inputs])
+
+
+def _product(program: Program, node: Node, traced: dict[str, Source]) -> Source:
+    """Follow the factor that is a weight: the largest that is no mask, if the product has its shape."""
+    found: list[Source] = []
+    aside: list[tuple[Stop, str]] = []  # constants that a factor is computed from which is no weight itself
+    for name in node.inputs if node.op_type == "Mul" else node.inputs[:1]:
+        try:
+            found.append(_trace(program, name, traced))
+        except Stop as stopped:
+            # A plain number, or a mask that is no tensor of floats, multiplies without being a weight itself.
+            growth = degrees(program, name)
+            if growth is None:
+                raise
+            aside += [(stopped, each) for each in growth]
+    single = [s for s in found if len(s.constants) == 1]
+    weights = [s for s in single if not _is_mask(program, s.constant)] or single
+    if not weights or len(single) < len(found):
+        raise Stop("computed", f"the weight is computed from constants by {node.op}")
+    best = max(weights, key=lambda s: s.size)
+    # 1 / |v| is computed from the weight, exp(g) from something smaller; A B may be a weight that nothing can follow.
+    for fault, name in aside:
+        if name != best.constant and program.constants[name].size >= best.size:
+            raise fault
+    if sum(s.size == best.size and s.constant != best.constant for s in weights) or any(
+        np.broadcast_shapes(s.shape, best.shape) != best.shape for s in found
+    ):
+        raise Stop("computed", "the weight is a product of constants of which none has its shape alone")
+    return replace(best, path=(*best.path, node.op_type), computed=True)
+
+
+def _centred(program: Program, node: Node, found: dict[str, Source]) -> Source:
+    """Follow W - mean(W), as weight standardisation begins: what is taken off depends on the weight alone."""
+    source = _trace(program, node.inputs[0], found)
+    if set(degrees(program, node.inputs[1]) or ()) != set(source.constants):
+        raise Stop("computed", f"the weight is computed from constants by {node.op}")
+    return replace(source, path=(*source.path, node.op_type), computed=True)
+
+
+def _from_sequence(program: Program, node: Node, found: dict[str, Source]) -> Source:
+    """Follow one part of a weight that SplitToSequence cuts."""
+    cut, _ = program.producers[node.inputs[0]]
+    at, sizes = lengths(program, node.inputs[1]), lengths(program, cut.inputs[1]) if len(cut.inputs) > 1 else None
+    if cut.op != "SplitToSequence" or at is None or at[0] is None or sizes is None or None in sizes:
+        raise Stop("computed", f"the weight is an element of a sequence that {cut.op} {cut.label!r} makes")
+    source = _trace(program, cut.inputs[0], found)
+    axis = cut.int_attribute("axis", 0)
+    step = np.cumsum([0, *(s for s in sizes if s is not None)])
+    if len(sizes) == 1:
+        step = np.arange(0, source.shape[axis] + int(step[1]), int(step[1]))
+    place = at[0] + (len(step) - 1 if at[0] < 0 else 0)
+    index = [slice(None)] * len(source.shape)
+    index[axis] = slice(int(step[place]), int(step[place + 1]))
+    return extend(source, node, lambda a: a[tuple(index)], partial=True)
+
+
+def _is_mask(program: Program, name: str) -> bool:
+    constant = program.constants[name]
+    if constant.site is None or constant.node is not None or constant.size == 1:
+        return False
+    values = read(program.model, constant.site)
+    return bool(np.isin(values, (0, 1)).all())
+
+
+def is_constant(program: Program, node: Node) -> bool:
+    """Say whether a node depends on constants alone."""
+    return node in program.static
+
+
+def trace_sum(program: Program, name: str) -> tuple[Source, FixedTerm] | None:
+    """Follow an operand that is a sum of constants to the one term that is a tensor of its own.
+
+    Returns:
+        The source of that term as the operand sees it, and the rest; None where there is no such sum.
+    """
+    moves: list[Node] = []
+    while name in program.producers:
+        node, _ = program.producers[name]
+        if node.op == "Add" and is_constant(program, node):
+            found = [trace(program, each) for each in node.inputs]
+            plain = [i for i, s in enumerate(found) if isinstance(s, Source) and not s.path and s.size > 1]
+            if len(plain) != 1:
+                return None
+            source = found[plain[0]]
+            assert isinstance(source, Source)
+            try:
+                for move in moves:
+                    source = OPERATORS[move.op_type](program, move, 0, [source])
+            except (Stop, ValueError, IndexError):
+                return None
+            return source, FixedTerm(node.inputs[plain[0]], node.inputs[1 - plain[0]], tuple(moves))
+        if node.domain not in DEFAULT_DOMAINS or node.op_type not in _PLAIN_MOVES:
+            return None
+        moves.insert(0, node)
+        name = node.inputs[0]
+    return None
+
+
+def region(source: Source, dims: Sequence[int]) -> str:
+    """Return which values of its one constant the operand reads: "" for all, else a digest of the sorted positions.
+
+    Two operands with equal regions are one weight, whatever the order in which they see it.
+    """
+    if len(source.constants) > 1:
+        return "+".join(source.constants[1:])
+    if not source.partial:
+        return ""
+    size = math.prod(dims)
+    positions = np.unique(source.see(np.arange(size, dtype=np.int64).reshape(dims)))
+    if positions.size == size:
+        return ""
+    return f"{positions[0]}:{positions[-1] + 1}:" + sha256(positions.tobytes()).hexdigest()[:16]
+
+
+def overlap(one: Source, other: Source, dims: Sequence[int]) -> bool:
+    """Say whether two operands read some of the same values of their one constant."""
+    size = math.prod(dims)
+    index = np.arange(size, dtype=np.int64).reshape(dims)
+    marks = np.zeros(size, np.bool_)
+    marks[one.see(index).reshape(-1)] = True
+    return bool(marks[other.see(index).reshape(-1)].any())
+
+
+def scatter(bases: Mapping[str, Array], source: Source, values: Array) -> None:
+    """Write an operand's new values into its constants' arrays, in place.
+
+    Args:
+        bases: the constants' arrays, writable and C-contiguous.
+        source: the way from them to the operand.
+        values: shape `source.shape`; cast to the arrays' type.
+    """
+    seen = source.view(bases)
+    if len(source.constants) == 1 and np.may_share_memory(seen, bases[source.constant]):
+        seen[...] = values
+        return
+    starts = np.cumsum([0, *(bases[name].size for name in source.constants)])
+    indexes = {
+        name: np.arange(start, start + bases[name].size, dtype=np.int64).reshape(bases[name].shape)
+        for name, start in zip(source.constants, starts, strict=False)
+    }
+    place = source.view(indexes)
+    for name, start in zip(source.constants, starts, strict=False):
+        base = bases[name].reshape(-1)
+        here = (place >= start) & (place < start + base.size)
+        base[place[here] - start] = values[here]

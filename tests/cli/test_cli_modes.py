@@ -1,0 +1,418 @@
+"""Checking, comparing, listing, reports of every kind, and what training needs."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import oracle
+import pytest
+from commands import HEAD, call, contents, fails, fill, invoke, mlp, names
+from onnx.numpy_helper import from_array, to_array
+from oracle import normal, parse
+
+from onnx_lsuv.importers.table import IMPORTERS
+
+X = ["-d", "x.npy"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a model m.onnx and data x.npy."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    return fill(tmp_path)
+
+
+def stds(path: str, data: str = "x.npy") -> list[float]:
+    found = oracle.measure(path, [{"x": np.load(data)}], ["y", "z"])
+    return [float(np.sqrt(each.var)) for each in found.values()]
+
+
+def numbers(text: str) -> dict[str, list[str]]:
+    """Return the cells of a table by the name of the layer."""
+    return {line.split()[0]: line.split() for line in text.split("\n\n", maxsplit=1)[0].splitlines()[1:]}
+
+
+# ---------------------------------------------------------------------------------------------------------------- check
+
+
+@pytest.mark.parametrize("extra", [[], ["-q"], ["--format", "json"], ["--format", "github"]])
+def test_check_names_the_worst_layers(here: Path, extra: list[str]) -> None:
+    line = call("m.onnx", *X, "--check", *extra, status=1).stderr
+    assert line.startswith("onnx-lsuv: 2 of 2 layers missed the std wanted: ")
+    first, second = (
+        f"'{name}' is off (std {std:.4f}, wanted 1.0000)" for name, std in zip("yz", stds("m.onnx"), strict=True)
+    )
+    assert first in line
+    assert second in line
+    assert line.count("\n") == 1
+    assert "saved" not in line
+
+
+def test_the_worst_come_first_and_the_others_are_counted(here: Path) -> None:
+    layers = 6
+    text = " ".join(f"y{i} = MatMul({'x' if not i else f'y{i - 1}'}, w{i})" for i in range(layers))
+    weights = {f"w{i}": normal(16, 16, seed=i) for i in range(layers)}
+    onnx.save(parse(f"{HEAD} g (float[N,16] x) => (float y{layers - 1}) {{ {text} }}", **weights), "deep.onnx")
+    line = call("deep.onnx", *X, "--check", status=1).stderr
+    # Each layer of 16 unit normals multiplies the std by four, so the last is the furthest off.
+    assert [line.index(f"'y{i}'") for i in (5, 4, 3)] == sorted(line.index(f"'y{i}'") for i in (5, 4, 3))
+    assert "'y2'" not in line
+    assert line.rstrip().endswith("and 3 more.")
+
+
+def test_a_target_of_its_own(here: Path) -> None:
+    call("m.onnx", *X, "--target", "z=0.1", "--target", "nothing*=1", status=2)
+    ran = call("m.onnx", *X, "--target", "*=0.5", "--target", "z=0.1", "-o", "o.onnx")
+    assert stds("o.onnx") == pytest.approx([0.5, 0.1], rel=0.003)
+    assert numbers(ran.stdout)["z"][-3:] == ["0.1000", "0.1000", "ok"]
+    call("o.onnx", *X, "--check", "--target", "*=0.5", "--target", "z=0.1")
+    assert "'z' is off" in call("o.onnx", *X, "--check", "--target-std", "0.5", status=1).stderr
+
+
+def test_compare_shows_both_models_on_the_same_data(here: Path) -> None:
+    call("m.onnx", *X)
+    before = contents(here)
+    arguments = ["m.lsuv.onnx", *X, "--check", "--compare", "m.onnx"]
+    ran = call(*arguments)
+    assert contents(here) == before
+    table = numbers(ran.stdout)
+    for name, mine, other in zip("yz", stds("m.lsuv.onnx"), stds("m.onnx"), strict=True):
+        assert table[name][-3:] == [f"{mine:.4f}", f"{other:.4f}", "ok"]
+    assert "other: m.onnx" in ran.stdout.splitlines()
+    # The first model alone decides the status.
+    call("m.onnx", *X, "--check", "--compare", "m.lsuv.onnx", status=1)
+    call(*arguments, "--report", "r.html")
+    page = (here / "r.html").read_text(encoding="utf-8")
+    assert "m.lsuv.onnx" in page
+    assert all(f"{std:.4f}" in page for std in stds("m.onnx"))
+
+
+def test_compare_where_layers_have_other_names(here: Path) -> None:
+    model = mlp()
+    for node in model.graph.node:
+        node.name = f"node_{node.output[0]}"
+    onnx.save(model, "named.onnx")
+    table = numbers(call("m.onnx", *X, "--check", "--compare", "named.onnx", status=1).stdout)
+    assert [row[-3] for row in table.values()] == [row[-2] for row in table.values()]
+    model.graph.node[0].name = "y"
+    onnx.save(model, "half.onnx")
+    ran = call("m.onnx", *X, "--check", "--compare", "half.onnx", status=1)
+    assert numbers(ran.stdout)["z"][-2] == "-"
+    assert "only in the other model: node_z" in ran.stdout
+
+
+def test_check_takes_a_seed_for_random_data(here: Path) -> None:
+    one, same, other = (
+        call("m.onnx", "--random", "--check", "--seed", seed, "-q", status=1).stderr for seed in ("1", "1", "2")
+    )
+    assert one == same != other
+
+
+def test_another_seed_is_named_where_it_may_help(here: Path) -> None:
+    text = f"{HEAD} g (float[N,1] x) => (float z) {{ y = MatMul(x, w) r = Relu(y) z = MatMul(r, u) }}"
+    onnx.save(parse(text, w=normal(1, 1), u=normal(1, 4)), "dead.onnx")
+    np.save("positive.npy", np.abs(normal(32, 1)))
+    ran = {
+        seed: invoke(["dead.onnx", "-d", "positive.npy", "--device", "cpu", "--force", "--seed", str(seed)])
+        for seed in range(12)
+    }
+    assert {each.status for each in ran.values()} == {0, 1}  # another one does help
+    for each in ran.values():
+        assert ("(dead ReLUs), which another --seed may mend" in each.stderr) == (each.status == 1)
+    call(
+        "dead.onnx", "-d", "positive.npy", "-o", "alive.onnx", "--seed", str(next(s for s in ran if not ran[s].status))
+    )
+    model = onnx.load("alive.onnx")
+    model.graph.initializer[0].CopyFrom(from_array(-to_array(model.graph.initializer[0]), "w"))
+    onnx.save(model, "cut.onnx")
+    assert "--seed" not in call("cut.onnx", "-d", "positive.npy", "--check", status=1).stderr  # nothing is drawn
+
+
+# -------------------------------------------------------------------------------------------------------------- reports
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append(tag)
+
+
+def test_reports_of_every_kind_at_once(here: Path) -> None:
+    kinds = ["a.json", "b.md", "c.html", "d.json"]
+    ran = call("m.onnx", *X, *(word for name in kinds for word in ("--report", name)))
+    assert names(here) == {"m.onnx", "x.npy", "zeros.npy", "m.lsuv.onnx", *kinds}
+    assert "2 ok" in ran.stdout
+    assert json.loads((here / "a.json").read_text())["good"] is True
+    assert (here / "a.json").read_bytes() == (here / "d.json").read_bytes()
+    assert (here / "b.md").read_text(encoding="utf-8").startswith("### onnx-lsuv")
+    page = _Page()
+    page.feed((here / "c.html").read_text(encoding="utf-8"))
+    assert {"html", "table", "svg"} <= set(page.seen)
+
+
+def test_reports_are_written_with_status_1_and_quiet(here: Path) -> None:
+    call("m.onnx", *X, "--check", "-q", "--report", "r.md", "--report", "r.json", status=1)
+    assert json.loads((here / "r.json").read_text())["good"] is False
+    assert "off" in (here / "r.md").read_text(encoding="utf-8")
+
+
+def test_github(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    summary = here / "summary.md"
+    summary.write_text("before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    call("m.onnx", *X, "--check", status=1)
+    assert summary.read_text() == "before\n"  # only where it was asked for
+    ran = call("m.onnx", *X, "--check", "--format", "github", status=1)
+    lines = ran.stdout.splitlines()
+    assert all(line.startswith(("::error ", "::warning ", "::notice ")) for line in lines)
+    assert sum(line.startswith("::error ") for line in lines) == 2
+    text = summary.read_text(encoding="utf-8")
+    assert text.startswith("before\n")
+    assert "m.onnx" in text
+    call("m.onnx", *X, "--check", "--format", "github", "-q", status=1)
+    assert summary.read_text(encoding="utf-8").count("### onnx-lsuv") == 2
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY")
+    call("m.onnx", *X, "--format", "github")
+
+
+def test_a_step_summary_that_cannot_be_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = contents(here)
+    (here / "folder").mkdir()
+    for name, words in [("missing/s.md", "make it first"), ("folder", "is a folder"), ("m.onnx", "the model itself")]:
+        monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(here / name))
+        for more in (["--check"], []):
+            line = fails(6, "m.onnx", *X, "--format", "github", *more)
+            assert "GITHUB_STEP_SUMMARY" in line
+            assert words in line
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(here / "m.lsuv.onnx"))
+    assert "two outputs" in fails(2, "m.onnx", *X, "--format", "github")
+    assert contents(here) == before
+    # Only where it is written to.
+    call("m.onnx", *X)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_step_summary_leaves_no_trace(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = contents(here)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "/dev/full")
+    line = fails(6, "m.onnx", *X, "--format", "github", "--report", "r.md")
+    assert "GITHUB_STEP_SUMMARY" in line
+    assert os.strerror(errno.ENOSPC) in line
+    assert contents(here) == before
+
+
+@pytest.mark.parametrize("was", [None, "before\n"])
+def test_the_step_summary_is_taken_back_where_no_file_is_saved(
+    here: Path, monkeypatch: pytest.MonkeyPatch, was: str | None
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if was is not None:
+        Path("s.md").write_text(was)
+    before = contents(here)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "s.md")
+    monkeypatch.setattr("onnx_lsuv.model.atomic._put", full)
+    ran = invoke(["m.onnx", *X, "--device", "cpu", "--format", "github", "-q"])
+    assert (ran.status, ran.stdout) == (6, "")
+    assert contents(here) == before
+
+
+@pytest.mark.parametrize("stop", ["interrupted", "out of memory"])
+def test_what_is_saved_already_is_told(here: Path, monkeypatch: pytest.MonkeyPatch, stop: str) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise {"interrupted": KeyboardInterrupt, "out of memory": MemoryError}[stop]
+
+    status = {"interrupted": 130, "out of memory": 5}[stop]
+    before = contents(here)
+    with monkeypatch.context() as patched:
+        patched.setattr("onnx_lsuv.lsuv.measure", stopped)
+        (line,) = call("m.onnx", *X, "--report", "r.md", status=status).stderr.splitlines()
+    assert line.startswith(f"onnx-lsuv: error: {stop}")
+    assert "all the same" not in line
+    assert contents(here) == before
+    # Files that are in place stay, and are named.
+    monkeypatch.setattr("onnx_lsuv.model.atomic._sync_folder", stopped)
+    ran = invoke(["m.onnx", *X, "--device", "cpu", "--report", "r.md"])
+    (line,) = ran.stderr.splitlines()
+    assert ran.status == status
+    assert line.startswith(f"onnx-lsuv: error: {stop}")
+    assert line.endswith("'m.lsuv.onnx', 'r.md' are saved all the same.")
+    assert names(here) == {*before, "m.lsuv.onnx", "r.md"}
+
+
+# -------------------------------------------------------------------------------------------------------------- dry run
+
+
+def listed(*arguments: str) -> dict[str, Any]:
+    return {row["name"]: row for row in json.loads(call(*arguments, "--dry-run", "--format", "json").stdout)["layers"]}
+
+
+def test_dry_run_says_what_would_happen_and_why(here: Path) -> None:
+    text = f"""{HEAD} g (float[N,16] x, float[16,16] v) => (float z) {{
+      t = Transpose(w) y = Gemm(x, t, b) s = MatMul(y, w2) q = MatMul(s, v) r = Relu(q)
+      r3 = Unsqueeze(r, axis) l, h, c = LSTM<hidden_size=4>(r3, lw, lr) z = Squeeze(h, axis) }}"""
+    onnx.save(
+        parse(
+            text,
+            **{"w": normal(16, 16), "b": normal(16), "w2": normal(16, 16), "axis": np.zeros(1, np.int64)},
+            **{"lw": normal(1, 16, 16), "lr": normal(1, 16, 4)},
+        ),
+        "odd.onnx",
+    )
+    ran = call("odd.onnx", "--dry-run", "--exclude", "w2")
+    table = numbers(ran.stdout)
+    assert table["y"][1:5] == ["Gemm", "w", "Transpose", "16x16"]
+    assert " ".join(table["y"][5:]) == "1 x (16, 16) found"
+    assert "drawn (orthonormal), scaled to std 1, bias set to zero: 1 (y)" in ran.stdout
+    assert "not scaled, as its gates" in ran.stdout
+    assert "excluded: 1 x MatMul (s)" in ran.stdout
+    assert "dynamic: 1 x MatMul (q)" in ran.stdout
+    assert "type" in call("odd.onnx", "--dry-run", "-v").stdout.splitlines()[0]
+    rows = listed("odd.onnx", "--keep-bias", "--init", "he", "--target", "y=0.5")
+    assert rows["y"]["note"] == "drawn (he), scaled to std 0.5, what is added to its output stays"
+    assert (rows["y"]["target"], rows["y"]["init"], rows["y"]["path"]) == (0.5, "he", ["Transpose"])
+    assert listed("odd.onnx", "--no-rescale")["s"]["note"] == "drawn (orthonormal), not scaled"
+    assert listed("odd.onnx", "--init", "keep")["s"]["note"] == "kept, scaled to std 1"
+
+
+def test_dry_run_ends_as_the_run_would(here: Path) -> None:
+    onnx.save(parse(f"{HEAD} g (float[N,16] x) => (float y) {{ y = Relu(x) }}"), "relu.onnx")
+    given = ([], ["--exclude", "*"])
+    for name, extra in zip(("relu.onnx", "m.onnx"), given, strict=True):
+        run = call(name, *X, *extra, status=3)
+        assert call(name, "--dry-run", *extra, status=3).stderr == run.stderr
+    # Data that are given are looked at, and only then needed.
+    np.save("wide.npy", normal(8, 17))
+    assert (
+        call("m.onnx", "-d", "wide.npy", "--dry-run", status=4).stderr
+        == call("m.onnx", "-d", "wide.npy", status=4).stderr
+    )
+    call("m.onnx", "--dry-run", "--random", "--shape", "4,17", status=2)
+    call("m.onnx", *X, "--dry-run", "--samples", "8", "--fresh", "--center", "--portable", "--memory", "1G")
+    assert names(here) == {"m.onnx", "x.npy", "zeros.npy", "relu.onnx", "wide.npy"}
+
+
+def test_dry_run_of_a_weight_used_twice(here: Path) -> None:
+    text = f"{HEAD} g (float[N,16] x) => (float z) {{ y = MatMul(x, w) z = MatMul(y, w) }}"
+    onnx.save(parse(text, w=normal(16, 16)), "tied.onnx")
+    assert listed("tied.onnx")["z"]["note"] == "uses the weight of 'y', which decides its scale"
+    assert listed("tied.onnx")["z"]["status"] == "shared"
+
+
+def test_dry_run_says_what_becomes_fresh(here: Path) -> None:
+    text = (
+        f"{HEAD} g (float[N,16] x) => (float z) {{ y = MatMul(x, w) n = LayerNormalization(y, s, t) z = PRelu(n, p) }}"
+    )
+    onnx.save(parse(text, w=normal(16, 16), s=normal(16), t=normal(16), p=normal(16)), "trained.onnx")
+    told = "fresh: 1 x bias, 1 x scale, 1 x slope would get their usual starting values"
+    assert told in call("trained.onnx", "--dry-run", "--fresh").stdout
+    assert "fresh: " not in call("trained.onnx", "--dry-run").stdout
+    # A pattern may name one of them.
+    only = ("trained.onnx", "--fresh", "--include", "p", "--include", "y")
+    assert "fresh: 1 x slope would" in call(*only, "--dry-run").stdout
+    call(*only, "--no-rescale")
+    before, after = (
+        {t.name: to_array(t) for t in onnx.load(n).graph.initializer} for n in ("trained.onnx", "trained.lsuv.onnx")
+    )
+    assert (after["p"] == 0.25).all()
+    assert (after["s"] == before["s"]).all()
+
+
+def test_dry_run_with_reports(here: Path) -> None:
+    call("m.onnx", "--dry-run", "--report", "r.json", "--report", "r.html", "--report", "r.md")
+    assert names(here) == {"m.onnx", "x.npy", "zeros.npy", "r.json", "r.html", "r.md"}
+    assert "output" not in json.loads((here / "r.json").read_text())["files"]
+
+
+# ------------------------------------------------------------------------------------------------------------- training
+
+
+def test_weights_out(here: Path) -> None:
+    ran = call("m.onnx", *X, "--weights-out", "w.npz", "-o", "o.onnx")
+    assert "saved w.npz" in ran.stdout.splitlines()
+    saved, model = np.load("w.npz"), onnx.load("o.onnx")
+    for name in ("w", "u", "b"):
+        np.testing.assert_array_equal(saved[name], oracle.tensor_of(model, name))
+    call("m.onnx", *X, "--weights-out", "w.npz", "-o", "p.onnx", status=6)
+    assert not Path("p.onnx").exists()
+    call("m.onnx", *X, "--weights-out", "v.safetensors", "-o", "p.onnx")
+    assert Path("v.safetensors").is_file()
+
+
+def test_no_rescale(here: Path) -> None:
+    ran = call("m.onnx", *X, "--no-rescale", "-o", "o.onnx", "--report", "r.json")
+    w = oracle.tensor_of(onnx.load("o.onnx"), "w")
+    np.testing.assert_allclose(w @ w.T, np.eye(16), atol=1e-5)
+    assert "2 drawn" in ran.stdout
+    assert json.loads((here / "r.json").read_text())["settings"]["rescale"] is False
+    # Nothing has to be measured, so no data are needed, and the weights are the same.
+    call("m.onnx", "--no-rescale", "-o", "p.onnx")
+    assert Path("o.onnx").read_bytes() == Path("p.onnx").read_bytes()
+
+
+def test_fresh(here: Path) -> None:
+    text = f"""{HEAD} g (float[N,16] x) => (float z) {{
+      y = Gemm(x, w, b) n = LayerNormalization(y, scale, shift) z = MatMul(n, u) }}"""
+    given = {"w": normal(16, 16), "b": normal(16), "u": normal(16, 8), "scale": normal(16), "shift": normal(16)}
+    onnx.save(parse(text, **given), "trained.onnx")
+    call("trained.onnx", *X, "-o", "kept.onnx")
+    np.testing.assert_array_equal(oracle.tensor_of(onnx.load("kept.onnx"), "scale"), given["scale"])
+    call("trained.onnx", *X, "--fresh", "-o", "fresh.onnx")
+    model = onnx.load("fresh.onnx")
+    np.testing.assert_array_equal(oracle.tensor_of(model, "scale"), np.ones(16))
+    np.testing.assert_array_equal(oracle.tensor_of(model, "shift"), np.zeros(16))
+
+
+def test_portable_is_verified_and_says_what_trains_where(here: Path) -> None:
+    text = (
+        f"{HEAD} g (float[N,16] x) => (float z) {{ k = Transpose(w) y = MatMul(x, k) s = Add(y, b) z = MatMul(s, u) }}"
+    )
+    onnx.save(parse(text, w=normal(16, 16), b=normal(16), u=normal(16, 8)), "odd.onnx")
+    ran = call("odd.onnx", *X, "--portable", "-o", "o.onnx", "--report", "r.json", "--weights-out", "w.npz")
+    document = json.loads((here / "r.json").read_text())
+    assert {row["status"] for row in document["layers"]} == {"ok"}
+    assert any(note.startswith("made portable: ") for note in document["notes"])
+    assert {each["importer"]: each["cured"] for each in document["trains"]}["onnx2torch"]
+    assert "trains" in ran.stdout
+    model = onnx.load("o.onnx")
+    assert "Transpose" not in {node.op_type for node in model.graph.node}
+    assert set(np.load("w.npz")) == {tensor.name for tensor in model.graph.initializer}
+    # The same function as without the option.
+    call("odd.onnx", *X, "-o", "p.onnx")
+    batches = [{"x": np.load("x.npy")}]
+    plain, portable = (oracle.values(path, batches, ["z"])["z"][0] for path in ("p.onnx", "o.onnx"))
+    np.testing.assert_allclose(portable, plain, rtol=1e-4, atol=1e-5)
+    # Asked beforehand, without running anything.
+    assert "trains 0 of 2 weights as is, 2 with --portable" in call("odd.onnx", "--dry-run").stdout
+    assert "note: made portable: " in call("odd.onnx", "--dry-run", "--portable").stdout
+
+
+@pytest.mark.parametrize("mode", [["--check"], ["--dry-run"], [], ["--portable"]])
+def test_every_report_says_what_trains_where(here: Path, mode: list[str]) -> None:
+    status = 1 if mode == ["--check"] else 0
+    reports = [f"--report={name}" for name in ("r.json", "r.md", "r.html")]
+    call("m.onnx", *X, *mode, *reports, status=status)
+    found = {each["importer"]: each for each in json.loads(Path("r.json").read_text())["trains"]}
+    assert found.keys() == IMPORTERS.keys()
+    assert found["onnx2torch"]["as_is"]["trainable"] == 1
+    assert found["onnx2torch"]["portable"]["trainable"] == 2
+    for name in ("r.md", "r.html"):
+        text = Path(name).read_text()
+        assert "What trains where" in text
+        assert all(importer in text for importer in found)
+
+
+def test_dry_run_says_which_biases_centre(here: Path) -> None:
+    assert "bias set to centre its channels: 1 (y)" in call("m.onnx", "--dry-run", "--center").stdout
