@@ -44,11 +44,11 @@ def quote(text: object) -> str:
     return f"{shown[0]}{shorten(shown[1:-1])}{shown[0]}"
 
 
-def listing(names: Iterable[str]) -> str:
-    """Return the names quoted and joined by commas, the first few of many."""
+def listing(names: Iterable[str], most: int = LISTED) -> str:
+    """Return the names quoted and joined by commas, at most so many before it says how many more there are."""
     every = list(names)
     shown: list[str] = []
-    for name in map(quote, every[:LISTED]):
+    for name in map(quote, every[:most]):
         if shown and sum(map(len, shown)) + len(name) > LISTING:
             break
         shown.append(name)

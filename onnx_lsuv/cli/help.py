@@ -7,9 +7,8 @@ import textwrap
 
 import typer
 
-from onnx_lsuv.cli.options import Color
 from onnx_lsuv.cli.streams import emit
-from onnx_lsuv.cli.terminal import colored, width
+from onnx_lsuv.cli.terminal import Color, colored, width
 
 EXAMPLES = (
     "onnx-lsuv net.onnx --data samples.npy",

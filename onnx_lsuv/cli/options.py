@@ -1,53 +1,32 @@
-"""The options as values, and what can be said about them before any file is opened."""
+"""The options, declared once: as values, and, in groups, as the help shows them and the parser takes them.
 
-from __future__ import annotations
+Their annotations are values: as text they would be evaluated again each time that they are asked for.
+"""
 
 import math
 import os
 import re
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
+from typing import Annotated, Any
 
-from onnx_lsuv.errors import DeviceError, ModelError, UsageError, meant
+import typer
 
-REPORTS = (".json", ".md", ".html")
-WEIGHTS = (".safetensors", ".npz")
-DATA = (".npy", ".npz", ".pb", ".safetensors")
-# What a mode has no use for. --seed it has where data are random.
-UNUSED = {
-    "check": (
-        (
-            "output",
-            "weights_out",
-            "no_verify",
-            "fresh",
-            "portable",
-            "init",
-            "no_rescale",
-            "keep_bias",
-            "center",
-            "seed",
-        ),
-        "measures the model as it is and saves none",
-    ),
-    "dry_run": (
-        ("output", "weights_out", "no_verify", "device", "allow_tf32", "threads", "custom_ops", "seed"),
-        "runs nothing and saves no model",
-    ),
-}
+from onnx_lsuv import __version__
+from onnx_lsuv.cli import help as helping
+from onnx_lsuv.cli.streams import emit
+from onnx_lsuv.cli.terminal import Color
+from onnx_lsuv.errors import ModelError, UsageError
+from onnx_lsuv.lsuv.settings import METHODS, Settings
 
+DATA, OUTPUT, TRAINING, METHOD = "Data", "Output", "Training", "Method"
+RUNTIME, MODES, MESSAGES = "Runtime", "Modes", "Messages"
+MOST = 10**9  # of samples or cores
 
-class Init(StrEnum):
-    """How weights are drawn."""
-
-    orthonormal = "orthonormal"
-    delta = "delta"
-    he = "he"
-    xavier = "xavier"
-    keep = "keep"
+Init = StrEnum("Init", {method: method for method in METHODS})  # type: ignore[misc]  # made of values
+USUAL = Init(METHODS[0])
 
 
 class Format(StrEnum):
@@ -58,54 +37,163 @@ class Format(StrEnum):
     github = "github"
 
 
-class Color(StrEnum):
-    """When text is coloured."""
+def model_path(name: str) -> Path:
+    """Return the path of the model; raises UsageError or ModelError for what can be none."""
+    if not name:
+        raise UsageError("MODEL needs a value, but was given an empty text")
+    if name in ("check", "compare", "dry-run", "help", "version") and not os.path.exists(name):  # noqa: PTH110
+        raise UsageError(f"there is no command {name!r}: give the option '--{name}'")
+    if scheme := re.match(r"([a-z][a-z0-9+.-]+)://", name, re.IGNORECASE):
+        what = "give its path alone" if scheme[1].lower() == "file" else "download it, and give the file"
+        raise ModelError(f"the model {name!r} is an address, and nothing is read from the network: {what}")
+    return Path(name)
 
-    auto = "auto"
-    always = "always"
-    never = "never"
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        emit(f"onnx-lsuv {__version__}")
+        raise typer.Exit
 
 
-@dataclass(frozen=True, slots=True)
+def _option(panel: str, text: str, *names: str, metavar: str | None = None, **more: Any) -> Any:
+    # A path that cannot be read is not the parser's to refuse: it is the model's error, or the data's.
+    more |= {"help": text, "metavar": metavar, "rich_help_panel": panel, "show_default": False, "readable": False}
+    return typer.Option(*names, **more)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What the command was given, as typed."""
 
-    model: Path
-    data: list[str] | None
-    random: bool
-    shape: list[str] | None
-    batch_size: int | None
-    samples: int | None
-    output: str | None
-    force: bool
-    report: list[Path] | None
-    fresh: bool
-    portable: bool
-    weights_out: Path | None
-    init: Init
-    no_rescale: bool
-    target_std: float
-    target: list[str] | None
-    keep_bias: bool
-    center: bool
-    tolerance: float | None
-    include: list[str] | None
-    exclude: list[str] | None
-    seed: int
-    no_verify: bool
-    device: str
-    allow_tf32: bool
-    threads: int | None
-    memory: str | None
-    custom_ops: list[str] | None
-    check: bool
-    compare: Path | None
-    dry_run: bool
-    output_format: Format
-    color: Color
-    verbose: int
-    quiet: bool
+    model: Annotated[
+        Path, typer.Argument(help="The ONNX model.", metavar="MODEL", show_default=False, parser=model_path)
+    ]
+    data: Annotated[
+        list[str] | None,
+        _option(
+            DATA,
+            "Calibration data: .npy, .npz, .pb, .safetensors, or a folder of them (a file a batch). Repeatable.",
+            "-d",
+            "--data",
+            metavar="[NAME=]PATH",
+        ),
+    ] = None
+    random: Annotated[bool, _option(DATA, "Calibrate on random normal data instead.", "--random")] = False
+    shape: Annotated[
+        list[str] | None, _option(DATA, "The shape of a random input. Repeatable.", metavar="[NAME=]1,3,8,8")
+    ] = None
+    batch_size: Annotated[
+        int | None, _option(DATA, "Run the samples in batches of this size.", metavar="N", min=1, max=MOST)
+    ] = None
+    samples: Annotated[
+        int | None, _option(DATA, "Use only the first so many samples.", metavar="N", min=1, max=MOST)
+    ] = None
+    output: Annotated[
+        str | None,
+        _option(
+            OUTPUT,
+            "Where to save; a folder keeps the name. Default: MODEL.lsuv.onnx beside the model.",
+            "-o",
+            "--output",
+            metavar="PATH",
+        ),
+    ] = None
+    force: Annotated[bool, _option(OUTPUT, "Replace existing outputs.", "--force")] = False
+    report: Annotated[
+        list[Path] | None, _option(OUTPUT, "Write a report. Repeatable.", metavar="PATH.{json,md,html}")
+    ] = None
+    fresh: Annotated[bool, _option(TRAINING, "Give every other parameter its usual starting value too.", "--fresh")] = (
+        False
+    )
+    portable: Annotated[
+        bool, _option(TRAINING, "Rewrite the model so that training frameworks read it.", "--portable")
+    ] = False
+    weights_out: Annotated[
+        Path | None, _option(TRAINING, "Write the parameters alone too.", metavar="PATH.{safetensors,npz}")
+    ] = None
+    init: Annotated[
+        Init,
+        _option(METHOD, "How weights are drawn; keep only rescales. Default: orthonormal.", metavar="|".join(Init)),
+    ] = USUAL
+    no_rescale: Annotated[
+        bool, _option(METHOD, "Draw only; leave the scale as drawn, to compare LSUV with.", "--no-rescale")
+    ] = False
+    target_std: Annotated[
+        float, _option(METHOD, "The std that every layer's output is to have. Default: 1.", metavar="STD")
+    ] = 1.0
+    target: Annotated[
+        list[str] | None, _option(METHOD, "Another std for the layers of that name. Repeatable.", metavar="GLOB=STD")
+    ] = None
+    keep_bias: Annotated[bool, _option(METHOD, "Leave biases instead of setting them to zero.", "--keep-bias")] = False
+    center: Annotated[
+        bool, _option(METHOD, "Set biases so that each channel's mean is 0, where a layer has one.", "--center")
+    ] = False
+    tolerance: Annotated[
+        float | None,
+        _option(METHOD, "On the variance relative to its target. Default: 0.005, half precision 0.02.", metavar="X"),
+    ] = None
+    include: Annotated[
+        list[str] | None, _option(METHOD, "Only these layers or weights. Repeatable.", metavar="GLOB")
+    ] = None
+    exclude: Annotated[
+        list[str] | None, _option(METHOD, "Not these layers or weights. Repeatable.", metavar="GLOB")
+    ] = None
+    seed: Annotated[int, _option(METHOD, "Of the draw. Default: 0.", metavar="N", min=0)] = 0
+    no_verify: Annotated[bool, _option(METHOD, "Do not measure the saved file.", "--no-verify")] = False
+    device: Annotated[
+        str,
+        _option(
+            RUNTIME,
+            "Where to run. auto, the default: CUDA where it works, else the CPU.",
+            metavar="auto|cpu|cuda|cuda:N",
+        ),
+    ] = "auto"
+    allow_tf32: Annotated[bool, _option(RUNTIME, "Let CUDA round products to TensorFloat-32.", "--allow-tf32")] = False
+    threads: Annotated[
+        int | None, _option(RUNTIME, "How many cores to use. Default: all.", metavar="N", min=1, max=MOST)
+    ] = None
+    memory: Annotated[
+        str | None,
+        _option(
+            RUNTIME, "For new weights and kept values; the rest goes to a file. Default: half of it.", metavar="SIZE"
+        ),
+    ] = None
+    custom_ops: Annotated[
+        list[str] | None, _option(RUNTIME, "Load a library of custom operators. Repeatable.", metavar="LIB")
+    ] = None
+    check: Annotated[bool, _option(MODES, "Measure the model as it is; save no model.", "--check")] = False
+    compare: Annotated[
+        Path | None, _option(MODES, "Measure another model beside it, with --check.", metavar="OTHER.onnx")
+    ] = None
+    dry_run: Annotated[bool, _option(MODES, "List the layers and what would happen; run nothing.", "--dry-run")] = False
+    output_format: Annotated[
+        Format,
+        _option(
+            MESSAGES,
+            "Of standard output. github: annotations, and the step summary. Default: text.",
+            "--format",
+            metavar="|".join(Format),
+        ),
+    ] = Format.text
+    color: Annotated[
+        Color,
+        _option(
+            MESSAGES,
+            "When to colour. auto, the default: on a terminal, unless NO_COLOR is set.",
+            metavar="|".join(Color),
+            is_eager=True,
+        ),
+    ] = Color.auto
+    verbose: Annotated[int, _option(MESSAGES, "Say more; -vv shows tracebacks.", "-v", "--verbose", count=True)] = 0
+    quiet: Annotated[bool, _option(MESSAGES, "Print nothing but errors.", "-q", "--quiet")] = False
+    version: Annotated[bool, _option(MESSAGES, "Show the version.", "--version", callback=_version, is_eager=True)] = (
+        False
+    )
+    show_help: Annotated[
+        bool, _option(MESSAGES, "Show the help.", "-h", "--help", callback=helping.show, is_eager=True)
+    ] = False
     given: frozenset[str] = frozenset()  # those that were typed, by their names here
+    arguments: tuple[str, ...] = ()  # all that was typed
 
     @property
     def writes(self) -> bool:
@@ -134,150 +222,54 @@ class Options:
         # False, not an error, for what cannot be looked at; Path.exists raises.
         return [Path(each if os.path.exists(each) else each.partition("=")[2]) for each in self.data or ()]  # noqa: PTH110
 
+    @property
+    def memory_bytes(self) -> int | None:
+        """The size that `memory` says: a number of bytes, or of K, M, G, T of 1024; raises UsageError."""
+        if self.memory is None:
+            return None
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", self.memory.strip(), re.IGNORECASE)
+        if not found:
+            raise UsageError(f"--memory takes a size such as 500M or 2G, not {self.memory!r}")
+        # More than any machine has is as much as there is.
+        return int(min(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "), sys.maxsize))
 
-def model_path(name: str) -> Path:
-    """Return the path of the model; raises UsageError or ModelError for what can be none."""
-    if not name:
-        raise UsageError("MODEL needs a value, but was given an empty text")
-    if name in ("check", "compare", "dry-run", "help", "version") and not os.path.exists(name):  # noqa: PTH110
-        raise UsageError(f"there is no command {name!r}: give the option '--{name}'")
-    if scheme := re.match(r"([a-z][a-z0-9+.-]+)://", name, re.IGNORECASE):
-        what = "give its path alone" if scheme[1].lower() == "file" else "download it, and give the file"
-        raise ModelError(f"the model {name!r} is an address, and nothing is read from the network: {what}")
-    return Path(name)
-
-
-def validate(options: Options) -> None:
-    """Raise UsageError, or DeviceError for the device, for what is wrong or does not go together."""
-    _check_values(options)
-    _check_company(options)
-    if not 0 < options.target_std < math.inf:
-        raise UsageError(f"--target-std must be a finite number above 0, not {options.target_std}")
-    if options.tolerance is not None and not 0 < options.tolerance < 1:
-        raise UsageError(f"--tolerance must lie between 0 and 1, not {options.tolerance}")
-    for path in options.report or ():
-        if path.suffix.lower() not in REPORTS:
-            raise UsageError(
-                f"a report is written as {', '.join(REPORTS)}, but {str(path)!r} ends otherwise"
-                f"{meant(path.suffix, REPORTS)}"
-            )
-    if options.weights_out is not None and options.weights_out.suffix.lower() not in WEIGHTS:
-        raise UsageError(
-            f"weights are written as {' or '.join(WEIGHTS)}, but {str(options.weights_out)!r} ends otherwise"
+    @property
+    def settings(self) -> Settings:
+        """The choices of method, not yet checked; raises UsageError for a target that is none."""
+        return Settings(
+            seed=self.seed,
+            init=self.init.value,
+            target_std=self.target_std,
+            target=self._targets(),
+            rescale=not self.no_rescale,
+            fresh=self.fresh,
+            include=self.include or (),
+            exclude=self.exclude or (),
+            keep_bias=self.keep_bias,
+            center=self.center,
+            tolerance=None if self.no_verify else self.tolerance,
         )
-    targets(options)
-    memory(options)
-    check_device(options.device)
-    for library in options.custom_ops or ():
-        if not os.path.isfile(library):  # noqa: PTH113
-            raise DeviceError(
-                f"the custom-operator library {library!r} is not a file: give the path of a shared library"
-            )
+
+    def _targets(self) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for each in self.target or ():
+            pattern, equals, number = each.rpartition("=")
+            try:
+                std = float(number)
+            except ValueError:
+                std = math.nan
+            if not (equals and pattern and 0 < std < math.inf):
+                raise UsageError(f"--target takes GLOB=STD with a finite number above 0, as in 'fc*=0.1', not {each!r}")
+            if pattern in found:
+                raise UsageError(f"--target is given twice for {pattern!r}: give one std")
+            found[pattern] = std
+        return found
 
 
-def _check_values(options: Options) -> None:
-    """Refuse what was surely meant otherwise: an option in a value's place, files in each other's."""
-    for name, value in _texts(options):
-        if re.fullmatch(r"--[a-z][a-z0-9-]*", value) and not os.path.exists(value):  # noqa: PTH110
-            raise UsageError(f"{name} needs a value, but the option {value!r} follows it")
-        if not value:
-            raise UsageError(f"{name} needs a value, but was given an empty text")
-    if options.output == "-":
-        raise UsageError("the model is saved to a file, not to standard output: name a file with '-o'")
-    if options.output is not None and Path(options.output).suffix.lower() in (*DATA, ".pt", ".pth", ".h5", ".tflite"):
-        raise UsageError(
-            f"the model is saved as ONNX, but {options.output!r} ends otherwise: end it in .onnx, or write the weights "
-            "alone with '--weights-out'"
-        )
-    models = [path for path in options.data_paths if path.suffix.lower() == ".onnx"]
-    if options.model.suffix.lower() in (".npy", ".npz") or (models and options.model.suffix.lower() in DATA):
-        first = (
-            "the model and the data look swapped"
-            if models
-            else f"the model comes first, but {str(options.model)!r} is data"
-        )
-        raise UsageError(f"{first}: give 'onnx-lsuv {models[0] if models else 'MODEL.onnx'} --data {options.model}'")
+DECLARED = tuple(field for field in fields(Options) if field.name not in ("given", "arguments"))
 
 
-def _texts(options: Options) -> Iterator[tuple[str, str]]:
-    yield "MODEL", str(options.model)
-    single = {"-o": options.output, "--device": options.device, "--memory": options.memory}
-    single |= {"--weights-out": _text(options.weights_out), "--compare": _text(options.compare)}
-    yield from ((name, value) for name, value in single.items() if value is not None)
-    many = {"--data": options.data, "--shape": options.shape, "--include": options.include}
-    many |= {"--exclude": options.exclude, "--target": options.target, "--custom-ops": options.custom_ops}
-    many |= {"--report": [str(path) for path in options.report or ()]}
-    yield from ((name, value) for name, values in many.items() for value in values or ())
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
-
-
-def _check_company(options: Options) -> None:
-    """Refuse options that do not go together."""
-    if options.check and options.dry_run:
-        raise UsageError("--check runs the model and --dry-run does not: give one of them")
-    for mode, (unused, what) in UNUSED.items():
-        found = [_typed(n) for n in unused if n in options.given and not (n == "seed" and options.random)]
-        if getattr(options, mode) and found:
-            listed = ", ".join(map(repr, found))
-            raise UsageError(f"{_typed(mode)} {what}: leave out {listed}, or leave out {_typed(mode)!r}")
-    if options.data and options.random:
-        raise UsageError("--data and --random are two sources of data: give one of them")
-    for name in ("batch_size", "samples"):
-        if getattr(options, name) is not None and not (options.data or options.random):
-            raise UsageError(f"{_typed(name)} is about data: give --data or --random too")
-    if options.shape and not options.random:
-        raise UsageError("--shape is the shape of random data: give --random too")
-    if options.compare is not None and not options.check:
-        raise UsageError("--compare is another model to measure beside: give --check too")
-    if options.fresh and (options.keep_bias or options.init == "keep"):
-        other = "--keep-bias" if options.keep_bias else "--init keep"
-        raise UsageError(f"--fresh gives every parameter a new value and {other} keeps some: give one of them")
-    if options.center and (options.keep_bias or options.no_rescale):
-        other = "--keep-bias" if options.keep_bias else "--no-rescale"
-        raise UsageError(f"--center sets biases by the scaled weights and {other} leaves them: give one of them")
-    if options.target and options.no_rescale:
-        raise UsageError("--target is a std to scale to and --no-rescale scales nothing: give one of them")
-
-
-def _typed(name: str) -> str:
-    return "-o" if name == "output" else f"--{name.replace('_', '-')}"
-
-
-def targets(options: Options) -> dict[str, float]:
-    """Read the values of `--target GLOB=STD`; raise UsageError."""
-    found = {}
-    for each in options.target or ():
-        pattern, equals, number = each.rpartition("=")
-        try:
-            std = float(number)
-        except ValueError:
-            std = math.nan
-        if not (equals and pattern and 0 < std < math.inf):
-            raise UsageError(f"--target takes GLOB=STD with a finite number above 0, as in 'fc*=0.1', not {each!r}")
-        if pattern in found:
-            raise UsageError(f"--target is given twice for {pattern!r}: give one std")
-        found[pattern] = std
-    return found
-
-
-def memory(options: Options) -> int | None:
-    """Read a size: a number of bytes, or of K, M, G, T of 1024; raise UsageError."""
-    if options.memory is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", options.memory.strip(), re.IGNORECASE)
-    if not found:
-        raise UsageError(f"--memory takes a size such as 500M or 2G, not {options.memory!r}")
-    # More than any machine has is as much as there is.
-    return int(min(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "), sys.maxsize))
-
-
-def check_device(name: str) -> None:
-    """Raise DeviceError for a name that no device has."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        wish = re.sub(r"gpu|nvidia", "cuda", name.lower())
-        wish = re.sub(r"^cuda:?(\d+)$", r"cuda:\1", wish)
-        near = f" (did you mean {wish!r}?)" if wish.startswith("cuda:") else meant(wish, ("auto", "cpu", "cuda"))
-        raise DeviceError(f"the device must be 'auto', 'cpu', 'cuda' or 'cuda:N', not {name!r}{near}")
+def typed(name: str, value: Any = None) -> str:
+    """Return how a choice is typed: the option, or with a value that counts `--init keep`."""
+    option = {"output": "-o", "output_format": "--format", "rescale": "--no-rescale", "model": "MODEL"}.get(name)
+    return (option or f"--{name.replace('_', '-')}") + (f" {value}" if name == "init" and value is not None else "")

@@ -7,14 +7,22 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from enum import StrEnum
 from typing import Any
 
-from onnx_lsuv.cli.options import Color
 from onnx_lsuv.cli.signals import before_the_end
 
 WIDE = 160  # of the table in a file or a log
 Tell = Callable[[str, int, int], None]
 DOING = {"draw": "drawing", "calibrate": "calibrating", "verify": "measuring"}
+
+
+class Color(StrEnum):
+    """When text is coloured."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
 
 
 def is_terminal(stream: Any) -> bool:

@@ -1,11 +1,36 @@
-"""The procedure: draw -> calibrate -> rescale -> verify; the result."""
+"""The procedure, four verbs: plan -> draw -> calibrate -> verify; and the result, which carries settings and plan.
 
-from onnx_lsuv.lsuv.measuring import measure
-from onnx_lsuv.lsuv.notes import Note, guide
-from onnx_lsuv.lsuv.patterns import Targets
-from onnx_lsuv.lsuv.prepare import describe, plan_of
-from onnx_lsuv.lsuv.procedure import initialize
-from onnx_lsuv.lsuv.result import GOOD, STATUSES, Change, LayerReport, Result, SkippedReport
+    settings    what a person chooses, and what contradicts what
+    result      what came out, as values
+    patterns    which layers the patterns choose, and the std that each is to have
+    planning    PLAN: the layers are found, once; nothing runs
+    notes       where unit variance does not do what one might think
+    prepare     sizes and data looked at; what is to be said of a run
+    draw        DRAW: new weights, put where the file keeps them
+    computed    weights that other constants are computed with
+    fresh       usual starting values for the parameters beside the layers
+    scratch     arrays beyond the memory allowed go to a file
+    execute     a calibration graph runs over the batches, stage by stage
+    repeating   ... and once more where a mean is too large for float32 sums
+    center      biases that make the mean of each channel zero
+    procedure   CALIBRATE: `initialize`, all verbs but the last
+    measuring   VERIFY: `measure`, on a model as it is, or on the saved file
+    rows        plan and records -> a row for each layer
+
+A layer's output without what is added to it is proportional to its weight, so raw(W/s) = raw(W)/s: the graph divides
+what a layer gives by its std, the layers behind see what they will see, and W/s is the new weight after one run.
+"""
+
+from onnx_lsuv import loaded_on_use
+
+TYPE_CHECKING = False  # the methods that the command line's help lists do not wait for numpy
+if TYPE_CHECKING:
+    from onnx_lsuv.lsuv.measuring import measure
+    from onnx_lsuv.lsuv.notes import Note, guide
+    from onnx_lsuv.lsuv.planning import find, plan, require_layers
+    from onnx_lsuv.lsuv.procedure import initialize
+    from onnx_lsuv.lsuv.result import GOOD, STATUSES, Change, LayerReport, Result, SkippedReport
+    from onnx_lsuv.lsuv.settings import Settings, Targets
 
 __all__ = [
     "GOOD",
@@ -14,11 +39,24 @@ __all__ = [
     "LayerReport",
     "Note",
     "Result",
+    "Settings",
     "SkippedReport",
     "Targets",
-    "describe",
+    "find",
     "guide",
     "initialize",
     "measure",
-    "plan_of",
+    "plan",
+    "require_layers",
 ]
+__getattr__ = loaded_on_use(
+    __name__,
+    {
+        "measuring": "measure",
+        "notes": "Note guide",
+        "planning": "find plan require_layers",
+        "procedure": "initialize",
+        "result": "GOOD STATUSES Change LayerReport Result SkippedReport",
+        "settings": "Settings Targets",
+    },
+)

@@ -11,21 +11,18 @@ columns) of different lengths and these are what is divided by, they are first m
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnx_lsuv import orthonormal, runtime
-from onnx_lsuv.errors import LsuvError
+from onnx_lsuv.errors import LsuvError, listing
 from onnx_lsuv.graph import expression
 from onnx_lsuv.layers import Layer, Plan, Weight
 from onnx_lsuv.lsuv.rows import HALF
+from onnx_lsuv.model import Array
 from onnx_lsuv.program import Node, Program, stored
 from onnx_lsuv.sources import scatter, starting_value
 from onnx_lsuv.sources.degrees import degrees
-
-Array = NDArray[Any]
 
 ALTERED = "altered"  # how a weight is called that is no longer what was drawn
 _ALIKE, _ALIKE_HALF = 1e-3, 2e-2
@@ -77,10 +74,9 @@ def altered(plan: Plan, methods: Mapping[str, str]) -> list[str]:
     found = [plan.weights[key].layers[0].node.label for key, method in methods.items() if method == ALTERED]
     if not found:
         return []
-    more = f" and {len(found) - _FEW} more" if len(found) > _FEW else ""
     return [
         f"constants that stay change what was drawn before its layer sees it ({len(found)} of {len(methods)} weights: "
-        f"{', '.join(map(repr, found[:_FEW]))}{more}): it has the std asked for, and is not orthonormal"
+        f"{listing(found, _FEW)}): it has the std asked for, and is not orthonormal"
     ]
 
 

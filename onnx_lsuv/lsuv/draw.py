@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from onnx_lsuv import orthonormal
@@ -15,12 +13,9 @@ from onnx_lsuv.layers import Plan, Weight
 from onnx_lsuv.lsuv.computed import settle
 from onnx_lsuv.lsuv.execute import Progress
 from onnx_lsuv.lsuv.scratch import Scratch
+from onnx_lsuv.model import Array
 from onnx_lsuv.program import stored
 from onnx_lsuv.sources import scatter
-
-Array = NDArray[Any]
-
-METHODS = ("orthonormal", "delta", "he", "xavier", "keep")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +25,7 @@ class Drawn:
     values: dict[str, Array]
     methods: dict[str, str]
     notes: dict[str, str]
+    fresh: frozenset[str] = frozenset()  # of `values`, those that start anew beside the layers
 
 
 def request(weight: Weight, method: str) -> orthonormal.Request:
@@ -58,40 +54,41 @@ def draw(plan: Plan, method: str, seed: int, threads: int, progress: Progress, s
     Returns:
         A new array for each constant that changes. With the method "keep" the weights are those of the file.
     """
-    weights = list(plan.weights.values())
-    values: dict[str, Array] = {}
-    methods: dict[str, str] = {}
-    notes: dict[str, str] = {}
+    drawn = Drawn({}, {}, {})
     if method == "keep":
-        for weight in weights:
+        for key, weight in plan.weights.items():
             for name in (name for layer in weight.layers for name in layer.source.touched):
-                values.setdefault(name, stored(plan.program, name))
-            methods[weight.key] = "keep"
+                drawn.values.setdefault(name, stored(plan.program, name))
+            drawn.methods[key] = "keep"
     else:
+        weights = list(plan.weights.values())
         requests = [request(weight, method) for weight in weights]
         for done, (i, matrices) in enumerate(orthonormal.draw_all(requests, seed, threads), 1):
-            weight, first = weights[i], weights[i].layers[0]
-            methods[weight.key] = requests[i].method
-            constant = weight.constant
-            dtype = helper.tensor_dtype_to_np_dtype(constant.elem_type)
-            operand = first.matrix.operand(matrices, first.source.shape)
-            if not first.source.path:
-                values[constant.name] = scratch.keep(np.ascontiguousarray(operand, dtype=dtype))
-            else:
-                for name in first.source.constants:
-                    if name not in values:
-                        # A part that no layer uses keeps its values.
-                        part = first.source.partial
-                        values[name] = scratch.keep(
-                            np.array(stored(plan.program, name)) if part else np.empty(constant.dims, dtype)
-                        )
-                scatter(values, first.source, operand)
+            _put(plan, weights[i], matrices, drawn.values, scratch)
             progress("draw", done, len(weights))
-        for weight in weights:
-            found = settle(plan.program, weight, methods[weight.key], values)
-            methods[weight.key], notes[weight.key] = found
-    _set_biases(plan, values)
-    return Drawn(values, methods, notes)
+        for weight, asked in zip(weights, requests, strict=True):
+            found = settle(plan.program, weight, asked.method, drawn.values)
+            drawn.methods[weight.key], drawn.notes[weight.key] = found
+    _set_biases(plan, drawn.values)
+    return drawn
+
+
+def _put(plan: Plan, weight: Weight, matrices: Array, values: dict[str, Array], scratch: Scratch) -> None:
+    """Write what was drawn into the constants that hold a weight."""
+    first, constant = weight.layers[0], weight.constant
+    dtype = helper.tensor_dtype_to_np_dtype(constant.elem_type)
+    operand = first.matrix.operand(matrices, first.source.shape)
+    if not first.source.path:
+        values[constant.name] = scratch.keep(np.ascontiguousarray(operand, dtype=dtype))
+        return
+    for name in first.source.constants:
+        if name not in values:
+            # A part that no layer uses keeps its values.
+            part = first.source.partial
+            values[name] = scratch.keep(
+                np.array(stored(plan.program, name)) if part else np.empty(constant.dims, dtype)
+            )
+    scatter(values, first.source, operand)
 
 
 def _set_biases(plan: Plan, values: dict[str, Array]) -> None:

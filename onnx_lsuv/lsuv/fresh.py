@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
@@ -10,16 +10,16 @@ from hashlib import sha256
 import numpy as np
 from onnx import helper
 
+from onnx_lsuv.errors import listing
 from onnx_lsuv.layers import Plan
-from onnx_lsuv.lsuv.draw import Array
 from onnx_lsuv.lsuv.result import SkippedReport
 from onnx_lsuv.lsuv.scratch import Scratch
+from onnx_lsuv.model import Array
 from onnx_lsuv.orthonormal.normal import fill_normal
 from onnx_lsuv.program import stored
 from onnx_lsuv.roles import VALUES, Parameters
 
 _CHUNK = 1 << 18  # numbers with a stream of their own; a change here changes every draw
-_FEW = 5
 
 
 def fresh_values(plan: Plan, found: Parameters, seed: int, threads: int, scratch: Scratch) -> dict[str, Array]:
@@ -63,29 +63,21 @@ def _normal(dims: tuple[int, ...], std: float, identity: str, threads: int) -> A
 
 def fresh_notes(plan: Plan, found: Parameters) -> list[str]:
     """Return what is left of a trained file's values, so that nobody takes them for fresh ones."""
-    notes = []
-    if found.zero_scales:
-        notes.append(
-            f"fresh: {_listed(plan, found.zero_scales)} scale the end of a residual branch by zero, as it is often "
-            "started, and stay so"
-        )
-    if found.kept:
-        notes.append(
-            f"fresh: {_listed(plan, found.kept)} keep their values: their use does not tell whether they are trained "
-            "or belong to the architecture"
-        )
-    return notes
+    fates = {
+        "scale the end of a residual branch by zero, as it is often started, and stay so": found.zero_scales,
+        "keep their values: their use does not tell whether they are trained or belong to the architecture": found.kept,
+    }
+    constants = plan.program.constants
+    return [
+        f"fresh: {listing((constants[name].label for name in names), 5)} {fate}"
+        for fate, names in fates.items()
+        if names
+    ]
 
 
-def _listed(plan: Plan, names: tuple[str, ...]) -> str:
-    labels = [repr(plan.program.constants[name].label) for name in names]
-    more = f" and {len(labels) - _FEW} more" if len(labels) > _FEW else ""
-    return ", ".join(labels[:_FEW]) + more
-
-
-def redrawn(row: SkippedReport, plan: Plan, values: Mapping[str, Array]) -> SkippedReport:
+def redrawn(row: SkippedReport, plan: Plan, fresh: Container[str]) -> SkippedReport:
     """Return the row of a node that is left alone, with a word where its weight is an embedding that was drawn."""
-    drawn = {plan.program.constants[name].label for name in values}
+    drawn = {constant.label for name, constant in plan.program.constants.items() if name in fresh}
     if row.reason == "tied" and row.weight in drawn:
         return replace(row, detail=f"{row.detail}; drawn as an embedding, not rescaled")
     return row

@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from onnx_lsuv.errors import listing
 from onnx_lsuv.layers import Layer, Plan
 from onnx_lsuv.program import Node, Program
 from onnx_lsuv.roles.normalised import NORMS
@@ -83,8 +84,7 @@ def _count(some: Sequence[Layer], every: Sequence[Layer]) -> str:
 
 
 def _listed(layers: Sequence[Layer]) -> str:
-    more = f" and {len(layers) - FEW} more" if len(layers) > FEW else ""
-    return ", ".join(repr(layer.node.label) for layer in layers[:FEW]) + more
+    return listing((layer.node.label for layer in layers), FEW)
 
 
 def _readers(program: Program, name: str) -> Iterator[tuple[Node | None, int]]:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from onnx_lsuv.errors import UsageError, meant
 from onnx_lsuv.layers import Layer, Plan, tensor_names
-
-# By pattern; where several match a layer, the last one counts, so that exceptions follow the rule.
-Targets = Mapping[str, float] | Sequence[tuple[str, float]]
-# Beyond, what a layer gives or its square leaves the range of float32.
-STD_MIN, STD_MAX = 1e-9, 1e9
+from onnx_lsuv.lsuv.settings import Settings
 
 
 @dataclass(slots=True)
@@ -51,67 +47,50 @@ def no_match(pattern: str, layers: Iterable[Layer]) -> str:
     )
 
 
-def pairs_of(target: Targets) -> list[tuple[str, float]]:
-    """Return patterns and stds in order; raise UsageError where a std is no number above 0."""
-    pairs = list(target.items() if isinstance(target, Mapping) else target)
-    for pattern, std in pairs:
-        _check_std(std, f" for {pattern!r}")
-    return [(pattern, float(std)) for pattern, std in pairs]
-
-
-def _check_std(std: float, of: str = "") -> None:
-    if not STD_MIN <= std <= STD_MAX:
-        raise UsageError(f"Expected a target std from {STD_MIN:g} to {STD_MAX:g}{of}, found {std:g}.")
-
-
-def targets_of(plan: Plan, target_std: float, target: Targets) -> tuple[dict[str, float], dict[Layer, str]]:
+def targets_of(plan: Plan, settings: Settings) -> tuple[dict[str, float], dict[Layer, str]]:
     """Return the std that each weight's layer is to have, and what to say of uses that wanted another.
 
     A weight has one scale, which its first scaled use decides; so that use's target counts.
-
-    Args:
-        plan: the layers.
-        target_std: for layers that no pattern matches.
-        target: patterns of node or weight names, and stds; of several that match, the last one counts.
 
     Returns:
         By the weight's key; and a note by layer.
 
     Raises:
-        UsageError: a std is no number above 0, or a pattern decides about no layer.
+        UsageError: a pattern decides about no layer.
     """
-    _check_std(target_std)
-    pairs = pairs_of(target)
-    stds = dict.fromkeys(plan.weights, target_std)
+    stds = dict.fromkeys(plan.weights, settings.target_std)
     notes: dict[Layer, str] = {}
     effective: set[str] = set()
     for key, weight in plan.weights.items():
         first = next((layer for layer in weight.layers if layer.scaled), None)
         if first is None:
             continue
-        for pattern, std in pairs:
+        for pattern, std in settings.targets:
             if _names(plan, first, pattern):
                 stds[key] = std
                 effective.add(pattern)
         for layer in weight.layers:
-            own = [std for pattern, std in pairs if _names(plan, layer, pattern)]
+            own = [std for pattern, std in settings.targets if _names(plan, layer, pattern)]
             if layer is not first and own and own[-1] != stds[key]:
                 notes[layer] = f"its target {own[-1]:g} has no effect: {first.node.label!r} decides the weight's scale"
-    for pattern, _ in pairs:
-        if pattern in effective:
-            continue
-        layers = [layer for layer in plan.layers if _names(plan, layer, pattern)]
-        if not layers:
-            raise UsageError(no_match(pattern, plan.layers))
-        if any(layer.scaled for layer in layers):
-            raise UsageError(
-                f"the target for {pattern!r} has no effect: an earlier use of the same weight decides the scale of "
-                f"{layers[0].node.label!r}; give the target to {plan.weights[layers[0].weight].layers[0].node.label!r}"
-            )
-        raise UsageError(
-            f"the target for {pattern!r} has no effect: {layers[0].node.op} {layers[0].node.label!r} is not rescaled"
-        )
+    for pattern, _ in settings.targets:
+        if plan.layers and pattern not in effective:
+            raise UsageError(_no_effect(plan, pattern))
     return stds, notes
+
+
+def _no_effect(plan: Plan, pattern: str) -> str:
+    layers = [layer for layer in plan.layers if _names(plan, layer, pattern)]
+    if not layers:
+        return no_match(pattern, plan.layers)
+    first, without = layers[0].node, f"the target for {pattern!r} has no effect:"
+    if any(layer.scaled for layer in layers):
+        decides = plan.weights[layers[0].weight].layers[0].node
+        return (
+            f"{without} an earlier use of the same weight decides the scale of {first.label!r}; give the target to "
+            f"{decides.label!r}"
+        )
+    return f"{without} {first.op} {first.label!r} is not rescaled"
 
 
 def _names(plan: Plan, layer: Layer, pattern: str) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from onnx_lsuv.layers import Plan, find_layers
+from onnx_lsuv.lsuv.settings import Settings
 from onnx_lsuv.model import Model
+from onnx_lsuv.roles import Parameters
 
 # A layer's status. The first six do not count against the exit status.
 STATUSES: dict[str, str] = {
@@ -77,22 +80,44 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """An initialised, or measured, model."""
+    """A planned, initialised, or measured model."""
 
     model: Model
+    plan: Plan = field(repr=False)  # of the model as it was given; `layers` are its layers, in its order
+    parameters: Parameters = field(repr=False)  # found beside the layers, with `fresh`
+    verb: str  # "plan", "initialize" or "measure"
+    settings: Settings
     layers: tuple[LayerReport, ...]
     skipped: tuple[SkippedReport, ...]
-    kept_statistics: tuple[SkippedReport, ...]  # BatchNormalizations that keep their stored statistics
-    changes: tuple[Change, ...]
     notes: tuple[str, ...]
-    settings: Mapping[str, Any]
-    data: Mapping[str, Any]
-    device: str
-    seconds: Mapping[str, float]
-    target_std: float
-    tolerance: float | None
+    kept_statistics: tuple[SkippedReport, ...] = ()  # BatchNormalizations that keep their stored statistics
+    changes: tuple[Change, ...] = ()
+    data: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "none"
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def good(self) -> bool:
         """Whether every layer that was to be scaled is."""
         return all(layer.good for layer in self.layers)
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether anything has to be measured: layers, or the statistics of BatchNormalizations."""
+        return self.settings.rescale or bool(self.plan.norms)
+
+    @property
+    def whole_plan(self) -> Plan:
+        """The plan without any choice: with all layers, whatever the patterns, and with biases to be set."""
+        chosen = self.settings.include or self.settings.exclude or self.settings.keep_bias
+        return find_layers(self.plan.program) if chosen else self.plan
+
+    @property
+    def target_std(self) -> float:
+        """The std wanted of every layer without a target of its own."""
+        return self.settings.target_std
+
+    @property
+    def tolerance(self) -> float | None:
+        """On the variance relative to its target; None for the usual ones."""
+        return self.settings.tolerance

@@ -106,11 +106,13 @@ def _cause(record: Record, target: float, *, drawn: bool = False) -> str:
     return f"its output is constant: its input is constant, or everything before it is cut off (dead ReLUs){again}"
 
 
-def tolerances(plan: Plan) -> list[float]:
-    """Return the usual tolerance of each layer: from the first one on whose weight is rounded to half precision, more.
+def tolerances(plan: Plan, wanted: float | None) -> list[float]:
+    """Return the tolerance of each layer: the usual is more from the first weight rounded to half precision on.
 
     What is rounded before a layer changes its input, whatever the layer itself is computed in.
     """
+    if wanted is not None:
+        return [wanted] * len(plan.layers)
     found, rounded = [], False
     for layer in plan.layers:
         types = {plan.program.constants[name].elem_type for name in layer.source.constants}

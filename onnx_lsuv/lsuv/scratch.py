@@ -9,14 +9,11 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnx_lsuv.errors import OutputError
-
-Array = NDArray[Any]
+from onnx_lsuv.model import Array
 
 
 @dataclass(slots=True)

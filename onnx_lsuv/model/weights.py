@@ -206,3 +206,4 @@ class _Sink:
 
 
 _WRITERS: dict[str, Callable[[Model, list[_Entry]], Iterator[Piece]]] = {".safetensors": _safetensors, ".npz": _npz}
+WEIGHTS = tuple(_WRITERS)

@@ -1,47 +1,96 @@
-"""Say of a rewritten model what is known of the model before: the rows of a result, and its data."""
+"""The portable form of a model with the check that its outputs are the same, and a result said of that form."""
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable
 from dataclasses import replace
 from glob import escape
+from pathlib import Path
 
-from onnx_lsuv.batches import Batches, inputs_of
+from onnx_lsuv.batches import Batch, Batches
 from onnx_lsuv.errors import ModelError, UsageError
 from onnx_lsuv.layers import Layer, Plan
-from onnx_lsuv.lsuv.prepare import plan_of, plans_of
+from onnx_lsuv.lsuv.planning import find, plan
 from onnx_lsuv.lsuv.result import LayerReport, Result
 from onnx_lsuv.lsuv.rows import row_of, skipped_row
+from onnx_lsuv.lsuv.settings import Settings
 from onnx_lsuv.model import Model
-from onnx_lsuv.portable.rewriting import Portable
+from onnx_lsuv.portable.comparing import same_outputs
+from onnx_lsuv.portable.rewriting import Portable, rewrite
+from onnx_lsuv.program import expand
+from onnx_lsuv.runtime import Device
 
 # What a row says of the layer's place in the file, not of what happened to it.
 _PLACE = ("name", "op", "weight", "scope", "path", "shape", "dtype", "blocks", "fan_out", "fan_in")
 
 
-def carry(result: Result, portable: Portable) -> Result:
-    """Return a result in the names of the portable model, for `measure(portable model, data, like=...)`.
+def make_portable(
+    model: Model | Result,
+    batches: Batches | Iterable[Batch] | Batch | None = None,
+    *,
+    device: str | Device = "cpu",
+    threads: int | None = None,
+    memory: int | None = None,
+    scratch: Path | None = None,
+) -> Portable:
+    """Return a model in the form that most importers train; it gives the same outputs.
+
+    Large tensors are viewed where they are. What has to be stored anew, transposed or as float32, goes to a file once
+    `memory` is spent.
+
+    Args:
+        model: from `load`, or a result, whose model is meant; it is not changed.
+        batches: data on which the outputs of the two forms are compared; None to compare nothing.
+        device: where to run for that.
+        threads: of the CPU.
+        memory: bytes that tensors stored anew may take; None for half of what the machine has.
+        scratch: the folder of that file; None for the system's own.
+
+    Raises:
+        ModelError: the model is broken, its opset is below 7, or an output is not the same.
+        OutputError: there is no room for the file.
+    """
+    if isinstance(model, Result):
+        model = model.model  # that it is whole was seen when it was planned
+    else:
+        expand(model)
+    form = rewrite(model, memory=memory, scratch=scratch)
+    if batches is None:
+        return form
+    notes = same_outputs(model, form.model, batches, device=device, threads=threads).notes
+    return replace(form, notes=(*form.notes, *notes))
+
+
+def made_notes(form: Portable) -> list[str]:
+    """Return what is to be known of a portable form: the steps that led to it, and what was not done."""
+    counts = Counter(step.what for step in form.steps)
+    done = ", ".join(f"{what} ({n} times)" if n > 1 else what for what, n in counts.items())
+    return [f"made portable: {done}" if done else "made portable: nothing had to change", *form.notes]
+
+
+def carry(result: Result, form: Portable, planned: Result | None = None) -> Result:
+    """Return a result in the names of the portable form, for `measure(saved form, data, like=...)`.
 
     A layer is found again by the tensor that holds its weight, and among several uses by their order.
 
     Args:
-        result: of `initialize`; `portable` was made of its model.
-        portable: from `make_portable`.
+        result: of `initialize`; `form` was made of its model.
+        form: from `make_portable`.
+        planned: the form as `plan` gives it with `keep_bias`, where that is there: in memory, or as it was saved.
 
     Raises:
         ModelError: a layer is not found again.
     """
-    include, exclude = result.settings["include"], result.settings["exclude"]
-    fresh = bool(result.settings.get("fresh"))  # its patterns may name other parameters
-    old, _ = plans_of(result.model, include=include, exclude=exclude, keep_bias=True, fresh=fresh)
-    new = plan_of(portable.model, keep_bias=True)
+    planned = planned or plan(form.model, keep_bias=True)
+    old, new = result.plan, planned.plan
     uses: defaultdict[tuple[object, ...], deque[int]] = defaultdict(deque)
     for at, layer in enumerate(new.layers):
         uses[tuple(new.program.constants[name].site for name in layer.source.constants)].append(at)
     rows: dict[int, LayerReport] = {}
     for row, layer in zip(result.layers, old.layers, strict=True):
         sites = (old.program.constants[name].site for name in layer.source.constants)
-        found = uses[tuple(portable.sites.get(site) if site is not None else None for site in sites)]
+        found = uses[tuple(form.sites.get(site) if site is not None else None for site in sites)]
         if not found:
             raise ModelError(
                 f"layer {row.name!r} should be in the portable form of {result.model.name}, but no layer there has its "
@@ -49,35 +98,32 @@ def carry(result: Result, portable: Portable) -> Result:
             )
         at = found.popleft()
         rows[at] = _moved(row, new, new.layers[at])
-    settings = dict(result.settings)
-    wanted = [rows[at].name for at in sorted(rows)]
-    chosen = _chosen(portable.model, include, exclude, fresh, wanted)
-    if chosen is None:
-        # Names changed, or there are layers now that were none before: take these by name.
-        settings |= {"include": [escape(name) for name in dict.fromkeys(wanted)], "exclude": []}
-        chosen = plan_of(portable.model, include=settings["include"], keep_bias=True)
+    layers = tuple(rows[at] for at in sorted(rows))
+    settings, chosen = _choice(planned, result.settings, [row.name for row in layers])
     return replace(
         result,
-        model=portable.model,
-        layers=tuple(rows[at] for at in sorted(rows)),
+        model=form.model,
+        settings=settings,
+        layers=layers,
         skipped=tuple(map(skipped_row, chosen.skipped)),
         kept_statistics=tuple(map(skipped_row, chosen.kept_statistics)),
-        settings=settings,
+        notes=(*result.notes, *made_notes(form)),
     )
 
 
-def suit(batches: Batches, model: Model) -> Batches:
-    """Return the data with the element types that a model takes, as after float16 became float32."""
-    return replace(batches, inputs=inputs_of(model.proto.graph))
-
-
-def _chosen(model: Model, include: list[str], exclude: list[str], fresh: bool, wanted: list[str]) -> Plan | None:
-    """Return the plan of the same patterns, if they still choose the same layers."""
+def _choice(planned: Result, settings: Settings, wanted: list[str]) -> tuple[Settings, Plan]:
+    """Return settings that choose these layers of the portable form, and its plan: the same, if they still do."""
+    as_it_is = replace(settings, keep_bias=True)
     try:
-        plan, _ = plans_of(model, include=include, exclude=exclude, keep_bias=True, fresh=fresh)
+        chosen, _ = find(planned, as_it_is)
+        if [layer.node.label for layer in chosen.layers] == wanted:
+            return settings, chosen
     except UsageError:
-        return None
-    return plan if [layer.node.label for layer in plan.layers] == wanted else None
+        pass
+    # Names changed, or there are layers now that were none before: take these by name.
+    names = tuple(escape(name) for name in dict.fromkeys(wanted))
+    chosen, _ = find(planned, replace(as_it_is, include=names, exclude=()))
+    return replace(settings, include=names, exclude=()), chosen
 
 
 def _moved(row: LayerReport, plan: Plan, layer: Layer) -> LayerReport:

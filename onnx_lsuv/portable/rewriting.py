@@ -45,9 +45,8 @@ from onnx_lsuv.portable.header import (
 from onnx_lsuv.portable.inference import settle_dropouts, settle_norms
 from onnx_lsuv.portable.precision import widen
 from onnx_lsuv.portable.sharing import bypass_identities, copy_merged, fold_transposes
-from onnx_lsuv.program import expand
 
-__all__ = ["Portable", "Step", "make_portable"]
+__all__ = ["Portable", "Step", "rewrite"]
 
 # One of these can make room for another: behind a Transpose that goes there may be an Identity, then a MatMul.
 _AGAIN = (bypass_identities, join_gemm, fold_transposes, copy_merged, normalise_gemm)
@@ -96,22 +95,8 @@ class Portable:
     sites: Mapping[Site, Site] = field(repr=False)
 
 
-def make_portable(model: Model, *, memory: int | None = None, scratch: Path | None = None) -> Portable:
-    """Return a model in the form that most importers train; it gives the same outputs.
-
-    Large tensors are viewed where they are. What has to be stored anew, transposed or as float32, goes to a file once
-    `memory` is spent.
-
-    Args:
-        model: from `load` or `initialize`; it is not changed.
-        memory: bytes that tensors stored anew may take; None for half of what the machine has.
-        scratch: the folder of that file; None for the system's own.
-
-    Raises:
-        ModelError: the model is broken, or its opset is below 7.
-        OutputError: there is no room for the file.
-    """
-    expand(model)  # raises what is wrong with the model
+def rewrite(model: Model, *, memory: int | None = None, scratch: Path | None = None) -> Portable:
+    """Return a model, which is known to be whole, in the form that most importers train; see `make_portable`."""
     draft = open_draft(model, Scratch(memory if memory is not None else default_limit(), scratch))
     for step in _STEPS:
         step(draft)

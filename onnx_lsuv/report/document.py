@@ -20,7 +20,7 @@ def document(result: Result, about: Mapping[str, Any]) -> dict[str, Any]:
         "good": result.good,
         "target_std": result.target_std,
         "tolerance": result.tolerance,
-        "settings": result.settings,
+        "settings": result.settings.as_dict(result.verb),
         "device": result.device,
         **about,
         "data": result.data,
@@ -34,7 +34,7 @@ def document(result: Result, about: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _plain(value) for key, value in whole.items()}
 
 
-def as_json(result: Result, about: Mapping[str, Any]) -> str:
+def as_json(result: Result, about: Mapping[str, Any], *, other: Result | None = None) -> str:
     """Return the result as JSON, in ASCII; see `document`."""
     return json.dumps(document(result, about), indent=2, ensure_ascii=True, allow_nan=False) + "\n"
 

@@ -17,7 +17,7 @@ LIMIT = 10
 _NAME = 200  # GitHub cuts a message at a few thousand characters
 
 
-def as_github(result: Result, limit: int = LIMIT) -> list[str]:
+def as_github(result: Result, limit: int = LIMIT, *, other: Result | None = None) -> list[str]:
     """Return annotations, a line each without its end, at most `limit` of each level.
 
     Errors are the layers that missed, worst first; warnings the layers that the data never reached, and

@@ -134,10 +134,10 @@ def _range(values: Sequence[float]) -> str:
 
 def _profile(result: Result, against: Sequence[LayerReport | None] | None, other_name: str) -> str:
     """Return the picture of std by depth with its legend; "" where nothing was measured."""
-    kept = result.settings.get("init") == "keep"
+    kept, made = result.settings.init == "keep", result.verb == "initialize"
     series = [
         Series("drawn", "as it was" if kept else "as drawn", [row.std_drawn for row in result.layers]),
-        Series("now", "after LSUV" if result.settings.get("init") else "measured", [row.std for row in result.layers]),
+        Series("now", "after LSUV" if made else "measured", [row.std for row in result.layers]),
         Series("other", other_name, [None if row is None else row.std for row in against or ()]),
     ]
     series = [each for each in series if any(value is not None for value in each.values)]

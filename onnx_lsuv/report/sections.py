@@ -138,7 +138,8 @@ def made(result: Result, about: Mapping[str, Any]) -> str:
         facts[role] = f'{code(str(file["path"]))}<span class="note">SHA-256 {code(str(file["sha256"]))}</span>'
     facts["std wanted"] = number(result.target_std)
     facts["tolerance"] = "default" if result.tolerance is None else f"{result.tolerance:g}"
-    facts |= {key: _setting(value) for key, value in result.settings.items() if value not in ("", [], None)}
+    settings = result.settings.as_dict(result.verb)
+    facts |= {key: _setting(value) for key, value in settings.items() if value not in ("", [], None)}
     facts["device"] = escaped(result.device)
     facts["seconds"] = ", ".join(f"{escaped(phase)} {seconds:.2f}" for phase, seconds in result.seconds.items())
     facts["versions"] = ", ".join(f"{escaped(k)} {escaped(str(v))}" for k, v in about.get("versions", {}).items())

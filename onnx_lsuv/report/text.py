@@ -207,7 +207,7 @@ def summary(result: Result) -> str:
     biases = sum(c.role == "bias" for c in result.changes)
     if biases:
         to = "centre its layer" if biases == 1 else "centre their layers"
-        aim = f"set to {to if result.settings.get('center') else 'zero'}"
+        aim = f"set to {to if result.settings.center else 'zero'}"
         extra.append(f"{_count(biases, 'bias', 'biases')} {aim}")
     moved = sum(c.became_initializer for c in result.changes)
     if moved:

@@ -99,7 +99,7 @@ def test_signals_at_any_moment(here: Path, seed: int) -> None:
         assert {name: found[name] for name in whole if name in found}.items() <= whole.items()
 
 
-@pytest.mark.parametrize("module", ["typer", "onnx_lsuv.cli.work", "numpy", "onnx", "ml_dtypes", "onnxruntime"])
+@pytest.mark.parametrize("module", ["typer", "onnx_lsuv.cli.modes", "numpy", "onnx", "ml_dtypes", "onnxruntime"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_something_is_imported(here: Path, module: str, number: signal.Signals) -> None:
     # A package that takes whatever is raised while it loads for a fault of its own.

@@ -38,7 +38,7 @@ def run(arguments):
     import os, random, time
     import onnx, onnxruntime
     from onnx_lsuv import batches, lsuv, model, portable, report, runtime
-    from onnx_lsuv.cli import command, ending, outputs, training, work
+    from onnx_lsuv.cli import command, modes, outcome, preflight
     from onnx_lsuv.model import atomic
     draw = random.Random(seed)
     def slowly(step):
@@ -50,11 +50,11 @@ def run(arguments):
         return taken
     for name in ("_write", "_put", "_set_aside", "_take_back", "_sync_folder"):
         setattr(atomic, name, slowly(getattr(atomic, name)))
-    perform = work.perform
+    perform = modes.perform
     def begun(options):
         os.write(ready, b"!")
         return perform(options)
-    work.perform = begun
+    modes.perform = begun
     return begin(arguments)
 entry.run = run
 main()

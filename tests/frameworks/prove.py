@@ -31,7 +31,6 @@ import variants
 import onnx_lsuv
 from onnx_lsuv.importers.forecast import trains
 from onnx_lsuv.importers.table import IMPORTERS
-from onnx_lsuv.lsuv.prepare import plan_of
 from onnx_lsuv.portable import make_portable
 
 HERE = Path(__file__).resolve().parent
@@ -96,7 +95,7 @@ def write_variants(folder: Path) -> list[tuple[str, dict[str, Any], dict[str, in
         np.savez(data, train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y)
         path = folder / f"variant{number}.onnx"
         model = onnx_lsuv.from_proto(proto)
-        plan = plan_of(model)
+        plan = onnx_lsuv.plan(model).plan
         if any(weight.constant.origin == "Constant" for weight in plan.weights.values()):
             # The table speaks of the file that onnx-lsuv saves, in which these are initializers.
             model = onnx_lsuv.initialize(model, [{"image": train_x[:256]}], init="keep", threads=1).model
@@ -109,7 +108,7 @@ def write_variants(folder: Path) -> list[tuple[str, dict[str, Any], dict[str, in
 def job_of(path: Path, data: Path) -> dict[str, Any]:
     """Return what `train.py` is to do with a file."""
     parameters, statistics = classifiers.parameters(onnx.load(str(path)))
-    weights = [w.constant.label for w in plan_of(onnx_lsuv.load(path)).weights.values()]
+    weights = [w.constant.label for w in onnx_lsuv.plan(onnx_lsuv.load(path)).plan.weights.values()]
     return {
         "model": str(path),
         "data": str(data),

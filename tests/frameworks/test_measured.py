@@ -11,7 +11,6 @@ import variants
 import onnx_lsuv
 from onnx_lsuv.importers.forecast import trains
 from onnx_lsuv.importers.table import IMPORTERS
-from onnx_lsuv.lsuv.prepare import plan_of
 
 MEASURED = json.loads((Path(__file__).parent / "measured.json").read_text())
 
@@ -22,5 +21,5 @@ def test_measured_with_the_versions_of_the_table() -> None:
 
 @pytest.mark.parametrize("name", variants.VARIANTS)
 def test_foretold_as_measured(name: str) -> None:
-    answers = trains(plan_of(onnx_lsuv.from_proto(variants.VARIANTS[name]())))
+    answers = trains(onnx_lsuv.plan(onnx_lsuv.from_proto(variants.VARIANTS[name]())).plan)
     assert {each.importer: each.as_is.trainable for each in answers} == MEASURED["trained"][name]

@@ -23,7 +23,6 @@ import onnx_lsuv
 from onnx_lsuv import LayerReport, runtime
 from onnx_lsuv.graph import build
 from onnx_lsuv.graph.blocked import DOMAIN
-from onnx_lsuv.lsuv.prepare import plan_of
 
 Array = NDArray[Any]
 Batches = Sequence[Mapping[str, Array]]
@@ -524,7 +523,7 @@ def test_weights_are_the_drawn_ones_times_the_scale(lsuv: Lsuv) -> None:
 
 def nodes(text: str, block: int) -> list[NodeProto]:
     """Return the nodes of the calibration graph of one batch."""
-    plan = plan_of(onnx_lsuv.from_proto(graph(text)))
+    plan = onnx_lsuv.plan(onnx_lsuv.from_proto(graph(text))).plan
     shapes = {"x": (1, SHAPE)}
     targets = dict.fromkeys(plan.weights, 1.0)
     stages = build(plan, shapes, rescale=True, staged=False, targets=targets, block=block).stages

@@ -49,7 +49,7 @@ def test_channels_have_mean_zero_and_the_layer_the_std(lsuv: Lsuv, batches: int,
     run = lsuv(net(), data(batches), center=True, target_std=target)
     assert [row.status for row in run.result.layers] == ["ok"] * 6
     assert not any("not centred" in note for note in run.result.notes)
-    assert run.result.settings["center"] is True
+    assert run.result.settings.center
     assert run.changed == set(SHAPES)
     values = [oracle.forward(run.after, batch) for batch in run.batches]
     for name, axis in ENDS.items():
@@ -123,7 +123,7 @@ def test_a_layer_without_variance_keeps_a_bias_of_zero(lsuv: Lsuv) -> None:
 @pytest.mark.parametrize("given", [{"keep_bias": True}, {"rescale": False}])
 def test_what_contradicts_it_is_refused(given: dict[str, bool]) -> None:
     model = onnx_lsuv.from_proto(net())
-    with pytest.raises(UsageError, match="Centring"):
+    with pytest.raises(UsageError, match="sets biases by the scaled weights"):
         onnx_lsuv.initialize(model, data(1), center=True, **given)
 
 

@@ -14,14 +14,14 @@ from onnx import ModelProto
 from oracle import normal, parse
 
 import onnx_lsuv
-from onnx_lsuv import lsuv as procedure
+from onnx_lsuv.lsuv import guide
 
 Lsuv = Callable[..., Run]
 HEAD = '<ir_version: 10, opset_import: ["" : 17]>'
 
 
 def notes(model: ModelProto) -> dict[str, str]:
-    found = procedure.guide(procedure.plan_of(onnx_lsuv.from_proto(model)))
+    found = guide(onnx_lsuv.plan(onnx_lsuv.from_proto(model)).plan)
     assert len({note.kind for note in found}) == len(found), "more than one note of a kind"
     return {note.kind: note.text for note in found}
 
@@ -169,11 +169,7 @@ def test_additions_that_are_no_residual_stream() -> None:
 def test_where_the_notes_are_shown(lsuv: Lsuv) -> None:
     model, batch = residual(5), {"x": normal(64, 32)}
     loaded = onnx_lsuv.from_proto(model)
-    shown = [
-        onnx_lsuv.initialize(loaded, batch).notes,
-        procedure.describe(loaded).notes,
-        lsuv(model, batch).result.notes,
-    ]
+    shown = [onnx_lsuv.initialize(loaded, batch).notes, onnx_lsuv.plan(loaded).notes, lsuv(model, batch).result.notes]
     for each in shown:
         (note,) = (note for note in each if "residual stream" in note)
         assert note.endswith("(README: What the notes say)")

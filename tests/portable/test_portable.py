@@ -18,8 +18,9 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 import onnx_lsuv
 from onnx_lsuv import ModelError, batches
+from onnx_lsuv.lsuv.prepare import checked
 from onnx_lsuv.model import to_bytes
-from onnx_lsuv.portable import Portable, make_portable, same_outputs, suit
+from onnx_lsuv.portable import Portable, make_portable, same_outputs
 
 Array = NDArray[Any]
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>'
@@ -883,7 +884,7 @@ def test_other_floats(kind: str) -> None:
     assert found.tolerance == {"float16": 0.02, "double": 1e-4}[kind]
     assert 0 < found.differences["y"] < found.tolerance
     given = batches.from_arrays(batches.inputs_of(model.proto.graph), {"x": x})
-    assert suit(given, portable.model)[0]["x"].dtype == np.float32
+    assert checked(portable.model, given)[0]["x"].dtype == np.float32
 
 
 def test_double_beyond_float() -> None:

@@ -21,7 +21,6 @@ from oracle import normal
 import onnx_lsuv
 from onnx_lsuv import ModelError, UsageError
 from onnx_lsuv.layers import find_layers
-from onnx_lsuv.lsuv import describe
 from onnx_lsuv.model import read
 from onnx_lsuv.program import expand
 
@@ -127,7 +126,7 @@ def test_a_shape_that_is_none(here: Path, raw: bytes, dims: list[int]) -> None:
     proto = model(nodes, {"v": normal(16, 16), "w": lying(dims, raw, TensorProto.INT64)})
     assert refused(proto, here)
     if dims == [2, 1] and len(raw) == 16:
-        assert [left.reason for left in describe(onnx_lsuv.from_proto(proto), fresh=True).skipped] == ["computed"]
+        assert [left.reason for left in onnx_lsuv.plan(onnx_lsuv.from_proto(proto), fresh=True).skipped] == ["computed"]
 
 
 # -------------------------------------------------------------------------------------------------------- lying nodes
@@ -216,7 +215,7 @@ def test_what_a_definition_leaves_open_passes() -> None:
     proto = after(dropout, t=np.array(False))
     proto.graph.node[0].CopyFrom(node("Gemm", "x w -", "y", transB=1))
     proto.graph.node[0].attribute[0].type = AttributeProto.UNDEFINED
-    assert [layer.name for layer in describe(onnx_lsuv.from_proto(proto)).layers] == ["y"]
+    assert [layer.name for layer in onnx_lsuv.plan(onnx_lsuv.from_proto(proto)).layers] == ["y"]
 
 
 @pytest.mark.parametrize("shape", [(), (32,), (4, 8)])
@@ -345,7 +344,7 @@ def test_functions_that_double(here: Path, more: list[str]) -> None:
 def test_functions_that_call_each_other_deep(here: Path) -> None:
     chain = [function("f0", "Relu"), *(function(f"f{i}", f"f{i - 1}") for i in range(1, 5000))]
     assert "more than 100 scopes" in refused(functions(*chain), here)
-    assert describe(onnx_lsuv.from_proto(functions(*chain[:50]))).layers
+    assert onnx_lsuv.plan(onnx_lsuv.from_proto(functions(*chain[:50]))).layers
 
 
 @pytest.mark.parametrize("moves", [300, 5000])
@@ -365,9 +364,9 @@ def test_a_way_that_doubles_with_every_node(op: str) -> None:
     axis = {"axis": 0} if op == "Concat" else {}
     chain = [node(op, f"w{i} w{i}", f"w{i + 1}", **axis) for i in range(60)]
     proto = model([*chain, node("Reshape", "x w60", "q"), node("MatMul", "x w60", "z")], {"w0": np.ones(1, np.int64)})
-    assert not describe(onnx_lsuv.from_proto(proto)).layers
+    assert not onnx_lsuv.plan(onnx_lsuv.from_proto(proto)).layers
     proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(normal(16, 16), "w0"))
-    assert not describe(onnx_lsuv.from_proto(proto), fresh=True).layers
+    assert not onnx_lsuv.plan(onnx_lsuv.from_proto(proto), fresh=True).layers
 
 
 # ------------------------------------------------------------------------------------------------------ what they claim

@@ -14,7 +14,6 @@ from onnx import helper
 from oracle import normal, orthonormality, parse
 
 import onnx_lsuv
-from onnx_lsuv.lsuv import plan_of
 from onnx_lsuv.program import expand
 from onnx_lsuv.program.static_integers import lengths
 
@@ -210,7 +209,7 @@ def test_what_depends_on_the_data_is_left_alone() -> None:
     text = """<ir_version: 8, opset_import: ["" : 15]>
         g (float[N,24] x, int64[1] n) => (float[N,M] y)
         { m = Constant <value_ints = [24]> () t = Concat <axis = 0> (m, n) k = Reshape(w, t) y = MatMul(x, k) }"""
-    plan = plan_of(onnx_lsuv.from_proto(parse(text, w=normal(24, 32))))
+    plan = onnx_lsuv.plan(onnx_lsuv.from_proto(parse(text, w=normal(24, 32)))).plan
     assert [left.reason for left in plan.skipped] == ["computed"]
     assert not plan.layers
 
@@ -219,7 +218,7 @@ def test_numbers_that_grow_without_end_are_not_followed() -> None:
     nodes = ["n0 = Constant <value_ints = [3]> ()"] + [f"n{i + 1} = Mul(n{i}, n{i})" for i in range(2000)]
     text = f"""<ir_version: 8, opset_import: ["" : 15]>
         g (float[N,24] x) => (float[N,M] y) {{ {" ".join(nodes)} k = Reshape(w, n2000) y = MatMul(x, k) }}"""
-    plan = plan_of(onnx_lsuv.from_proto(parse(text, w=normal(24, 32))))
+    plan = onnx_lsuv.plan(onnx_lsuv.from_proto(parse(text, w=normal(24, 32)))).plan
     assert [left.reason for left in plan.skipped] == ["computed"]
 
 

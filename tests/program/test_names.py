@@ -15,7 +15,6 @@ from oracle import normal, parse
 
 import onnx_lsuv
 from onnx_lsuv import ModelError
-from onnx_lsuv.lsuv import describe, plan_of
 
 Lsuv = Callable[..., Run]
 HEAD = '<ir_version: 9, opset_import: ["" : 17]>'
@@ -63,7 +62,7 @@ def test_a_name_that_is_taken_is_refused_as_by_the_checker(where: str, tmp_path:
     with pytest.raises(onnx.checker.ValidationError):
         onnx.checker.check_model(REFUSED[where])
     with pytest.raises(ModelError, match="a name that another value has") as found:
-        plan_of(onnx_lsuv.from_proto(REFUSED[where]))
+        onnx_lsuv.plan(onnx_lsuv.from_proto(REFUSED[where]))
     assert len(str(found.value)) < 400
     onnx.save(REFUSED[where], str(tmp_path / "m.onnx"))
     assert invoke([str(tmp_path / "m.onnx"), "--dry-run"]).status == 3
@@ -72,7 +71,7 @@ def test_a_name_that_is_taken_is_refused_as_by_the_checker(where: str, tmp_path:
 @pytest.mark.parametrize("where", TAKEN)
 def test_a_name_that_the_checker_takes_is_taken(where: str) -> None:
     onnx.checker.check_model(TAKEN[where])
-    assert plan_of(onnx_lsuv.from_proto(TAKEN[where])).layers
+    assert onnx_lsuv.plan(onnx_lsuv.from_proto(TAKEN[where])).plan.layers
 
 
 def test_of_several_initializers_of_one_name_the_last_one_counts(lsuv: Lsuv) -> None:
@@ -89,7 +88,7 @@ def test_of_several_initializers_of_one_name_the_last_one_counts(lsuv: Lsuv) -> 
     first, last = (numpy_helper.to_array(t) for t in saved.graph.initializer if t.name == "w")
     np.testing.assert_array_equal(first, normal(4, 6))
     assert (data["x"] @ last).var() == pytest.approx(1, abs=1e-4)
-    for found in (measured, result, describe(loaded)):
+    for found in (measured, result, onnx_lsuv.plan(loaded)):
         (note,) = (note for note in found.notes if "one name" in note)
         assert "'w'" in note
         assert "last one counts" in note
@@ -104,7 +103,7 @@ def test_nodes_of_one_name_are_told_apart() -> None:
     result = onnx_lsuv.initialize(loaded, {"x": normal(64, 4)}, exclude=["same#y"])
     assert [row.name for row in result.layers] == ["same"]
     assert [row.name for row in result.skipped] == ["same#y"]
-    for found in (result, describe(loaded)):
+    for found in (result, onnx_lsuv.plan(loaded)):
         (note,) = (note for note in found.notes if "one name" in note)
         assert "'same'" in note
         assert "NAME#OUTPUT" in note
@@ -112,7 +111,7 @@ def test_nodes_of_one_name_are_told_apart() -> None:
 
 def test_without_double_names_there_is_no_note() -> None:
     model = onnx_lsuv.from_proto(TAKEN["afterwards"])
-    assert not any("one name" in note for note in describe(model).notes)
+    assert not any("one name" in note for note in onnx_lsuv.plan(model).notes)
 
 
 # -------------------------------------------------------------------------------------------------- joined weights
@@ -127,10 +126,10 @@ def joined() -> ModelProto:
 @pytest.mark.parametrize("pattern", ["wq + wk", "wq + *", "wq", "wk", "h"])
 def test_a_joined_weight_is_meant_by_the_name_that_is_shown(pattern: str) -> None:
     model, data = onnx_lsuv.from_proto(joined()), {"x": normal(64, 4)}
-    shown = [row.weight for row in describe(model).layers]
+    shown = [row.weight for row in onnx_lsuv.plan(model).layers]
     assert shown == ["wq + wk", "v"]
-    assert [row.weight for row in describe(model, include=[pattern]).layers] == ["wq + wk"]
-    assert [row.weight for row in describe(model, exclude=[pattern]).layers] == ["v"]
+    assert [row.weight for row in onnx_lsuv.plan(model, include=[pattern]).layers] == ["wq + wk"]
+    assert [row.weight for row in onnx_lsuv.plan(model, exclude=[pattern]).layers] == ["v"]
     result = onnx_lsuv.initialize(model, data, target={pattern: 0.5})
     assert [row.target for row in result.layers] == [0.5, 1.0]
     saved = onnx.load_from_string(onnx_lsuv.to_bytes(result.model))

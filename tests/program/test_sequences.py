@@ -14,7 +14,6 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from oracle import normal
 
 import onnx_lsuv
-from onnx_lsuv.lsuv import plan_of
 
 Lsuv = Callable[..., Run]
 Array = np.ndarray[Any, Any]
@@ -128,7 +127,7 @@ def test_an_optional_of_nothing() -> None:
         [value("y", "N", 8), value("has", elem_type=TensorProto.BOOL)],
         w=normal(6, 8),
     )
-    assert [layer.node.label for layer in plan_of(onnx_lsuv.from_proto(model)).layers] == ["layer"]
+    assert [layer.node.label for layer in onnx_lsuv.plan(onnx_lsuv.from_proto(model)).plan.layers] == ["layer"]
 
 
 def test_a_layer_in_a_graph_that_stays_closed_is_named() -> None:
@@ -140,5 +139,5 @@ def test_a_layer_in_a_graph_that_stays_closed_is_named() -> None:
         w=normal(6, 8),
     )
     model.opset_import.append(helper.make_opsetid("acme", 1))
-    (left,) = plan_of(onnx_lsuv.from_proto(model)).skipped
+    (left,) = onnx_lsuv.plan(onnx_lsuv.from_proto(model)).plan.skipped
     assert (left.node.label, left.reason) == ("apply", "operator")

@@ -20,7 +20,7 @@ from oracle import normal, parse
 import onnx_lsuv
 from onnx_lsuv import report
 from onnx_lsuv.errors import clean
-from onnx_lsuv.lsuv import Result, describe
+from onnx_lsuv.lsuv import Result
 from onnx_lsuv.lsuv.result import STATUSES
 from onnx_lsuv.report.axes import count_ticks, log_axis
 from onnx_lsuv.report.page import aligned
@@ -262,7 +262,7 @@ def test_nothing_finite_is_shown_too(result: Result, value: float | None) -> Non
 
 
 def test_a_page_of_a_dry_run_and_of_nothing(result: Result) -> None:
-    found = describe(result.model)
+    found = onnx_lsuv.plan(result.model)
     page = read(report.as_html(found, ABOUT))
     assert page.all("p", kind="verdict ")[0].text == "3 layers found; nothing was run."
     assert [e.attributes["id"] for e in page.all("section")] == ["layers", "left", "made"]
@@ -331,7 +331,7 @@ def hostile(result: Result) -> tuple[Result, dict[str, Any]]:
         notes=(EVIL,),
         data=data,
         changes=tuple(replace(row, tensor=EVIL, scope=EVIL) for row in result.changes),
-        settings={**result.settings, "include": [EVIL], "targets": {EVIL: 0.1}},
+        settings=replace(result.settings, include=[EVIL], target={EVIL: 0.1}),
     )
     return done, {"versions": {EVIL: EVIL}, "files": {"model": {"path": EVIL, "sha256": EVIL}}}
 

@@ -77,7 +77,7 @@ def test_norms_slopes_and_biases(lsuv: Lsuv, batches: int) -> None:
     a = np.concatenate(run.value("a")).astype(np.float64)
     np.testing.assert_allclose(run.weight("m1"), a.mean((0, 2, 3)), atol=1e-4)
     np.testing.assert_allclose(run.weight("v1"), a.var((0, 2, 3)), rtol=1e-3)
-    assert run.result.settings["fresh"] is True
+    assert run.result.settings.fresh
     assert not kept(run)
 
 
@@ -452,9 +452,11 @@ def test_fresh_without_rescaling(lsuv: Lsuv) -> None:
     assert {row.status for row in run.result.layers} == {"drawn"}
 
 
-@pytest.mark.parametrize(("options", "word"), [({"keep_bias": True}, "biases"), ({"init": "keep"}, "weights")])
+@pytest.mark.parametrize(
+    ("options", "word"), [({"keep_bias": True}, "keep_bias=True"), ({"init": "keep"}, "init='keep'")]
+)
 def test_fresh_and_old_exclude_each_other(lsuv: Lsuv, options: dict[str, Any], word: str) -> None:
-    with pytest.raises(UsageError, match=f"old {word} exclude each other"):
+    with pytest.raises(UsageError, match=f"a new value and {word} keeps some"):
         lsuv(language_model(), {"ids": IDS}, fresh=True, **options)
 
 

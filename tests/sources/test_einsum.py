@@ -12,7 +12,6 @@ from onnx import ModelProto
 from oracle import normal, orthonormality, parse
 
 import onnx_lsuv
-from onnx_lsuv.lsuv import plan_of
 
 Lsuv = Callable[..., Run]
 Array = np.ndarray[Any, Any]
@@ -84,7 +83,7 @@ def test_one_constant_among_many_operands(lsuv: Lsuv, equation: str, batches: in
     ],
 )
 def test_what_is_left_alone_is_told_why(equation: str, shapes: Any, reason: str, words: str) -> None:
-    plan = plan_of(onnx_lsuv.from_proto(model_of(equation, shaped(**shapes))))
+    plan = onnx_lsuv.plan(onnx_lsuv.from_proto(model_of(equation, shaped(**shapes)))).plan
     assert not plan.layers
     (left,) = plan.skipped
     assert left.reason == reason

@@ -12,10 +12,10 @@ from collections.abc import Callable, Set
 from onnx_lsuv.graph import Calibration, Record
 
 
-def settled(
+def repeat_for_large_means(
     calibration: Calibration, build: Callable[[Set[str]], Calibration], run: Callable[[Calibration], dict[str, Record]]
 ) -> dict[str, Record]:
-    """Return the records of a calibration graph, of its last run.
+    """Run a calibration graph until no record's mean is too large for how it was measured; return the last records.
 
     Args:
         calibration: the graph.

@@ -1,4 +1,4 @@
-"""What is printed and written when the work is done."""
+"""What the work came to is printed and written."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnx_lsuv import __version__
 from onnx_lsuv.cli import terminal
 from onnx_lsuv.cli.failures import say
 from onnx_lsuv.cli.options import Format, Options
-from onnx_lsuv.cli.outputs import step_summary
+from onnx_lsuv.cli.preflight import step_summary
 from onnx_lsuv.cli.streams import emit
 from onnx_lsuv.errors import OutputError, brief, clean, quote
 
@@ -26,7 +25,7 @@ NAMED = 240  # characters that these take at most, the first aside
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class Outcome:
     """What the work came to."""
 
     result: Result
@@ -35,25 +34,27 @@ class Ending:
     trains: Sequence[Mapping[str, Any]] = ()  # what trains where
 
 
-def finish(options: Options, ending: Ending, staged: Staging) -> int:
+def finish(options: Options, outcome: Outcome, staged: Staging) -> int:
     """Write the reports, print the result, put all files into place, name the layers that missed; return the status.
 
     What is printed comes before: where it cannot be, no file stays. That files are saved is said once they are.
     """
-    result = ending.result
-    about = _about(options, ending, staged) if options.report or options.output_format is not Format.text else {}
+    from onnx_lsuv import report  # noqa: PLC0415
+
+    result, is_text = outcome.result, options.output_format is Format.text
+    about = _about(options, outcome, staged) if options.report or not is_text else {}
+    told: dict[str, Any] = {"about": about, "command": ["onnx-lsuv", *options.arguments], "other": outcome.other}
     for path in options.report or ():
-        place = Path(os.path.realpath(path))
-        staged.add(place.parent, place.name, [_report(path.suffix.lower(), ending, about).encode()])
-    saved = [named for named, _ in ending.files.values()]
+        report.stage_report(staged, result, path, **told)
+    saved = [named for named, _ in outcome.files.values()]
     summary = step_summary(options)
     try:
         if summary is not None:
-            _summarise(summary, _report(".md", ending, about), staged)
+            _summarise(summary, report.format_of(".md")(result, **told), staged)
         if not options.quiet:
-            emit(*_printed(options, ending, about))
+            emit(*_printed(options, outcome, about))
         staged.commit()
-        if saved and options.output_format is Format.text and not options.quiet:
+        if saved and is_text and not options.quiet:
             emit("\n".join(f"saved {clean(str(path))}" for path in saved))
     except BaseException as error:
         # Whatever goes wrong from then on.
@@ -72,41 +73,27 @@ def kept(files: Sequence[Path]) -> str:
     return f"{', '.join(map(quote, files))} {'are' if files[1:] else 'is'} saved all the same"
 
 
-def _printed(options: Options, ending: Ending, about: dict[str, Any]) -> tuple[str, bool | None]:
+def _printed(options: Options, outcome: Outcome, about: dict[str, Any]) -> tuple[str, bool | None]:
     """Return what goes to standard output, and whether it is coloured."""
     from onnx_lsuv import report  # noqa: PLC0415
 
+    result, other = outcome.result, outcome.other
     if options.output_format is Format.json:
-        return report.as_json(ending.result, about).removesuffix("\n"), None
+        return report.as_json(result, about, other=other).removesuffix("\n"), None
     if options.output_format is Format.github:
-        return "\n".join(report.as_github(ending.result)), None
+        return "\n".join(report.as_github(result, other=other)), None
     color = terminal.colored(options.color, sys.stdout)
     shown: dict[str, Any] = {
         "width": terminal.width(),
         "encoding": terminal.encoding(),
         "wrap": terminal.is_terminal(sys.stdout),
         "verbose": options.verbose > 0,
-        "trains": ending.trains if options.dry_run or options.portable or options.verbose else (),
+        "trains": outcome.trains if options.dry_run or options.portable or options.verbose else (),
     }
-    lines = [
-        report.plan(ending.result, **shown)
-        if options.dry_run
-        else report.text(ending.result, **shown, color=color, other=ending.other)
-    ]
-    if ending.other is not None:
-        lines.append(f"other: {clean(str(options.compare))}")
-    return "\n".join(lines), color
-
-
-def _report(suffix: str, ending: Ending, about: dict[str, Any]) -> str:
-    from onnx_lsuv import report  # noqa: PLC0415
-
-    command = ["onnx-lsuv", *sys.argv[1:]]
-    if suffix == ".json":
-        return report.as_json(ending.result, about)
-    if suffix == ".md":
-        return report.as_markdown(ending.result, about, command)
-    return report.as_html(ending.result, about, command=command, other=ending.other)
+    if options.dry_run:
+        return report.as_plan(result, **shown), color
+    text = report.as_text(result, **shown, color=color, other=other)
+    return text + (f"\nother: {clean(str(options.compare))}" if other is not None else ""), color
 
 
 def _summarise(path: Path, text: str, staged: Staging) -> None:
@@ -144,24 +131,12 @@ def _missed(result: Result) -> str:
     return f"{len(rows)} of {len(result.layers)} layers missed the std wanted: {worst}{'; '.join(named)}{more}"
 
 
-def _about(options: Options, ending: Ending, staged: Staging) -> dict[str, Any]:
-    import platform  # noqa: PLC0415
-
-    import numpy  # noqa: PLC0415
-    import onnx  # noqa: PLC0415
-
-    from onnx_lsuv import runtime  # noqa: PLC0415
+def _about(options: Options, outcome: Outcome, staged: Staging) -> dict[str, Any]:
+    """Return what a result does not know of itself: versions, the files as they were named, what trains where."""
     from onnx_lsuv.model import digest  # noqa: PLC0415
+    from onnx_lsuv.report import versions  # noqa: PLC0415
 
-    versions = {
-        "onnx-lsuv": __version__,
-        "onnx": onnx.__version__,
-        "onnxruntime": runtime.version(),
-        "numpy": numpy.__version__,
-        "python": platform.python_version(),
-    }
-    given = {"model": options.model, "compare": options.compare}
-    files = {role: {"path": str(path), "sha256": digest(path)} for role, path in given.items() if path is not None}
-    for role, (named, target) in ending.files.items():
-        files[role] = {"path": str(named), "sha256": digest(staged.waiting(target))}
-    return {"versions": versions, "files": files, "trains": list(ending.trains)}
+    read = {role: (path, path) for role, path in (("model", options.model), ("compare", options.compare)) if path}
+    written = {role: (named, staged.waiting(target)) for role, (named, target) in outcome.files.items()}
+    files = {role: {"path": str(named), "sha256": digest(at)} for role, (named, at) in {**read, **written}.items()}
+    return {"versions": versions(), "files": files, "trains": list(outcome.trains)}

@@ -1,0 +1,125 @@
+"""What can be said about the options before any file is opened: values that are none, and company they do not keep.
+
+What is wrong with the settings, the library says (`lsuv.settings`); here is what only a command line can get wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from onnx_lsuv.cli.options import DECLARED, Options, typed
+from onnx_lsuv.errors import DeviceError, UsageError, meant
+from onnx_lsuv.lsuv.settings import Settings
+
+# What a mode has no use for. --seed it has where data are random.
+UNUSED = {
+    "check": (
+        "output weights_out no_verify fresh portable init no_rescale keep_bias center seed",
+        "measures the model as it is and saves none",
+    ),
+    "dry_run": (
+        "output weights_out no_verify device allow_tf32 threads custom_ops seed",
+        "runs nothing and saves no model",
+    ),
+}
+
+
+def validate(options: Options) -> Settings:
+    """Return the settings; raise UsageError, or DeviceError for the device, for what is wrong or does not go together.
+
+    Data, reports and weights have their suffixes in the rooms that read and write them.
+    """
+    _check_values(options)
+    _check_company(options)
+    settings = options.settings.check(typed)
+    _check_suffixes(options)
+    options.memory_bytes  # noqa: B018  (which raises for a size that is none)
+    _check_device(options.device)
+    for library in options.custom_ops or ():
+        if not os.path.isfile(library):  # noqa: PTH113
+            raise DeviceError(
+                f"the custom-operator library {library!r} is not a file: give the path of a shared library"
+            )
+    return settings
+
+
+def _check_values(options: Options) -> None:
+    """Refuse what was surely meant otherwise: an option in a value's place, a value that is no text."""
+    for name, value in _texts(options):
+        if re.fullmatch(r"--[a-z][a-z0-9-]*", value) and not os.path.exists(value):  # noqa: PTH110
+            raise UsageError(f"{name} needs a value, but the option {value!r} follows it")
+        if not value:
+            raise UsageError(f"{name} needs a value, but was given an empty text")
+    if options.output == "-":
+        raise UsageError("the model is saved to a file, not to standard output: name a file with '-o'")
+
+
+def _texts(options: Options) -> Iterator[tuple[str, str]]:
+    """Yield each text and path that was given, with its option."""
+    for name in (field.name for field in DECLARED):
+        value = getattr(options, name)
+        yield from (
+            (typed(name), str(each))
+            for each in (value if isinstance(value, list) else [value])
+            if isinstance(each, str | Path)
+        )
+
+
+def _check_company(options: Options) -> None:
+    """Refuse options that do not go together."""
+    if options.check and options.dry_run:
+        raise UsageError("--check runs the model and --dry-run does not: give one of them")
+    for mode, (unused, what) in UNUSED.items():
+        found = [typed(n) for n in unused.split() if n in options.given and not (n == "seed" and options.random)]
+        if getattr(options, mode) and found:
+            listed = ", ".join(map(repr, found))
+            raise UsageError(f"{typed(mode)} {what}: leave out {listed}, or leave out {typed(mode)!r}")
+    if options.data and options.random:
+        raise UsageError("--data and --random are two sources of data: give one of them")
+    lacking = {
+        "batch_size": ("about data", "--data or --random", options.data or options.random),
+        "samples": ("about data", "--data or --random", options.data or options.random),
+        "shape": ("the shape of random data", "--random", options.random),
+        "compare": ("another model to measure beside", "--check", options.check),
+    }
+    for name, (what, needed, there) in lacking.items():
+        if getattr(options, name) not in (None, []) and not there:
+            raise UsageError(f"{typed(name)} is {what}: give {needed} too")
+
+
+def _check_suffixes(options: Options) -> None:
+    """Refuse outputs that nothing writes, and files in each other's place."""
+    from onnx_lsuv.batches import KNOWN  # noqa: PLC0415
+    from onnx_lsuv.model import WEIGHTS  # noqa: PLC0415
+    from onnx_lsuv.report import FORMATS  # noqa: PLC0415
+
+    if options.output is not None and Path(options.output).suffix.lower() in (*KNOWN, ".pt", ".pth", ".h5", ".tflite"):
+        raise UsageError(
+            f"the model is saved as ONNX, but {options.output!r} ends otherwise: end it in .onnx, or write the weights "
+            "alone with '--weights-out'"
+        )
+    models = [path for path in options.data_paths if path.suffix.lower() == ".onnx"]
+    suffix = options.model.suffix.lower()
+    if suffix in (".npy", ".npz") or (models and suffix in KNOWN):
+        model = f"the model comes first, but {str(options.model)!r} is data"
+        first = "the model and the data look swapped" if models else model
+        raise UsageError(f"{first}: give 'onnx-lsuv {models[0] if models else 'MODEL.onnx'} --data {options.model}'")
+    for path in options.report or ():
+        if path.suffix.lower() not in FORMATS:
+            near = meant(path.suffix, FORMATS)
+            raise UsageError(f"a report is written as {', '.join(FORMATS)}, but {str(path)!r} ends otherwise{near}")
+    weights = options.weights_out
+    if weights is not None and weights.suffix.lower() not in WEIGHTS:
+        raise UsageError(f"weights are written as {' or '.join(WEIGHTS)}, but {str(weights)!r} ends otherwise")
+
+
+def _check_device(name: str) -> None:
+    """Raise DeviceError for a name that no device has."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        wish = re.sub(r"gpu|nvidia", "cuda", name.lower())
+        wish = re.sub(r"^cuda:?(\d+)$", r"cuda:\1", wish)
+        near = f" (did you mean {wish!r}?)" if wish.startswith("cuda:") else meant(wish, ("auto", "cpu", "cuda"))
+        raise DeviceError(f"the device must be 'auto', 'cpu', 'cuda' or 'cuda:N', not {name!r}{near}")

@@ -1,0 +1,163 @@
+"""The modes: initialise, check, dry run."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import onnx_lsuv
+from onnx_lsuv.cli.company import validate
+from onnx_lsuv.cli.foreign import load_model
+from onnx_lsuv.cli.options import Format, Options
+from onnx_lsuv.cli.outcome import Outcome, finish, kept
+from onnx_lsuv.cli.preflight import check_model, check_outputs
+from onnx_lsuv.cli.signals import before_the_end
+from onnx_lsuv.cli.terminal import Tell, progress
+from onnx_lsuv.errors import UsageError, listing
+
+if TYPE_CHECKING:
+    from onnx_lsuv.batches import Batches
+    from onnx_lsuv.lsuv import Result, Settings
+    from onnx_lsuv.model import Model, Staging
+    from onnx_lsuv.runtime import Device
+
+
+def perform(options: Options) -> int:
+    """Do what the options say; return the exit status."""
+    settings = validate(options)
+    from onnx_lsuv.batches import parse_shape  # noqa: PLC0415
+    from onnx_lsuv.model import staging  # noqa: PLC0415
+
+    for text in options.shape or ():
+        parse_shape(text)
+    paths = [path for path in (options.model, options.compare) if path is not None]
+    for path in paths:
+        check_model(path)
+    models = [load_model(path) for path in paths]
+    check_outputs(options, models)
+    with staging(options.force) as staged:
+        before_the_end("files", lambda: _stand(options, staged))
+        return finish(options, _work(options, settings, models, staged), staged)
+
+
+def _stand(options: Options, staged: Staging) -> str | None:
+    """Remove unfinished files; say which stand, as they were given."""
+    from onnx_lsuv.model.atomic import abandon  # noqa: PLC0415
+
+    abandon()
+    given = [options.target_path, *filter(None, [options.weights_out]), *(options.report or ())]
+    stand = [path for path in given if Path(os.path.realpath(path)) in staged.placed]
+    return kept(stand) if stand else None
+
+
+def _work(options: Options, settings: Settings, models: list[Model], staged: Staging) -> Outcome:
+    if options.dry_run:
+        return _plan(options, settings, models[0])
+    from onnx_lsuv import runtime  # noqa: PLC0415
+
+    device = runtime.open_device(
+        options.device, threads=options.threads, allow_tf32=options.allow_tf32, custom_ops=options.custom_ops or ()
+    )
+    with progress(options.color, quiet=options.quiet) as tell:
+        if options.check:
+            return _check(options, settings, models, device, tell)
+        return _initialise(options, settings, models[0], device, tell, staged)
+
+
+def _plan(options: Options, settings: Settings, model: Model) -> Outcome:
+    from onnx_lsuv.lsuv import require_layers  # noqa: PLC0415
+
+    planned = onnx_lsuv.plan(model, settings)
+    if options.data or options.random:
+        _batches(planned, options)  # which looks at all of them
+    require_layers(planned.plan)
+    if not options.portable:
+        return Outcome(planned, trains=_trains(planned, options))
+    from onnx_lsuv.portable import made_notes  # noqa: PLC0415
+
+    form = onnx_lsuv.make_portable(planned, memory=options.memory_bytes, scratch=options.scratch)
+    made = onnx_lsuv.plan(form.model)
+    return Outcome(replace(planned, notes=(*planned.notes, *made_notes(form))), trains=_trains(planned, options, made))
+
+
+def _check(options: Options, settings: Settings, models: list[Model], device: Device, tell: Tell) -> Outcome:
+    model, *others = models
+    planned = onnx_lsuv.plan(model, replace(settings, keep_bias=True))
+    batches = _batches(planned, options)
+    result = onnx_lsuv.measure(planned, batches, device=device, progress=tell)
+    found = Outcome(result, trains=_trains(result, options))
+    if not others:
+        return found
+    other = onnx_lsuv.plan(others[0], replace(planned.settings, target=(), include=(), exclude=()))
+    from onnx_lsuv.batches import inputs_of  # noqa: PLC0415
+
+    if inputs_of(other.model.proto.graph) != inputs_of(model.proto.graph):
+        batches = _batches(other, options)
+    return replace(found, other=onnx_lsuv.measure(other, batches, device=device, progress=tell))
+
+
+def _initialise(
+    options: Options, settings: Settings, model: Model, device: Device, tell: Tell, staged: Staging
+) -> Outcome:
+    from onnx_lsuv.model import load_staged, stage, stage_weights  # noqa: PLC0415
+
+    limits: dict[str, Any] = {"memory": options.memory_bytes, "scratch": options.scratch, "device": device}
+    planned = onnx_lsuv.plan(model, settings)
+    given = options.data or options.random or planned.needs_data
+    batches = _batches(planned, options) if given else None
+    verified = None if options.no_verify else batches
+    result = onnx_lsuv.initialize(planned, batches, **limits, progress=tell)
+    form = onnx_lsuv.make_portable(result, verified, **limits) if options.portable else None
+    start = perf_counter()
+    new = result.model if form is None else form.model
+    *_, target = stage(staged, new, options.target_path)
+    files = {"output": (options.target_path, target)}
+    if options.weights_out is not None:
+        files["weights"] = (options.weights_out, stage_weights(staged, new, options.weights_out))
+    result = replace(result, seconds={**result.seconds, "save": perf_counter() - start})
+    # What is loaded here must not be mapped any more when it is put into place: Windows would refuse.
+    saved: Model | Result = new if verified is None else load_staged(staged, target)
+    trains = None
+    if form is not None:
+        from onnx_lsuv.portable import carry  # noqa: PLC0415
+
+        saved = onnx_lsuv.plan(saved, keep_bias=True)
+        trains = _trains(result, options, saved)
+        result = carry(result, form, saved)
+    if verified is not None:
+        result = onnx_lsuv.measure(saved, verified, like=result, device=device, progress=tell)
+    return Outcome(result, files=files, trains=_trains(result, options) if trains is None else trains)
+
+
+def _trains(result: Result, options: Options, form: Result | None = None) -> list[dict[str, Any]]:
+    """Return what trains where, if anything that is written or printed says it."""
+    told = options.dry_run or options.portable or options.verbose or options.report
+    if not told and options.output_format is Format.text:
+        return []
+    found = onnx_lsuv.forecast(result.whole_plan, None if form is None else form.whole_plan)
+    return [each.as_dict() for each in found]
+
+
+def _batches(planned: Result, options: Options) -> Batches:
+    """Return the data for a model, as the options say."""
+    from onnx_lsuv import batches as kinds  # noqa: PLC0415
+    from onnx_lsuv.lsuv import require_layers  # noqa: PLC0415
+
+    inputs = kinds.inputs_of(planned.model.proto.graph)
+    require_layers(planned.plan)  # data that fit the model would not help
+    cut: dict[str, Any] = {"batch_size": options.batch_size, "samples": options.samples}
+    if options.random:
+        from onnx_lsuv.roles import vocabulary  # noqa: PLC0415
+
+        shapes = kinds.parse_shapes(inputs, options.shape or [])
+        return kinds.from_random(inputs, shapes, seed=options.seed, high=vocabulary(planned.plan.program), **cut)
+    if not options.data and inputs:
+        names = listing(each.name for each in inputs)
+        raise UsageError(
+            f"the model reads {names}: give samples with '--data PATH', a few hundred prepared as for training, or "
+            "'--random' for standard normal data"
+        )
+    return kinds.from_paths(inputs, options.data or [], limit_bytes=options.memory_bytes, **cut)

@@ -1,0 +1,137 @@
+"""What would happen to a model: its layers are found once, and everything after asks what was found here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container
+from dataclasses import replace
+from typing import Unpack
+
+from onnx_lsuv.errors import ModelError, UsageError, listing
+from onnx_lsuv.layers import Layer, Plan, Skipped, find_centres, find_layers
+from onnx_lsuv.lsuv.fresh import fresh_notes
+from onnx_lsuv.lsuv.notes import guide
+from onnx_lsuv.lsuv.patterns import Choice, no_match, targets_of
+from onnx_lsuv.lsuv.result import LayerReport, Result
+from onnx_lsuv.lsuv.rows import noted, row_of, skipped_row
+from onnx_lsuv.lsuv.settings import Choices, Settings, Wanted
+from onnx_lsuv.model import Model
+from onnx_lsuv.program import expand
+from onnx_lsuv.roles import Parameters, find_parameters
+
+
+def plan(model: Model | Result, settings: Settings | None = None, **choices: Unpack[Choices]) -> Result:
+    """Say what would happen to each layer and what would be left alone, and why; run nothing.
+
+    `initialize` and `measure` take the result in the model's place, and do not look for the layers again.
+
+    Args:
+        model: from `load` or `from_proto`.
+        settings: how it would be initialised.
+        choices: fields of the settings as keywords, as in `plan(model, keep_bias=True)`.
+
+    Raises:
+        UsageError: a setting is wrong, contradicts another, or a pattern matches no layer.
+        ModelError: the model is broken.
+    """
+    settings = settings_for(model, settings, choices)
+    found, parameters = find(model, settings)
+    stds, remarks = targets_of(found, settings)
+    centred = find_centres(found) if settings.center else {}
+    rows = []
+    for layer in found.layers:
+        row = row_of(found, layer, settings.init, stds[layer.weight], "found", {})
+        rows.append(noted(replace(row, note=_fate(found, layer, row, settings, centred)), remarks.get(layer)))
+    roles = Counter(parameter.role for parameter in parameters.fresh)
+    counted = ", ".join(f"{count} x {role}" for role, count in sorted(roles.items()))
+    started = [f"fresh: {counted} would get their usual starting values"] if roles else []
+    return Result(
+        model=found.program.model,
+        plan=found,
+        parameters=parameters,
+        verb="plan",
+        settings=settings,
+        layers=tuple(rows),
+        skipped=tuple(map(skipped_row, found.skipped)),
+        kept_statistics=tuple(map(skipped_row, found.kept_statistics)),
+        notes=(*started, *name_notes(found), *fresh_notes(found, parameters), *map(str, guide(found))),
+    )
+
+
+def settings_for(model: Model | Result, settings: Settings | None, choices: Choices | Wanted) -> Settings:
+    """Return what is chosen, as a whole or by keywords, which count where both are given; a result brings its own.
+
+    Raises UsageError for what is wrong with it.
+    """
+    given = settings or (model.settings if isinstance(model, Result) else Settings())
+    return replace(given, **choices).check()
+
+
+def find(model: Model | Result, settings: Settings) -> tuple[Plan, Parameters]:
+    """Return the layers of a model, and with `fresh` the parameters beside them.
+
+    Of a result whose plan is that of its model only the program is looked at, or nothing at all.
+
+    Raises:
+        UsageError: a pattern matches no layer.
+    """
+    program = None
+    if isinstance(model, Result):
+        if model.plan.program.model is model.model:
+            program = model.plan.program
+            if model.settings.as_dict("plan") == settings.as_dict("plan"):
+                return model.plan, model.parameters
+        model = model.model
+    program = program or expand(model)
+    choice = Choice(settings.include, settings.exclude)
+    found = find_layers(program, wanted=choice.wanted, keep_bias=settings.keep_bias)
+    parameters = find_parameters(found, choice.wanted) if settings.fresh else Parameters((), (), ())
+    for pattern in choice.unmatched:
+        raise UsageError(no_match(pattern, find_layers(program).layers))
+    return found, parameters
+
+
+def require_layers(found: Plan) -> None:
+    """Raise ModelError for a model in which no layer can be initialised."""
+    if found.layers:
+        return
+    nothing = f"There is nothing to initialise in {found.program.model.name}:"
+    if not found.skipped:
+        raise ModelError(f"{nothing} it has no linear layer (Conv, Gemm, MatMul, ConvTranspose).")
+    reasons: dict[str, list[Skipped]] = {}
+    for left in found.skipped:
+        reasons.setdefault(left.detail, []).append(left)
+    parts = [
+        f"{len(group)} x {', '.join(dict.fromkeys(left.node.op for left in group))} because {detail}"
+        for detail, group in reasons.items()
+    ]
+    more = f"; and {len(parts) - 3} reasons more" if len(parts) > 3 else ""
+    raise ModelError(f"{nothing} left alone {'; '.join(parts[:3])}{more}.")
+
+
+def name_notes(found: Plan) -> list[str]:
+    """Return notes on names that several nodes or initializers of one graph have."""
+    notes = []
+    for kind, which in (
+        ("node", "all but the first are called NAME#OUTPUT here; ONNX Runtime loads no such file"),
+        ("initializer", "the last one counts, as for ONNX Runtime; the others are left as they are"),
+    ):
+        names = [name for what, name in found.program.doubled if what == kind]
+        if names:
+            notes.append(f"several {kind}s of a graph have one name ({listing(names, 3)}): {which}")
+    return notes
+
+
+def _fate(found: Plan, layer: Layer, row: LayerReport, settings: Settings, centred: Container[str]) -> str:
+    """Return what would happen to a layer."""
+    if row.status == "shared":
+        return f"uses the weight of {found.weights[layer.weight].layers[0].node.label!r}, which decides its scale"
+    drawn = "kept" if row.init == "keep" else f"drawn ({row.init})"
+    if layer.source.computed and not layer.source.scaled_constant and row.init != "keep":
+        drawn += " before other constants multiply it"
+    if not layer.scaled:
+        return f"{drawn}, not scaled, as its gates, its attention or an old Scan bound or hide its output"
+    scaled = f"scaled to std {row.target:g}" if settings.rescale else "not scaled"
+    if any(name in found.zeroed for name in layer.bias):
+        return f"{drawn}, {scaled}, bias set to {'centre its channels' if layer.weight in centred else 'zero'}"
+    return f"{drawn}, {scaled}" + (", what is added to its output stays" if layer.stays else "")
