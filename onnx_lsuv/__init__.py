@@ -14,7 +14,7 @@ of `onnx_lsuv.errors`, and calls back.
 
 TYPE_CHECKING = False  # as typing has it, which takes longer to load than the rest
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from onnx_lsuv.errors import DataError, DeviceError, LsuvError, ModelError, OutputError, UsageError
@@ -52,36 +52,28 @@ __all__ = [
 ]
 
 
-def loaded_on_use(package: str, homes: "Mapping[str, str]") -> "Callable[[str], Any]":
-    """Return a package's `__getattr__`: its names are loaded on first use, so that `--help` waits for no numpy.
+def loaded_on_use(package: str, names: "Sequence[str]", modules: str) -> "Callable[[str], Any]":
+    """Return a package's `__getattr__`, which loads a name on first use, so that `--help` does not wait for numpy.
 
     Args:
         package: its name.
-        homes: the names that each of its modules has, separated by spaces.
+        names: what it exports.
+        modules: where these are, in an order in which each loads those before anyway; the first that has a name counts.
     """
-    module_of = {name: module for module, names in homes.items() for name in names.split()}
 
-    def getattribute(name: str) -> "Any":
+    def load(name: str) -> "Any":
         from importlib import import_module  # noqa: PLC0415
 
-        if name not in module_of:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(f"{package}.{module_of[name]}"), name)
+        for module in modules.split() if name in names else ():
+            found = vars(import_module(f"{package}.{module}"))
+            if name in found or name in found.get("__all__", ()):
+                return getattr(import_module(f"{package}.{module}"), name)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
-    return getattribute
+    return load
 
 
-__getattr__ = loaded_on_use(
-    __name__,
-    {
-        "errors": "DataError DeviceError LsuvError ModelError OutputError UsageError",
-        "importers.forecasting": "forecast",
-        "lsuv": "Change LayerReport Result Settings SkippedReport initialize measure plan",
-        "model": "Model from_proto load save save_weights to_bytes",
-        "portable": "make_portable",
-        "report": "write_report",
-    },
-)
+__getattr__ = loaded_on_use(__name__, __all__, "errors model lsuv importers.forecasting portable report")
 
 
 def __dir__() -> list[str]:

@@ -25,6 +25,8 @@ from onnx_lsuv.cli.main import main, run
 TYPE_CHECKING = False  # nor does Ctrl-C wait for typing
 if TYPE_CHECKING:
     from onnx_lsuv.cli.command import app
+    from onnx_lsuv.cli.options import Format, Init
+    from onnx_lsuv.cli.terminal import Color
 
-__all__ = ["app", "main", "run"]
-__getattr__ = loaded_on_use(__name__, {"command": "app"})
+__all__ = ["Color", "Format", "Init", "app", "main", "run"]
+__getattr__ = loaded_on_use(__name__, __all__, "terminal options command")

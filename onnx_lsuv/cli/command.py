@@ -1,6 +1,6 @@
 """The command, as the parser calls it: it takes what `Options` declares."""
 
-from dataclasses import MISSING
+from dataclasses import fields
 from inspect import Parameter, Signature
 from typing import Any
 
@@ -26,18 +26,11 @@ def command(context: typer.Context, **values: Any) -> None:
     raise typer.Exit(guarded(work, values["verbose"]))
 
 
-command.__signature__ = Signature(  # type: ignore[attr-defined]  # which `inspect` looks up
-    [
-        Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context),
-        *(
-            Parameter(
-                field.name,
-                Parameter.KEYWORD_ONLY,
-                default=Parameter.empty if field.default is MISSING else field.default,
-                annotation=field.type,
-            )
-            for field in DECLARED
-        ),
-    ]
-)
+_DECLARED = [
+    Parameter(each.name, Parameter.KEYWORD_ONLY, default=each.metadata[DECLARED], annotation=each.type)
+    for each in fields(Options)
+    if DECLARED in each.metadata
+]
+_CONTEXT = Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)
+command.__signature__ = Signature([_CONTEXT, *_DECLARED])  # type: ignore[attr-defined]  # which `inspect` looks up
 app.command(add_help_option=False, context_settings={"help_option_names": ["-h", "--help"]})(command)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 from onnx_lsuv.cli.options import DECLARED, Options, typed
@@ -59,13 +60,11 @@ def _check_values(options: Options) -> None:
 
 def _texts(options: Options) -> Iterator[tuple[str, str]]:
     """Yield each text and path that was given, with its option."""
-    for name in (field.name for field in DECLARED):
+    for name in (each.name for each in fields(options) if DECLARED in each.metadata):
         value = getattr(options, name)
-        yield from (
-            (typed(name), str(each))
-            for each in (value if isinstance(value, list) else [value])
-            if isinstance(each, str | Path)
-        )
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, str | Path):
+                yield typed(name), str(each)
 
 
 def _check_company(options: Options) -> None:
@@ -86,7 +85,7 @@ def _check_company(options: Options) -> None:
         "compare": ("another model to measure beside", "--check", options.check),
     }
     for name, (what, needed, there) in lacking.items():
-        if getattr(options, name) not in (None, []) and not there:
+        if getattr(options, name) and not there:
             raise UsageError(f"{typed(name)} is {what}: give {needed} too")
 
 

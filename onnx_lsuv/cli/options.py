@@ -1,16 +1,17 @@
 """The options, declared once: as values, and, in groups, as the help shows them and the parser takes them.
 
-Their annotations are values: as text they would be evaluated again each time that they are asked for.
+Annotations are values here, which the parser reads.
 """
+# ruff: noqa: RUF009  (what is called in the defaults gives fields)
 
 import math
 import os
 import re
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -24,9 +25,9 @@ from onnx_lsuv.lsuv.settings import METHODS, Settings
 DATA, OUTPUT, TRAINING, METHOD = "Data", "Output", "Training", "Method"
 RUNTIME, MODES, MESSAGES = "Runtime", "Modes", "Messages"
 MOST = 10**9  # of samples or cores
+DECLARED = "declared"  # where the metadata of a field holds what the parser is told
 
 Init = StrEnum("Init", {method: method for method in METHODS})  # type: ignore[misc]  # made of values
-USUAL = Init(METHODS[0])
 
 
 class Format(StrEnum):
@@ -55,143 +56,104 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def _option(panel: str, text: str, *names: str, metavar: str | None = None, **more: Any) -> Any:
+def _option(panel: str, text: str, *names: str, default: Any = None, **more: Any) -> Any:
     # A path that cannot be read is not the parser's to refuse: it is the model's error, or the data's.
-    more |= {"help": text, "metavar": metavar, "rich_help_panel": panel, "show_default": False, "readable": False}
-    return typer.Option(*names, **more)
+    told: dict[str, Any] = {"help": text, "rich_help_panel": panel, "show_default": False, "readable": False}
+    return field(default=default, metadata={DECLARED: typer.Option(default, *names, **told, **more)})
+
+
+def _flag(panel: str, text: str, *names: str, **more: Any) -> Any:
+    return _option(panel, text, *names, default=False, **more)
+
+
+def _count(panel: str, text: str) -> Any:
+    return _option(panel, text, metavar="N", min=1, max=MOST)
+
+
+_MODEL = typer.Argument(help="The ONNX model.", metavar="MODEL", show_default=False, parser=model_path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What the command was given, as typed."""
 
-    model: Annotated[
-        Path, typer.Argument(help="The ONNX model.", metavar="MODEL", show_default=False, parser=model_path)
-    ]
-    data: Annotated[
-        list[str] | None,
-        _option(
-            DATA,
-            "Calibration data: .npy, .npz, .pb, .safetensors, or a folder of them (a file a batch). Repeatable.",
-            "-d",
-            "--data",
-            metavar="[NAME=]PATH",
-        ),
-    ] = None
-    random: Annotated[bool, _option(DATA, "Calibrate on random normal data instead.", "--random")] = False
-    shape: Annotated[
-        list[str] | None, _option(DATA, "The shape of a random input. Repeatable.", metavar="[NAME=]1,3,8,8")
-    ] = None
-    batch_size: Annotated[
-        int | None, _option(DATA, "Run the samples in batches of this size.", metavar="N", min=1, max=MOST)
-    ] = None
-    samples: Annotated[
-        int | None, _option(DATA, "Use only the first so many samples.", metavar="N", min=1, max=MOST)
-    ] = None
-    output: Annotated[
-        str | None,
-        _option(
-            OUTPUT,
-            "Where to save; a folder keeps the name. Default: MODEL.lsuv.onnx beside the model.",
-            "-o",
-            "--output",
-            metavar="PATH",
-        ),
-    ] = None
-    force: Annotated[bool, _option(OUTPUT, "Replace existing outputs.", "--force")] = False
-    report: Annotated[
-        list[Path] | None, _option(OUTPUT, "Write a report. Repeatable.", metavar="PATH.{json,md,html}")
-    ] = None
-    fresh: Annotated[bool, _option(TRAINING, "Give every other parameter its usual starting value too.", "--fresh")] = (
-        False
+    model: Path = field(metadata={DECLARED: _MODEL})
+    data: list[str] | None = _option(
+        DATA,
+        "Calibration data: .npy, .npz, .pb, .safetensors, or a folder of them (a file a batch). Repeatable.",
+        *("-d", "--data"),
+        metavar="[NAME=]PATH",
     )
-    portable: Annotated[
-        bool, _option(TRAINING, "Rewrite the model so that training frameworks read it.", "--portable")
-    ] = False
-    weights_out: Annotated[
-        Path | None, _option(TRAINING, "Write the parameters alone too.", metavar="PATH.{safetensors,npz}")
-    ] = None
-    init: Annotated[
-        Init,
-        _option(METHOD, "How weights are drawn; keep only rescales. Default: orthonormal.", metavar="|".join(Init)),
-    ] = USUAL
-    no_rescale: Annotated[
-        bool, _option(METHOD, "Draw only; leave the scale as drawn, to compare LSUV with.", "--no-rescale")
-    ] = False
-    target_std: Annotated[
-        float, _option(METHOD, "The std that every layer's output is to have. Default: 1.", metavar="STD")
-    ] = 1.0
-    target: Annotated[
-        list[str] | None, _option(METHOD, "Another std for the layers of that name. Repeatable.", metavar="GLOB=STD")
-    ] = None
-    keep_bias: Annotated[bool, _option(METHOD, "Leave biases instead of setting them to zero.", "--keep-bias")] = False
-    center: Annotated[
-        bool, _option(METHOD, "Set biases so that each channel's mean is 0, where a layer has one.", "--center")
-    ] = False
-    tolerance: Annotated[
-        float | None,
-        _option(METHOD, "On the variance relative to its target. Default: 0.005, half precision 0.02.", metavar="X"),
-    ] = None
-    include: Annotated[
-        list[str] | None, _option(METHOD, "Only these layers or weights. Repeatable.", metavar="GLOB")
-    ] = None
-    exclude: Annotated[
-        list[str] | None, _option(METHOD, "Not these layers or weights. Repeatable.", metavar="GLOB")
-    ] = None
-    seed: Annotated[int, _option(METHOD, "Of the draw. Default: 0.", metavar="N", min=0)] = 0
-    no_verify: Annotated[bool, _option(METHOD, "Do not measure the saved file.", "--no-verify")] = False
-    device: Annotated[
-        str,
-        _option(
-            RUNTIME,
-            "Where to run. auto, the default: CUDA where it works, else the CPU.",
-            metavar="auto|cpu|cuda|cuda:N",
-        ),
-    ] = "auto"
-    allow_tf32: Annotated[bool, _option(RUNTIME, "Let CUDA round products to TensorFloat-32.", "--allow-tf32")] = False
-    threads: Annotated[
-        int | None, _option(RUNTIME, "How many cores to use. Default: all.", metavar="N", min=1, max=MOST)
-    ] = None
-    memory: Annotated[
-        str | None,
-        _option(
-            RUNTIME, "For new weights and kept values; the rest goes to a file. Default: half of it.", metavar="SIZE"
-        ),
-    ] = None
-    custom_ops: Annotated[
-        list[str] | None, _option(RUNTIME, "Load a library of custom operators. Repeatable.", metavar="LIB")
-    ] = None
-    check: Annotated[bool, _option(MODES, "Measure the model as it is; save no model.", "--check")] = False
-    compare: Annotated[
-        Path | None, _option(MODES, "Measure another model beside it, with --check.", metavar="OTHER.onnx")
-    ] = None
-    dry_run: Annotated[bool, _option(MODES, "List the layers and what would happen; run nothing.", "--dry-run")] = False
-    output_format: Annotated[
-        Format,
-        _option(
-            MESSAGES,
-            "Of standard output. github: annotations, and the step summary. Default: text.",
-            "--format",
-            metavar="|".join(Format),
-        ),
-    ] = Format.text
-    color: Annotated[
-        Color,
-        _option(
-            MESSAGES,
-            "When to colour. auto, the default: on a terminal, unless NO_COLOR is set.",
-            metavar="|".join(Color),
-            is_eager=True,
-        ),
-    ] = Color.auto
-    verbose: Annotated[int, _option(MESSAGES, "Say more; -vv shows tracebacks.", "-v", "--verbose", count=True)] = 0
-    quiet: Annotated[bool, _option(MESSAGES, "Print nothing but errors.", "-q", "--quiet")] = False
-    version: Annotated[bool, _option(MESSAGES, "Show the version.", "--version", callback=_version, is_eager=True)] = (
-        False
+    random: bool = _flag(DATA, "Calibrate on random normal data instead.", "--random")
+    shape: list[str] | None = _option(DATA, "The shape of a random input. Repeatable.", metavar="[NAME=]1,3,8,8")
+    batch_size: int | None = _count(DATA, "Run the samples in batches of this size.")
+    samples: int | None = _count(DATA, "Use only the first so many samples.")
+    output: str | None = _option(
+        OUTPUT,
+        "Where to save; a folder keeps the name. Default: MODEL.lsuv.onnx beside the model.",
+        *("-o", "--output"),
+        metavar="PATH",
     )
-    show_help: Annotated[
-        bool, _option(MESSAGES, "Show the help.", "-h", "--help", callback=helping.show, is_eager=True)
-    ] = False
+    force: bool = _flag(OUTPUT, "Replace existing outputs.", "--force")
+    report: list[Path] | None = _option(OUTPUT, "Write a report. Repeatable.", metavar="PATH.{json,md,html}")
+    fresh: bool = _flag(TRAINING, "Give every other parameter its usual starting value too.", "--fresh")
+    portable: bool = _flag(TRAINING, "Rewrite the model so that training frameworks read it.", "--portable")
+    weights_out: Path | None = _option(TRAINING, "Write the parameters alone too.", metavar="PATH.{safetensors,npz}")
+    init: Init = _option(
+        METHOD,
+        f"How weights are drawn; keep only rescales. Default: {METHODS[0]}.",
+        default=Init(METHODS[0]),
+        metavar="|".join(METHODS),
+    )
+    no_rescale: bool = _flag(METHOD, "Draw only; leave the scale as drawn, to compare LSUV with.", "--no-rescale")
+    target_std: float = _option(
+        METHOD, "The std that every layer's output is to have. Default: 1.", default=1.0, metavar="STD"
+    )
+    target: list[str] | None = _option(
+        METHOD, "Another std for the layers of that name. Repeatable.", metavar="GLOB=STD"
+    )
+    keep_bias: bool = _flag(METHOD, "Leave biases instead of setting them to zero.", "--keep-bias")
+    center: bool = _flag(METHOD, "Set biases so that each channel's mean is 0, where a layer has one.", "--center")
+    tolerance: float | None = _option(
+        METHOD, "On the variance relative to its target. Default: 0.005, half precision 0.02.", metavar="X"
+    )
+    include: list[str] | None = _option(METHOD, "Only these layers or weights. Repeatable.", metavar="GLOB")
+    exclude: list[str] | None = _option(METHOD, "Not these layers or weights. Repeatable.", metavar="GLOB")
+    seed: int = _option(METHOD, "Of the draw. Default: 0.", default=0, metavar="N", min=0)
+    no_verify: bool = _flag(METHOD, "Do not measure the saved file.", "--no-verify")
+    device: str = _option(
+        RUNTIME,
+        "Where to run. auto, the default: CUDA where it works, else the CPU.",
+        default="auto",
+        metavar="auto|cpu|cuda|cuda:N",
+    )
+    allow_tf32: bool = _flag(RUNTIME, "Let CUDA round products to TensorFloat-32.", "--allow-tf32")
+    threads: int | None = _count(RUNTIME, "How many cores to use. Default: all.")
+    memory: str | None = _option(
+        RUNTIME, "For new weights and kept values; the rest goes to a file. Default: half of it.", metavar="SIZE"
+    )
+    custom_ops: list[str] | None = _option(RUNTIME, "Load a library of custom operators. Repeatable.", metavar="LIB")
+    check: bool = _flag(MODES, "Measure the model as it is; save no model.", "--check")
+    compare: Path | None = _option(MODES, "Measure another model beside it, with --check.", metavar="OTHER.onnx")
+    dry_run: bool = _flag(MODES, "List the layers and what would happen; run nothing.", "--dry-run")
+    output_format: Format = _option(
+        MESSAGES,
+        "Of standard output. github: annotations, and the step summary. Default: text.",
+        "--format",
+        default=Format.text,
+        metavar="|".join(Format),
+    )
+    color: Color = _option(
+        MESSAGES,
+        "When to colour. auto, the default: on a terminal, unless NO_COLOR is set.",
+        default=Color.auto,
+        metavar="|".join(Color),
+        is_eager=True,
+    )
+    verbose: int = _option(MESSAGES, "Say more; -vv shows tracebacks.", "-v", "--verbose", default=0, count=True)
+    quiet: bool = _flag(MESSAGES, "Print nothing but errors.", "-q", "--quiet")
+    version: bool = _flag(MESSAGES, "Show the version.", "--version", callback=_version, is_eager=True)
+    show_help: bool = _flag(MESSAGES, "Show the help.", "-h", "--help", callback=helping.show, is_eager=True)
     given: frozenset[str] = frozenset()  # those that were typed, by their names here
     arguments: tuple[str, ...] = ()  # all that was typed
 
@@ -264,9 +226,6 @@ class Options:
                 raise UsageError(f"--target is given twice for {pattern!r}: give one std")
             found[pattern] = std
         return found
-
-
-DECLARED = tuple(field for field in fields(Options) if field.name not in ("given", "arguments"))
 
 
 def typed(name: str, value: Any = None) -> str:

@@ -49,14 +49,4 @@ __all__ = [
     "plan",
     "require_layers",
 ]
-__getattr__ = loaded_on_use(
-    __name__,
-    {
-        "measuring": "measure",
-        "notes": "Note guide",
-        "planning": "find plan require_layers",
-        "procedure": "initialize",
-        "result": "GOOD STATUSES Change LayerReport Result SkippedReport",
-        "settings": "Settings Targets",
-    },
-)
+__getattr__ = loaded_on_use(__name__, __all__, "settings result notes planning procedure measuring")
