@@ -77,6 +77,7 @@ def test_markdown_has_its_parts(result: Result) -> None:
     assert rows[1][:4] == [first.name, "MatMul", "w", "8x16"]
     assert rows[1][4:] == [report.number(first.std_drawn), report.number(first.scale), "1.0000", "ok"]
     assert rows[4] == ["dynamic", "1", "MatMul", result.skipped[0].name, result.skipped[0].detail]
+    assert "#### Left alone\n\n| reason" in shown
     assert "#### Notes\n\n- a note\n" in shown
     assert "onnx-lsuv 0.1.0; python 3.11" in shown
     assert shown.endswith("`onnx-lsuv 'a b.onnx'`\n")

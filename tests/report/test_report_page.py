@@ -145,6 +145,7 @@ def test_the_page_has_its_parts(result: Result) -> None:
     assert sections == ["std", "scales", "layers", "left", "data", "changes", "made"]
     assert [e.attributes["href"] for e in page.all("nav")[0].all("a")] == [f"#{name}" for name in sections]
     left = page.all("section", id="left")[0].text
+    assert left.startswith("\nLeft alone 1\n")
     assert "dynamic" in left
     assert result.skipped[0].name in left
     assert "onnx-lsuv net.onnx -o 'a b.onnx'" in page.all("pre")[0].text
