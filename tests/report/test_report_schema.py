@@ -6,6 +6,7 @@ import copy
 import json
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -20,6 +21,7 @@ from onnx_lsuv import report
 from onnx_lsuv.layers import REASONS
 from onnx_lsuv.lsuv.result import STATUSES, Change, LayerReport, SkippedReport
 
+WIDTH = 120
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_models"
 SCHEMA: dict[str, Any] = json.loads(files("onnx_lsuv.report").joinpath("schema.json").read_text("utf-8"))
 VALID = jsonschema.Draft202012Validator(SCHEMA)
@@ -57,6 +59,29 @@ def whole(reports: dict[str, dict[str, Any]]) -> dict[str, Any]:
     full["notes"] = ["a note"]
     assert all(full[key] for key, of in SCHEMA["properties"].items() if of.get("type") == "array")
     return full
+
+
+def laid_out(node: Any, before: str = "", indent: str = "") -> str:
+    """Return JSON with each value on one line where it fits; a longer list of words fills lines."""
+    line = indent + before + json.dumps(node, ensure_ascii=False)
+    if len(line) < WIDTH or not isinstance(node, dict | list):
+        return line
+    inside = indent + "  "
+    if isinstance(node, dict):
+        inner = ",\n".join(laid_out(child, f'"{key}": ', inside) for key, child in node.items())
+        return f"{indent}{before}{{\n{inner}\n{indent}}}"
+    if all(isinstance(child, str) for child in node):
+        words = ", ".join(map(json.dumps, node))
+        inner = textwrap.fill(words, WIDTH - 1, initial_indent=inside, subsequent_indent=inside, break_on_hyphens=False)
+    else:
+        inner = ",\n".join(laid_out(child, "", inside) for child in node)
+    return f"{indent}{before}[\n{inner}\n{indent}]"
+
+
+def test_the_schema_is_laid_out_to_be_read() -> None:
+    text = files("onnx_lsuv.report").joinpath("schema.json").read_text("utf-8")
+    assert text == laid_out(SCHEMA) + "\n", "write the file again as laid_out gives it"
+    assert text.count("\n") <= 450
 
 
 def described(node: Any, path: str = "") -> Iterator[str]:
