@@ -17,9 +17,10 @@ import pytest
 from oracle import normal, parse
 
 import onnx_lsuv
-from onnx_lsuv import report
 from onnx_lsuv.layers import REASONS
 from onnx_lsuv.lsuv.result import STATUSES, Change, LayerReport, SkippedReport
+from onnx_lsuv.report.document import SCHEMA as VERSION
+from onnx_lsuv.report.document import as_document, as_json
 
 WIDTH = 120
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_models"
@@ -104,7 +105,7 @@ def test_the_schema_is_one_and_describes_every_field() -> None:
     VALID.check_schema(SCHEMA)
     assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert not list(described(SCHEMA))
-    assert SCHEMA["properties"]["schema"]["const"] == report.SCHEMA
+    assert SCHEMA["properties"]["schema"]["const"] == VERSION
 
 
 def test_the_schema_has_the_fields_and_words_of_the_code() -> None:
@@ -136,8 +137,8 @@ def test_a_report_from_python_fits(whole: dict[str, Any]) -> None:
     result = onnx_lsuv.initialize(model, given, init="he", target={"h": 0.5, "z": 2}, center=True)
     assert [row.status for row in result.layers] == ["scaled", "degenerate"]
     about = {"versions": whole["versions"], "files": whole["files"]}
-    VALID.validate(report.document(result, about))
-    VALID.validate(json.loads(report.as_json(result, about)))
+    VALID.validate(as_document(result, about))
+    VALID.validate(json.loads(as_json(result, about)))
 
 
 def edit(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
