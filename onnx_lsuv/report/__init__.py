@@ -1,4 +1,4 @@
-"""A result as text, JSON, Markdown, HTML and CI annotations.
+"""A result as text, JSON, CSV, Markdown, HTML and CI annotations.
 
     columns     the columns of every table, once; values as plain text
     words       the verdict, what missed and by how much, what was left alone, what trains where
@@ -6,6 +6,7 @@
     text        for a terminal or a log
     github      annotations of a GitHub workflow
     document    plain values, and JSON; schema.json says what each is
+    tabular     CSV
     markdown    for the summary of a CI job
     sections    names, tables and lists in HTML
     axes        where a value stands in a figure, and its ticks

@@ -17,6 +17,7 @@ FORMATS = {
     ".json": ("document", "as_json"),
     ".md": ("markdown", "as_markdown"),
     ".html": ("page", "as_html"),
+    ".csv": ("tabular", "as_csv"),
 }
 
 
