@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from onnx_lsuv.lsuv import Change, LayerReport, Result, Settings, SkippedReport, initialize, measure, plan
     from onnx_lsuv.model import Model, from_proto, load, save, save_weights, to_bytes
     from onnx_lsuv.portable import make_portable
-    from onnx_lsuv.report import write_report
+    from onnx_lsuv.report.writing import write_report
 
 __version__ = "0.1.0"
 __all__ = [
@@ -73,7 +73,7 @@ def loaded_on_use(package: str, names: "Sequence[str]", modules: str) -> "Callab
     return load
 
 
-__getattr__ = loaded_on_use(__name__, __all__, "errors model lsuv importers.forecasting portable report")
+__getattr__ = loaded_on_use(__name__, __all__, "errors model lsuv importers.forecasting portable report.writing")
 
 
 def __dir__() -> list[str]:

@@ -18,7 +18,7 @@ def command(context: typer.Context, **values: Any) -> None:
     given = frozenset(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
 
     def work() -> int:
-        options = Options(**values, given=given, arguments=context.obj or ())
+        options = Options(**values, given=given, command=context.obj or ())
         from onnx_lsuv.cli.modes import perform  # noqa: PLC0415
 
         return perform(options)

@@ -14,6 +14,7 @@ from pathlib import Path
 from onnx_lsuv.cli.options import DECLARED, Options, typed
 from onnx_lsuv.errors import DeviceError, UsageError, meant
 from onnx_lsuv.lsuv.settings import Settings
+from onnx_lsuv.report.formats import suffix_of
 
 # What a mode has no use for. --seed it has where data are random.
 UNUSED = {
@@ -93,7 +94,6 @@ def _check_suffixes(options: Options) -> None:
     """Refuse outputs that nothing writes, and files in each other's place."""
     from onnx_lsuv.batches import KNOWN  # noqa: PLC0415
     from onnx_lsuv.model import WEIGHTS  # noqa: PLC0415
-    from onnx_lsuv.report import FORMATS  # noqa: PLC0415
 
     if options.output is not None and Path(options.output).suffix.lower() in (*KNOWN, ".pt", ".pth", ".h5", ".tflite"):
         raise UsageError(
@@ -107,9 +107,7 @@ def _check_suffixes(options: Options) -> None:
         first = "the model and the data look swapped" if models else model
         raise UsageError(f"{first}: give 'onnx-lsuv {models[0] if models else 'MODEL.onnx'} --data {options.model}'")
     for path in options.report or ():
-        if path.suffix.lower() not in FORMATS:
-            near = meant(path.suffix, FORMATS)
-            raise UsageError(f"a report is written as {', '.join(FORMATS)}, but {str(path)!r} ends otherwise{near}")
+        suffix_of(path)
     weights = options.weights_out
     if weights is not None and weights.suffix.lower() not in WEIGHTS:
         raise UsageError(f"weights are written as {' or '.join(WEIGHTS)}, but {str(weights)!r} ends otherwise")

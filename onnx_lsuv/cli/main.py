@@ -56,7 +56,7 @@ def _parse_and_run(arguments: Sequence[str]) -> int:
     command = get_command(app)  # once: it takes a tenth of the time that the help takes
     try:
         refuse_repeated(command, arguments)
-        more |= {"prog_name": "onnx-lsuv", "obj": tuple(arguments)}
+        more |= {"prog_name": "onnx-lsuv", "obj": ("onnx-lsuv", *arguments)}
         result: Any = command(list(arguments), standalone_mode=False, **more)
     except Exception as error:
         # The parser's own exceptions, whose module differs between versions of typer.

@@ -21,9 +21,11 @@ from onnx_lsuv.cli.streams import emit
 from onnx_lsuv.cli.terminal import Color
 from onnx_lsuv.errors import ModelError, UsageError
 from onnx_lsuv.lsuv.settings import METHODS, Settings
+from onnx_lsuv.report.formats import FORMATS
 
 DATA, OUTPUT, TRAINING, METHOD = "Data", "Output", "Training", "Method"
 RUNTIME, MODES, MESSAGES = "Runtime", "Modes", "Messages"
+ENDINGS = ",".join(suffix.removeprefix(".") for suffix in FORMATS)
 MOST = 10**9  # of samples or cores
 DECLARED = "declared"  # where the metadata of a field holds what the parser is told
 
@@ -95,7 +97,7 @@ class Options:
         metavar="PATH",
     )
     force: bool = _flag(OUTPUT, "Replace existing outputs.", "--force")
-    report: list[Path] | None = _option(OUTPUT, "Write a report. Repeatable.", metavar="PATH.{json,md,html}")
+    report: list[Path] | None = _option(OUTPUT, "Write a report. Repeatable.", metavar=f"PATH.{{{ENDINGS}}}")
     fresh: bool = _flag(TRAINING, "Give every other parameter its usual starting value too.", "--fresh")
     portable: bool = _flag(TRAINING, "Rewrite the model so that training frameworks read it.", "--portable")
     weights_out: Path | None = _option(TRAINING, "Write the parameters alone too.", metavar="PATH.{safetensors,npz}")
@@ -155,7 +157,7 @@ class Options:
     version: bool = _flag(MESSAGES, "Show the version.", "--version", callback=_version, is_eager=True)
     show_help: bool = _flag(MESSAGES, "Show the help.", "-h", "--help", callback=helping.show, is_eager=True)
     given: frozenset[str] = frozenset()  # those that were typed, by their names here
-    arguments: tuple[str, ...] = ()  # all that was typed
+    command: tuple[str, ...] = ()  # the program and its arguments, where it was called as one
 
     @property
     def writes(self) -> bool:

@@ -39,18 +39,19 @@ def finish(options: Options, outcome: Outcome, staged: Staging) -> int:
 
     What is printed comes before: where it cannot be, no file stays. That files are saved is said once they are.
     """
-    from onnx_lsuv import report  # noqa: PLC0415
+    from onnx_lsuv.report.formats import format_of  # noqa: PLC0415
 
     result, is_text = outcome.result, options.output_format is Format.text
     about = _about(options, outcome, staged) if options.report or not is_text else {}
-    told: dict[str, Any] = {"about": about, "command": ["onnx-lsuv", *options.arguments], "other": outcome.other}
+    told: dict[str, Any] = {"about": about, "command": options.command, "other": outcome.other}
     for path in options.report or ():
-        report.stage_report(staged, result, path, **told)
+        place = Path(os.path.realpath(path))
+        staged.add(place.parent, place.name, [format_of(path)(result, **told).encode()])
     saved = [named for named, _ in outcome.files.values()]
     summary = step_summary(options)
     try:
         if summary is not None:
-            _summarise(summary, report.format_of(".md")(result, **told), staged)
+            _summarise(summary, format_of("summary.md")(result, **told), staged)
         if not options.quiet:
             emit(*_printed(options, outcome, about))
         staged.commit()
@@ -75,24 +76,26 @@ def kept(files: Sequence[Path]) -> str:
 
 def _printed(options: Options, outcome: Outcome, about: dict[str, Any]) -> tuple[str, bool | None]:
     """Return what goes to standard output, and whether it is coloured."""
-    from onnx_lsuv import report  # noqa: PLC0415
+    from onnx_lsuv.report.document import as_json  # noqa: PLC0415
+    from onnx_lsuv.report.github import as_github  # noqa: PLC0415
+    from onnx_lsuv.report.text import as_text  # noqa: PLC0415
 
     result, other = outcome.result, outcome.other
     if options.output_format is Format.json:
-        return report.as_json(result, about, other=other).removesuffix("\n"), None
+        return as_json(result, about, other=other).removesuffix("\n"), None
     if options.output_format is Format.github:
-        return "\n".join(report.as_github(result, other=other)), None
+        return "\n".join(as_github(result, other=other)), None
     color = terminal.colored(options.color, sys.stdout)
     shown: dict[str, Any] = {
         "width": terminal.width(),
         "encoding": terminal.encoding(),
         "wrap": terminal.is_terminal(sys.stdout),
         "verbose": options.verbose > 0,
+        "plan": options.dry_run,
+        "other": other,
         "trains": outcome.trains if options.dry_run or options.portable or options.verbose else (),
     }
-    if options.dry_run:
-        return report.as_plan(result, **shown), color
-    text = report.as_text(result, **shown, color=color, other=other)
+    text = as_text(result, **shown, color=color)
     return text + (f"\nother: {clean(str(options.compare))}" if other is not None else ""), color
 
 
@@ -117,7 +120,7 @@ def _summarise(path: Path, text: str, staged: Staging) -> None:
 
 
 def _missed(result: Result) -> str:
-    from onnx_lsuv.report import misses, told  # noqa: PLC0415
+    from onnx_lsuv.report.words import misses, told  # noqa: PLC0415
 
     rows = misses(result)
     named: list[str] = []
@@ -134,7 +137,7 @@ def _missed(result: Result) -> str:
 def _about(options: Options, outcome: Outcome, staged: Staging) -> dict[str, Any]:
     """Return what a result does not know of itself: versions, the files as they were named, what trains where."""
     from onnx_lsuv.model import digest  # noqa: PLC0415
-    from onnx_lsuv.report import versions  # noqa: PLC0415
+    from onnx_lsuv.report.writing import versions  # noqa: PLC0415
 
     read = {role: (path, path) for role, path in (("model", options.model), ("compare", options.compare)) if path}
     written = {role: (named, staged.waiting(target)) for role, (named, target) in outcome.files.items()}

@@ -13,8 +13,9 @@ from itertools import groupby
 from onnx_lsuv.errors import clean
 from onnx_lsuv.lsuv import LayerReport
 from onnx_lsuv.report.axes import LogAxis, count_ticks, log_axis
-from onnx_lsuv.report.layout import number, shape, shortened
-from onnx_lsuv.report.markup import escaped
+from onnx_lsuv.report.columns import number, shape
+from onnx_lsuv.report.layout import shortened
+from onnx_lsuv.report.sections import escaped
 
 _TELL = 46  # characters of a name that fit a phone
 _BINS = 24

@@ -148,19 +148,3 @@ def wrapped(line: str, width: int | None) -> str:
     if width < 2 * len(indent):
         indent = ""
     return "\n".join(textwrap.wrap(line, width, subsequent_indent=indent, break_on_hyphens=False))
-
-
-def number(value: float | None) -> str:
-    """Return a number with four significant digits, in a width that lines up."""
-    if value is None:
-        return "-"
-    if not math.isfinite(value):
-        return str(value)
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
-        return f"{value:.4f}" if abs(value) < 1000 else f"{value:.1f}"
-    return f"{value:.2e}"
-
-
-def shape(dims: Sequence[int] | None) -> str:
-    """Return a shape as 64x3x7x7."""
-    return "-" if dims is None else "x".join(map(str, dims)) or "scalar"
