@@ -1,7 +1,7 @@
 """What trains where, in words.
 
-What is told is a sequence of plain values as `portable.trains.Trains.as_dict` gives them: of each importer, how it
-takes the file as it is and in its portable form.
+What is told is a sequence of plain values as `importers.Forecast.as_dict` gives them: of each importer, how it takes
+the file as it is and in its portable form, or how many weights at least it would train in that form.
 """
 
 from __future__ import annotations
@@ -9,27 +9,39 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-HEAD = ("importer", "as is", "--portable", "framework", "what blocks, or is worth knowing")
+from onnx_lsuv.importers.table import MEASURED
+
+HEAD = (f"importer, {MEASURED}", "as is", "--portable", "framework", "what blocks, or is worth knowing")
 
 
 def sentences(trains: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a sentence for each importer: how many weights it trains, and what blocks the others."""
+    """Return a sentence for each importer, how many weights it trains and what blocks others, and one on dates."""
     lines = []
     for each in trains:
         as_is, portable = each["as_is"], each["portable"]
         found = f"{each['importer']} {each['version']} ({each['framework']}) trains "
         found += f"{as_is['trainable']} of {as_is['weights']} weights"
         if portable["trainable"] != as_is["trainable"]:
-            found += f" as is, {portable['trainable']} with --portable"
+            found += f" as is, {_count(each)} with --portable"
         why = _told(each, notes=False)
         lines.append(f"{found}{'; ' if as_is['findings'] != portable['findings'] else ': '}{why}" if why else found)
-    return lines
+    dates = sorted({each["date"] for each in trains})
+    return [*lines, f"{', '.join(dates)}: {MEASURED}"] if lines else []
 
 
 def cells(each: Mapping[str, Any]) -> tuple[str, ...]:
     """Return a row of the table with this `HEAD`; the counts are of weights that train."""
-    counts = [f"{each[form]['trainable']} of {each[form]['weights']}" for form in ("as_is", "portable")]
-    return f"{each['importer']} {each['version']}", *counts, each["framework"], _told(each, notes=True)
+    as_is = f"{each['as_is']['trainable']} of {each['as_is']['weights']}"
+    portable = f"{_count(each)} of {each['portable']['weights']}"
+    name = f"{each['importer']} {each['version']}, {each['date']}"
+    return name, as_is, portable, each["framework"], _told(each, notes=True)
+
+
+def _count(each: Mapping[str, Any]) -> str:
+    """Return how many weights train with --portable; more than all there is nothing to expect of."""
+    found = each["portable"]
+    sure = not each["expected"] or found["trainable"] == found["weights"]
+    return f"{'' if sure else 'at least '}{found['trainable']}"
 
 
 def _told(each: Mapping[str, Any], *, notes: bool) -> str:
