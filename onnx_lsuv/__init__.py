@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from onnx_lsuv.errors import DataError, DeviceError, LsuvError, ModelError, OutputError, UsageError
-    from onnx_lsuv.importers.forecasting import forecast
+    from onnx_lsuv.importers import Forecast, forecast
     from onnx_lsuv.lsuv import Change, LayerReport, Result, Settings, SkippedReport, initialize, measure, plan
     from onnx_lsuv.model import Model, from_proto, load, save, save_weights, to_bytes
     from onnx_lsuv.portable import make_portable
@@ -29,6 +29,7 @@ __all__ = [
     "Change",
     "DataError",
     "DeviceError",
+    "Forecast",
     "LayerReport",
     "LsuvError",
     "Model",
@@ -73,7 +74,7 @@ def loaded_on_use(package: str, names: "Sequence[str]", modules: str) -> "Callab
     return load
 
 
-__getattr__ = loaded_on_use(__name__, __all__, "errors model lsuv importers.forecasting portable report.writing")
+__getattr__ = loaded_on_use(__name__, __all__, "errors model lsuv importers portable report.writing")
 
 
 def __dir__() -> list[str]:
