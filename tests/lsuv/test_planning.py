@@ -1,0 +1,163 @@
+"""The plan is found once and travels; settings are one value, checked once."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from commands import call, fill, mlp
+from oracle import normal
+
+import onnx_lsuv
+import onnx_lsuv.cli.modes
+from onnx_lsuv import Result, Settings, UsageError, importers, portable
+from onnx_lsuv.lsuv.settings import METHODS, REPORTED, Choices
+from onnx_lsuv.program import Program, expand
+
+
+@pytest.fixture
+def expanded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that gets the name of each model that is expanded from here on, wherever that is done."""
+    found: list[str] = []
+
+    def counted(model: onnx_lsuv.Model) -> Program:
+        found.append(model.name)
+        return expand(model)
+
+    assert {importers.__name__, portable.__name__} <= sys.modules.keys()
+    for name, module in list(sys.modules.items()):
+        if name.startswith("onnx_lsuv") and vars(module).get("expand") is expand:
+            monkeypatch.setattr(module, "expand", counted)
+    return found
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with models m.onnx and n.onnx, and data x.npy."""
+    monkeypatch.chdir(fill(tmp_path))
+    onnx.save(mlp(), "n.onnx")
+    return tmp_path
+
+
+TOLD = ["-v", "--report", "r.json", "--report", "r.html", "--report", "r.md"]
+
+
+@pytest.mark.parametrize("more", [[], TOLD, ["--format", "json"]])
+@pytest.mark.parametrize(
+    ("arguments", "most"),
+    [
+        (["-d", "x.npy"], 2),
+        (["--random", "--shape", "8,16"], 2),
+        (["-d", "x.npy", "--no-verify"], 1),
+        (["--no-rescale"], 1),
+        (["-d", "x.npy", "--fresh", "--center", "--exclude", "u"], 2),
+        (["-d", "x.npy", "--portable"], 2),
+        (["-d", "x.npy", "--portable", "--include", "w", "--fresh"], 2),
+        (["-d", "x.npy", "--portable", "--no-verify"], 2),
+        (["-d", "x.npy", "--check"], 1),
+        (["--random", "--check", "--compare", "n.onnx"], 2),
+        (["--dry-run"], 1),
+        (["--dry-run", "--random", "--fresh", "--center"], 1),
+        (["--dry-run", "--portable", "--exclude", "u"], 2),
+    ],
+)
+def test_each_file_is_expanded_once(
+    here: Path, expanded: list[str], arguments: list[str], most: int, more: list[str]
+) -> None:
+    call("m.onnx", *arguments, *more, status=int("--check" in arguments))
+    assert len(expanded) == most, expanded
+
+
+def test_a_plan_is_taken_for_the_model(expanded: list[str]) -> None:
+    model, batch = onnx_lsuv.from_proto(mlp()), {"x": normal(64, 16)}
+    planned = onnx_lsuv.plan(model, seed=3, keep_bias=True)
+    assert {row.status for row in planned.layers} == {"found"}
+    assert planned.plan.layers
+    assert not planned.changes
+    result = onnx_lsuv.initialize(planned, batch)
+    assert result.settings == planned.settings
+    assert result.plan is planned.plan
+    assert len(expanded) == 1
+    assert onnx_lsuv.measure(planned, batch).plan is planned.plan
+    assert onnx_lsuv.plan(planned, keep_bias=False).plan.program is planned.plan.program
+    assert len(expanded) == 1
+    alone = onnx_lsuv.initialize(model, batch, seed=3, keep_bias=True)
+    assert onnx_lsuv.to_bytes(alone.model) == onnx_lsuv.to_bytes(result.model)
+    # A result has a model of its own, which is not the one that was planned.
+    again = onnx_lsuv.measure(result, batch)
+    assert again.good
+    assert again.plan.program.model is result.model
+
+
+def test_portable_with_the_check_is_a_function() -> None:
+    batch = {"x": normal(64, 16)}
+    result = onnx_lsuv.initialize(onnx_lsuv.from_proto(mlp()), batch)
+    form = onnx_lsuv.make_portable(result, batch)
+    assert form.steps
+    carried = portable.carry(result, form)
+    assert onnx_lsuv.measure(form.model, batch, like=carried).good
+    assert any(note.startswith("made portable:") for note in carried.notes)
+
+
+def test_settings_are_one_value() -> None:
+    names = [field.name for field in fields(Settings)]
+    assert set(Choices.__annotations__) == set(names)
+    assert all(set(used) <= set(names) for used in REPORTED.values())
+    settings = Settings(target={"a": 2}, include=["b"], init=METHODS[1])
+    assert settings == Settings(target=[("a", 2.0)], include=("b",), init=METHODS[1])
+    assert hash(settings) == hash(Settings(target=[("a", 2.0)], include=("b",), init=METHODS[1]))
+    model = onnx_lsuv.from_proto(mlp())
+    whole = onnx_lsuv.initialize(model, {"x": normal(8, 16)}, Settings(seed=1, keep_bias=True), seed=2)
+    assert whole.settings == Settings(seed=2, keep_bias=True)
+    assert whole.settings.as_dict(whole.verb) == {
+        "seed": 2,
+        "init": "orthonormal",
+        "rescale": True,
+        "fresh": False,
+        "keep_bias": True,
+        "center": False,
+        "include": [],
+        "exclude": [],
+        "target": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        ({"fresh": True, "keep_bias": True}, "fresh=True gives every parameter a new value and keep_bias=True keeps"),
+        ({"fresh": True, "init": "keep"}, "and init='keep' keeps some"),
+        ({"center": True, "rescale": False}, "center=True sets biases by the scaled weights and rescale=False leaves"),
+        ({"target": {"u": 2}, "rescale": False}, "target is a std to scale to and rescale=False scales nothing"),
+        ({"init": "magic"}, "init must be one of orthonormal, delta, he, xavier, keep, not 'magic'"),
+        ({"tolerance": 2.0}, "tolerance must lie between 0 and 1, not 2.0"),
+        ({"target": {"u": -1}}, "target for 'u' must be a finite number above 0, not -1.0"),
+    ],
+)
+def test_what_contradicts_is_refused_wherever_it_is_asked_for(choices: dict[str, Any], words: str) -> None:
+    model = onnx_lsuv.from_proto(mlp())
+    asked = [
+        lambda: Settings(**choices).check(),
+        lambda: onnx_lsuv.plan(model, **choices),
+        lambda: onnx_lsuv.initialize(model, {"x": normal(8, 16)}, Settings(**choices)),
+        lambda: onnx_lsuv.measure(model, {"x": normal(8, 16)}, Settings(**choices)),
+    ]
+    for ask in asked:
+        with pytest.raises(UsageError) as found:
+            ask()
+        assert words in str(found.value)
+
+
+def test_measure_refuses_what_it_has_no_use_for() -> None:
+    choices: Any = {"seed": 1, "target_std": 2.0}
+    with pytest.raises(TypeError, match="no use for seed"):
+        onnx_lsuv.measure(onnx_lsuv.from_proto(mlp()), {"x": normal(8, 16)}, **choices)
+
+
+def test_the_result_of_a_plan_needs_data_where_something_is_measured() -> None:
+    found: list[Result] = [onnx_lsuv.plan(onnx_lsuv.from_proto(mlp()), rescale=rescale) for rescale in (True, False)]
+    assert [each.needs_data for each in found] == [True, False]
