@@ -2,7 +2,8 @@
 
 from onnx_lsuv.layers.centres import Centre, channels_last, find_centres
 from onnx_lsuv.layers.find import find_layers
-from onnx_lsuv.layers.plan import REASONS, Addend, Layer, Norm, Plan, Skipped, Weight, tensor_names
+from onnx_lsuv.layers.plan import REASONS, Layer, Plan, Weight, tensor_names
+from onnx_lsuv.roles import Addend, Norm, Skipped
 
 __all__ = [
     "REASONS",

@@ -6,37 +6,28 @@ layer (or reads just its shape, or hands it out as an output of the main graph).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from onnx import GraphProto
 
-from onnx_lsuv.layers.plan import REASONS, Layer, Plan, Skipped, Weight, tensor_names
+from onnx_lsuv.layers.plan import REASONS, Layer, Plan, Weight, tensor_names
 from onnx_lsuv.model import graphs_in
-from onnx_lsuv.operators.linear import OPERATORS, Matrix, matrix, misfit, operator_of
+from onnx_lsuv.operators.linear import OPERATORS, matrix, misfit, operator_of
 from onnx_lsuv.program.order import settled_order
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, Node, Program, walk
-from onnx_lsuv.roles.terms import bias_of, find_norms, settle_biases, uses, writable
+from onnx_lsuv.roles import Product, Skipped, find_roles
+from onnx_lsuv.roles.uses import uses, writable
 from onnx_lsuv.sources.moves import FixedTerm, Source, Untraceable
 from onnx_lsuv.sources.tracing import overlap, region, trace, trace_sum
 
 _ALONE = "serves something else too, and cannot follow two scales"
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    node: Node
-    position: int
-    source: Source
-    matrix: Matrix
-    scaled: bool
-    fixed_term: FixedTerm | None
-
-
 @dataclass(slots=True)
 class _Search:
     program: Program
-    candidates: list[_Candidate] = field(default_factory=list)
+    candidates: list[Product] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
     def skip(self, node: Node, reason: str, detail: str, source: Source | None = None) -> None:
@@ -47,7 +38,7 @@ class _Search:
 
 
 def find_layers(
-    program: Program, *, wanted: Callable[..., bool] = lambda *names: True, keep_bias: bool = False
+    program: Program, *, wanted: Callable[..., bool] = lambda *names: True, keep_bias: bool = False, fresh: bool = False
 ) -> Plan:
     """Find the layers of a program, their weights and biases, and the norms beside them.
 
@@ -55,51 +46,66 @@ def find_layers(
         program: the expanded model.
         wanted: called with a node's label and the names of its weight; False leaves the weight alone.
         keep_bias: leave biases as they are.
+        fresh: find the parameters beside the layers too, which reads values; `wanted` is also for these.
     """
     search = _Search(program)
     for node in program.walk():
         _consider(search, node)
-    layers = []
-    for candidate, key in _settle(search, wanted):
-        end, addend, bias = bias_of(program, candidate.node)
-        if candidate.fixed_term and end is not candidate.node:
-            # Two terms that stay, of two nodes, are one too many: the layer ends before its Add.
-            end, addend, bias = candidate.node, None, ()
-        layers.append(
-            Layer(
-                node=candidate.node,
-                position=candidate.position,
-                source=candidate.source,
-                matrix=candidate.matrix,
-                weight=key,
-                end=end,
-                bias=bias,
-                addend=addend,
-                scaled=candidate.scaled,
-                fixed_term=candidate.fixed_term,
-            )
+    chosen = _settle(search, wanted)
+    products = [product for product, _ in chosen]
+    asked = wanted if fresh else None
+    roles = find_roles(program, products, search.skipped, keep_bias=keep_bias, wanted=asked)
+    layers = [
+        Layer(
+            node=product.node,
+            position=product.position,
+            source=product.source,
+            matrix=product.matrix,
+            weight=key,
+            end=term.end,
+            bias=term.constants,
+            addend=term.addend,
+            scaled=product.scaled,
+            fixed_term=product.fixed_term,
         )
-    layers, zeroed, forget = settle_biases(program, layers, keep_bias=keep_bias)
-    norms, kept_statistics = find_norms(program)
+        for (product, key), term in zip(chosen, roles.biases.terms, strict=True)
+    ]
     used: dict[Node, list[str]] = {}
     for layer in layers:
         used.setdefault(layer.node, []).append(layer.weight)
-    for norm in norms:
+    for norm in roles.norms:
         used.setdefault(norm.node, []).append(f"{norm.mean} {norm.var}")
     order = settled_order(program.body, used, {layer.node: layer.end for layer in layers})
     turns = {node: turn for turn, node in enumerate(walk(program.body, order))}
     layers.sort(key=lambda layer: turns[layer.node])
-    users_of: dict[str, list[Layer]] = {}
+    return Plan(
+        program=program,
+        layers=tuple(layers),
+        weights=_weights(program, layers),
+        zeroed=roles.biases.zeroed,
+        forget=roles.biases.forget,
+        norms=roles.norms,
+        skipped=tuple(search.skipped),
+        kept_statistics=roles.kept_statistics,
+        parameters=roles.parameters,
+        roles=roles.table,
+        order=order,
+    )
+
+
+def _weights(program: Program, layers: Sequence[Layer]) -> dict[str, Weight]:
+    """Return the weights of layers in the order of execution, by key."""
+    users: dict[str, list[Layer]] = {}
     for layer in layers:
-        users_of.setdefault(layer.weight, []).append(layer)
+        users.setdefault(layer.weight, []).append(layer)
     weights: dict[str, Weight] = {}
-    for key, users in users_of.items():
-        constant = program.constants[users[0].source.constant]
+    for key, group in users.items():
+        constant = program.constants[group[0].source.constant]
         part = key.removeprefix(constant.name)
-        joined = len(users[0].source.constants) > 1
+        joined = len(group[0].source.constants) > 1
         identity = constant.identity + (f"[{part.strip('[]').rsplit(':', 1)[0]}]" if part and not joined else part)
-        weights[key] = Weight(key, constant, identity, tuple(users))
-    return Plan(program, tuple(layers), weights, zeroed, forget, norms, tuple(search.skipped), kept_statistics, order)
+        weights[key] = Weight(key, constant, identity, tuple(group))
+    return weights
 
 
 def _consider(search: _Search, node: Node) -> None:
@@ -176,7 +182,7 @@ def _enter(
     elif not all(map(writable, touched)):
         search.skip(node, "computed", "the weight has no tensor of its own in the file that could hold it", source)
     else:
-        search.candidates.append(_Candidate(node, position, source, view, scaled, fixed_term))
+        search.candidates.append(Product(node, position, source, view, scaled, fixed_term))
 
 
 def _lookalike(node: Node) -> tuple[str, str] | None:
@@ -212,12 +218,12 @@ def _holds_layer(graph: GraphProto) -> bool:
     )
 
 
-def _settle(search: _Search, wanted: Callable[..., bool]) -> list[tuple[_Candidate, str]]:
+def _settle(search: _Search, wanted: Callable[..., bool]) -> list[tuple[Product, str]]:
     """Decide tensor by tensor; return the candidates that stay, each with the key of its weight."""
     program = search.program
     places = {(c.node, c.position) for c in search.candidates}
     # A candidate that falls may take others with it: what reads one tensor stands or falls together.
-    groups: dict[str, list[_Candidate]] = {}
+    groups: dict[str, list[Product]] = {}
     for candidate in search.candidates:
         groups.setdefault(candidate.source.constant, []).append(candidate)
     accepted: dict[tuple[Node, int], str] = {}
@@ -238,9 +244,7 @@ def _settle(search: _Search, wanted: Callable[..., bool]) -> list[tuple[_Candida
     return [(c, accepted[c.node, c.position]) for c in search.candidates if (c.node, c.position) in accepted]
 
 
-def _fault(
-    program: Program, name: str, group: list[_Candidate], places: set[tuple[Node, int]]
-) -> tuple[str, str] | None:
+def _fault(program: Program, name: str, group: list[Product], places: set[tuple[Node, int]]) -> tuple[str, str] | None:
     """Return the reason and the detail why the layers that read a constant cannot have it drawn, or None."""
     own = {(c.node, c.position) for c in group}
     quantiser_steps = {each.operand.constant: each.node for c in group for each in c.source.quantiser_steps}
@@ -257,7 +261,7 @@ def _fault(
     if len({c.source.scaled_constant for c in group}) > 1:
         return "tied", "layers compute their weights from it in different ways"
     constant = program.constants[name]
-    parts: dict[str, _Candidate] = {region(c.source, constant.dims): c for c in group}
+    parts: dict[str, Product] = {region(c.source, constant.dims): c for c in group}
     heads = list(parts.values())
     if len(heads) > 1 and any(c.source.scaled_constant for c in group):
         return "tied", "layers compute their weights from parts of it"

@@ -13,7 +13,7 @@ A function's body is read in the *model's* opset, as ONNX Runtime 1.31 does, wha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -132,6 +132,40 @@ class Program:
     def walk(self) -> Iterator[Node]:
         """Yield every node of every scope in the order of execution."""
         return walk(self.body)
+
+    def makers(self, name: str) -> Iterator[Node]:
+        """Yield the node that makes a value, then the one that makes that node's first operand, and so on."""
+        while name in self.producers:
+            node, _ = self.producers[name]
+            yield node
+            name = node.inputs[0] if node.inputs else ""
+
+    def readers(self, name: str, passes: Callable[[Node, int], bool]) -> Iterator[tuple[Node | None, int]]:
+        """Yield who reads a value, and as which operand, in the end: through nodes that hand it on.
+
+        None stands for an output of an inner scope. What leaves the main graph, or reads the shape alone, is no reader.
+
+        Args:
+            name: of the value.
+            passes: says of a node that reads it, as an operand, whether the node's outputs are followed instead.
+        """
+        todo: list[str | tuple[Node | None, int]] = [name]
+        seen: set[str] = set()
+        outputs = {value.name for value in self.body.outputs}
+        while todo:
+            at = todo.pop()
+            if not isinstance(at, str):
+                yield at
+            elif at not in seen:
+                seen.add(at)
+                below: list[str | tuple[Node | None, int]] = []
+                if at in self.exits and at not in outputs:
+                    below.append((None, 0))
+                for node, position in self.consumers.get(at, ()):
+                    if node.domain in DEFAULT_DOMAINS and node.op_type in SHAPE_READERS:
+                        continue
+                    below += filter(None, node.outputs) if passes(node, position) else [(node, position)]
+                todo += reversed(below)
 
 
 def walk(body: Body, order: Mapping[Body, Sequence[Node]] = MappingProxyType({})) -> Iterator[Node]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnx_lsuv.program.program import DEFAULT_DOMAINS, Program
+from onnx_lsuv.program.program import DEFAULT_DOMAINS, Node, Program
 from onnx_lsuv.sources.moves import Source
 from onnx_lsuv.sources.tracing import trace
 
@@ -11,24 +11,19 @@ _MOVES = frozenset({"Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsque
 _MOVES |= {"Expand", "Tile", "Concat", "Gather", "If", "Loop"}
 
 
-def vocabulary(program: Program) -> dict[str, int]:
+def limits_of(program: Program) -> dict[str, int]:
     """Return, for each graph input that indexes a table, one more than the largest index that every table holds."""
-    high: dict[str, int] = {}
-    for value in program.body.inputs:
-        todo, seen = [value.name], set()
-        while todo:
-            name = todo.pop()
-            if name in seen:
-                continue
-            seen.add(name)
-            for node, position in program.consumers.get(name, ()):
-                if node.domain not in DEFAULT_DOMAINS:
-                    continue
-                if node.op_type == "Gather" and position == 1:
-                    table = trace(program, node.inputs[0])
-                    if isinstance(table, Source) and table.shape:
-                        length = table.shape[node.int_attribute("axis", 0)]
-                        high[value.name] = min(length, high.get(value.name, length))
-                elif node.op_type in _MOVES and (position == 0 or node.op_type == "Concat"):
-                    todo += [output for output in node.outputs if output]
-    return high
+
+    def passes(node: Node, position: int) -> bool:
+        handed_on = position == 0 or node.op_type == "Concat"
+        return node.domain in DEFAULT_DOMAINS and node.op_type in _MOVES and handed_on
+
+    limits: dict[str, int] = {}
+    for name in (value.name for value in program.body.inputs):
+        for node, position in program.readers(name, passes):
+            if node is not None and node.op == "Gather" and position == 1:
+                table = trace(program, node.inputs[0])
+                if isinstance(table, Source) and table.shape:
+                    length = table.shape[node.int_attribute("axis", 0)]
+                    limits[name] = min(length, limits.get(name, length))
+    return limits

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from onnx_lsuv.layers.plan import Layer, Plan
-from onnx_lsuv.operators.linear import operator_of
+from onnx_lsuv.operators.linear import Matrix, operator_of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, Body, Node, Program, walk
+from onnx_lsuv.roles.products import Product, Skipped
 from onnx_lsuv.sources.tracing import is_constant
 
 # Operators that keep the meaning of the last axis: what a position embedding passes on its way to a layer.
@@ -21,22 +21,20 @@ _FAR = 200  # nodes to look at
 
 
 @dataclass(frozen=True, slots=True)
-class Flow:
+class Reachability:
     """Values by their place among the layers, in all scopes."""
 
-    learned: frozenset[str]  # they depend on a layer or on a table that is looked up
-    leading: frozenset[str]  # a layer depends on them
-    linear: frozenset[Node]  # nodes with a constant weight, whether it is drawn or left alone
-    layers: dict[Node, Layer]
+    program: Program
+    learned: Set[str]  # they depend on a layer or on a table that is looked up
+    leading: Set[str]  # a layer depends on them
+    linear: Set[Node]  # nodes with a constant weight, whether it is drawn or left alone
+    matrices: Mapping[Node, Matrix]  # of those whose weight is drawn
 
 
-def flow_of(plan: Plan) -> Flow:
+def find_reachability(program: Program, products: Sequence[Product], skipped: Sequence[Skipped]) -> Reachability:
     """Return which values come after a layer, and which before one."""
-    program = plan.program
-    nodes = {layer.node for layer in plan.layers}
-    nodes |= {
-        left.node for left in plan.skipped if operator_of(left.node) and left.reason not in ("dynamic", "constant")
-    }
+    nodes = {product.node for product in products}
+    nodes |= {each.node for each in skipped if operator_of(each.node) and each.reason not in ("dynamic", "constant")}
     tables = {
         node
         for node in program.walk()
@@ -47,7 +45,7 @@ def flow_of(plan: Plan) -> Flow:
     leading: set[str] = set()
     _forward(program.body, learned, nodes | tables)
     _backward(program.body, leading, nodes)
-    return Flow(frozenset(learned), frozenset(leading), frozenset(nodes), {layer.node: layer for layer in plan.layers})
+    return Reachability(program, learned, leading, nodes, {product.node: product.matrix for product in products})
 
 
 def _is_float(program: Program, name: str) -> bool:
@@ -79,17 +77,17 @@ def _backward(body: Body, leading: set[str], marks: Set[Node]) -> None:
             leading.update(name for name in node.inputs if name)
 
 
-def leads_to_width(program: Program, flow: Flow, name: str, width: int) -> bool:
+def leads_to_width(reachability: Reachability, name: str, width: int) -> bool:
     """Say whether a value reaches a layer of so many inputs with its last axis as it is."""
     todo, seen = [name], set[Node]()
     while todo and len(seen) < _FAR:
         at = todo.pop(0)
-        for node, _ in program.consumers.get(at, ()):
+        for node, _ in reachability.program.consumers.get(at, ()):
             if node in seen:
                 continue
             seen.add(node)
-            if node in flow.layers:
-                if flow.layers[node].matrix.fan_in == width:
+            if node in reachability.matrices:
+                if reachability.matrices[node].fan_in == width:
                     return True
             elif node.op_type in _WIDTH_KEEPERS:
                 todo += [output for output in node.outputs if output]
