@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import AttributeProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
+from onnx import AttributeProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
 from onnx.numpy_helper import to_array
 
 from onnx_lsuv.model import Model, Site, fill, is_hollow, read
@@ -216,53 +216,4 @@ def integers(constants: Mapping[str, Constant], name: str) -> tuple[int, ...] | 
 
 def tensor_type(elem_type: int, dims: Sequence[int | str | None] | None) -> TypeProto:
     """Return a tensor type; a dim of None is open, dims of None leave the rank open."""
-    result = TypeProto()
-    result.tensor_type.elem_type = elem_type
-    if dims is not None:
-        result.tensor_type.shape.SetInParent()
-        for dim in dims:
-            entry = result.tensor_type.shape.dim.add()
-            if isinstance(dim, int):
-                entry.dim_value = dim
-            elif isinstance(dim, str):
-                entry.dim_param = dim
-    return result
-
-
-def nodes_in_scans(body: Body) -> frozenset[Node]:
-    """Return the nodes that stand inside a Scan."""
-    scans = [node for node in walk(body) if node.op == "Scan"]
-    return frozenset(node for scan in scans for inner in scan.bodies.values() for node in walk(inner))
-
-
-def trimmed(body: Body) -> Body:
-    """Drop the optional outputs that nothing reads, as the mask of a Dropout."""
-    read = {v.name for v in body.outputs}
-    for node in walk(body):
-        read.update(node.inputs)
-        for inner in node.bodies.values():
-            read.update(v.name for v in inner.outputs)
-
-    def trim(body: Body) -> Body:
-        nodes = []
-        for node in body.nodes:
-            outputs = node.outputs
-            if node.op in ("Dropout", "BatchNormalization"):
-                while len(outputs) > 1 and outputs[-1] not in read:
-                    outputs = outputs[:-1]
-            nodes.append(replace(node, outputs=outputs, bodies={k: trim(b) for k, b in node.bodies.items()}))
-        return replace(body, nodes=tuple(nodes))
-
-    return trim(body)
-
-
-def static_nodes(body: Body, constants: Mapping[str, Constant]) -> frozenset[Node]:
-    """Return the nodes of all scopes that depend on constants alone."""
-    found: set[Node] = set()
-    fixed = set(constants)
-    for node in walk(body):
-        chance = node.domain in DEFAULT_DOMAINS and node.op_type in RANDOM_OPS
-        if not chance and not node.bodies and all(not name or name in fixed for name in node.inputs):
-            found.add(node)
-            fixed.update(node.outputs)
-    return frozenset(found)
+    return helper.make_tensor_type_proto(elem_type, dims)

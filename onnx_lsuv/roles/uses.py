@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from onnx_lsuv.operators.linear import operator_of
+from onnx_lsuv.program.constants import MODEL_FUNCTIONS
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, Constant, Node, Program
-from onnx_lsuv.program.protos import MODEL_FUNCTIONS
 from onnx_lsuv.sources.moves import MOVES
 from onnx_lsuv.sources.tracing import is_constant
 
