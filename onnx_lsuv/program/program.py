@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -101,6 +101,19 @@ class Node:
     def ints_attribute(self, name: str) -> tuple[int, ...] | None:
         """Return a list of integers, or None where the attribute is absent."""
         return tuple(self.attributes[name].ints) if name in self.attributes else None
+
+    def beside(self, op_type: str, inputs: tuple[str, ...], output: str, **attributes: float) -> Node:
+        """Return a node of ONNX's own in the same scope."""
+        return replace(
+            self,
+            label=f"{self.label}.{op_type}",
+            op_type=op_type,
+            domain="",
+            inputs=inputs,
+            outputs=(output,),
+            attributes={name: helper.make_attribute(name, value) for name, value in attributes.items()},
+            bodies={},
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from onnx import AttributeProto, TensorProto, helper
+from onnx import TensorProto, helper
 
 from onnx_lsuv.program.program import Constant, Node
 
@@ -44,53 +44,36 @@ def unfused(node: Node, fresh: Callable[[str], str], constants: dict[str, Consta
     activation = node.text_attribute("activation")
     if activation and activation not in _PARAMETERS:
         return [node]
-    own = {k: a for k, a in node.attributes.items() if not k.startswith("activation")}
-    fused_conv = node.op_type == "FusedConv"
-    out = fresh(f"{node.outputs[0]}.linear")
+    made, fused_conv = node.outputs[0], node.op_type == "FusedConv"
+    out = fresh(f"{made}.linear")
     linear = replace(
         node,
         op_type=node.op_type.removeprefix("Fused"),
         domain="",
         inputs=node.inputs[:3],
         outputs=(out,),
-        attributes=own,
+        attributes={k: a for k, a in node.attributes.items() if not k.startswith("activation")},
     )
     nodes = [linear]
     if fused_conv and len(node.inputs) > 3 and node.inputs[3]:
-        total = fresh(f"{node.outputs[0]}.sum")
-        nodes.append(_node(node, "Add", (out, node.inputs[3]), total))
+        total = fresh(f"{made}.sum")
+        nodes.append(node.beside("Add", (out, node.inputs[3]), total))
         out = total
     if not activation:
-        nodes[-1] = replace(nodes[-1], outputs=node.outputs[:1])
+        nodes[-1] = replace(nodes[-1], outputs=(made,))
         return nodes
     names = _PARAMETERS[activation]
     if fused_conv:
-        given = list(node.attributes["activation_params"].floats) if "activation_params" in node.attributes else []
-        values = dict(zip(names, given, strict=False))
+        given = node.attributes["activation_params"].floats if "activation_params" in node.attributes else ()
+        values = dict(zip(names, map(float, given), strict=False))
     else:
-        values = {n: a.f for n in names if (a := node.attributes.get(f"activation_{n}")) is not None}
-    inputs: tuple[str, ...] = (out,)
-    attributes = {n: helper.make_attribute(n, float(v)) for n, v in values.items()}
-    if activation == "Clip" and opset >= 11:
-        for bound in names:
-            name = fresh(f"{node.outputs[0]}.{bound}")
-            tensor = helper.make_tensor(name, TensorProto.FLOAT, [], [values.get(bound, 0.0)])
-            constants[name] = Constant(name, name, node.scope, "initializer", TensorProto.FLOAT, (), None, tensor)
-            inputs += (name,)
-        attributes = {}
-    nodes.append(_node(node, activation, inputs, node.outputs[0], attributes))
-    return nodes
-
-
-def _node(
-    node: Node, op_type: str, inputs: tuple[str, ...], output: str, attributes: dict[str, AttributeProto] | None = None
-) -> Node:
-    return replace(
-        node,
-        label=f"{node.label}.{op_type}",
-        op_type=op_type,
-        domain="",
-        inputs=inputs,
-        outputs=(output,),
-        attributes=attributes or {},
-    )
+        values = {n: float(a.f) for n in names if (a := node.attributes.get(f"activation_{n}")) is not None}
+    if activation != "Clip" or opset < 11:
+        return [*nodes, node.beside(activation, (out,), made, **values)]
+    inputs = [out]
+    for bound in names:
+        name = fresh(f"{made}.{bound}")
+        tensor = helper.make_tensor(name, TensorProto.FLOAT, [], [values.get(bound, 0.0)])
+        constants[name] = Constant(name, name, node.scope, "initializer", TensorProto.FLOAT, (), None, tensor)
+        inputs.append(name)
+    return [*nodes, node.beside(activation, tuple(inputs), made)]
