@@ -7,7 +7,6 @@ layer (or reads just its shape, or hands it out as an output of the main graph).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 from onnx import GraphProto
 
@@ -17,24 +16,11 @@ from onnx_lsuv.operators.linear import OPERATORS, matrix, misfit, operator_of
 from onnx_lsuv.program.order import settled_order
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, Node, Program, walk
 from onnx_lsuv.roles import Product, Skipped, find_roles
-from onnx_lsuv.roles.uses import uses, writable
+from onnx_lsuv.roles.products import uses, writable
 from onnx_lsuv.sources.moves import FixedTerm, Source, Untraceable
 from onnx_lsuv.sources.tracing import overlap, region, trace, trace_sum
 
 _ALONE = "serves something else too, and cannot follow two scales"
-
-
-@dataclass(slots=True)
-class _Search:
-    program: Program
-    candidates: list[Product] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
-
-    def skip(self, node: Node, reason: str, detail: str, source: Source | None = None) -> None:
-        constant = self.program.constants[source.constant] if source else None
-        self.skipped.append(
-            Skipped(node, constant.label if constant else None, source.shape if source else None, reason, detail)
-        )
 
 
 def find_layers(
@@ -48,13 +34,11 @@ def find_layers(
         keep_bias: leave biases as they are.
         fresh: find the parameters beside the layers too, which reads values; `wanted` is also for these.
     """
-    search = _Search(program)
-    for node in program.walk():
-        _consider(search, node)
-    chosen = _settle(search, wanted)
-    products = [product for product, _ in chosen]
+    found = [each for node in program.walk() for each in _consider(program, node)]
+    skipped = [each for each in found if isinstance(each, Skipped)]
+    chosen = _chosen(program, [each for each in found if isinstance(each, Product)], skipped, wanted)
     asked = wanted if fresh else None
-    roles = find_roles(program, products, search.skipped, keep_bias=keep_bias, wanted=asked)
+    roles = find_roles(program, [product for product, _ in chosen], skipped, keep_bias=keep_bias, wanted=asked)
     layers = [
         Layer(
             node=product.node,
@@ -85,7 +69,7 @@ def find_layers(
         zeroed=roles.biases.zeroed,
         forget=roles.biases.forget,
         norms=roles.norms,
-        skipped=tuple(search.skipped),
+        skipped=tuple(skipped),
         kept_statistics=roles.kept_statistics,
         parameters=roles.parameters,
         roles=roles.table,
@@ -108,53 +92,41 @@ def _weights(program: Program, layers: Sequence[Layer]) -> dict[str, Weight]:
     return weights
 
 
-def _consider(search: _Search, node: Node) -> None:
-    """Enter a node as a candidate, or as left alone with the reason."""
-    program = search.program
+def _consider(program: Program, node: Node) -> list[Product | Skipped]:
+    """Return what a node multiplies by a constant, or why that is left alone; nothing for other nodes."""
     operator = operator_of(node)
     if operator is None:
         reason = _lookalike(node)
-        if reason:
-            search.skip(node, *reason)
-        return
+        return [Skipped(node, None, None, *reason)] if reason else []
     # A state of such a Scan has a batch axis, and each sequence starts anew: no record can travel with it.
     scaled = operator.scaled and node not in program.old_scans
-    found = [
-        (p, trace(program, node.inputs[p], several=True))
-        for p in operator.weights
-        if p < len(node.inputs) and node.inputs[p]
-    ]
+    places = [p for p in operator.weights if p < len(node.inputs) and node.inputs[p]]
+    found = {p: trace(program, node.inputs[p], several=True) for p in places}
+    sources = [(p, source) for p, source in found.items() if isinstance(source, Source)]
+    missing = [source for source in found.values() if isinstance(source, Untraceable)]
     if operator.every:
-        for position, source in found:
-            if isinstance(source, Source):
-                _enter(search, node, position, source, scaled=scaled)
-            else:
-                search.skip(node, source.reason, source.detail)
-        return
-    sources = [(p, s) for p, s in found if isinstance(s, Source)]
+        return [
+            _product(program, node, p, source, scaled=scaled)
+            if isinstance(source, Source)
+            else Skipped(node, None, None, source.reason, source.detail)
+            for p, source in found.items()
+        ]
     if not sources:
-        sums = [(p, each) for p, _ in found if (each := trace_sum(program, node.inputs[p]))]
+        sums = [(p, each) for p in places if (each := trace_sum(program, node.inputs[p]))]
         if len(sums) == 1 and scaled:
             position, (source, fixed_term) = sums[0]
-            _enter(search, node, position, source, scaled=True, fixed_term=fixed_term)
-            return
-        reasons = [s for _, s in found if isinstance(s, Untraceable)]
+            return [_product(program, node, position, source, scaled=True, fixed_term=fixed_term)]
         # Where one operand is data and the other is something a person would call a weight, name the latter.
-        why = next((s for s in reasons if s.reason != "dynamic"), reasons[0])
-        search.skip(node, why.reason, why.detail)
-        return
+        why = next((each for each in missing if each.reason != "dynamic"), missing[0])
+        return [Skipped(node, None, None, why.reason, why.detail)]
     position, source = sources[0]
-    data = [s for p, s in found if p != position]
-    if data and all(isinstance(s, Source) or s.reason == "computed" for s in data):
-        if position == operator.weights[0] and not _makes_weight(program, node):
-            # A table that a layer maps, as a position bias: the table is the layer's data.
-            _enter(search, node, position, source, scaled=scaled)
-        else:
-            search.skip(node, "constant", REASONS["constant"], source)
+    if len(found) > 1 and all(each.reason == "computed" for each in missing):
+        # A table that a layer maps, as a position bias, is the layer's data.
+        if position != operator.weights[0] or _makes_weight(program, node):
+            return [_skipped(program, node, source, "constant", REASONS["constant"])]
     elif len(sources) > 1:
-        search.skip(node, "computed", "the weight is a product of several constants", source)
-    else:
-        _enter(search, node, position, source, scaled=scaled)
+        return [_skipped(program, node, source, "computed", "the weight is a product of several constants")]
+    return [_product(program, node, position, source, scaled=scaled)]
 
 
 def _makes_weight(program: Program, node: Node) -> bool:
@@ -166,23 +138,26 @@ def _makes_weight(program: Program, node: Node) -> bool:
     return False
 
 
-def _enter(
-    search: _Search, node: Node, position: int, source: Source, *, scaled: bool, fixed_term: FixedTerm | None = None
-) -> None:
-    program = search.program
+def _product(
+    program: Program, node: Node, position: int, source: Source, *, scaled: bool, fixed_term: FixedTerm | None = None
+) -> Product | Skipped:
     view = matrix(node, position, source.shape)
     constant = program.constants[source.constant]
-    touched = [program.constants[name] for name in source.touched]
-    if source.elem_type not in FLOAT_TYPES or constant.elem_type not in FLOAT_TYPES:
-        search.skip(node, "type", f"{REASONS['type']}: floating point of 16, 32 or 64 bits is", source)
+    if not FLOAT_TYPES.issuperset((source.elem_type, constant.elem_type)):
+        why = "type", f"{REASONS['type']}: floating point of 16, 32 or 64 bits is"
     elif view is None:
-        search.skip(node, "type", misfit(node, position, source.shape), source)
-    elif 0 in source.shape or 0 in constant.dims:
-        search.skip(node, "empty", REASONS["empty"], source)
-    elif not all(map(writable, touched)):
-        search.skip(node, "computed", "the weight has no tensor of its own in the file that could hold it", source)
+        why = "type", misfit(node, position, source.shape)
+    elif 0 in (*source.shape, *constant.dims):
+        why = "empty", REASONS["empty"]
+    elif not all(writable(program.constants[name]) for name in source.touched):
+        why = "computed", "the weight has no tensor of its own in the file that could hold it"
     else:
-        search.candidates.append(Product(node, position, source, view, scaled, fixed_term))
+        return Product(node, position, source, view, scaled, fixed_term)
+    return _skipped(program, node, source, *why)
+
+
+def _skipped(program: Program, node: Node, source: Source, reason: str, detail: str) -> Skipped:
+    return Skipped(node, program.constants[source.constant].label, source.shape, reason, detail)
 
 
 def _lookalike(node: Node) -> tuple[str, str] | None:
@@ -218,30 +193,28 @@ def _holds_layer(graph: GraphProto) -> bool:
     )
 
 
-def _settle(search: _Search, wanted: Callable[..., bool]) -> list[tuple[Product, str]]:
-    """Decide tensor by tensor; return the candidates that stay, each with the key of its weight."""
-    program = search.program
-    places = {(c.node, c.position) for c in search.candidates}
+def _chosen(
+    program: Program, candidates: Sequence[Product], skipped: list[Skipped], wanted: Callable[..., bool]
+) -> list[tuple[Product, str]]:
+    """Decide tensor by tensor: skip candidates; return those that stay, each with the key of its weight."""
+    places = {(c.node, c.position) for c in candidates}
     # A candidate that falls may take others with it: what reads one tensor stands or falls together.
     groups: dict[str, list[Product]] = {}
-    for candidate in search.candidates:
+    for candidate in candidates:
         groups.setdefault(candidate.source.constant, []).append(candidate)
-    accepted: dict[tuple[Node, int], str] = {}
+    keys: dict[Product, str] = {}
     for name, group in groups.items():
-        constant = program.constants[name]
         fault = _fault(program, name, group, places)
-        if fault:
-            for c in group:
-                search.skip(c.node, *fault, c.source)
-            continue
-        keys = {c: region(c.source, constant.dims) for c in group}
+        regions = {} if fault else {c: region(c.source, program.constants[name].dims) for c in group}
         for c in group:
-            sharing = [d for d in group if keys[d] == keys[c]]
-            if all(wanted(d.node.label, *tensor_names(program, d.source)) for d in sharing):
-                accepted[c.node, c.position] = name + (f"[{keys[c]}]" if keys[c] else "")
+            sharing = [d for d in regions if regions[d] == regions[c]]
+            if fault:
+                skipped.append(_skipped(program, c.node, c.source, *fault))
+            elif all(wanted(d.node.label, *tensor_names(program, d.source)) for d in sharing):
+                keys[c] = name + (f"[{regions[c]}]" if regions[c] else "")
             else:
-                search.skip(c.node, "excluded", REASONS["excluded"], c.source)
-    return [(c, accepted[c.node, c.position]) for c in search.candidates if (c.node, c.position) in accepted]
+                skipped.append(_skipped(program, c.node, c.source, "excluded", REASONS["excluded"]))
+    return [(c, keys[c]) for c in candidates if c in keys]
 
 
 def _fault(program: Program, name: str, group: list[Product], places: set[tuple[Node, int]]) -> tuple[str, str] | None:

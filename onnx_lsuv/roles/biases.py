@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 
 from onnx_lsuv.operators.linear import operator_of
 from onnx_lsuv.program.program import FLOAT_TYPES, Body, Node, Program
-from onnx_lsuv.roles.products import Product
-from onnx_lsuv.roles.uses import uses, writable
+from onnx_lsuv.roles.products import Product, uses, writable
 from onnx_lsuv.sources.moves import Source
 from onnx_lsuv.sources.tracing import trace
 

@@ -23,73 +23,62 @@ _UP = 6  # operators between a mean of squares and its root: an epsilon, a Cast,
 
 def is_norm_scale(program: Program, mul: Node, position: int) -> bool:
     """Say whether an operand of a Mul scales something normalised, or what normalises."""
-    other = mul.inputs[1 - position]
-    return _is_normalised(program, other) or _is_inverse_root(program, other)
+    other = _maker(program, mul.inputs[1 - position])
+    return _is_normal(program, other) or _is_inverse_root(program, other)
 
 
 def is_norm_bias(program: Program, node: Node, position: int) -> bool:
     """Say whether an operand of an Add or Sub is added to something normalised, scaled or not."""
-    other = _producer(program, node.inputs[1 - position])
-    if other is None:
-        return False
+    other = _maker(program, node.inputs[1 - position])
+    factors = _operands(program, other, "Mul")
     if node.op_type == "Add":
-        return _is_normal(program, other) or (
-            other.op == "Mul" and any(_is_normalised(program, name) for name in other.inputs)
-        )
-    return position == 0 and other.op == "Mul" and any(_is_gain(program, name) for name in other.inputs)
+        return _is_normal(program, other) or any(_is_normal(program, factor) for factor in factors)
+    return position == 0 and any(_is_gain(program, factor) for factor in factors)
 
 
-def _producer(program: Program, name: str) -> Node | None:
+def _maker(program: Program, name: str) -> Node | None:
     """Return the node that makes a value, before operators that only move it."""
-    while name in program.producers:
-        node, _ = program.producers[name]
-        if node.domain not in DEFAULT_DOMAINS or node.op_type not in _PASS:
-            return node
-        name = node.inputs[0]
-    return None
+    makers = program.makers(name)
+    return next((node for node in makers if node.domain not in DEFAULT_DOMAINS or node.op_type not in _PASS), None)
 
 
-def _is_normalised(program: Program, name: str) -> bool:
-    node = _producer(program, name)
-    return node is not None and _is_normal(program, node)
+def _operands(program: Program, node: Node | None, op: str) -> list[Node | None]:
+    """Return what makes the operands of a node of this kind; none of any other node."""
+    return [_maker(program, name) for name in node.inputs] if node is not None and node.op == op else []
 
 
-def _is_normal(program: Program, node: Node) -> bool:
-    if node.op_type in NORMS:
-        return True
+def _is_normal(program: Program, node: Node | None) -> bool:
+    """Say whether a node normalises: x / root, or x times one over it."""
+    if node is None or node.op_type in NORMS:
+        return node is not None
     if node.op == "Div":
-        return node.inputs[0] not in program.constants and _is_root(program, node.inputs[1])
-    return node.op == "Mul" and any(_is_gain(program, name) for name in node.inputs)
+        return node.inputs[0] not in program.constants and _is_root(program, _maker(program, node.inputs[1]))
+    return any(_is_gain(program, factor) for factor in _operands(program, node, "Mul"))
 
 
-def _is_gain(program: Program, name: str) -> bool:
-    """Say whether a value is one over a root, perhaps times a constant."""
-    if _is_inverse_root(program, name):
+def _is_gain(program: Program, node: Node | None) -> bool:
+    """Say whether a node makes one over a root, perhaps times a constant."""
+    if _is_inverse_root(program, node):
         return True
-    node = _producer(program, name)
-    if node is None or node.op != "Mul" or not any(each in program.constants for each in node.inputs):
-        return False
-    return any(_is_inverse_root(program, each) for each in node.inputs)
+    scaled = node is not None and any(name in program.constants for name in node.inputs)
+    return scaled and any(_is_inverse_root(program, factor) for factor in _operands(program, node, "Mul"))
 
 
-def _is_inverse_root(program: Program, name: str) -> bool:
-    node = _producer(program, name)
+def _is_inverse_root(program: Program, node: Node | None) -> bool:
     if node is None:
         return False
-    if node.op == "Reciprocal":
-        return _is_root(program, node.inputs[0])
-    if node.op == "Div":
-        return node.inputs[0] in program.constants and _is_root(program, node.inputs[1])
-    return node.op == "Pow" and number(program.constants, node.inputs[1]) == -0.5 and _has_mean(program, node.inputs[0])
+    if node.op == "Reciprocal" or (node.op == "Div" and node.inputs[0] in program.constants):
+        return _is_root(program, _maker(program, node.inputs[-1]))
+    return _is_power(program, node, -0.5) and _has_mean(program, node.inputs[0])
 
 
-def _is_root(program: Program, name: str) -> bool:
-    node = _producer(program, name)
-    if node is None or not (
-        node.op == "Sqrt" or (node.op == "Pow" and number(program.constants, node.inputs[1]) == 0.5)
-    ):
-        return False
-    return _has_mean(program, node.inputs[0])
+def _is_root(program: Program, node: Node | None) -> bool:
+    root = node is not None and (node.op == "Sqrt" or _is_power(program, node, 0.5))
+    return node is not None and root and _has_mean(program, node.inputs[0])
+
+
+def _is_power(program: Program, node: Node, exponent: float) -> bool:
+    return node.op == "Pow" and number(program.constants, node.inputs[1]) == exponent
 
 
 def _has_mean(program: Program, name: str) -> bool:

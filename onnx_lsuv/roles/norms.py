@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.program.program import Node, Program
 from onnx_lsuv.roles.biases import holders
-from onnx_lsuv.roles.products import Skipped
-from onnx_lsuv.roles.uses import uses
+from onnx_lsuv.roles.products import Skipped, uses
 from onnx_lsuv.sources.moves import Source
 from onnx_lsuv.sources.tracing import trace
 

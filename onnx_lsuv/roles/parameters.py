@@ -22,9 +22,8 @@ from dataclasses import dataclass
 from onnx_lsuv.operators.linear import operator_of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, Constant, Node, Program, stored
 from onnx_lsuv.roles.normalised import is_norm_bias, is_norm_scale
-from onnx_lsuv.roles.products import Product, Skipped
+from onnx_lsuv.roles.products import Product, Skipped, writable
 from onnx_lsuv.roles.reachability import Reachability, find_reachability, leads_to_add, leads_to_width
-from onnx_lsuv.roles.uses import writable
 from onnx_lsuv.roles.values import is_computed
 from onnx_lsuv.sources.tracing import is_constant
 

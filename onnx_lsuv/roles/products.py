@@ -1,12 +1,15 @@
-"""What roles are asked about: the products of data and a constant, those to be drawn and those left alone."""
+"""Products of data and a constant, and who else reads such a constant in the end."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from onnx_lsuv.operators.linear import Matrix
-from onnx_lsuv.program.program import Node
-from onnx_lsuv.sources.moves import FixedTerm, Source
+from onnx_lsuv.operators.linear import Matrix, operator_of
+from onnx_lsuv.program.constants import MODEL_FUNCTIONS
+from onnx_lsuv.program.program import DEFAULT_DOMAINS, Constant, Node, Program
+from onnx_lsuv.sources.moves import MOVES, FixedTerm, Source
+from onnx_lsuv.sources.tracing import is_constant
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,3 +33,21 @@ class Skipped:
     shape: tuple[int, ...] | None
     reason: str  # a key of `layers.REASONS`
     detail: str
+
+
+def uses(program: Program, name: str) -> Iterator[tuple[Node | None, int]]:
+    """Yield who reads a constant in the end, through nodes that move it or depend on constants alone."""
+
+    def passes(node: Node, position: int) -> bool:
+        place = position == 0 or node.op_type == "Concat"
+        moved = node.domain in DEFAULT_DOMAINS and node.op_type in MOVES - {"Gather"} and place
+        return (moved or is_constant(program, node)) and operator_of(node) is None
+
+    return program.readers(name, passes)
+
+
+def writable(constant: Constant) -> bool:
+    """Say whether the file has a tensor of this constant's own that could hold new values."""
+    return constant.site is not None and not (
+        constant.origin == "ConstantOfShape" and constant.site[0][0] == MODEL_FUNCTIONS
+    )
