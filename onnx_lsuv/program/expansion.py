@@ -10,6 +10,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorPro
 
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.model import Model, Site, check, unused
+from onnx_lsuv.operators import Attributes
 from onnx_lsuv.program.order import check_trips, in_order, invariant_states
 from onnx_lsuv.program.program import (
     DEFAULT_DOMAINS,
@@ -267,7 +268,7 @@ class _Expander:
                 domain="" if proto.domain == "ai.onnx" else proto.domain,
                 inputs=inputs,
                 outputs=tuple(names[n] if n else "" for n in made_outputs),
-                attributes={k: a for k, a in attributes.items() if k not in bodies},
+                attributes=Attributes((k, a) for k, a in attributes.items() if k not in bodies),
                 bodies=bodies,
             )
             if node.op == "SequenceMap" and bodies:
@@ -376,4 +377,4 @@ class _Expander:
 
 
 def _identity(scope: str, before: str, after: str) -> Node:
-    return Node(f"{scope.removeprefix('main/')}/{after}", scope, "Identity", "", (before,), (after,), {}, {})
+    return Node(f"{scope.removeprefix('main/')}/{after}", scope, "Identity", "", (before,), (after,), Attributes(), {})

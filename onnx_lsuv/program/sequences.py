@@ -18,6 +18,7 @@ from dataclasses import replace
 
 from onnx import TensorProto, TypeProto, ValueInfoProto, helper
 
+from onnx_lsuv.operators import Attributes
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, Body, Node, tensor_type
 
 _MAKERS = frozenset({
@@ -63,7 +64,7 @@ def as_loop(node: Node, scope: str, fresh: Callable[[str], str], sequences: set[
     before = [_node(node, "SequenceLength", (node.inputs[0],), length)]
     for output, kind in zip(empty, types, strict=True):
         dtype = helper.make_attribute("dtype", kind.sequence_type.elem_type.tensor_type.elem_type)
-        before.append(replace(_node(node, "SequenceEmpty", (), output), attributes={"dtype": dtype}))
+        before.append(replace(_node(node, "SequenceEmpty", (), output), attributes=Attributes(dtype=dtype)))
     own = replace(node, scope=scope)
     nodes = [
         _node(own, "SequenceAt", (given, turn), formal.name)
@@ -107,6 +108,6 @@ def _node(node: Node, op_type: str, inputs: tuple[str, ...], output: str) -> Nod
         op_type=op_type,
         inputs=inputs,
         outputs=(output,),
-        attributes={},
+        attributes=Attributes(),
         bodies={},
     )

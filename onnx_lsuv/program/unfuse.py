@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from onnx import AttributeProto, TensorProto, helper
+from onnx import TensorProto, helper
 
+from onnx_lsuv.operators import Attributes
 from onnx_lsuv.program.program import Constant, Node
 
 # The parameters of an activation, in the order in which FusedConv lists them, with ONNX's attribute names.
@@ -44,7 +45,7 @@ def unfused(node: Node, fresh: Callable[[str], str], constants: dict[str, Consta
     activation = node.text_attribute("activation")
     if activation and activation not in _PARAMETERS:
         return [node]
-    own = {k: a for k, a in node.attributes.items() if not k.startswith("activation")}
+    own = Attributes((k, a) for k, a in node.attributes.items() if not k.startswith("activation"))
     fused_conv = node.op_type == "FusedConv"
     out = fresh(f"{node.outputs[0]}.linear")
     linear = replace(
@@ -70,21 +71,19 @@ def unfused(node: Node, fresh: Callable[[str], str], constants: dict[str, Consta
     else:
         values = {n: a.f for n in names if (a := node.attributes.get(f"activation_{n}")) is not None}
     inputs: tuple[str, ...] = (out,)
-    attributes = {n: helper.make_attribute(n, float(v)) for n, v in values.items()}
+    attributes = Attributes((n, helper.make_attribute(n, float(v))) for n, v in values.items())
     if activation == "Clip" and opset >= 11:
         for bound in names:
             name = fresh(f"{node.outputs[0]}.{bound}")
             tensor = helper.make_tensor(name, TensorProto.FLOAT, [], [values.get(bound, 0.0)])
             constants[name] = Constant(name, name, node.scope, "initializer", TensorProto.FLOAT, (), None, tensor)
             inputs += (name,)
-        attributes = {}
+        attributes = Attributes()
     nodes.append(_node(node, activation, inputs, node.outputs[0], attributes))
     return nodes
 
 
-def _node(
-    node: Node, op_type: str, inputs: tuple[str, ...], output: str, attributes: dict[str, AttributeProto] | None = None
-) -> Node:
+def _node(node: Node, op_type: str, inputs: tuple[str, ...], output: str, attributes: Attributes | None = None) -> Node:
     return replace(
         node,
         label=f"{node.label}.{op_type}",
@@ -92,5 +91,5 @@ def _node(
         domain="",
         inputs=inputs,
         outputs=(output,),
-        attributes=attributes or {},
+        attributes=attributes or Attributes(),
     )

@@ -13,6 +13,7 @@ from onnx_lsuv.graph.blocked import DOMAIN, MULTIPLE, add_product, padded, pools
 from onnx_lsuv.graph.builder import GraphBuilder
 from onnx_lsuv.graph.forms.held import Form, Forms
 from onnx_lsuv.graph.nodes import proto_of
+from onnx_lsuv.operators import Attributes
 from onnx_lsuv.program import SHAPE_READERS, Node, known
 
 # Positively homogeneous in their first operand, whatever the others are.
@@ -75,7 +76,7 @@ def _homogeneous(forms: Forms, builder: GraphBuilder, node: Node) -> None:
         if node.op_type in _ALIKE and not rest:
             return _hold(forms, builder, node, (form.name,), form)
         if node.op_type in _POOLS and pools_in_blocks(node):
-            attributes = {key: a for key, a in node.attributes.items() if key != "storage_order"}
+            attributes = Attributes((key, a) for key, a in node.attributes.items() if key != "storage_order")
             return _hold(forms, builder, replace(node, domain=DOMAIN, attributes=attributes), (form.name,), form)
     form = forms.unblocked(builder, node.inputs[0])
     # What a MaxPool or a Dropout gives beside its first output has no factor.
