@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from onnx import AttributeProto, GraphProto, NodeProto, helper
 
-from onnx_lsuv.operators import Attributes
+from onnx_lsuv.operators import Attributes, of
 from onnx_lsuv.program import Body, Node
 
 
@@ -24,7 +24,7 @@ def neutral(node: Node) -> Node:
         )
     # A Dropout whose mask is used cannot be left out. Before opset 12 it is none: it does nothing.
     masked = node.op_type == "Dropout" and len(node.inputs) > 2
-    if masked or node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial"):
+    if masked or of(node).random:
         attribute = helper.make_attribute("seed", 0 if masked else 0.0)
         return replace(node, attributes=Attributes({"seed": attribute, **node.attributes}))
     if node.op_type == "BatchNormalization" and node.int_attribute("training_mode", 0):

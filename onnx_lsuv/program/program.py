@@ -24,15 +24,10 @@ from onnx import NodeProto, TensorProto, TypeProto, ValueInfoProto
 from onnx.numpy_helper import to_array
 
 from onnx_lsuv.model import Model, Site, fill, is_hollow, read
-from onnx_lsuv.operators import Attributes
+from onnx_lsuv.operators import Attributes, of
 
 DEFAULT_DOMAINS = frozenset({"", "ai.onnx"})
 FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
-# Operators that read only the shape.
-SHAPE_READERS = frozenset({"Shape", "Size"})
-RANDOM_OPS = frozenset(
-    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -228,8 +223,7 @@ def static_nodes(body: Body, constants: Mapping[str, Constant]) -> frozenset[Nod
     found: set[Node] = set()
     fixed = set(constants)
     for node in walk(body):
-        chance = node.domain in DEFAULT_DOMAINS and node.op_type in RANDOM_OPS
-        if not chance and not node.bodies and all(not name or name in fixed for name in node.inputs):
+        if not of(node).random and not node.bodies and all(not name or name in fixed for name in node.inputs):
             found.add(node)
             fixed.update(node.outputs)
     return frozenset(found)

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from onnx import TensorProto, helper
 
-from onnx_lsuv.operators import Attributes
+from onnx_lsuv.operators import Attributes, of
 from onnx_lsuv.program.program import Constant, Node
 
 # The parameters of an activation, in the order in which FusedConv lists them, with ONNX's attribute names.
@@ -40,36 +40,27 @@ def unfused(node: Node, fresh: Callable[[str], str], constants: dict[str, Consta
         constants: of the program; the bounds of a Clip are added.
         opset: the model's.
     """
-    if node.domain != "com.microsoft" or node.op_type not in ("FusedConv", "FusedGemm"):
-        return [node]
+    fused = of(node).fused
     activation = node.text_attribute("activation")
-    if activation and activation not in _PARAMETERS:
+    if fused is None or (activation and activation not in _PARAMETERS):
         return [node]
     own = Attributes((k, a) for k, a in node.attributes.items() if not k.startswith("activation"))
-    fused_conv = node.op_type == "FusedConv"
     out = fresh(f"{node.outputs[0]}.linear")
     linear = replace(
-        node,
-        op_type=node.op_type.removeprefix("Fused"),
-        domain="",
-        inputs=node.inputs[:3],
-        outputs=(out,),
-        attributes=own,
+        node, op_type=fused.linear, domain="", inputs=node.inputs[: fused.operands], outputs=(out,), attributes=own
     )
     nodes = [linear]
-    if fused_conv and len(node.inputs) > 3 and node.inputs[3]:
+    if fused.added is not None and any(node.inputs[fused.added : fused.added + 1]):
         total = fresh(f"{node.outputs[0]}.sum")
-        nodes.append(_node(node, "Add", (out, node.inputs[3]), total))
+        nodes.append(_node(node, "Add", (out, node.inputs[fused.added]), total))
         out = total
     if not activation:
         nodes[-1] = replace(nodes[-1], outputs=node.outputs[:1])
         return nodes
     names = _PARAMETERS[activation]
-    if fused_conv:
-        given = list(node.attributes["activation_params"].floats) if "activation_params" in node.attributes else []
-        values = dict(zip(names, given, strict=False))
-    else:
-        values = {n: a.f for n in names if (a := node.attributes.get(f"activation_{n}")) is not None}
+    values = {n: a.f for n in names if (a := node.attributes.get(f"activation_{n}")) is not None}
+    if "activation_params" in node.attributes:
+        values = dict(zip(names, node.attributes["activation_params"].floats, strict=False))
     inputs: tuple[str, ...] = (out,)
     attributes = Attributes((n, helper.make_attribute(n, float(v))) for n, v in values.items())
     if activation == "Clip" and opset >= 11:

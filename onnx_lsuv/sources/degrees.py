@@ -9,14 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
-from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, RANDOM_OPS, Node, Program, number
-
-# Operators whose output grows as their first input does.
-_SAME = frozenset({
-    "Identity", "Cast", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Expand", "Tile",
-    "ReduceL1", "ReduceL2", "ReduceSum", "ReduceMean", "ReduceMax", "Abs", "Neg",
-})  # fmt: skip
-
+from onnx_lsuv.operators import of
+from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, Node, Program, number
 
 Degrees = dict[str, float]
 
@@ -52,8 +46,9 @@ def _computed(
 ) -> Degrees | None:
     if node in rounding:
         return _degrees(program, node.inputs[0], rounding, found)
-    if node.domain not in DEFAULT_DOMAINS or node.bodies or node.op_type in RANDOM_OPS:
+    if node.domain not in DEFAULT_DOMAINS or node.bodies or of(node).random:
         return None
+    operator = of(node)
     given = [_degrees(program, each, rounding, found) for each in node.inputs if each]
     parts = [part for part in given if part is not None]
     if not parts or len(parts) < len(given):
@@ -69,23 +64,15 @@ def _computed(
             return {n: sum(p.get(n, 0.0) for p in parts) for n in names}
         case "Div":
             return {n: first.get(n, 0.0) - parts[1].get(n, 0.0) for n in names}
-        case "Sqrt":
-            return scaled(0.5)
-        case "Reciprocal":
-            return scaled(-1)
-        case "LpNormalization":
-            return scaled(0)
-        case "ReduceSumSquare":
-            return scaled(2)
         case "Pow":
             exponent = number(program.constants, node.inputs[1])
             if exponent is not None:
                 return scaled(exponent)
-        case "Add" | "Sub" | "Max" | "Min" | "Sum" | "Concat":
+        case _ if operator.sums:
             # Terms grow together only in what all of them share to one degree.
             return {
                 n: first.get(n, math.nan) if all(p.get(n) == first.get(n) for p in parts) else math.nan for n in names
             }
-        case op if op in _SAME:
-            return first
+        case _ if operator.degree is not None:
+            return scaled(operator.degree)
     return dict.fromkeys(names, math.nan)

@@ -17,7 +17,8 @@ from hashlib import sha256
 import numpy as np
 
 from onnx_lsuv.model import read
-from onnx_lsuv.program.program import DEFAULT_DOMAINS, RANDOM_OPS, Node, Program, number
+from onnx_lsuv.operators import of
+from onnx_lsuv.program.program import DEFAULT_DOMAINS, Node, Program, number
 from onnx_lsuv.program.static_integers import lengths
 from onnx_lsuv.sources.degrees import degrees
 from onnx_lsuv.sources.moves import OPERATORS, Array, FixedTerm, Source, Stop, Untraceable, extend, phantom
@@ -102,7 +103,7 @@ def _follow(program: Program, name: str, found: dict[str, Source]) -> Source:
     if name not in program.producers:
         raise Stop("dynamic", "the weight is an input of its graph, known only at run time")
     node, output = program.producers[name]
-    if node.domain in DEFAULT_DOMAINS and node.op_type in RANDOM_OPS:
+    if of(node).random:
         raise Stop("random", f"the weight is drawn at run time by {node.op}")
     if is_quantiser(node, "DequantizeLinear"):
         return rounded(program, node, _trace)
