@@ -54,7 +54,7 @@ class Fused:
     linear: str
     operands: int  # of the linear operator
     added: int | None = None  # position of the term that is added after it
-    activation: tuple[str, str] | None = None  # its domain and name; None: the attribute `activation` names it, if any
+    activation: str = ""  # of the same domain; "": the attribute `activation` names one of ONNX's, if any
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +74,7 @@ class Operator:
     fused: Fused | None = None
     left: str = ""  # a reason of layers.plan.REASONS why what it holds is left alone
     # Constant operands
-    roles: Mapping[int, str] = field(
-        default_factory=dict
-    )  # by position: scale, bias, slope, ...
+    roles: Mapping[int, str] = field(default_factory=dict)  # by position: scale, bias, slope, ...
     settings: bool = False  # its other constant operands are no parameters
     vectors: tuple[int, ...] = ()  # positions of operands that must be vectors, which shape inference does not look at
     # Values
@@ -137,6 +135,7 @@ _LAYERS = (
 _FUSED = (
     Operator("FusedConv", MICROSOFT, fused=Fused("Conv", 3, added=3), left="operator"),
     Operator("FusedGemm", MICROSOFT, fused=Fused("Gemm", 3), left="operator"),
+    Operator("GemmFastGelu", MICROSOFT, fused=Fused("MatMul", 2, added=2, activation="FastGelu")),
 )
 
 _NORMS = (

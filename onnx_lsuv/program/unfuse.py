@@ -1,7 +1,8 @@
 """Take fused operators of ONNX Runtime apart, so that a layer's own output can be seen.
 
-    FusedConv (X, W, B, Z)   activation(Conv(X, W, B) + Z)
-    FusedGemm (A, B, C)      activation(Gemm(A, B, C))
+    FusedConv (X, W, B, Z)      activation(Conv(X, W, B) + Z)
+    FusedGemm (A, B, C)         activation(Gemm(A, B, C))
+    GemmFastGelu (X, W, bias)   FastGelu(MatMul(X, W) + bias)
 
 (ONNX Runtime, ContribOperators.md.) This is done in the calibration graph only; the file keeps the fused node.
 """
@@ -41,8 +42,10 @@ def unfused(node: Node, fresh: Callable[[str], str], constants: dict[str, Consta
         opset: the model's.
     """
     fused = of(node).fused
-    activation = node.text_attribute("activation")
-    if fused is None or (activation and activation not in _PARAMETERS):
+    if fused is None:
+        return [node]
+    activation = fused.activation or node.text_attribute("activation")
+    if activation and activation not in (fused.activation, *_PARAMETERS):
         return [node]
     own = Attributes((k, a) for k, a in node.attributes.items() if not k.startswith("activation"))
     out = fresh(f"{node.outputs[0]}.linear")
@@ -57,7 +60,7 @@ def unfused(node: Node, fresh: Callable[[str], str], constants: dict[str, Consta
     if not activation:
         nodes[-1] = replace(nodes[-1], outputs=node.outputs[:1])
         return nodes
-    names = _PARAMETERS[activation]
+    names = _PARAMETERS.get(activation, ())
     values = {n: a.f for n in names if (a := node.attributes.get(f"activation_{n}")) is not None}
     if "activation_params" in node.attributes:
         values = dict(zip(names, node.attributes["activation_params"].floats, strict=False))
@@ -70,8 +73,8 @@ def unfused(node: Node, fresh: Callable[[str], str], constants: dict[str, Consta
             constants[name] = Constant(name, name, node.scope, "initializer", TensorProto.FLOAT, (), None, tensor)
             inputs += (name,)
         attributes = Attributes()
-    nodes.append(_node(node, activation, inputs, node.outputs[0], attributes))
-    return nodes
+    made = _node(node, activation, inputs, node.outputs[0], attributes)
+    return [*nodes, replace(made, domain=node.domain if fused.activation else "")]
 
 
 def _node(node: Node, op_type: str, inputs: tuple[str, ...], output: str, attributes: Attributes | None = None) -> Node:
