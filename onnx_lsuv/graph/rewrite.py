@@ -93,7 +93,7 @@ def _layer(rw: Rewriter, builder: GraphBuilder, node: Node, records: dict[str, K
         builder.nodes.append(proto_of(node))
         return
     if start is not None:
-        if bias_position(node) is not None and layer.addend is not None:
+        if bias_position(node, layer.position) is not None and layer.addend is not None:
             term = _own_term(rw, builder, layer)
         if layer.fixed_term is not None:
             rest = _product(rw, builder, layer, _moved(builder, layer.fixed_term.other, layer.fixed_term.moves))
@@ -233,7 +233,7 @@ def _drawn_weight(builder: GraphBuilder, layer: Layer) -> str:
 
 def _without_bias(rw: Rewriter, layer: Layer) -> list[str]:
     """Return a layer's operands without its own bias: it is zero, or is added after the scaling."""
-    inputs, own_bias = list(layer.node.inputs), bias_position(layer.node)
+    inputs, own_bias = list(layer.node.inputs), bias_position(layer.node, layer.position)
     if own_bias is not None:
         inputs[own_bias] = _zero(rw, layer) if layer.node.op_type == "Gemm" and rw.book.opset < 11 else ""
     while not inputs[-1]:

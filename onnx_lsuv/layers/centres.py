@@ -44,7 +44,7 @@ def _centre(plan: Plan, layer: Layer) -> Centre | None:
         return None
     if len(layer.source.shape) < 2 or layer.position != 1 or len(layer.bias) != 1 or layer.bias[0] not in plan.zeroed:
         return None
-    own = bias_position(node)
+    own = bias_position(node, layer.position)
     if layer.end is node:
         assert own is not None
         operand = node.inputs[own]

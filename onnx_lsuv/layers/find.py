@@ -62,7 +62,7 @@ def find_layers(
         _consider(search, node)
     layers = []
     for candidate, key in _settle(search, wanted):
-        end, addend, bias = bias_of(program, candidate.node)
+        end, addend, bias = bias_of(program, candidate.node, candidate.position)
         if candidate.fixed_term and end is not candidate.node:
             # Two terms that stay, of two nodes, are one too many: the layer ends before its Add.
             end, addend, bias = candidate.node, None, ()

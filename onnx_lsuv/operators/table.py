@@ -65,7 +65,7 @@ class Operator:
     domain: str = ""
     # Weights
     weights: Sequence[int] = ()  # positions of the operands that may hold the weight, likeliest first
-    bias: int | None = None  # position of an additive term
+    biases: tuple[int, ...] = ()  # positions of additive terms: one for each weight, or one for all
     matrix: View | None = None
     every: bool = False  # each of these positions holds a weight of its own
     unscaled: str = ""  # why its weights are drawn and not rescaled; "": its output is proportional to the weight
@@ -98,7 +98,7 @@ class Operator:
         """Return what a constant operand is: a role, "weight", "setting", or "" where the place does not tell."""
         if position in self.roles:
             return self.roles[position]
-        if position == self.bias:
+        if position in self.biases:
             return "bias"
         return "weight" if position in self.weights else "setting" if self.settings else ""
 
@@ -107,10 +107,10 @@ _BOUNDED = "its gates or its attention bound the output"
 _AFFINE = {1: "scale", 2: "bias"}
 
 _LAYERS = (
-    Operator("Conv", weights=(1,), bias=2, matrix=convolution, channels=1, bilinear=True, blocked=True),
-    Operator("ConvTranspose", weights=(1,), bias=2, matrix=transposed_convolution, channels=1, bilinear=True),
-    Operator("DeformConv", weights=(1,), bias=3, matrix=convolution),
-    Operator("Gemm", weights=(1, 0), bias=2, matrix=gemm, channels=-1, bilinear=True),
+    Operator("Conv", weights=(1,), biases=(2,), matrix=convolution, channels=1, bilinear=True, blocked=True),
+    Operator("ConvTranspose", weights=(1,), biases=(2,), matrix=transposed_convolution, channels=1, bilinear=True),
+    Operator("DeformConv", weights=(1,), biases=(3,), matrix=convolution),
+    Operator("Gemm", weights=(1, 0), biases=(2,), matrix=gemm, channels=-1, bilinear=True),
     Operator("MatMul", weights=(1, 0), matrix=product, channels=-1, bilinear=True, products=True),
     Operator("FusedMatMul", MICROSOFT, weights=(1, 0), matrix=product),
     Operator("Einsum", weights=range(64), matrix=einsum, products=True),
@@ -118,17 +118,19 @@ _LAYERS = (
     Operator(
         "LSTM",
         weights=(1, 2),
-        bias=3,
+        biases=(3,),
         matrix=gates(4),
         every=True,
         unscaled=_BOUNDED,
         roles={5: "state", 6: "state", 7: "bias"},
     ),
-    Operator("GRU", weights=(1, 2), bias=3, matrix=gates(3), every=True, unscaled=_BOUNDED, roles={5: "state"}),
-    Operator("RNN", weights=(1, 2), bias=3, matrix=gates(1), every=True, unscaled=_BOUNDED, roles={5: "state"}),
-    Operator("Attention", MICROSOFT, weights=(1,), bias=2, matrix=packed_attention, unscaled=_BOUNDED),
-    Operator("DecoderMaskedSelfAttention", MICROSOFT, weights=(1,), bias=2, matrix=packed_attention, unscaled=_BOUNDED),
-    Operator("PackedAttention", MICROSOFT, weights=(1,), bias=2, matrix=packed_attention, unscaled=_BOUNDED),
+    Operator("GRU", weights=(1, 2), biases=(3,), matrix=gates(3), every=True, unscaled=_BOUNDED, roles={5: "state"}),
+    Operator("RNN", weights=(1, 2), biases=(3,), matrix=gates(1), every=True, unscaled=_BOUNDED, roles={5: "state"}),
+    Operator("Attention", MICROSOFT, weights=(1,), biases=(2,), matrix=packed_attention, unscaled=_BOUNDED),
+    Operator(
+        "DecoderMaskedSelfAttention", MICROSOFT, weights=(1,), biases=(2,), matrix=packed_attention, unscaled=_BOUNDED
+    ),
+    Operator("PackedAttention", MICROSOFT, weights=(1,), biases=(2,), matrix=packed_attention, unscaled=_BOUNDED),
 )
 
 # Where the activation is one that is not known, they are left alone.
@@ -338,7 +340,8 @@ def _row(domain: str, op_type: str) -> Operator:
     return Operator(op_type, domain, left=next(found, ""))
 
 
-def bias_position(node: _Call) -> int | None:
-    """Return which operand of a linear operator is its own bias, where it has one."""
-    bias = of(node).bias
-    return bias if bias is not None and bias < len(node.inputs) and node.inputs[bias] else None
+def bias_position(node: _Call, weight: int) -> int | None:
+    """Return which operand a node adds to what its weight at some position gives, where there is one."""
+    operator = of(node)
+    at = operator.weights.index(weight) if len(operator.biases) > 1 else 0
+    return next((i for i in operator.biases[at : at + 1] if i < len(node.inputs) and node.inputs[i]), None)

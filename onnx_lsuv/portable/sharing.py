@@ -99,7 +99,7 @@ def _parameter(
 ) -> tuple[str, ...] | None:
     """Return what parameter a node reads a vector as; None where it is none."""
     operator = of(node)
-    if operator.bias == position and not operator.domain:
+    if position in operator.biases and not operator.domain:
         return (node.input[1],)
     if operator.norm and position in operator.roles and not operator.domain:
         before = uses.makers.get(node.input[0])
@@ -124,6 +124,6 @@ def _name_of_copy(draft: Draft, group: list[tuple[NodeProto, int]], name: str) -
     alias = draft.aliases.get((node.output[0], position))
     if alias is not None:
         return draft.fresh(alias)
-    if of(node).bias == position and node.input[1].endswith(".weight"):
+    if position in of(node).biases and node.input[1].endswith(".weight"):
         return draft.fresh(node.input[1].removesuffix("weight") + "bias")
     return draft.fresh(name)

@@ -57,9 +57,9 @@ def uses(program: Program, name: str) -> Iterator[tuple[Node | None, int]]:
         todo += reversed(below)
 
 
-def bias_of(program: Program, node: Node) -> tuple[Node, Addend | None, tuple[str, ...]]:
+def bias_of(program: Program, node: Node, weight: int) -> tuple[Node, Addend | None, tuple[str, ...]]:
     """Return the node at which a layer ends, its additive term, and the constants that hold the term if any do."""
-    bias = bias_position(node)
+    bias = bias_position(node, weight)
     if bias is not None:
         if node.op_type == "Gemm" and node.float_attribute("beta", 1.0) == 0.0:
             return node, None, ()
