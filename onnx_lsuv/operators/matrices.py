@@ -9,6 +9,7 @@ A weight is seen as `blocks` matrices of shape (fan_out, fan_in):
     Einsum          its axes sorted             also in another operand and the result; kept; summed
     LSTM, GRU, RNN  (D, gates * H, I or H)      a block for each direction and gate
     Attention       (I, 3 H)                    a block each for Q, K and V
+    MoE             (E, O, I)                   a block for each expert, for each half of a fused SwiGLU
 
 (ONNX operator specifications; ContribOperators.md of ONNX Runtime for com.microsoft.) `Matrix` keeps the way there as
 split -> transpose -> reshape, which turns round. Each view takes the attributes of the node, the position of the
@@ -127,6 +128,21 @@ def packed_attention(attributes: Attributes, position: int, shape: Shape) -> Mat
     if shape[1] % 3 or (sizes and len(set(sizes)) > 1):
         return Matrix(shape, (1, 0), 1, shape[1], shape[0])
     return Matrix((shape[0], 3, shape[1] // 3), (1, 2, 0), 3, shape[1] // 3, shape[0])
+
+
+def experts(attributes: Attributes, position: int, shape: Shape) -> Matrix | None:
+    """View (E, O, I) as a matrix for each expert; the first weight, with a fused SwiGLU, as two for each.
+
+    Their rows alternate where `swiglu_fusion` is 1; where it is 2, one follows the other.
+    """
+    fusion = attributes.integer("swiglu_fusion", 0) if position == 2 else 0
+    parts = 2 if fusion else 1
+    if len(shape) != 3 or shape[1] % parts:
+        return None
+    number, rows, columns = shape[0], shape[1] // parts, shape[2]
+    if fusion == 1:
+        return Matrix((number, rows, parts, columns), (0, 2, 1, 3), number * parts, rows, columns)
+    return Matrix((number, parts, rows, columns), (0, 1, 2, 3), number * parts, rows, columns)
 
 
 def einsum(attributes: Attributes, position: int, shape: Shape) -> Matrix | None:

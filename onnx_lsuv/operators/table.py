@@ -16,6 +16,7 @@ from onnx_lsuv.operators.matrices import (
     View,
     convolution,
     einsum,
+    experts,
     gates,
     gemm,
     packed_attention,
@@ -131,6 +132,15 @@ _LAYERS = (
         "DecoderMaskedSelfAttention", MICROSOFT, weights=(1,), biases=(2,), matrix=packed_attention, unscaled=_BOUNDED
     ),
     Operator("PackedAttention", MICROSOFT, weights=(1,), biases=(2,), matrix=packed_attention, unscaled=_BOUNDED),
+    Operator(
+        "MoE",
+        MICROSOFT,
+        weights=(2, 4, 6),
+        biases=(3, 5, 7),
+        matrix=experts,
+        every=True,
+        unscaled="its router mixes what its experts give",
+    ),
 )
 
 # Where the activation is one that is not known, they are left alone.
@@ -281,7 +291,6 @@ _OTHERS = (
     Operator("MultiHeadAttention", MICROSOFT, roles={3: "bias"}),
     Operator("NhwcConv", MICROSOFT, left="operator"),
     Operator("NhwcFusedConv", MICROSOFT, left="operator"),
-    Operator("MoE", MICROSOFT, left="operator"),
     Operator("LongformerAttention", MICROSOFT, left="operator"),
     Operator("BeamSearch", MICROSOFT, left="decoder"),
     Operator("GreedySearch", MICROSOFT, left="decoder"),

@@ -7,7 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from conftest import Run
+from onnx.helper import make_attribute
 from oracle import blocks_of, normal, orthonormality, parse
+
+from onnx_lsuv.operators import OPERATORS, Attributes
 
 Lsuv = Callable[..., Run]
 HEAD = '<ir_version: 10, opset_import: ["" : 17, "com.microsoft" : 1]>'
@@ -33,3 +36,41 @@ def test_gemm_fast_gelu_is_a_product_before_its_activation(lsuv: Lsuv, bias: str
     assert (hidden @ run.weight("u")).var() == pytest.approx(1, abs=1e-3)
     assert orthonormality(blocks_of("MatMul", run.weight("w"))) < 1e-3
     assert [node.op_type for node in run.after.graph.node] == ["GemmFastGelu", "MatMul"]
+
+
+@pytest.mark.parametrize(("activation", "fusion"), [("gelu", 0), ("swiglu", 1)])
+def test_experts_are_drawn_one_by_one(lsuv: Lsuv, activation: str, fusion: int) -> None:
+    halves = 2 if fusion else 1
+    nodes = f"""p = MatMul(x, router)
+      h = com.microsoft.MoE<k=2, activation_type="{activation}", swiglu_fusion={fusion}>(x, p, w1, b1, w2, b2)
+      y = MatMul(h, u)"""
+    tensors = {"router": normal(12, 4), "w1": normal(4, halves * 20, 12), "b1": normal(4, halves * 20)}
+    tensors |= {"w2": normal(4, 12, 20), "b2": normal(4, 12), "u": normal(12, 7)}
+    run = lsuv(parse(f"{HEAD} g (float[N,12] x) => (float[N,7] y) {{ {nodes} }}", tensors), {"x": normal(64, 12)})
+    assert run.changed == set(tensors)
+    rows = {row.weight: row for row in run.result.layers}
+    assert [rows[w].status for w in ("router", "w1", "w2", "u")] == ["ok", "drawn", "drawn", "ok"]
+    assert (rows["w1"].blocks, rows["w1"].fan_out, rows["w1"].fan_in) == (4 * halves, 20, 12)
+    assert rows["w1"].note == "not rescaled: its router mixes what its experts give"
+    first = run.weight("w1")
+    # The gate and the values of a fused SwiGLU have every other row.
+    for part in (first[:, ::2], first[:, 1::2]) if fusion else (first,):
+        assert orthonormality(part) < 1e-4
+    assert orthonormality(run.weight("w2")) < 1e-4
+    assert not run.weight("b1").any()
+    assert not run.weight("b2").any()
+    assert run.moments("y")[0].var == pytest.approx(1, abs=0.005)
+    assert all(np.abs(run.weight("w1")[i] - run.weight("w1")[0]).max() > 0.1 for i in (1, 2, 3))
+
+
+def test_halves_of_experts_side_by_side() -> None:
+    # ONNX Runtime has this form, and a third weight, on CUDA alone.
+    view, fused = OPERATORS["com.microsoft", "MoE"].matrix, Attributes(swiglu_fusion=make_attribute("swiglu_fusion", 2))
+    assert view is not None
+    w = normal(3, 10, 4)
+    found = view(fused, 2, w.shape)
+    assert found is not None
+    np.testing.assert_array_equal(found.view(w), w.reshape(6, 5, 4))
+    third = view(fused, 6, w.shape)
+    assert third is not None
+    np.testing.assert_array_equal(third.view(w), w)
