@@ -270,7 +270,7 @@ def _dims(rw: Rewriter, layer: Layer) -> Dims | None:
     if known is not None and known.dims is not None and known.dims and known.dims[-1]:
         return known.dims
     if layer.node.op_type in ("MatMul", "Gemm") and layer.position == 1 and len(layer.source.shape) > 1:
-        return (None, layer.matrix.fan_out)
+        return (None, layer.matrix.fan_out * layer.matrix.side_by_side)
     return known.dims if known is not None else None
 
 

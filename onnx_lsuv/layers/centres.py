@@ -55,7 +55,7 @@ def _centre(plan: Plan, layer: Layer) -> Centre | None:
         return None
     if len(list(uses(plan.program, layer.bias[0]))) != 1:
         return None
-    channels = layer.matrix.fan_out * (1 if channels_last(node) else layer.matrix.blocks)
+    channels = layer.matrix.fan_out * (layer.matrix.side_by_side if channels_last(node) else layer.matrix.blocks)
     after = 0 if channels_last(node) or layer.end is node else len(layer.source.shape) - 2
     if source.size != channels or len(source.shape) <= after or source.shape[-1 - after] != channels:
         return None

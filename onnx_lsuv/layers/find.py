@@ -166,6 +166,7 @@ def _enter(
     program = search.program
     matrix = of(node).matrix
     view = matrix(node.attributes, position, source.shape) if matrix else None
+    view = view and view.parted(_parts(program, node))
     constant = program.constants[source.constant]
     touched = [program.constants[name] for name in source.touched]
     if source.elem_type not in FLOAT_TYPES or constant.elem_type not in FLOAT_TYPES:
@@ -178,6 +179,15 @@ def _enter(
         search.skip(node, "computed", "the weight has no tensor of its own in the file that could hold it", source)
     else:
         search.candidates.append(_Candidate(node, position, source, view, scaled, fixed_term))
+
+
+def _parts(program: Program, node: Node) -> int:
+    """Return how many matrices a product has packed into one for the only operator that reads it."""
+    readers = program.consumers.get(node.outputs[0], ())
+    if len(readers) == 1 and readers[0][0].op == "Add":
+        readers = program.consumers.get(readers[0][0].outputs[0], ())
+    packed = of(readers[0][0]).packed if len(readers) == 1 and readers[0][1] == 0 else None
+    return packed(readers[0][0].attributes) if packed and not any(readers[0][0].inputs[1:3]) else 1
 
 
 def _lookalike(node: Node) -> tuple[str, str] | None:

@@ -42,6 +42,7 @@ class Matrix:
     fan_in: int
     taps: int = 1  # kernel positions, the fastest part of fan_in; 1 where there is no kernel
     centre: int = 0  # the middle one
+    side_by_side: int = 1  # so many of the blocks give one axis of the output together
 
     def view(self, operand: Array) -> Array:
         """Return an operand as (blocks, fan_out, fan_in)."""
@@ -52,6 +53,15 @@ class Matrix:
         moved = matrices.reshape([self.split[p] for p in self.perm])
         inverse = sorted(range(len(self.perm)), key=self.perm.__getitem__)
         return moved.transpose(inverse).reshape(tuple(shape))
+
+    def parted(self, parts: int) -> Matrix:
+        """Return the view with a matrix's outputs as parts that are matrices of their own, where they are equal."""
+        if parts == 1 or len(self.perm) != 2 or self.split[self.perm[0]] != self.fan_out or self.fan_out % parts:
+            return self
+        (rows, columns), height = self.perm, self.fan_out // parts
+        split = (*self.split[:rows], parts, height, *self.split[rows + 1 :])
+        perm = (rows, rows + 1, columns + (columns > rows))
+        return Matrix(split, perm, parts, height, self.fan_in, side_by_side=parts)
 
 
 View = Callable[[Attributes, int, Shape], Matrix | None]

@@ -6,12 +6,13 @@ of which nothing is known. A column that a row does not give says that the opera
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Literal, Protocol
 
+from onnx_lsuv.operators.attributes import Attributes
 from onnx_lsuv.operators.matrices import (
     View,
     convolution,
@@ -72,6 +73,7 @@ class Operator:
     unscaled: str = ""  # why its weights are drawn and not rescaled; "": its output is proportional to the weight
     bilinear: bool = False  # proportional to its one other operand too
     channels: int | None = None  # axis of the output along which the bias lies
+    packed: Callable[[Attributes], int] | None = None  # how many matrices' outputs its first operand is, all in one
     fused: Fused | None = None
     left: str = ""  # a reason of layers.plan.REASONS why what it holds is left alone
     # Constant operands
