@@ -140,6 +140,12 @@ def packed_attention(attributes: Attributes, position: int, shape: Shape) -> Mat
     return Matrix((shape[0], 3, shape[1] // 3), (1, 2, 0), 3, shape[1] // 3, shape[0])
 
 
+def query_groups(attributes: Attributes) -> int:
+    """Return how many matrices of the size of K and V are packed for a grouped attention: the queries, K and V."""
+    heads, shared = attributes.integer("num_heads", 0), attributes.integer("kv_num_heads", 0)
+    return heads // shared + 2 if shared > 0 and not heads % shared else 1
+
+
 def experts(attributes: Attributes, position: int, shape: Shape) -> Matrix | None:
     """View (E, O, I) as a matrix for each expert; the first weight, with a fused SwiGLU, as two for each.
 

@@ -22,6 +22,7 @@ from onnx_lsuv.operators.matrices import (
     gemm,
     packed_attention,
     product,
+    query_groups,
     transposed_convolution,
 )
 
@@ -289,7 +290,14 @@ _OTHERS = (
     Operator("STFT", settings=True),
     Operator("RotaryEmbedding", settings=True),
     Operator("RotaryEmbedding", MICROSOFT, settings=True),
-    Operator("GroupQueryAttention", MICROSOFT, settings=True),
+    Operator(
+        "GroupQueryAttention",
+        MICROSOFT,
+        packed=query_groups,
+        # The caches of cos and sin, a mask and the steps of quantised caches are settings.
+        settings=True,
+        roles={3: "state", 4: "state", 11: "", 14: "scale", 15: "scale"},
+    ),
     Operator("MultiHeadAttention", MICROSOFT, roles={3: "bias"}),
     Operator("NhwcConv", MICROSOFT, left="operator"),
     Operator("NhwcFusedConv", MICROSOFT, left="operator"),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from conftest import Run
+from onnx import ModelProto
 from onnx.helper import make_attribute
 from oracle import blocks_of, normal, orthonormality, parse
 
@@ -74,3 +75,45 @@ def test_halves_of_experts_side_by_side() -> None:
     third = view(fused, 6, w.shape)
     assert third is not None
     np.testing.assert_array_equal(third.view(w), w)
+
+
+def attention_of_groups(projections: str, queries: str, heads: int, **tensors: np.ndarray) -> ModelProto:
+    """Return one with 2 heads of keys and values of size 16, as ONNX Runtime's optimiser writes it."""
+    angles = np.outer(np.arange(8), 0.1 * np.arange(1, 9))
+    tensors |= {"cos": np.cos(angles, dtype=np.float32), "sin": np.sin(angles, dtype=np.float32)}
+    tensors |= {"past": np.zeros((16, 2, 0, 16), np.float32), "out": normal(16 * heads, 24)}
+    tensors |= {"last": np.full(16, 4, np.int32), "total": np.array([5], np.int32)}
+    nodes = f"""{projections}
+      a = com.microsoft.GroupQueryAttention<num_heads={heads}, kv_num_heads=2, do_rotary=1>
+        ({queries}, past, past, last, total, cos, sin)
+      y = MatMul(a, out)"""
+    return parse(f"{HEAD} g (float[16,5,48] x) => (float[16,5,24] y) {{ {nodes} }}", tensors)
+
+
+@pytest.mark.parametrize("heads", [2, 4])
+@pytest.mark.parametrize("bias", [True, False])
+def test_packed_projections_of_a_grouped_attention(lsuv: Lsuv, heads: int, bias: bool) -> None:
+    parts = heads // 2 + 2
+    packed = {"w": normal(48, 32 * parts), **({"b": normal(32 * parts)} if bias else {})}
+    projections = "q0 = MatMul(x, w) q = Add(q0, b)" if bias else "q = MatMul(x, w)"
+    run = lsuv(attention_of_groups(projections, "q, , ", heads, **packed), {"x": normal(16, 5, 48)}, fresh=True)
+    assert [(row.weight, row.status, row.blocks) for row in run.result.layers] == [("w", "ok", parts), ("out", "ok", 1)]
+    assert orthonormality(run.weight("w").T.reshape(parts, 32, 48)) < 1e-4
+    assert [found.var for found in run.moments("q", "y")] == pytest.approx([1, 1], abs=0.005)
+    # The tables of angles are nobody's parameters, and not in doubt either.
+    assert run.changed == {*packed, "out"}
+    assert not any("'cos'" in str(note) for note in run.result.notes)
+
+
+def test_projections_of_a_grouped_attention_one_by_one(lsuv: Lsuv) -> None:
+    weights = {"wq": normal(48, 64), "wk": normal(48, 32), "wv": normal(48, 32)}
+    projections = "q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv)"
+    run = lsuv(attention_of_groups(projections, "q, k, v", 4, **weights), {"x": normal(16, 5, 48)})
+    assert [(row.status, row.blocks) for row in run.result.layers] == [("ok", 1)] * 4
+    assert orthonormality(run.weight("wq").T[None]) < 1e-4
+
+
+def test_centred_by_a_bias_of_packed_projections(lsuv: Lsuv) -> None:
+    model = attention_of_groups("q0 = MatMul(x, w) q = Add(q0, b)", "q, , ", 4, w=normal(48, 128), b=normal(128))
+    run = lsuv(model, {"x": normal(16, 5, 48) + 1}, center=True)
+    assert np.abs(run.value("q")[0].mean((0, 1))).max() < 1e-4
