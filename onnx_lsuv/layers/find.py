@@ -12,9 +12,10 @@ from onnx import GraphProto
 
 from onnx_lsuv.layers.plan import REASONS, Layer, Plan, Weight, tensor_names
 from onnx_lsuv.model import graphs_in
-from onnx_lsuv.operators.linear import OPERATORS, matrix, misfit, operator_of
+from onnx_lsuv.operators import of
+from onnx_lsuv.operators.matrices import misfit
 from onnx_lsuv.program.order import settled_order
-from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, Node, Program, walk
+from onnx_lsuv.program.program import FLOAT_TYPES, Node, Program, walk
 from onnx_lsuv.roles import Product, Skipped, find_roles
 from onnx_lsuv.roles.products import uses, writable
 from onnx_lsuv.sources.moves import FixedTerm, Source, Untraceable
@@ -94,12 +95,12 @@ def _weights(program: Program, layers: Sequence[Layer]) -> dict[str, Weight]:
 
 def _consider(program: Program, node: Node) -> list[Product | Skipped]:
     """Return what a node multiplies by a constant, or why that is left alone; nothing for other nodes."""
-    operator = operator_of(node)
-    if operator is None:
+    operator = of(node)
+    if not operator.weights:
         reason = _lookalike(node)
         return [Skipped(node, None, None, *reason)] if reason else []
     # A state of such a Scan has a batch axis, and each sequence starts anew: no record can travel with it.
-    scaled = operator.scaled and node not in program.old_scans
+    scaled = not operator.unscaled and node not in program.old_scans
     places = [p for p in operator.weights if p < len(node.inputs) and node.inputs[p]]
     found = {p: trace(program, node.inputs[p], several=True) for p in places}
     sources = [(p, source) for p, source in found.items() if isinstance(source, Source)]
@@ -132,8 +133,7 @@ def _consider(program: Program, node: Node) -> list[Product | Skipped]:
 def _makes_weight(program: Program, node: Node) -> bool:
     """Say whether a node's output is, through constant nodes, another layer's weight."""
     for reader, position in uses(program, node.outputs[0]):
-        operator = operator_of(reader) if reader is not None else None
-        if operator is not None and position in operator.weights:
+        if reader is not None and position in of(reader).weights:
             return True
     return False
 
@@ -141,12 +141,14 @@ def _makes_weight(program: Program, node: Node) -> bool:
 def _product(
     program: Program, node: Node, position: int, source: Source, *, scaled: bool, fixed_term: FixedTerm | None = None
 ) -> Product | Skipped:
-    view = matrix(node, position, source.shape)
+    matrix = of(node).matrix
+    view = matrix(node.attributes, position, source.shape) if matrix else None
+    view = view and view.parted(_parts(program, node))
     constant = program.constants[source.constant]
     if not FLOAT_TYPES.issuperset((source.elem_type, constant.elem_type)):
         why = "type", f"{REASONS['type']}: floating point of 16, 32 or 64 bits is"
     elif view is None:
-        why = "type", misfit(node, position, source.shape)
+        why = "type", misfit(node.op, node.attributes, position, source.shape)
     elif 0 in (*source.shape, *constant.dims):
         why = "empty", REASONS["empty"]
     elif not all(writable(program.constants[name]) for name in source.touched):
@@ -160,35 +162,32 @@ def _skipped(program: Program, node: Node, source: Source, reason: str, detail: 
     return Skipped(node, program.constants[source.constant].label, source.shape, reason, detail)
 
 
+def _parts(program: Program, node: Node) -> int:
+    """Return how many matrices a product has packed into one for the only operator that reads it."""
+    readers = program.consumers.get(node.outputs[0], ())
+    if len(readers) == 1 and readers[0][0].op == "Add":
+        readers = program.consumers.get(readers[0][0].outputs[0], ())
+    packed = of(readers[0][0]).packed if len(readers) == 1 and readers[0][1] == 0 else None
+    return packed(readers[0][0].attributes) if packed and not any(readers[0][0].inputs[1:3]) else 1
+
+
 def _lookalike(node: Node) -> tuple[str, str] | None:
     """Return why an operator that carries weights of another kind is left alone; None for any other operator."""
-    name = node.op_type
-    if (
-        name.startswith("QLinear")
-        or name.endswith(("Integer", "NBits", "Bnb4", "Float8"))
-        or name.startswith(("DynamicQuantize", "QAttention", "QGemm", "QMoE"))
-    ):
-        if name in ("QLinearAdd", "QLinearConcat", "QLinearSigmoid", "DynamicQuantizeLinear"):
-            return None
-        return "quantised", f"{node.op} holds quantised weights: give the float model"
-    if node.domain.endswith("nchwc") and name == "Conv":
-        return "layout", REASONS["layout"]
-    if node.domain == "ai.onnx.ml" and name.startswith(("Linear", "SVM")):
-        return "attribute", REASONS["attribute"]
-    if name in ("FusedConv", "FusedGemm", "NhwcConv", "NhwcFusedConv", "MoE", "LongformerAttention"):
-        return "operator", f"{REASONS['operator']} ({node.op})"
-    if name in ("BeamSearch", "GreedySearch", "Sampling"):
-        return "decoder", f"{node.op} holds its weights in a decoder graph: give the decoder itself as a model"
-    if any(_holds_layer(graph) for attribute in node.attributes.values() for graph in graphs_in(attribute)):
-        return "operator", f"{REASONS['operator']} ({node.op})"
-    return None
+    reason = of(node).left
+    if not reason and any(_holds_layer(graph) for each in node.attributes.values() for graph in graphs_in(each)):
+        reason = "operator"
+    details = {
+        "quantised": f"{node.op} holds quantised weights: give the float model",
+        "operator": f"{REASONS['operator']} ({node.op})",
+        "decoder": f"{node.op} holds its weights in a decoder graph: give the decoder itself as a model",
+    }
+    return (reason, details.get(reason, REASONS[reason])) if reason else None
 
 
 def _holds_layer(graph: GraphProto) -> bool:
     """Say whether some operator of a graph, or of those inside it, is linear in a weight."""
     return any(
-        ("" if node.domain in DEFAULT_DOMAINS else node.domain, node.op_type) in OPERATORS
-        or any(_holds_layer(inner) for attribute in node.attribute for inner in graphs_in(attribute))
+        of(node).weights or any(_holds_layer(inner) for attribute in node.attribute for inner in graphs_in(attribute))
         for node in graph.node
     )
 

@@ -10,6 +10,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto
 
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.model import Model, Site
+from onnx_lsuv.operators import Attributes
 from onnx_lsuv.program.constants import (
     ATTRIBUTE_G,
     FUNCTION_NODE,
@@ -183,7 +184,7 @@ class _Expander:
                 if value.name not in made:
                     given, value.name = (value.name,), self.table.unique(value.name)
                     label = scope.inner(value.name)
-                    nodes.append(Node(label, scope.name, "Identity", "", given, (value.name,), {}, {}))
+                    nodes.append(Node(label, scope.name, "Identity", "", given, (value.name,), Attributes(), {}))
         return Body(tuple(nodes), tuple(inputs), tuple(results))
 
     def nodes(self, protos: Sequence[NodeProto], scope: _Scope) -> list[Node]:
@@ -282,7 +283,7 @@ class _Expander:
             domain="" if own else proto.domain,
             inputs=given,
             outputs=tuple(names[name] if name else "" for name in outputs),
-            attributes={key: each for key, each in attributes.items() if key not in bodies},
+            attributes=Attributes((key, each) for key, each in attributes.items() if key not in bodies),
             bodies=bodies,
         )
         if node.op == "SequenceMap" and bodies:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from onnx_lsuv.program.program import DEFAULT_DOMAINS, RANDOM_OPS, Body, Constant, Node, walk
+from onnx_lsuv.operators import of
+from onnx_lsuv.program.program import Body, Constant, Node, walk
 
 
 def makers_of(body: Body) -> dict[str, tuple[Node, int]]:
@@ -40,8 +41,7 @@ def static_nodes(body: Body, constants: Mapping[str, Constant]) -> frozenset[Nod
     found: set[Node] = set()
     fixed = set(constants)
     for node in walk(body):
-        chance = node.domain in DEFAULT_DOMAINS and node.op_type in RANDOM_OPS
-        if not chance and not node.bodies and all(not name or name in fixed for name in node.inputs):
+        if not of(node).random and not node.bodies and all(not name or name in fixed for name in node.inputs):
             found.add(node)
             fixed.update(node.outputs)
     return frozenset(found)

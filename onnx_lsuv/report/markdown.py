@@ -44,7 +44,7 @@ def as_markdown(
         parts.append(folded if len(result.layers) > _OPEN else whole)
     if result.skipped:
         rows = [_alone(group) for group in groups(result.skipped)]
-        parts.append("#### Skipped alone\n\n" + _table(["reason", "nodes", "op", "names", "why"], rows, "<><<<"))
+        parts.append("#### Left alone\n\n" + _table(["reason", "nodes", "op", "names", "why"], rows, "<><<<"))
     if result.kept_statistics:
         lines = [f"- {_code(row.name)}: {_plain(row.detail)}" for row in result.kept_statistics]
         parts.append("#### Statistics kept\n\n" + "\n".join(lines))

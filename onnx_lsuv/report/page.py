@@ -45,7 +45,7 @@ def as_html(
         ("std", "Std through the network", _profile(result, against, other_name)),
         ("scales", "Scales", _scales(result.layers)),
         ("layers", f"Layers <small>{len(result.layers)}</small>", layers(result.layers, against, other_name)),
-        ("left", f"Skipped alone <small>{len(result.skipped)}</small>", left(result.skipped)),
+        ("left", f"Left alone <small>{len(result.skipped)}</small>", left(result.skipped)),
         ("kept", f"Statistics kept <small>{len(result.kept_statistics)}</small>", stale(result.kept_statistics)),
         ("notes", "Notes", listed(escaped(note) for note in result.notes)),
         ("trains", "What trains where", trains(about.get("trains", ()))),

@@ -72,7 +72,7 @@ def left(rows: Sequence[SkippedReport]) -> str:
     if not found:
         return ""
     return _table(
-        "Skipped alone",
+        "Left alone",
         [
             _Column("reason", [escaped(group[0].reason) for group in found], "k"),
             _Column("why", [escaped(group[0].detail) for group in found], "w"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from onnx_lsuv.operators.linear import operator_of
+from onnx_lsuv.operators import bias_position, of
 from onnx_lsuv.program.program import FLOAT_TYPES, Body, Node, Program
 from onnx_lsuv.roles.products import Product, uses, writable
 from onnx_lsuv.sources.moves import Source
@@ -64,13 +64,12 @@ def _has_gates(bias: Source) -> bool:
 
 def _term(program: Program, product: Product) -> Term:
     node = product.node
-    operator, bare = operator_of(node), Term(node, None, ())
-    assert operator is not None
-    if operator.bias is not None and len(node.inputs) > operator.bias and node.inputs[operator.bias]:
+    bare, bias = Term(node, None, ()), bias_position(node, product.position)
+    if bias is not None:
         if node.op_type == "Gemm" and node.float_attribute("beta", 1.0) == 0.0:
             return bare
-        return Term(node, Addend(node, operator.bias), holders(program, node.inputs[operator.bias]))
-    readers = program.consumers.get(node.outputs[0], ()) if operator.scaled else ()
+        return Term(node, Addend(node, bias), holders(program, node.inputs[bias]))
+    readers = program.consumers.get(node.outputs[0], ()) if not of(node).unscaled else ()
     # Two terms that stay, of two nodes, are one too many: a weight with a term of its own ends before the Add.
     if len(readers) != 1 or node.outputs[0] in program.exits or product.fixed_term:
         return bare

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from onnx_lsuv.program.program import DEFAULT_DOMAINS, Node, Program
+from onnx_lsuv.operators import WHOLE, of
+from onnx_lsuv.program.program import Node, Program
 from onnx_lsuv.sources.moves import Source
 from onnx_lsuv.sources.tracing import trace
 
-# Operators that hand integers on without changing them.
-_MOVES = frozenset({"Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split"})
-_MOVES |= {"Expand", "Tile", "Concat", "Gather", "If", "Loop"}
+# Integers are handed on without being changed.
+_MOVES = WHOLE | {"casts", "takes", "picks", "repeats", "joins"}
 
 
 def limits_of(program: Program) -> dict[str, int]:
     """Return, for each graph input that indexes a table, one more than the largest index that every table holds."""
 
     def passes(node: Node, position: int) -> bool:
-        handed_on = position == 0 or node.op_type == "Concat"
-        return node.domain in DEFAULT_DOMAINS and node.op_type in _MOVES and handed_on
+        move = of(node).move
+        return (move in _MOVES or node.op in ("If", "Loop")) and (position == 0 or move == "joins")
 
     limits: dict[str, int] = {}
     for name in (value.name for value in program.body.inputs):

@@ -10,14 +10,10 @@ followed by them too.
 
 from __future__ import annotations
 
+from onnx_lsuv.operators import WHOLE, of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, Node, Program, number
 
-NORMS = frozenset({
-    "BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization",
-    "MeanVarianceNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization",
-    "SkipSimplifiedLayerNormalization", "GroupNorm", "SkipGroupNorm",
-})  # fmt: skip
-_PASS = frozenset({"Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"})
+_PASS = WHOLE | {"casts"}
 _UP = 6  # operators between a mean of squares and its root: an epsilon, a Cast, a Clip, a division
 
 
@@ -38,8 +34,7 @@ def is_norm_bias(program: Program, node: Node, position: int) -> bool:
 
 def _maker(program: Program, name: str) -> Node | None:
     """Return the node that makes a value, before operators that only move it."""
-    makers = program.makers(name)
-    return next((node for node in makers if node.domain not in DEFAULT_DOMAINS or node.op_type not in _PASS), None)
+    return next((node for node in program.makers(name) if of(node).move not in _PASS), None)
 
 
 def _operands(program: Program, node: Node | None, op: str) -> list[Node | None]:
@@ -49,7 +44,7 @@ def _operands(program: Program, node: Node | None, op: str) -> list[Node | None]
 
 def _is_normal(program: Program, node: Node | None) -> bool:
     """Say whether a node normalises: x / root, or x times one over it."""
-    if node is None or node.op_type in NORMS:
+    if node is None or of(node).norm:
         return node is not None
     if node.op == "Div":
         return node.inputs[0] not in program.constants and _is_root(program, _maker(program, node.inputs[1]))

@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 
-from onnx_lsuv.operators.linear import operator_of
+from onnx_lsuv.operators import WHOLE, of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, Constant, Node, Program, stored
 from onnx_lsuv.roles.normalised import is_norm_bias, is_norm_scale
 from onnx_lsuv.roles.products import Product, Skipped, writable
@@ -28,41 +28,7 @@ from onnx_lsuv.roles.values import is_computed
 from onnx_lsuv.sources.tracing import is_constant
 
 VALUES = {"scale": 1.0, "bias": 0.0, "slope": 0.25, "state": 0.0}
-
-# Roles by operand position. ContribOperators.md of ONNX Runtime for com.microsoft.
-_NORM = {1: "scale", 2: "bias"}
-_OPERANDS: dict[str, dict[int, str]] = {
-    "BatchNormalization": _NORM,
-    "InstanceNormalization": _NORM,
-    "LayerNormalization": _NORM,
-    "GroupNormalization": _NORM,
-    "GroupNorm": _NORM,
-    "SkipGroupNorm": {**_NORM, 4: "bias"},
-    "RMSNormalization": {1: "scale"},
-    "SimplifiedLayerNormalization": {1: "scale"},
-    "SkipLayerNormalization": {2: "scale", 3: "bias", 4: "bias"},
-    "SkipSimplifiedLayerNormalization": {2: "scale", 3: "bias"},
-    "EmbedLayerNormalization": {2: "embedding", 3: "embedding", 4: "embedding", 5: "scale", 6: "bias"},
-    "PRelu": {1: "slope"},
-    # The last operand of an LSTM lets its gates see its cell; started at zero they do not.
-    "LSTM": {3: "bias", 5: "state", 6: "state", 7: "bias"},
-    "GRU": {3: "bias", 5: "state"},
-    "RNN": {3: "bias", 5: "state"},
-    "BiasGelu": {1: "bias"},
-    "FastGelu": {1: "bias"},
-    "BiasSplitGelu": {1: "bias"},
-    "BiasAdd": {1: "bias"},
-    "MultiHeadAttention": {3: "bias"},
-}
-# Operators whose constant operands are settings, not parameters.
-_SETTINGS = frozenset({
-    "Resize", "Upsample", "Clip", "Pad", "QuantizeLinear", "DequantizeLinear", "Range", "OneHot", "Where", "Equal",
-    "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Dropout", "Pow", "Mod", "NonMaxSuppression", "RoiAlign",
-    "RotaryEmbedding", "GroupQueryAttention", "STFT", "CastLike", "ConstantOfShape",
-})  # fmt: skip
-_MOVES = frozenset({
-    "Identity", "Cast", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Expand", "Tile",
-})  # fmt: skip
+_MOVES = WHOLE | {"casts", "takes", "repeats"}
 _WIDTH_MIN = 8
 
 
@@ -143,8 +109,7 @@ def _passes(program: Program) -> Callable[[Node, int], bool]:
     """Return what says whether a node hands its operand's values on: moved, repeated, or some of a table."""
 
     def passes(node: Node, position: int) -> bool:
-        own = node.domain in DEFAULT_DOMAINS and position == 0
-        return own and (node.op_type in _MOVES or (node.op_type == "Gather" and is_constant(program, node)))
+        return position == 0 and (of(node).move in _MOVES or (node.op == "Gather" and is_constant(program, node)))
 
     return passes
 
@@ -159,15 +124,8 @@ def _role(reachability: Reachability, constant: Constant, node: Node | None, pos
     if node is None:
         return "", ""
     program = reachability.program
-    operator = operator_of(node)
-    if role := _OPERANDS.get(node.op_type, {}).get(position, ""):
+    if role := of(node).role(position):
         return role, "operand"
-    if operator is not None and position == operator.bias:
-        return "bias", "operand"
-    if operator is not None and position in operator.weights:
-        return "weight", "operand"
-    if node.op_type in _SETTINGS:
-        return "setting", "operand"
     if node.domain not in DEFAULT_DOMAINS or is_constant(program, node):
         return "", ""
     if node.op_type == "Mul" and is_norm_scale(program, node, position):
@@ -216,7 +174,7 @@ def _linear_before(reachability: Reachability, add: Node) -> Iterator[Node]:
         for node in reachability.program.makers(operand):
             if node in reachability.linear:
                 yield node
-            if node.op_type not in _MOVES:
+            if of(node).move not in _MOVES:
                 break
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from onnx_lsuv.operators.linear import Matrix, operator_of
+from onnx_lsuv.operators import WHOLE, Matrix, of
 from onnx_lsuv.program.constants import MODEL_FUNCTIONS
-from onnx_lsuv.program.program import DEFAULT_DOMAINS, Constant, Node, Program
-from onnx_lsuv.sources.moves import MOVES, FixedTerm, Source
+from onnx_lsuv.program.program import Constant, Node, Program
+from onnx_lsuv.sources.moves import FixedTerm, Source
 from onnx_lsuv.sources.tracing import is_constant
+
+# Each value of an operand, or of a part of it, is handed on once.
+_MOVES = WHOLE | {"casts", "takes", "joins"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,9 +42,9 @@ def uses(program: Program, name: str) -> Iterator[tuple[Node | None, int]]:
     """Yield who reads a constant in the end, through nodes that move it or depend on constants alone."""
 
     def passes(node: Node, position: int) -> bool:
-        place = position == 0 or node.op_type == "Concat"
-        moved = node.domain in DEFAULT_DOMAINS and node.op_type in MOVES - {"Gather"} and place
-        return (moved or is_constant(program, node)) and operator_of(node) is None
+        operator = of(node)
+        moved = operator.move in _MOVES and (position == 0 or operator.move == "joins")
+        return (moved or is_constant(program, node)) and not operator.weights
 
     return program.readers(name, passes)
 

@@ -24,23 +24,16 @@ import ml_dtypes
 import numpy as np
 from onnx import TensorProto, helper
 
+from onnx_lsuv.operators import of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, Node, Program, number, stored
 from onnx_lsuv.sources.degrees import degrees
-from onnx_lsuv.sources.moves import OPERATORS, Array, QuantiserStep, Source, Stop, extend, unchanged
+from onnx_lsuv.sources.moves import MOVES, Array, QuantiserStep, Source, Stop, extend, unchanged
 
 Follow = Callable[[Program, str], Source]
 
 _DOMAINS = DEFAULT_DOMAINS | {"com.microsoft"}
-_PASS = frozenset({"Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten"})
-_BETWEEN = OPERATORS.keys() - {"Cast", "Concat"} | {"Clip"}
+_BETWEEN = MOVES.keys() - {"Cast"} | {"Clip"}
 _BITS = 16  # of the widest type that weights are rounded to
-# Below these a step would be rounded itself: the least normal numbers.
-_LEAST: dict[int, float] = {
-    TensorProto.FLOAT16: 2.0**-14,
-    TensorProto.BFLOAT16: 2.0**-126,
-    TensorProto.FLOAT: 2.0**-126,
-    TensorProto.DOUBLE: 2.0**-1022,
-}
 _UNBOUNDED = 1e4  # no weight comes near a bound as large as this
 
 
@@ -61,7 +54,7 @@ def rounded(program: Program, node: Node, follow: Follow) -> Source:
     between: list[tuple[Node, int]] = []  # on the way of the integers
     before, output = _producer(program, node, stop)
     while not is_quantiser(before, "QuantizeLinear"):
-        if before.domain not in DEFAULT_DOMAINS or before.op_type not in _BETWEEN:
+        if before.op not in _BETWEEN:
             raise stop
         between.insert(0, (before, output))
         before, output = _producer(program, before, stop)
@@ -73,7 +66,7 @@ def rounded(program: Program, node: Node, follow: Follow) -> Source:
         if move.op_type == "Clip":
             low, high = _narrowed(program, move, low, high, stop)
         else:
-            moved, probe = (OPERATORS[move.op_type](program, move, at, [each]) for each in (moved, probe))
+            moved, probe = (MOVES[move.op](program, move, at, each) for each in (moved, probe))
     reach = np.minimum(high - zero, zero - low)
     if not (reach > 0).all():
         raise Stop("quantised", f"the zero point of {node.op} {node.label!r} leaves no room for one of the signs")
@@ -137,7 +130,8 @@ def starting_value(step: QuantiserStep, weight: Array) -> Array:
     top, bottom = (_reduced(ufunc, weight, step) for ufunc in (np.maximum, np.minimum))
     peak = np.maximum(np.asarray(top, np.float64), -np.asarray(bottom, np.float64)).reshape(operand.shape)
     value = np.where(peak > 0, peak, np.abs(step.reach)) / step.reach
-    least = _LEAST[operand.elem_type]
+    # Below the least normal number a step would be rounded itself.
+    least = float(_limits(operand.elem_type).smallest_normal)
     return np.where(np.abs(value) < least, np.copysign(least, value), value)
 
 
@@ -168,7 +162,7 @@ def _zero(program: Program, node: Node, stop: Stop) -> tuple[Array, int]:
     name, elem_type = node.inputs[2] if len(node.inputs) > 2 else "", 0
     while name in program.producers:
         maker, _ = program.producers[name]
-        if maker.domain not in DEFAULT_DOMAINS or maker.op_type not in _PASS:
+        if of(maker).move not in ("keeps", "casts", "reshapes"):
             raise stop
         if maker.op_type == "Cast":
             elem_type = elem_type or maker.int_attribute("to", 0)
@@ -183,12 +177,16 @@ def _zero(program: Program, node: Node, stop: Stop) -> tuple[Array, int]:
 
 def _range(elem_type: int, stop: Stop) -> tuple[float, float]:
     """Return the least and the greatest number of a type that weights are rounded to."""
-    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(elem_type))
-    limits: Callable[[Any], Any] = ml_dtypes.iinfo if "int" in dtype.name else ml_dtypes.finfo
-    found = limits(dtype)
+    found = _limits(elem_type)
     if found.bits > _BITS:
         raise stop
     return float(found.min), float(found.max)
+
+
+def _limits(elem_type: int) -> Any:
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(elem_type))
+    limits: Callable[[Any], Any] = ml_dtypes.iinfo if "int" in dtype.name else ml_dtypes.finfo
+    return limits(dtype)
 
 
 def _narrowed(program: Program, clip: Node, low: float, high: float, stop: Stop) -> tuple[float, float]:

@@ -17,13 +17,12 @@ from hashlib import sha256
 import numpy as np
 
 from onnx_lsuv.model import read
-from onnx_lsuv.program.program import DEFAULT_DOMAINS, RANDOM_OPS, Node, Program, number
+from onnx_lsuv.operators import WHOLE, of
+from onnx_lsuv.program.program import Node, Program, number
 from onnx_lsuv.program.static_integers import lengths
 from onnx_lsuv.sources.degrees import degrees
-from onnx_lsuv.sources.moves import OPERATORS, Array, FixedTerm, Source, Stop, Untraceable, extend, phantom
+from onnx_lsuv.sources.moves import MOVES, Array, FixedTerm, Source, Stop, Untraceable, extend, join, phantom
 from onnx_lsuv.sources.quantisers import bounded, is_quantiser, rounded
-
-_PLAIN_MOVES = frozenset({"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 
 
 def trace(program: Program, name: str, *, several: bool = False) -> Source | Untraceable:
@@ -102,7 +101,7 @@ def _follow(program: Program, name: str, found: dict[str, Source]) -> Source:
     if name not in program.producers:
         raise Stop("dynamic", "the weight is an input of its graph, known only at run time")
     node, output = program.producers[name]
-    if node.domain in DEFAULT_DOMAINS and node.op_type in RANDOM_OPS:
+    if of(node).random:
         raise Stop("random", f"the weight is drawn at run time by {node.op}")
     if is_quantiser(node, "DequantizeLinear"):
         return rounded(program, node, _trace)
@@ -110,7 +109,9 @@ def _follow(program: Program, name: str, found: dict[str, Source]) -> Source:
         return bounded(program, node, _trace)
     if "Quant" in node.op_type:
         raise Stop("quantised", f"the weight comes out of {node.op}: give the float model")
-    move = OPERATORS.get(node.op_type) if node.domain in DEFAULT_DOMAINS else None
+    if node.op == "Concat":
+        return join(node, [_trace(program, each, found) for each in node.inputs])
+    move = MOVES.get(node.op)
     if move is None:
         if node.op in ("Mul", "Div") and is_constant(program, node):
             return _product(program, node, found)
@@ -124,8 +125,7 @@ def _follow(program: Program, name: str, found: dict[str, Source]) -> Source:
         if is_constant(program, node):
             raise Stop("computed", f"the weight is computed from constants by {node.op}")
         raise Stop("dynamic", f"the weight is computed from the data by {node.op}")
-    inputs = node.inputs if node.op_type == "Concat" else node.inputs[:1]
-    return move(program, node, output, [_trace(program, each, found) for each in inputs])
+    return move(program, node, output, _trace(program, node.inputs[0], found))
 
 
 def _product(program: Program, node: Node, traced: dict[str, Source]) -> Source:
@@ -174,12 +174,9 @@ def _from_sequence(program: Program, node: Node, found: dict[str, Source]) -> So
     source = _trace(program, cut.inputs[0], found)
     axis = cut.int_attribute("axis", 0)
     step = np.cumsum([0, *(s for s in sizes if s is not None)])
-    if len(sizes) == 1:
-        step = np.arange(0, source.shape[axis] + int(step[1]), int(step[1]))
-    place = at[0] + (len(step) - 1 if at[0] < 0 else 0)
-    index = [slice(None)] * len(source.shape)
-    index[axis] = slice(int(step[place]), int(step[place + 1]))
-    return extend(source, node, lambda a: a[tuple(index)], partial=True)
+    cuts = np.arange(step[1], source.shape[axis], step[1]) if len(sizes) == 1 else step[1:-1]
+    place = at[0]
+    return extend(source, node, lambda a: np.split(a, cuts, axis)[place], partial=True)
 
 
 def _is_mask(program: Program, name: str) -> bool:
@@ -213,11 +210,11 @@ def trace_sum(program: Program, name: str) -> tuple[Source, FixedTerm] | None:
             assert isinstance(source, Source)
             try:
                 for move in moves:
-                    source = OPERATORS[move.op_type](program, move, 0, [source])
+                    source = MOVES[move.op](program, move, 0, source)
             except (Stop, ValueError, IndexError):
                 return None
             return source, FixedTerm(node.inputs[plain[0]], node.inputs[1 - plain[0]], tuple(moves))
-        if node.domain not in DEFAULT_DOMAINS or node.op_type not in _PLAIN_MOVES:
+        if of(node).move not in WHOLE or node.op not in MOVES:
             return None
         moves.insert(0, node)
         name = node.inputs[0]
@@ -233,20 +230,23 @@ def region(source: Source, dims: Sequence[int]) -> str:
         return "+".join(source.constants[1:])
     if not source.partial:
         return ""
-    size = math.prod(dims)
-    positions = np.unique(source.see(np.arange(size, dtype=np.int64).reshape(dims)))
-    if positions.size == size:
+    positions = np.unique(source.see(_index(dims)))
+    if positions.size == math.prod(dims):
         return ""
     return f"{positions[0]}:{positions[-1] + 1}:" + sha256(positions.tobytes()).hexdigest()[:16]
 
 
 def overlap(one: Source, other: Source, dims: Sequence[int]) -> bool:
     """Say whether two operands read some of the same values of their one constant."""
-    size = math.prod(dims)
-    index = np.arange(size, dtype=np.int64).reshape(dims)
-    marks = np.zeros(size, np.bool_)
-    marks[one.see(index).reshape(-1)] = True
-    return bool(marks[other.see(index).reshape(-1)].any())
+    index = _index(dims)
+    marks = np.zeros(index.size, np.bool_)
+    marks[one.see(index)] = True
+    return bool(marks[other.see(index)].any())
+
+
+def _index(dims: Sequence[int], start: int = 0) -> Array:
+    """Return an array whose values are their own places."""
+    return np.arange(start, start + math.prod(dims), dtype=np.int64).reshape(dims)
 
 
 def scatter(bases: Mapping[str, Array], source: Source, values: Array) -> None:
@@ -262,12 +262,9 @@ def scatter(bases: Mapping[str, Array], source: Source, values: Array) -> None:
         seen[...] = values
         return
     starts = np.cumsum([0, *(bases[name].size for name in source.constants)])
-    indexes = {
-        name: np.arange(start, start + bases[name].size, dtype=np.int64).reshape(bases[name].shape)
-        for name, start in zip(source.constants, starts, strict=False)
-    }
-    place = source.view(indexes)
-    for name, start in zip(source.constants, starts, strict=False):
+    numbered = dict(zip(source.constants, starts.tolist(), strict=False))
+    place = source.view({name: _index(bases[name].shape, start) for name, start in numbered.items()})
+    for name, start in numbered.items():
         base = bases[name].reshape(-1)
         here = (place >= start) & (place < start + base.size)
         base[place[here] - start] = values[here]

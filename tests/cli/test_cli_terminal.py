@@ -139,6 +139,7 @@ def test_progress_is_for_terminals(here: Path) -> None:
     assert text.endswith("\x1b[2K")
 
 
+@pytest.mark.slow
 def test_a_signal_gives_the_cursor_back(here: Path) -> None:
     code = f"""
 import os, signal, sys, time
