@@ -197,19 +197,12 @@ def _slice(node: Node, given: Given) -> Known:
     starts = _list(given, 1, node.ints_attribute("starts"))
     ends = _list(given, 2, node.ints_attribute("ends"))
     axes = _list(given, 3, node.ints_attribute("axes") or range(len(starts)))
-    return data[slice_index(data.shape, starts, ends, axes, _list(given, 4, (1,) * len(starts)))]
-
-
-def slice_index(
-    shape: Sequence[int], starts: Sequence[int], ends: Sequence[int], axes: Sequence[int], steps: Sequence[int]
-) -> tuple[slice, ...]:
-    """Return ONNX's bounds of a Slice as NumPy's."""
-    cut = [slice(None)] * len(shape)
+    steps = _list(given, 4, (1,) * len(starts))
+    cut = [slice(None)] * data.ndim
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         # ONNX's "to the very start" for a negative step is an end below -length, which Python reads as None.
-        stop = None if step < 0 and end < -shape[axis] else end
-        cut[axis] = slice(start, stop, step)
-    return tuple(cut)
+        cut[axis] = slice(start, None if step < 0 and end < -data.shape[axis] else end, step)
+    return data[tuple(cut)]
 
 
 def _concat(node: Node, given: Given) -> Known:
@@ -225,15 +218,11 @@ def _concat(node: Node, given: Given) -> Known:
 
 
 def _reshape(node: Node, given: Given) -> Known:
-    data = _first(given)
-    return data.reshape(reshape_target(node, data.shape, _list(given, 1, node.ints_attribute("shape"))))
-
-
-def reshape_target(node: Node, shape: Sequence[int], target: Sequence[int]) -> tuple[int, ...]:
-    """Return a Reshape's target with the zeros that copy a length filled in."""
-    if node.int_attribute("allowzero", 0):
-        return tuple(target)
-    return tuple(shape[i] if d == 0 and i < len(shape) else d for i, d in enumerate(target))
+    data, target = _first(given), _list(given, 1, node.ints_attribute("shape"))
+    if not node.int_attribute("allowzero", 0):
+        # A zero copies a length.
+        target = tuple(data.shape[i] if d == 0 and i < data.ndim else d for i, d in enumerate(target))
+    return data.reshape(target)
 
 
 def _flatten(node: Node, given: Given) -> Known:
@@ -256,18 +245,13 @@ def _tile(node: Node, given: Given) -> Known:
 def split(node: Node, given: Given) -> list[Known]:
     """Return the parts that a Split makes."""
     data, axis = _first(given), node.int_attribute("axis", 0)
-    sizes = split_sizes(node, data.shape[axis], _ints(given, 1, node.ints_attribute("split")))
+    sizes = _ints(given, 1, node.ints_attribute("split"))
+    if sizes is None:
+        # Equal parts, the last one smaller where the length does not divide (opset 18).
+        parts, length = node.int_attribute("num_outputs", len(node.outputs)), data.shape[axis]
+        part = -(-length // parts)
+        sizes = (part,) * (parts - 1) + (length - part * (parts - 1),)
     return list(np.split(data, np.cumsum(sizes)[:-1], axis))
-
-
-def split_sizes(node: Node, length: int, sizes: Sequence[int] | None) -> tuple[int, ...]:
-    """Return the lengths of a Split's parts."""
-    if sizes is not None:
-        return tuple(sizes)
-    # Equal parts, the last one smaller where the length does not divide (opset 18).
-    parts = node.int_attribute("num_outputs", len(node.outputs))
-    part = -(-length // parts)
-    return (part,) * (parts - 1) + (length - part * (parts - 1),)
 
 
 # By operator, as a function of numbers that are known.
