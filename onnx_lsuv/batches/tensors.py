@@ -26,7 +26,7 @@ from onnx_lsuv.batches.stored import MOST, Array, Layout, Stored, reason, rows_o
 from onnx_lsuv.errors import DataError, ModelError, quote
 from onnx_lsuv.model.payload import chunks
 from onnx_lsuv.model.tensors import decode, dtype_of, shape_of
-from onnx_lsuv.model.wire import BYTES, RAW_DATA, Span, WireError, fields, hollow_tensor
+from onnx_lsuv.model.wire import BYTES, RAW_DATA, WireError, fields, hollow_tensor, root
 
 HEADER_LIMIT = 1 << 24  # bytes: a model has few inputs, and half a million entries take seconds to parse
 LISTED = 24  # bytes of memory, for one in the file, while a list of numbers is decoded
@@ -115,7 +115,7 @@ def read_pb(path: Path, limit: int) -> list[Stored]:
     def load(start: int, stop: int | None) -> Array:
         again, view = _parse(path, where, limit)
         with _refusing(path, where):
-            return rows_of(decode(view, (_whole(view),), again, IT))(start, stop)
+            return rows_of(decode(view, (root(view),), again, IT))(start, stop)
 
     return [Stored(tensor.name or None, where, layout.dtype, layout.shape, load, packed=True, apart=False)]
 
@@ -137,13 +137,9 @@ def _parse(path: Path, where: str, limit: int) -> tuple[onnx.TensorProto, memory
             raise ValueError("its values lie in another file")
         if not isinstance(tensor.name, str):  # what protobuf gives for a string that is none
             raise ValueError("its name is no text")
-        raw = chunks(view, (_whole(view),), RAW_DATA, BYTES)
+        raw = chunks(view, (root(view),), RAW_DATA, BYTES)
     _check_size(where, size if raw else size * LISTED, limit)
     return tensor, view
-
-
-def _whole(view: memoryview) -> Span:
-    return Span(0, -1, 0, len(view), None, 0)
 
 
 def _check_size(where: str, size: int, limit: int) -> None:

@@ -16,11 +16,11 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 
 from onnx_lsuv.errors import ModelError
-from onnx_lsuv.model.elements import Array
 from onnx_lsuv.model.payload import has_payload
 from onnx_lsuv.model.recognise import recognise
-from onnx_lsuv.model.tensors import count
-from onnx_lsuv.model.wire import Site, Tree, WireError, skeleton
+from onnx_lsuv.model.sites import Site
+from onnx_lsuv.model.tensors import Array
+from onnx_lsuv.model.wire import Tree, WireError, skeleton
 
 # ONNX Runtime may lag behind: what it gets is written in a version that it reads.
 IR_MAX = max(14, onnx.IR_VERSION)
@@ -99,7 +99,7 @@ def is_hollow(tensor: onnx.TensorProto) -> bool:
     """Whether a tensor of the skeleton is without its values: left out for their size, or external."""
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return True
-    return count(tensor.dims) != 0 and not has_payload(tensor)
+    return 0 not in tensor.dims and not has_payload(tensor)
 
 
 def digest(path: str | os.PathLike[str]) -> str:

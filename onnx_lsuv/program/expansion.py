@@ -9,7 +9,7 @@ import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto
 
 from onnx_lsuv.errors import ModelError
-from onnx_lsuv.model import Model, Site, check, unused
+from onnx_lsuv.model import Model, Site, Step, check, sites, unused
 from onnx_lsuv.program.order import check_trips, in_order, invariant_states
 from onnx_lsuv.program.program import (
     DEFAULT_DOMAINS,
@@ -23,17 +23,10 @@ from onnx_lsuv.program.program import (
     trimmed,
     walk,
 )
-from onnx_lsuv.program.protos import MODEL_FUNCTIONS, Names, attributes_of, home_of, renamed, scope_name, tensor_of
+from onnx_lsuv.program.protos import Names, attributes_of, home_of, renamed, scope_name, tensor_of
 from onnx_lsuv.program.sequences import as_loop, made_sequences
 from onnx_lsuv.program.signature import NEWEST, check_node
 from onnx_lsuv.program.unfuse import unfused
-
-# Protobuf field numbers on the way from a ModelProto to a tensor (onnx.proto).
-MODEL_GRAPH = 7
-GRAPH_NODE, GRAPH_INITIALIZER = 1, 5
-FUNCTION_NODE = 7
-NODE_ATTRIBUTE = 5
-ATTRIBUTE_T, ATTRIBUTE_G = 5, 6
 
 OPSET_MIN = 7
 # Scopes in each other, functions' and graphs'.
@@ -81,7 +74,7 @@ def expand(model: Model) -> Program:
         imported=imported,
     )
     names: Names = {}
-    body = trimmed(expander.graph(proto.graph, ((MODEL_GRAPH, 0),), "main", names))
+    body = trimmed(expander.graph(proto.graph, sites.MAIN_GRAPH, "main", names))
     check_trips(body, expander.constants)
     producers: dict[str, tuple[Node, int]] = {}
     consumers: dict[str, list[tuple[Node, int]]] = {}
@@ -160,7 +153,7 @@ class _Expander:
             if tensor.name in initializers:
                 self.doubled["initializer", tensor.name] = None
             initializers.add(tensor.name)
-            site = (*path, (GRAPH_INITIALIZER, i))
+            site = (*path, Step(sites.GRAPH_INITIALIZER, i))
             names[tensor.name] = self.constant(tensor, site, "initializer", tensor.name, scope)
         for sparse in graph.sparse_initializer:
             names[sparse.values.name] = self.unique(sparse.values.name)
@@ -175,7 +168,7 @@ class _Expander:
             inputs.append(renamed(value, names))
             if value.type.HasField("sequence_type"):
                 self.sequences.add(names[value.name])
-        nodes = self.nodes(graph.node, path, GRAPH_NODE, scope, names, {})
+        nodes = self.nodes(graph.node, path, sites.GRAPH_NODE, scope, names, {})
         for value in graph.output:
             if value.name not in names:
                 raise ModelError(
@@ -225,7 +218,7 @@ class _Expander:
             if label in labels:
                 label = f"{label}#{first}"
             labels.add(label)
-            site = (*path, (field_number, i))
+            site = (*path, Step(field_number, i))
             attributes = attributes_of(proto, references)
             key = (proto.domain, proto.op_type, proto.overload)
             if key not in self.functions:
@@ -252,7 +245,7 @@ class _Expander:
             if proto.op_type in CONTROL_FLOW and proto.domain in DEFAULT_DOMAINS:
                 for j, attribute in enumerate(proto.attribute):
                     if attribute.type == AttributeProto.GRAPH:
-                        inner = (*site, (NODE_ATTRIBUTE, j), (ATTRIBUTE_G, 0))
+                        inner = (*site, Step(sites.NODE_ATTRIBUTE, j), Step(sites.ATTRIBUTE_GRAPH))
                         bodies[attribute.name] = self.graph(
                             attribute.g, inner, f"{scope}/{label}.{attribute.name}", names, invariant, dropped
                         )
@@ -299,7 +292,8 @@ class _Expander:
         inner: Names = formals
         self.calls.append(key)
         # The scope of the nodes is the call's, so that labels tell two calls apart; a constant's is the function's.
-        nodes = self.nodes(function.node, ((MODEL_FUNCTIONS, index),), FUNCTION_NODE, f"{scope}/{label}", inner, given)
+        path = (Step(sites.MODEL_FUNCTION, index),)
+        nodes = self.nodes(function.node, path, sites.FUNCTION_NODE, f"{scope}/{label}", inner, given)
         self.calls.pop()
         for formal, actual in zip(function.output, proto.output, strict=False):
             if actual:
@@ -340,12 +334,12 @@ class _Expander:
             return False
         for j, stored in enumerate(proto.attribute):
             attribute = attributes[stored.name]
-            place: Site | None = (*site, (NODE_ATTRIBUTE, j))
+            place: Site | None = (*site, Step(sites.NODE_ATTRIBUTE, j))
             tensor = tensor_of(attribute)
             if tensor is None:
                 continue
             if attribute.name == "value" and place is not None:
-                place = (*place, (ATTRIBUTE_T, 0))
+                place = (*place, Step(sites.ATTRIBUTE_TENSOR))
             if stored.ref_attr_name:
                 # The value is an argument of the call; it has no place in the function's body.
                 place = None

@@ -6,16 +6,15 @@ from collections.abc import Mapping
 
 from onnx import AttributeProto, NodeProto, TensorProto, ValueInfoProto
 
-from onnx_lsuv.model import Model, Site
+from onnx_lsuv.model import Model, Site, function_of
 
 Names = dict[str, str]
-MODEL_FUNCTIONS = 25  # field number of ModelProto.functions
 
 
 def home_of(scope: str, site: Site | None, model: Model) -> str:
     """Return the scope path of a constant: a function's own, however many calls lead to it."""
-    if site is not None and site[0][0] == MODEL_FUNCTIONS:
-        return f"function:{model.proto.functions[site[0][1]].name}"
+    if site is not None and (index := function_of(site)) is not None:
+        return f"function:{model.proto.functions[index].name}"
     return scope
 
 

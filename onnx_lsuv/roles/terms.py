@@ -11,9 +11,9 @@ from dataclasses import replace
 
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.layers.plan import Addend, Layer, Norm, Skipped
+from onnx_lsuv.model import function_of
 from onnx_lsuv.operators.linear import operator_of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, SHAPE_READERS, Body, Constant, Node, Program
-from onnx_lsuv.program.protos import MODEL_FUNCTIONS
 from onnx_lsuv.sources.moves import MOVES, Source
 from onnx_lsuv.sources.tracing import is_constant, trace
 
@@ -21,7 +21,7 @@ from onnx_lsuv.sources.tracing import is_constant, trace
 def writable(constant: Constant) -> bool:
     """Say whether the file has a tensor of this constant's own that could hold new values."""
     return constant.site is not None and not (
-        constant.origin == "ConstantOfShape" and constant.site[0][0] == MODEL_FUNCTIONS
+        constant.origin == "ConstantOfShape" and function_of(constant.site) is not None
     )
 
 
