@@ -13,9 +13,10 @@ from onnx_lsuv.batches.hold import check_memory, check_sums, hold
 from onnx_lsuv.batches.inputs import Input, closest, show_shape, type_name
 from onnx_lsuv.batches.plan import plan_batches
 from onnx_lsuv.batches.sources import Source, read_sources
-from onnx_lsuv.batches.stored import Array, Stored, batch_limit, default_limit, held, reason
+from onnx_lsuv.batches.stored import Stored, default_limit, held, reason
 from onnx_lsuv.batches.values import INTS, Piece, Stats, check_dtype, dtype_of, read_piece, scan
 from onnx_lsuv.errors import DataError, UsageError, listing, quote
+from onnx_lsuv.model import Array
 
 Batch = Mapping[str, Array]
 
@@ -99,7 +100,8 @@ def from_paths(
     batches; an eighth of the physical memory unless given.
     Raises UsageError for options that do not go together, DataError for data that are broken or do not fit.
     """
-    limit = batch_limit() if limit_bytes is None else limit_bytes
+    # Running a batch takes several times as much.
+    limit = default_limit() // 4 if limit_bytes is None else limit_bytes
     found, sources, notes = read_sources(inputs, data, limit)
     return _build(inputs, found, sources, notes, batch_size=batch_size, samples=samples, limit=limit)
 
@@ -132,7 +134,7 @@ def from_arrays(
                     f"every batch needs {listing(one.name for one in inputs)}"
                 )
             where = f"the array for {quote(each.name)} in batch {index}"
-            found[each.name].append(held(each.name, where, _as_array(batch[each.name], where)))
+            found[each.name].append(held(where, _as_array(batch[each.name], where)))
     source = Source("arrays", tuple(each.name for each in inputs))
     return _build(inputs, found, [source], [], batch_size=batch_size, samples=samples)
 
@@ -172,7 +174,7 @@ def from_random(
         top = (high or {}).get(name, 2)
         where = f"the random array for {quote(name)}"
         drawn = draw_input(each, shape, seed, batches=batches, high=top, limit=limit)
-        found[name] = [held(name, where, array) for array in drawn]
+        found[name] = [held(where, array) for array in drawn]
         if dtype_of(each) in INTS and name not in (high or {}):
             notes.append(f"input {quote(name)} is given random integers 0 and 1; real data will say more")
     sources = [Source("random", tuple(found), seed=seed)]

@@ -16,9 +16,10 @@ import numpy as np
 import onnx
 
 from onnx_lsuv.batches.inputs import Input, closest, show_shape, type_name
-from onnx_lsuv.batches.stored import Array, Layout
+from onnx_lsuv.batches.stored import Layout
 from onnx_lsuv.batches.values import dtype_of
 from onnx_lsuv.errors import UsageError, listing, quote
+from onnx_lsuv.model import Array
 
 SAMPLES = 32  # drawn where no shape says how many
 ENOUGH = 1 << 28  # bytes of all samples together from which on fewer will do: each of them is large

@@ -14,18 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnx_lsuv.batches.advice import file_advice
-from onnx_lsuv.batches.files import open_file
 from onnx_lsuv.batches.inputs import Input, closest, show_shape, type_name
 from onnx_lsuv.batches.npy import read_npy
 from onnx_lsuv.batches.npz import read_npz
 from onnx_lsuv.batches.plan import check_shape
-from onnx_lsuv.batches.stored import Stored, reason
-from onnx_lsuv.batches.tensors import read_pb, read_safetensors
+from onnx_lsuv.batches.stored import READERS, Stored, open_file, reason
+from onnx_lsuv.batches.tensors import INPUT_PB, read_pb, read_safetensors
 from onnx_lsuv.batches.values import check_dtype
 from onnx_lsuv.errors import DataError, UsageError, listing, quote
 
-KNOWN = (".npy", ".npz", ".safetensors", ".pb")
-INPUT_PB = re.compile(r"input_([0-9]+)\.pb")
+# A new format is a row here and a file with its reader.
+READERS |= {
+    ".npy": lambda path, names, limit: read_npy(path),
+    ".npz": lambda path, names, limit: read_npz(path, names),
+    ".safetensors": lambda path, names, limit: read_safetensors(path),
+    ".pb": read_pb,
+}
 OUTPUT_PB = re.compile(r"output_[0-9]+\.pb")
 
 
@@ -190,13 +194,13 @@ def list_folder(path: Path) -> Folder:
             return Folder("test data sets", tuple(_one_set(each) for each in sets))
     except OSError as error:
         raise DataError(f"the data folder {quote(path)} cannot be read: {reason(error)}") from error
-    usable = [one for one in files if one.suffix.lower() in KNOWN and not OUTPUT_PB.fullmatch(one.name)]
-    other = tuple(one.name for one in files if one.suffix.lower() not in KNOWN)
+    usable = [one for one in files if one.suffix.lower() in READERS and not OUTPUT_PB.fullmatch(one.name)]
+    other = tuple(one.name for one in files if one.suffix.lower() not in READERS)
     kinds = sorted({one.suffix.lower() for one in usable})
     if not usable:
         what = f"only {listing(one.name for one in entries)}" if entries else "nothing"
         raise DataError(
-            f"the data folder {quote(path)} has to hold {', '.join(KNOWN)} files or test_data_set_* folders, "
+            f"the data folder {quote(path)} has to hold {', '.join(READERS)} files or test_data_set_* folders, "
             f"but holds {what}; give another folder or a file"
         )
     if len(kinds) > 1:
@@ -251,29 +255,11 @@ def _shown(batch: Mapping[str | None, object]) -> list[str]:
 
 
 def _read(inputs: Sequence[Input], path: Path, limit: int) -> list[Stored]:
-    names = [each.name for each in inputs]
-    match path.suffix.lower():
-        case ".npy":
-            return read_npy(path)
-        case ".npz":
-            return read_npz(path, names)
-        case ".safetensors":
-            return read_safetensors(path)
-        case ".pb":
-            [stored] = read_pb(path, limit)
-            if stored.key in names:
-                return [stored]
-            # The names of test tensors mean nothing unless they are the model's; then the file's number counts.
-            number = INPUT_PB.fullmatch(path.name)
-            if number and int(number[1]) >= len(names):
-                raise DataError(
-                    f"{quote(path)} is for graph input number {int(number[1])}, counted from 0, but the model has "
-                    f"{len(names)} that need data ({listing(names)}); remove it or rename it"
-                )
-            key = names[int(number[1])] if number else None
-            return [Stored(key, stored.where, stored.dtype, stored.shape, stored.load)]
+    reader = READERS.get(path.suffix.lower())
+    if reader is not None:
+        return reader(path, [each.name for each in inputs], limit)
     open_file(path).close()  # what is missing, or a folder, is said first
-    raise DataError(f"the data file {quote(path)} {file_advice(path, KNOWN)}")
+    raise DataError(f"the data file {quote(path)} {file_advice(path, tuple(READERS))}")
 
 
 def _assign(

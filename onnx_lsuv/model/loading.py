@@ -116,11 +116,12 @@ def _model(view: memoryview, path: Path | None, folder: Path | None) -> Model:
     try:
         proto = onnx.ModelProto.FromString(skeleton(view))
     except (WireError, DecodeError) as error:
-        what = recognise(view)
-        if what is None:
-            reason = f" ({error})" if isinstance(error, WireError) else ""
-            what = f"is truncated, damaged, too deeply nested, or no ONNX model at all{reason}; get or export it again"
-        raise ModelError(f"{name} should be an ONNX model, but {what}") from None
+        reason = f" ({error})" if isinstance(error, WireError) else ""
+        what = (
+            recognise(bytes(view[:512]), len(view)).model
+            or f"truncated, damaged, too deeply nested, or no ONNX model at all{reason}; get or export it again"
+        )
+        raise ModelError(f"{name} should be an ONNX model, but is {what}") from None
     lacks = None
     if not proto.HasField("graph"):
         lacks = "has no graph"
@@ -134,7 +135,8 @@ def _model(view: memoryview, path: Path | None, folder: Path | None) -> Model:
             "upgrade the packages onnx and onnxruntime, or export the model with an older IR version"
         )
     if lacks:
-        what = recognise(view) or f"it {lacks}: it is truncated, or no ONNX model; get or export it again"
+        kind = recognise(bytes(view[:512]), len(view)).model
+        what = f"is {kind}" if kind else f"it {lacks}: it is truncated, or no ONNX model; get or export it again"
         raise ModelError(f"{name} should be an ONNX model, but {what}")
     for inner in _names(proto):
         if not isinstance(inner, str):  # what protobuf gives for a string that is none
