@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from io import BufferedReader
@@ -26,6 +25,7 @@ from onnx_lsuv.batches.advice import missing_advice
 from onnx_lsuv.batches.inputs import AXES
 from onnx_lsuv.errors import DataError, quote
 from onnx_lsuv.model import Array
+from onnx_lsuv.model.opening import NotRegularError, open_regular
 from onnx_lsuv.model.recognise import recognise
 
 Load = Callable[[int, int | None], Array]
@@ -165,31 +165,18 @@ def open_file(path: Path) -> BufferedReader:
     """Open a regular file that is not empty; raises DataError for anything else."""
     what = f"the data file {quote(path)}"
     try:
-        # Looked at before it is opened, as a device may act on that, and after, as another may stand there now.
-        _check_kind(what, path.stat())
-        # A pipe without a writer would be waited for; not all systems have the flags.
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        file = os.fdopen(os.open(path, flags), "rb")
+        file = open_regular(path)
+    except NotRegularError as error:
+        kind = "a directory" if error.is_folder else "no regular file"
+        raise DataError(f"{what} is {kind}; give a {_formats()} file") from None
     except FileNotFoundError as error:
-        advice = missing_advice(path) or f"; give a {_formats()} file"
-        raise DataError(f"{what} is missing{advice}") from error
+        raise DataError(f"{what} is missing{missing_advice(path) or f'; give a {_formats()} file'}") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{what} cannot be read: {reason(error)}") from error
-    try:
-        status = os.fstat(file.fileno())
-        _check_kind(what, status)
-        if status.st_size == 0:
-            raise DataError(f"{what} is empty (0 bytes); write it again")
-    except BaseException:
+    if size_of(file) == 0:
         file.close()
-        raise
+        raise DataError(f"{what} is empty (0 bytes); write it again")
     return file
-
-
-def _check_kind(what: str, status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        kind = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
-        raise DataError(f"{what} is {kind}; give a {_formats()} file")
 
 
 def _formats() -> str:

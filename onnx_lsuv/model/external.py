@@ -7,7 +7,6 @@ folder, symbolic links below it, files with several hard links, and whatever is 
 
 from __future__ import annotations
 
-import mmap
 import os
 import re
 import stat
@@ -17,6 +16,7 @@ from pathlib import Path
 import onnx
 
 from onnx_lsuv.errors import ModelError
+from onnx_lsuv.model.opening import LINKS, NotRegularError, mapped, open_regular
 from onnx_lsuv.model.tensors import dtype_of, raw_size, shape_of
 
 
@@ -74,56 +74,27 @@ def open_data(folder: Path, location: str, model: Path | None, where: str) -> me
     try:
         for part in Path(location).parts:
             path = path / part
-            mode = path.lstat().st_mode
-            if stat.S_ISLNK(mode):
+            if stat.S_ISLNK(path.lstat().st_mode):
                 raise ModelError(
                     f"{what} is reached by the symbolic link {path}, which could lead to any file; put a copy in its "
                     "place"
                 )
-        if not stat.S_ISREG(mode):
-            raise ModelError(f"{what} is not a regular file")
-        return _mapped(path, model, what)
+        with open_regular(path, LINKS) as file:
+            status = os.fstat(file.fileno())
+            if model is not None and os.path.samestat(status, model.stat()):
+                raise ModelError(f"{what} is the model file itself; export the model again")
+            if status.st_nlink > 1:
+                raise ModelError(
+                    f"{what} has {status.st_nlink} hard links, so it could be any other file of yours; put "
+                    "a copy in its place"
+                )
+            return mapped(file) if status.st_size else memoryview(b"")
+    except NotRegularError:
+        raise ModelError(f"{what} is not a regular file") from None
     except (FileNotFoundError, NotADirectoryError):
         raise ModelError(f"{what} is missing: there is no {path}; put it there, beside the model") from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{what} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-
-
-def _mapped(path: Path, model: Path | None, what: str) -> memoryview:
-    # The flags keep a file put there since from being followed or waited for; not all systems have them.
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ModelError(f"{what} is not a regular file")
-        if model is not None and os.path.samestat(status, model.stat()):
-            raise ModelError(f"{what} is the model file itself; export the model again")
-        if status.st_nlink > 1:
-            raise ModelError(
-                f"{what} has {status.st_nlink} hard links, so it could be any other file of yours; put "
-                "a copy in its place"
-            )
-        if status.st_size == 0:
-            return memoryview(b"")
-        return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
-    finally:
-        os.close(descriptor)
-
-
-def whole(view: memoryview, name: str) -> memoryview:
-    """Return a view of a file; raise ModelError where the file has become shorter since it was mapped.
-
-    To read what is not there any more would end the process by a signal, so this is asked right before. It helps where
-    the file is shorter by then, not where it becomes so while it is read.
-    """
-    mapped = view.obj
-    if isinstance(mapped, mmap.mmap) and mapped.size() < len(view):
-        raise ModelError(
-            f"{name} has become shorter while it was in use: it has {mapped.size()} of {len(view)} bytes; leave the "
-            "file as it is until the work is done"
-        )
-    return view
 
 
 def extent(data: DataLocation, size: int, where: str) -> tuple[int, int]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +14,7 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 
 from onnx_lsuv.errors import ModelError
+from onnx_lsuv.model.opening import NotRegularError, mapped, open_regular
 from onnx_lsuv.model.payload import has_payload
 from onnx_lsuv.model.recognise import recognise
 from onnx_lsuv.model.sites import Site
@@ -57,21 +56,14 @@ def load(path: str | os.PathLike[str]) -> Model:
     """
     given = Path(path)
     try:
-        # checked before it is opened: opening a FIFO waits, and a device may never end
-        if not stat.S_ISREG(given.stat().st_mode):
-            kind = "a folder" if given.is_dir() else "not a regular file"
-            raise ModelError(f"{given} should be an ONNX model file, but is {kind}")
-        descriptor = os.open(given, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise ModelError(f"{given} should be an ONNX model file, but is not a regular file")
-            if status.st_size == 0:
+        with open_regular(given) as file:
+            if os.fstat(file.fileno()).st_size == 0:
                 raise ModelError(f"{given} should be an ONNX model, but is empty; get or export it again")
-            view = memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
-        finally:
-            os.close(descriptor)
+            view = mapped(file)
         resolved = given.parent.resolve() / given.name
+    except NotRegularError as error:
+        kind = "a folder" if error.is_folder else "not a regular file"
+        raise ModelError(f"{given} should be an ONNX model file, but is {kind}") from None
     except FileNotFoundError:
         raise ModelError(f"there is no model file {given}") from None
     except (OSError, ValueError) as error:

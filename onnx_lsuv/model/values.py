@@ -16,8 +16,9 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 from onnx_lsuv.errors import ModelError, UsageError
 from onnx_lsuv.model import sites
 from onnx_lsuv.model import tensors as stored
-from onnx_lsuv.model.external import DataLocation, extent, location_of, open_data, whole
+from onnx_lsuv.model.external import DataLocation, extent, location_of, open_data
 from onnx_lsuv.model.loading import Model
+from onnx_lsuv.model.opening import whole
 from onnx_lsuv.model.payload import has_payload
 from onnx_lsuv.model.sites import SCHEMA, Site, Step, function_of
 from onnx_lsuv.model.tensors import Array, decode, dtype_of, from_raw, shape_of
