@@ -7,16 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from onnx import AttributeProto, NodeProto, TensorProto
 
-from onnx_lsuv.model import Model, Site, check, unused
+from onnx_lsuv.model import Model, Site, Step, check, function_of, sites, unused
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, Constant, integers
 from onnx_lsuv.program.protos import tensor_of
-
-# Protobuf field numbers on the way from a ModelProto to a tensor (onnx.proto).
-MODEL_GRAPH, MODEL_FUNCTIONS = 7, 25
-GRAPH_NODE, GRAPH_INITIALIZER = 1, 5
-FUNCTION_NODE = 7
-NODE_ATTRIBUTE = 5
-ATTRIBUTE_T, ATTRIBUTE_G = 5, 6
 
 
 @dataclass(slots=True)
@@ -72,9 +65,9 @@ class Table:
         site, scope = constant.site, constant.scope
         if site is not None and site in self.by_site:
             return self.by_site[site]
-        if site is not None and site[0][0] == MODEL_FUNCTIONS:
+        if site is not None and (index := function_of(site)) is not None:
             # A function's own, however many calls lead to it.
-            scope = f"function:{self.model.proto.functions[site[0][1]].name}"
+            scope = f"function:{self.model.proto.functions[index].name}"
         if site is not None and constant.tensor is not None:
             check(self.model, site)
         name = self.unique(constant.label)
@@ -95,7 +88,9 @@ def _of_value(proto: NodeProto, attributes: Mapping[str, AttributeProto], site: 
         attribute = attributes[stored.name]
         tensor = tensor_of(attribute)
         if tensor is not None:
-            place = (*site, (NODE_ATTRIBUTE, j), *(((ATTRIBUTE_T, 0),) if attribute.name == "value" else ()))
+            place = (*site, Step(sites.NODE_ATTRIBUTE, j))
+            if attribute.name == "value":
+                place = (*place, Step(sites.ATTRIBUTE_TENSOR))
             # The value may be an argument of the call; it has no place in the function's body.
             return _constant(tensor, proto.output[0], scope, "Constant", None if stored.ref_attr_name else place)
     return None

@@ -9,18 +9,9 @@ import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto
 
 from onnx_lsuv.errors import ModelError
-from onnx_lsuv.model import Model, Site
+from onnx_lsuv.model import Model, Site, Step, sites
 from onnx_lsuv.operators import Attributes
-from onnx_lsuv.program.constants import (
-    ATTRIBUTE_G,
-    FUNCTION_NODE,
-    GRAPH_INITIALIZER,
-    GRAPH_NODE,
-    MODEL_FUNCTIONS,
-    MODEL_GRAPH,
-    NODE_ATTRIBUTE,
-    Table,
-)
+from onnx_lsuv.program.constants import Table
 from onnx_lsuv.program.index import exits_of, makers_of, nodes_in_scans, readers_of, static_nodes, trimmed
 from onnx_lsuv.program.loops import check_trips, hoisted
 from onnx_lsuv.program.order import in_order
@@ -61,7 +52,7 @@ def expand(model: Model) -> Program:
         imported=imported,
         table=Table(model),
     )
-    main = _Scope(((MODEL_GRAPH, 0),), GRAPH_NODE, "main", {})
+    main = _Scope(sites.MAIN_GRAPH, sites.GRAPH_NODE, "main", {})
     body, constants = trimmed(expander.graph(graph, main)), expander.table.constants
     check_trips(body, constants)
     return Program(
@@ -158,7 +149,7 @@ class _Expander:
             if tensor.name in initializers:
                 self.doubled["initializer", tensor.name] = None
             initializers.add(tensor.name)
-            site = (*scope.path, (GRAPH_INITIALIZER, i))
+            site = (*scope.path, Step(sites.GRAPH_INITIALIZER, i))
             names[tensor.name] = self.table.initializer(tensor, site, scope.name)
         for sparse in graph.sparse_initializer:
             names[sparse.values.name] = self.table.unique(sparse.values.name)
@@ -204,7 +195,7 @@ class _Expander:
             if label in labels:
                 label = f"{label}#{first}"
             labels.add(label)
-            site = (*scope.path, (scope.node_field, i))
+            site = (*scope.path, Step(scope.node_field, i))
             attributes = attributes_of(proto, scope.references)
             key = (proto.domain, proto.op_type, proto.overload)
             if key not in self.functions:
@@ -247,7 +238,7 @@ class _Expander:
         actual = (scope.names[name] if name else "" for name in proto.input)
         names = dict.fromkeys(function.input, "") | dict(zip(function.input, actual, strict=False))
         # The scope of the nodes is the call's, so that labels tell two calls apart; a constant's is the function's.
-        inner = _Scope(((MODEL_FUNCTIONS, index),), FUNCTION_NODE, f"{scope.name}/{label}", names, given)
+        inner = _Scope((Step(sites.MODEL_FUNCTION, index),), sites.FUNCTION_NODE, f"{scope.name}/{label}", names, given)
         self.calls.append(key)
         nodes = self.nodes(function.node, inner)
         self.calls.pop()
@@ -271,8 +262,8 @@ class _Expander:
         bodies: dict[str, Body] = {}
         for j, attribute in enumerate(proto.attribute):
             if own and proto.op_type in CONTROL_FLOW and attribute.type == AttributeProto.GRAPH:
-                path = (*site, (NODE_ATTRIBUTE, j), (ATTRIBUTE_G, 0))
-                inner = _Scope(path, GRAPH_NODE, f"{scope.name}/{label}.{attribute.name}", names | formals)
+                path = (*site, Step(sites.NODE_ATTRIBUTE, j), Step(sites.ATTRIBUTE_GRAPH))
+                inner = _Scope(path, sites.GRAPH_NODE, f"{scope.name}/{label}.{attribute.name}", names | formals)
                 bodies[attribute.name] = self.graph(attribute.g, inner, formals, dropped)
         given = tuple(names[name] if name else "" for name in inputs)
         names |= {name: self.table.unique(name) for name in outputs if name}

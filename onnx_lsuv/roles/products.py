@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from onnx_lsuv.model import function_of
 from onnx_lsuv.operators import WHOLE, Matrix, of
-from onnx_lsuv.program.constants import MODEL_FUNCTIONS
 from onnx_lsuv.program.program import Constant, Node, Program
 from onnx_lsuv.sources.moves import FixedTerm, Source
 from onnx_lsuv.sources.tracing import is_constant
@@ -52,5 +52,5 @@ def uses(program: Program, name: str) -> Iterator[tuple[Node | None, int]]:
 def writable(constant: Constant) -> bool:
     """Say whether the file has a tensor of this constant's own that could hold new values."""
     return constant.site is not None and not (
-        constant.origin == "ConstantOfShape" and constant.site[0][0] == MODEL_FUNCTIONS
+        constant.origin == "ConstantOfShape" and function_of(constant.site) is not None
     )
