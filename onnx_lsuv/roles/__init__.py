@@ -1,16 +1,17 @@
-"""What each constant is, and by which evidence; what the layers' own are is told, all else is found.
+"""What each constant is, and by which evidence. An ONNX file does not say what is trained.
 
-find           ask for all of it
-products       what is asked about: products of data and a constant, those to be drawn and those left alone
-uses           who reads a constant in the end, and whether it could hold other values
-biases         what is added to a product: y = W x + b
-norms          running statistics of norms
-parameters     trained constants beside those: of norms, activations, tables, states; asked for only where they matter
-normalised     ... norms that exporters write out
-reachability   ... what lies before and after layers
-values         ... what values tell
-prepared       which inputs the graph prepares itself
-index_limits   how large the integers of an input may be
+    find           ask for all of it: products of data and a constant -> a table of Role, and what a Plan needs
+    products       ... what is asked about, and who else reads such a constant in the end
+    biases         ... what is added to a product
+    norms          ... running statistics
+    parameters     ... trained constants beside these, of norms, activations, tables, states; only where they are wanted
+    normalised     ... ... norms that exporters write out
+    reachability   ... ... what lies before and after layers
+    values         ... ... what values tell
+    prepared       which inputs the graph prepares itself
+    index_limits   how large the integers of an input may be
+
+An operand of a known operator is what its place says. All else is told by what is around it, and then by its values.
 """
 
 from onnx_lsuv.roles.biases import Addend
