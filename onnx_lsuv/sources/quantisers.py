@@ -15,7 +15,6 @@ with the weight likewise and start at -max |w| and max |w|. (ONNX operator speci
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -214,30 +213,29 @@ def _step(program: Program, node: Node, source: Source, reach: Array, follow: Fo
     types = {operand.elem_type, *(program.constants[name].elem_type for name in operand.constants)}
     growth = degrees(program, node.inputs[1]) or {}
     followed = len(operand.constants) == 1 and not operand.quantiser_steps and growth.get(operand.constant) == 1.0
-    if not followed or not types <= FLOAT_TYPES or _places(source.shape, operand.shape, axis, block) is None:
-        raise _Unlike
-    if reach.ndim and reach.size != operand.size:
+    if not followed or not types <= FLOAT_TYPES or (reach.ndim and reach.size != operand.size):
         raise _Unlike
     reach = reach.reshape(operand.shape) if reach.ndim else reach
-    return QuantiserStep(
+    step = QuantiserStep(
         node, node.inputs[1], operand, node.inputs[0], source.view, source.computed, reach, axis, block
     )
+    _places(step, source.shape)
+    return step
 
 
-def _places(shape: Sequence[int], step: Sequence[int], axis: int, block: int) -> Array | None:
-    """Return which step serves each value, of a shape that broadcasts to the values'; None if they do not fit."""
-    size, rank = math.prod(step), len(shape)
-    index = np.arange(size).reshape(tuple(step))
+def _places(step: QuantiserStep, shape: Sequence[int]) -> Array:
+    """Return which step serves each value of a shape; raise _Unlike if they do not fit."""
+    steps, axis, block = step.operand.shape, step.axis, step.block
+    index = np.arange(step.operand.size).reshape(steps)
     if block:
-        blocks = [-(-d // block) if i == axis else d for i, d in enumerate(shape)]
-        if block < 0 or list(step) != blocks or axis >= rank:
-            return None
+        if block < 0 or axis >= len(shape) or steps != (*shape[:axis], -(-shape[axis] // block), *shape[axis + 1 :]):
+            raise _Unlike
         return np.repeat(index, block, axis).take(np.arange(shape[axis]), axis)
-    if size == 1:
-        return index.reshape(())
-    if axis >= rank or tuple(step) != (shape[axis],):
-        return None
-    return index.reshape([-1 if i == axis else 1 for i in range(rank)])
+    if index.size == 1:
+        return np.broadcast_to(index.reshape(()), shape)
+    if axis >= len(shape) or steps != (shape[axis],):
+        raise _Unlike
+    return np.broadcast_to(index.reshape([-1 if i == axis else 1 for i in range(len(shape))]), shape)
 
 
 def _agree(
@@ -253,11 +251,4 @@ def _agree(
         return False
     if source is moved and (one.shape, first.axis, first.block) == (other.shape, last.axis, last.block):
         return True
-    places = [
-        _places(shape, each.operand.shape, each.axis, each.block)
-        for each, shape in ((first, source.shape), (last, moved.shape))
-    ]
-    assert places[0] is not None
-    assert places[1] is not None
-    spread = probe.see(np.broadcast_to(places[0], source.shape))
-    return bool(np.array_equal(spread, np.broadcast_to(places[1], moved.shape)))
+    return bool(np.array_equal(probe.see(_places(first, source.shape)), _places(last, moved.shape)))
