@@ -10,7 +10,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorPro
 
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.model import Model, Site, check, unused
-from onnx_lsuv.operators import Attributes
+from onnx_lsuv.operators import Attributes, of
 from onnx_lsuv.program.order import check_trips, in_order, invariant_states
 from onnx_lsuv.program.program import (
     DEFAULT_DOMAINS,
@@ -43,8 +43,6 @@ DEPTH_MAX = 100
 GRAPHS_MAX = 30
 # Functions that call each other twice double with every one: a file of a few kilobytes stands for billions of nodes.
 CALLED_MAX = 100_000
-# Operators whose graph attributes are ordinary scopes; any other operator's (a decoder of BeamSearch, say) stay closed.
-CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 
 def expand(model: Model) -> Program:
@@ -250,7 +248,8 @@ class _Expander:
                     outside = names[given.pop(first_in + k)]
                     if k < len(made_outputs) and (left := made_outputs.pop(k)):
                         names[left] = outside
-            if proto.op_type in CONTROL_FLOW and proto.domain in DEFAULT_DOMAINS:
+            # Graphs of other operators, as the decoder of a BeamSearch, stay closed.
+            if of(proto).scopes:
                 for j, attribute in enumerate(proto.attribute):
                     if attribute.type == AttributeProto.GRAPH:
                         inner = (*site, (NODE_ATTRIBUTE, j), (ATTRIBUTE_G, 0))
