@@ -67,7 +67,7 @@ class Operator:
     op_type: str
     domain: str = ""
     # Weights
-    weights: Sequence[int] = ()  # positions of the operands that may hold the weight, likeliest first
+    weights: Sequence[int] = ()  # positions of operands that may hold the weight, likeliest first
     biases: tuple[int, ...] = ()  # positions of additive terms: one for each weight, or one for all
     matrix: View | None = None
     every: bool = False  # each of these positions holds a weight of its own
@@ -94,6 +94,8 @@ class Operator:
     keeps_width: bool = False  # the last axis means before and after it the same
     windows: bool = False  # pools over windows
     blocked: bool = False  # ONNX Runtime's CPU has it for its blocked layout as well
+    scopes: bool = False  # its graph attributes are scopes, which see the values around them
+    makes_sequence: bool = False
     random: bool = False
     reads_shape: bool = False  # reads the shape of its operand alone
     no_gradient: bool = False
@@ -273,6 +275,15 @@ _ARITHMETIC = (
 )
 
 _OTHERS = (
+    Operator("If", scopes=True),
+    Operator("Loop", scopes=True),
+    Operator("Scan", scopes=True),
+    Operator("SequenceMap", scopes=True, makes_sequence=True),
+    Operator("SequenceConstruct", makes_sequence=True),
+    Operator("SequenceEmpty", makes_sequence=True),
+    Operator("SequenceErase", makes_sequence=True),
+    Operator("SequenceInsert", makes_sequence=True),
+    Operator("SplitToSequence", makes_sequence=True),
     Operator("RandomNormal", random=True),
     Operator("RandomNormalLike", random=True),
     Operator("RandomUniform", random=True),
@@ -312,10 +323,8 @@ _OTHERS = (
     Operator("QLinearSigmoid", MICROSOFT),
 )
 
-OPERATORS: dict[tuple[str, str], Operator] = {
-    (row.domain, row.op_type): row
-    for row in (*_LAYERS, *_FUSED, *_NORMS, *_ACTIVATIONS, *_MOVES, *_ARITHMETIC, *_OTHERS)
-}
+ROWS = (*_LAYERS, *_FUSED, *_NORMS, *_ACTIVATIONS, *_MOVES, *_ARITHMETIC, *_OTHERS)
+OPERATORS = {(row.domain, row.op_type): row for row in ROWS}
 
 # Operators that are left alone by the pattern of their name, whichever of them there will be.
 _FAMILIES = {

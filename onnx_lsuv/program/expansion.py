@@ -10,7 +10,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto
 
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.model import Model, Site, Step, sites
-from onnx_lsuv.operators import Attributes
+from onnx_lsuv.operators import Attributes, of
 from onnx_lsuv.program.constants import Table
 from onnx_lsuv.program.index import exits_of, makers_of, nodes_in_scans, readers_of, static_nodes, trimmed
 from onnx_lsuv.program.loops import check_trips, hoisted
@@ -30,8 +30,6 @@ DEPTH_MAX = 100
 GRAPHS_MAX = 30
 # Functions that call each other twice double with every one: a file of a few kilobytes stands for billions of nodes.
 CALLED_MAX = 100_000
-# Operators whose graph attributes are ordinary scopes; any other operator's (a decoder of BeamSearch, say) stay closed.
-CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 
 def expand(model: Model) -> Program:
@@ -261,7 +259,8 @@ class _Expander:
             inputs, outputs, formals, dropped = hoisted(proto, names)
         bodies: dict[str, Body] = {}
         for j, attribute in enumerate(proto.attribute):
-            if own and proto.op_type in CONTROL_FLOW and attribute.type == AttributeProto.GRAPH:
+            # Graphs of other operators, as the decoder of a BeamSearch, stay closed.
+            if of(proto).scopes and attribute.type == AttributeProto.GRAPH:
                 path = (*site, Step(sites.NODE_ATTRIBUTE, j), Step(sites.ATTRIBUTE_GRAPH))
                 inner = _Scope(path, sites.GRAPH_NODE, f"{scope.name}/{label}.{attribute.name}", names | formals)
                 bodies[attribute.name] = self.graph(attribute.g, inner, formals, dropped)

@@ -18,18 +18,13 @@ from dataclasses import replace
 
 from onnx import TensorProto, TypeProto, ValueInfoProto, helper
 
-from onnx_lsuv.program.program import DEFAULT_DOMAINS, Body, Node, tensor_type
-
-_MAKERS = frozenset({
-    "SequenceConstruct", "SequenceEmpty", "SequenceInsert", "SequenceErase", "SequenceMap", "SplitToSequence",
-})  # fmt: skip
+from onnx_lsuv.operators import of
+from onnx_lsuv.program.program import Body, Node, tensor_type
 
 
 def made_sequences(node: Node, sequences: set[str]) -> list[str]:
     """Return which outputs of a node are sequences, by those among the values before it."""
-    if node.domain not in DEFAULT_DOMAINS:
-        return []
-    if node.op_type in _MAKERS or (node.op_type in ("Identity", "Optional") and not sequences.isdisjoint(node.inputs)):
+    if of(node).makes_sequence or (node.op in ("Identity", "Optional") and not sequences.isdisjoint(node.inputs)):
         return [name for name in node.outputs if name]
     first = 1 if node.op_type == "Loop" else 0
     return [

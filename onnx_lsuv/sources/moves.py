@@ -87,39 +87,35 @@ class QuantiserStep:
     scaled: bool = True  # False where the weight's scale is carried by a constant that comes in later
 
 
-@dataclass(frozen=True, slots=True)
-class Untraceable:
+class Untraceable(Exception):  # noqa: N818 - not an error: it ends a search
     """Why an operand has no source."""
 
-    reason: str  # "dynamic", "computed", "quantised", "random" or "sparse"
-    detail: str
-
-
-class Stop(Exception):  # noqa: N818 - not an error: it ends a search
-    """An operand cannot be followed further."""
-
     def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(reason)
-        self.found = Untraceable(reason, detail)
-
-
-def unchanged(array: Array) -> Array:
-    """Move nothing."""
-    return array
+        super().__init__(detail)
+        self.reason = reason  # "dynamic", "computed", "quantised", "random" or "sparse"
+        self.detail = detail
 
 
 def extend(
-    source: Source, node: Node, move: Callable[[Array], Array], *, partial: bool = False, elem_type: int = 0
+    source: Source,
+    node: Node,
+    move: Callable[[Array], Array] | None = None,
+    *,
+    partial: bool = False,
+    computed: bool = False,
+    elem_type: int = 0,
 ) -> Source:
     """Return a source one operator further on; raises what NumPy does where the operator does not fit the shape."""
-    return replace(
+    result = replace(
         source,
-        view=lambda arrays: move(source.view(arrays)),
         path=(*source.path, node.op_type),
         elem_type=elem_type or source.elem_type,
-        shape=tuple(move(phantom(source.shape)).shape),
         partial=source.partial or partial,
+        computed=source.computed or computed,
     )
+    if move is None:
+        return result
+    return replace(result, view=lambda arrays: move(source.view(arrays)), shape=move(phantom(source.shape)).shape)
 
 
 def phantom(shape: Sequence[int]) -> Array:
@@ -131,10 +127,10 @@ def _ints(program: Program, node: Node, position: int) -> tuple[int, ...]:
     """Return an operand that is a list of integers."""
     name = node.inputs[position]
     if name in program.constants and len(program.constants[name].dims) > 1 and node.op != "Gather":
-        raise Stop("computed", f"what {node.op} {node.label!r} takes of the weight is no list of numbers")
+        raise Untraceable("computed", f"what {node.op} {node.label!r} takes of the weight is no list of numbers")
     values = lengths(program, name)
     if values is None or None in values:
-        raise Stop("computed", f"what {node.op} {node.label!r} takes of the weight is known only at run time")
+        raise Untraceable("computed", f"what {node.op} {node.label!r} takes of the weight is known only at run time")
     return tuple(v for v in values if v is not None)
 
 
@@ -149,20 +145,22 @@ def _fold(program: Program, node: Node, output: int, source: Source) -> Source:
     try:
         return extend(source, node, move, partial=of(node).move == "takes")
     except Unfoldable:
-        raise Stop("computed", f"{node.op} {node.label!r} does not say what it takes of the weight") from None
+        raise Untraceable("computed", f"{node.op} {node.label!r} does not say what it takes of the weight") from None
 
 
 def _cast(program: Program, node: Node, output: int, source: Source) -> Source:
     to = node.int_attribute("to", TensorProto.FLOAT)
     if to not in FLOAT_TYPES or source.elem_type not in FLOAT_TYPES:
-        raise Stop("quantised", f"the weight is cast from or to a type that is not floating point by {node.label!r}")
-    return extend(source, node, unchanged, elem_type=to)
+        raise Untraceable(
+            "quantised", f"the weight is cast from or to a type that is not floating point by {node.label!r}"
+        )
+    return extend(source, node, elem_type=to)
 
 
 def _expand(program: Program, node: Node, output: int, source: Source) -> Source:
     shape = np.broadcast_shapes(source.shape, _ints(program, node, 1))
     if math.prod(shape) != source.size:
-        raise Stop("computed", f"{node.op} {node.label!r} repeats the weight")
+        raise Untraceable("computed", f"{node.op} {node.label!r} repeats the weight")
     return extend(source, node, lambda a: a.reshape(shape))
 
 
@@ -171,14 +169,14 @@ def _gather(program: Program, node: Node, output: int, source: Source) -> Source
     axis = node.int_attribute("axis", 0)
     index = np.asarray(values, np.int64).reshape(where.shape if where is not None else (-1,))
     if len(np.unique(index % max(source.shape[axis], 1))) < index.size:
-        raise Stop("computed", f"{node.op} {node.label!r} takes a part of the weight more than once")
+        raise Untraceable("computed", f"{node.op} {node.label!r} takes a part of the weight more than once")
     return extend(source, node, lambda a: np.take(a, index, axis), partial=True)
 
 
 def join(node: Node, parts: Sequence[Source]) -> Source:
     """Return the source of a Concat."""
     if len({p.elem_type for p in parts}) != 1:
-        raise Stop("computed", f"the weight is put together from several types by {node.op}")
+        raise Untraceable("computed", f"the weight is put together from several types by {node.op}")
     axis = node.int_attribute("axis", 1)
     # Of the result, which may be large, the shape alone is made: from parts that have no length along the axis.
     thin = [phantom(p.shape)[np.index_exp[:] * (axis % len(p.shape)) + np.index_exp[:0]] for p in parts]
