@@ -3,9 +3,8 @@
     find           ask for all of it: products of data and a constant -> a table of Role, and what a Plan needs
     products       ... what is asked about, and who else reads such a constant in the end
     biases         ... what is added to a product
-    norms          ... running statistics
+    norms          ... running statistics; norms that exporters write out
     parameters     ... trained constants beside these, of norms, activations, tables, states; only where they are wanted
-    normalised     ... ... norms that exporters write out
     reachability   ... ... what lies before and after layers
     values         ... ... what values tell
     prepared       which inputs the graph prepares itself

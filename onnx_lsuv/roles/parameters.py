@@ -21,11 +21,10 @@ from dataclasses import dataclass
 
 from onnx_lsuv.operators import WHOLE, of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, Constant, Node, Program, stored
-from onnx_lsuv.roles.normalised import is_norm_bias, is_norm_scale
+from onnx_lsuv.roles.norms import is_norm_bias, is_norm_scale
 from onnx_lsuv.roles.products import Product, Skipped, writable
 from onnx_lsuv.roles.reachability import Reachability, find_reachability, leads_to_add, leads_to_width
 from onnx_lsuv.roles.values import is_computed
-from onnx_lsuv.sources.tracing import is_constant
 
 VALUES = {"scale": 1.0, "bias": 0.0, "slope": 0.25, "state": 0.0}
 _MOVES = WHOLE | {"casts", "takes", "repeats"}
@@ -109,7 +108,7 @@ def _passes(program: Program) -> Callable[[Node, int], bool]:
     """Return what says whether a node hands its operand's values on: moved, repeated, or some of a table."""
 
     def passes(node: Node, position: int) -> bool:
-        return position == 0 and (of(node).move in _MOVES or (node.op == "Gather" and is_constant(program, node)))
+        return position == 0 and (of(node).move in _MOVES or (node.op == "Gather" and node in program.static))
 
     return passes
 
@@ -126,7 +125,7 @@ def _role(reachability: Reachability, constant: Constant, node: Node | None, pos
     program = reachability.program
     if role := of(node).role(position):
         return role, "operand"
-    if node.domain not in DEFAULT_DOMAINS or is_constant(program, node):
+    if node.domain not in DEFAULT_DOMAINS or node in program.static:
         return "", ""
     if node.op_type == "Mul" and is_norm_scale(program, node, position):
         return "scale", "norm"

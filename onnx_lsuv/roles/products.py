@@ -9,7 +9,6 @@ from onnx_lsuv.model import function_of
 from onnx_lsuv.operators import WHOLE, Matrix, of
 from onnx_lsuv.program.program import Constant, Node, Program
 from onnx_lsuv.sources.moves import FixedTerm, Source
-from onnx_lsuv.sources.tracing import is_constant
 
 # Each value of an operand, or of a part of it, is handed on once.
 _MOVES = WHOLE | {"casts", "takes", "joins"}
@@ -44,7 +43,7 @@ def uses(program: Program, name: str) -> Iterator[tuple[Node | None, int]]:
     def passes(node: Node, position: int) -> bool:
         operator = of(node)
         moved = operator.move in _MOVES and (position == 0 or operator.move == "joins")
-        return (moved or is_constant(program, node)) and not operator.weights
+        return (moved or node in program.static) and not operator.weights
 
     return program.readers(name, passes)
 

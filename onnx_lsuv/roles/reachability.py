@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from onnx_lsuv.operators import Matrix, of
 from onnx_lsuv.program.program import FLOAT_TYPES, Body, Node, Program, walk
 from onnx_lsuv.roles.products import Product, Skipped
-from onnx_lsuv.sources.tracing import is_constant
 
 # On the way from a norm to the Add of a residual connection.
 _ON_BRANCH = frozenset({"Identity", "Dropout", "Cast", "Reshape", "Transpose", "Mul", "Add"})
@@ -33,7 +32,7 @@ def find_reachability(program: Program, products: Sequence[Product], skipped: Se
     tables = {
         node
         for node in program.walk()
-        if (node.op == "Gather" and not is_constant(program, node) and _is_float(program, node.inputs[0]))
+        if (node.op == "Gather" and node not in program.static and _is_float(program, node.inputs[0]))
         or "embedding" in of(node).roles.values()
     }
     learned: set[str] = set()
