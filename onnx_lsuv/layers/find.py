@@ -14,7 +14,7 @@ from onnx_lsuv.layers.plan import REASONS, Layer, Plan, Weight, tensor_names
 from onnx_lsuv.model import graphs_in
 from onnx_lsuv.operators import of
 from onnx_lsuv.operators.matrices import misfit
-from onnx_lsuv.program.order import settled_order
+from onnx_lsuv.program.order import execution_order
 from onnx_lsuv.program.program import FLOAT_TYPES, Node, Program, walk
 from onnx_lsuv.roles import Product, Skipped, find_roles
 from onnx_lsuv.roles.products import uses, writable
@@ -60,7 +60,7 @@ def find_layers(
         used.setdefault(layer.node, []).append(layer.weight)
     for norm in roles.norms:
         used.setdefault(norm.node, []).append(f"{norm.mean} {norm.var}")
-    order = settled_order(program.body, used, {layer.node: layer.end for layer in layers})
+    order = execution_order(program.body, used, {layer.node: layer.end for layer in layers})
     turns = {node: turn for turn, node in enumerate(walk(program.body, order))}
     layers.sort(key=lambda layer: turns[layer.node])
     return Plan(

@@ -82,7 +82,7 @@ def _each_after(
                 yield at
 
 
-def settled_order(
+def execution_order(
     body: Body, used: Mapping[Node, Sequence[str]], ends: Mapping[Node, Node]
 ) -> dict[Body, tuple[Node, ...]]:
     """Return the order of the nodes of those scopes that use something more than once, each use after the first one.
@@ -95,7 +95,7 @@ def settled_order(
     orders: dict[Body, tuple[Node, ...]] = {}
     for node in body.nodes:
         for inner in node.bodies.values():
-            orders |= settled_order(inner, used, ends)
+            orders |= execution_order(inner, used, ends)
     keys = {node: {key for each in _with_inner(node) for key in used.get(each, ())} for node in body.nodes}
     users: dict[str, list[Node]] = {}
     for node in body.nodes:

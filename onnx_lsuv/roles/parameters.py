@@ -23,7 +23,7 @@ from onnx_lsuv.operators import WHOLE, of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, Constant, Node, Program, stored
 from onnx_lsuv.roles.norms import is_norm_bias, is_norm_scale
 from onnx_lsuv.roles.products import Product, Skipped, writable
-from onnx_lsuv.roles.reachability import Reachability, find_reachability, leads_to_add, leads_to_width
+from onnx_lsuv.roles.reachability import Reachability, find_reachability, leads_to_add
 from onnx_lsuv.roles.values import is_computed
 
 VALUES = {"scale": 1.0, "bias": 0.0, "slope": 0.25, "state": 0.0}
@@ -81,7 +81,7 @@ def find_parameters(
         if any(node and not nodes.isdisjoint((node, *_linear_before(reachability, node))) for node, _ in uses):
             continue  # the bias of a layer that is excluded by its weight's name
         found = dict(_role(reachability, constant, *use) for use in uses)
-        role, std = _settle(constant, found.keys())
+        role, std = _agreed(constant, found.keys())
         if role == "scale" and not stored(program, constant.name).any() and _ends_branch(program, uses):
             zeros.append(constant.name)
         elif role and _writable(constant):
@@ -91,7 +91,7 @@ def find_parameters(
     return Parameters(tuple(fresh), tuple(kept), tuple(zeros))
 
 
-def _settle(constant: Constant, roles: Set[str]) -> tuple[str, float | None]:
+def _agreed(constant: Constant, roles: Set[str]) -> tuple[str, float | None]:
     """Return the one role of a constant, "" for none, and the std of its values where they are drawn."""
     if roles == {"embedding"}:
         return "embedding", 1.0
@@ -147,7 +147,7 @@ def _role_by_place(reachability: Reachability, constant: Constant, node: Node, p
     if kind == "Mul":
         return "scale" if axes == 1 and learned and leads else ""
     if kind == "Add":
-        if learned and any(maker.op_type == "Gather" for maker in program.makers(node.inputs[position])):
+        if learned and any(maker.op == "Gather" for maker in program.makers(node.inputs[position])):
             return "embedding"
         if any(_is_bias_of(reachability, constant, linear) for linear in _linear_before(reachability, node)):
             return "bias"
@@ -157,7 +157,7 @@ def _role_by_place(reachability: Reachability, constant: Constant, node: Node, p
     joined = kind == "Concat" and last > 1 and learned and node.int_attribute("axis", 0) not in (-1, last)
     if not (joined or (kind == "Add" and axes > 1)) or constant.dims[-1] < _WIDTH_MIN:
         return ""
-    return "embedding" if leads_to_width(reachability, node.outputs[0], constant.dims[-1]) else ""
+    return "embedding" if reachability.leads_to_width(node.outputs[0], constant.dims[-1]) else ""
 
 
 def _is_bias_of(reachability: Reachability, constant: Constant, linear: Node) -> bool:

@@ -24,6 +24,22 @@ class Reachability:
     linear: Set[Node]  # nodes with a constant weight, whether it is drawn or left alone
     matrices: Mapping[Node, Matrix]  # of those whose weight is drawn
 
+    def leads_to_width(self, name: str, width: int) -> bool:
+        """Say whether a value reaches a layer of so many inputs with its last axis as it is."""
+        todo, seen = [name], set[Node]()
+        while todo and len(seen) < _FAR:
+            at = todo.pop(0)
+            for node, _ in self.program.consumers.get(at, ()):
+                if node in seen:
+                    continue
+                seen.add(node)
+                if node in self.matrices:
+                    if self.matrices[node].fan_in == width:
+                        return True
+                elif of(node).keeps_width:
+                    todo += [output for output in node.outputs if output]
+        return False
+
 
 def find_reachability(program: Program, products: Sequence[Product], skipped: Sequence[Skipped]) -> Reachability:
     """Return which values come after a layer, and which before one."""
@@ -69,23 +85,6 @@ def _backward(body: Body, leading: set[str], marks: Set[Node]) -> None:
             _backward(inner, leading, marks)
         if hit:
             leading.update(name for name in node.inputs if name)
-
-
-def leads_to_width(reachability: Reachability, name: str, width: int) -> bool:
-    """Say whether a value reaches a layer of so many inputs with its last axis as it is."""
-    todo, seen = [name], set[Node]()
-    while todo and len(seen) < _FAR:
-        at = todo.pop(0)
-        for node, _ in reachability.program.consumers.get(at, ()):
-            if node in seen:
-                continue
-            seen.add(node)
-            if node in reachability.matrices:
-                if reachability.matrices[node].fan_in == width:
-                    return True
-            elif of(node).keeps_width:
-                todo += [output for output in node.outputs if output]
-    return False
 
 
 def leads_to_add(program: Program, name: str) -> bool:
