@@ -20,11 +20,11 @@ are read, mapped or unpacked batch by batch, so the data may be larger than memo
 from onnx_lsuv.batches.build import Batch, Batches, from_arrays, from_paths, from_random
 from onnx_lsuv.batches.draw import parse_shape, parse_shapes
 from onnx_lsuv.batches.inputs import Input, inputs_of
-from onnx_lsuv.batches.sources import KNOWN, Source, files_of
-from onnx_lsuv.batches.stored import default_limit
+from onnx_lsuv.batches.sources import Source, files_of
+from onnx_lsuv.batches.stored import READERS, default_limit
 
 __all__ = [
-    "KNOWN",
+    "READERS",
     "Batch",
     "Batches",
     "Input",

@@ -6,7 +6,6 @@ depends on no other, and not on the order of the inputs.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -16,9 +15,11 @@ import numpy as np
 import onnx
 
 from onnx_lsuv.batches.inputs import Input, closest, show_shape, type_name
-from onnx_lsuv.batches.stored import Array, Layout
+from onnx_lsuv.batches.stored import Layout
 from onnx_lsuv.batches.values import dtype_of
 from onnx_lsuv.errors import UsageError, listing, quote
+from onnx_lsuv.model import Array
+from onnx_lsuv.orthonormal import seed_of
 
 SAMPLES = 32  # drawn where no shape says how many
 ENOUGH = 1 << 28  # bytes of all samples together from which on fewer will do: each of them is large
@@ -175,12 +176,8 @@ def draw_input(each: Input, shape: Sequence[int], seed: int, *, batches: int, hi
         raise UsageError(
             f"{what} would take {needed} bytes, more than the limit of {limit}; give a smaller shape or fewer batches"
         )
-    generator = np.random.Generator(np.random.PCG64(_seed(seed, each.name)))
+    generator = np.random.Generator(np.random.PCG64(seed_of(f"{seed}:{each.name}")))
     return [_draw(each, dtype, shape, generator, high) for _ in range(batches)]
-
-
-def _seed(seed: int, name: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogatepass")).digest(), "little")
 
 
 def _draw(each: Input, dtype: np.dtype[Any], shape: Sequence[int], generator: np.random.Generator, high: int) -> Array:

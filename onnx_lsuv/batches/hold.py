@@ -12,9 +12,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from onnx_lsuv.batches.files import SMALL
 from onnx_lsuv.batches.inputs import Input
-from onnx_lsuv.batches.stored import Stored, rows_of
+from onnx_lsuv.batches.stored import SMALL, Stored, rows_of
 from onnx_lsuv.batches.values import Piece, dtype_of
 from onnx_lsuv.errors import DataError, quote
 

@@ -21,8 +21,9 @@ import numpy as np
 import onnx
 
 from onnx_lsuv.batches.inputs import Input, type_name
-from onnx_lsuv.batches.stored import Array, Stored
+from onnx_lsuv.batches.stored import Stored
 from onnx_lsuv.errors import DataError, quote
+from onnx_lsuv.model import Array
 
 CHUNK = 1 << 16  # values looked at together: half a megabyte in float64, which stays in the cache
 KINDS = {"f": "float", "i": "int", "u": "int", "b": "bool", "c": "complex", "U": "text", "T": "text"} | {

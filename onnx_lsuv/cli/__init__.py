@@ -10,8 +10,7 @@
     command     the options as the parser takes them
     help        ... and as text, in groups
     company     what can be said about options before any file is opened
-    preflight   what could not be written, or is read, is refused before the work
-    foreign     models of other frameworks, and how each becomes ONNX
+    preflight   what could not be written, or is read, is refused before the work; models are loaded
     modes       initialise, check, dry run: the library is called
     outcome     what is printed and written when the work is done
 

@@ -92,17 +92,23 @@ def _check_company(options: Options) -> None:
 
 def _check_suffixes(options: Options) -> None:
     """Refuse outputs that nothing writes, and files in each other's place."""
-    from onnx_lsuv.batches import KNOWN  # noqa: PLC0415
+    from onnx_lsuv.batches import READERS  # noqa: PLC0415
     from onnx_lsuv.model import WEIGHTS  # noqa: PLC0415
 
-    if options.output is not None and Path(options.output).suffix.lower() in (*KNOWN, ".pt", ".pth", ".h5", ".tflite"):
+    if options.output is not None and Path(options.output).suffix.lower() in (
+        *READERS,
+        ".pt",
+        ".pth",
+        ".h5",
+        ".tflite",
+    ):
         raise UsageError(
             f"the model is saved as ONNX, but {options.output!r} ends otherwise: end it in .onnx, or write the weights "
             "alone with '--weights-out'"
         )
     models = [path for path in options.data_paths if path.suffix.lower() == ".onnx"]
     suffix = options.model.suffix.lower()
-    if suffix in (".npy", ".npz") or (models and suffix in KNOWN):
+    if suffix in (".npy", ".npz") or (models and suffix in READERS):
         model = f"the model comes first, but {str(options.model)!r} is data"
         first = "the model and the data look swapped" if models else model
         raise UsageError(f"{first}: give 'onnx-lsuv {models[0] if models else 'MODEL.onnx'} --data {options.model}'")

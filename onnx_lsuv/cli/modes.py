@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_lsuv
 from onnx_lsuv.cli.company import validate
-from onnx_lsuv.cli.foreign import load_model
 from onnx_lsuv.cli.options import Format, Options
 from onnx_lsuv.cli.outcome import Outcome, finish, kept
-from onnx_lsuv.cli.preflight import check_model, check_outputs
+from onnx_lsuv.cli.preflight import check_model, check_outputs, load_model
 from onnx_lsuv.cli.signals import before_the_end
 from onnx_lsuv.cli.terminal import Tell, progress
 from onnx_lsuv.errors import UsageError, listing
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 def perform(options: Options) -> int:
     """Do what the options say; return the exit status."""
     settings = validate(options)
-    from onnx_lsuv.batches import parse_shape  # noqa: PLC0415
+    from onnx_lsuv.batches import inputs_of, parse_shape  # noqa: PLC0415
     from onnx_lsuv.model import staging  # noqa: PLC0415
 
     for text in options.shape or ():
@@ -38,6 +37,8 @@ def perform(options: Options) -> int:
         check_model(path)
     models = [load_model(path) for path in paths]
     check_outputs(options, models)
+    for model in models if options.data or options.random else ():
+        inputs_of(model.proto.graph)  # what is wrong there is said before what is wrong behind it
     with staging(options.force) as staged:
         before_the_end("files", lambda: _stand(options, staged))
         return finish(options, _work(options, settings, models, staged), staged)
@@ -150,10 +151,10 @@ def _batches(planned: Result, options: Options) -> Batches:
     require_layers(planned.plan)  # data that fit the model would not help
     cut: dict[str, Any] = {"batch_size": options.batch_size, "samples": options.samples}
     if options.random:
-        from onnx_lsuv.roles import vocabulary  # noqa: PLC0415
+        from onnx_lsuv.roles import limits_of  # noqa: PLC0415
 
         shapes = kinds.parse_shapes(inputs, options.shape or [])
-        return kinds.from_random(inputs, shapes, seed=options.seed, high=vocabulary(planned.plan.program), **cut)
+        return kinds.from_random(inputs, shapes, seed=options.seed, high=limits_of(planned.plan.program), **cut)
     if not options.data and inputs:
         names = listing(each.name for each in inputs)
         raise UsageError(

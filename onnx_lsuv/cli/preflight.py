@@ -1,4 +1,4 @@
-"""What could not be read or written is refused before the work."""
+"""What could not be read or written is refused before the work; models are loaded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx_lsuv.cli.foreign import TENSORFLOW
 from onnx_lsuv.cli.options import Format, Options
 from onnx_lsuv.errors import ModelError, meant
 
@@ -17,22 +16,40 @@ if TYPE_CHECKING:
     from onnx_lsuv.model.targets import Read
 
 
+def load_model(path: Path) -> Model:
+    """Load a model; raises ModelError, which for a file of another framework says how it becomes ONNX."""
+    from onnx_lsuv.model import load  # noqa: PLC0415
+    from onnx_lsuv.model.recognise import SUFFIXES  # noqa: PLC0415
+
+    try:
+        return load(path)
+    except ModelError as error:
+        kind = SUFFIXES.get(path.suffix.lower())
+        if kind is not None and kind.model and os.path.isfile(path):  # noqa: PTH113  (False where a name is too long)
+            raise ModelError(f"{path} is no ONNX model but {kind.model}") from error
+        raise
+
+
 def check_model(path: Path) -> None:
     """Raise ModelError for a model that is not there, or a folder, with the name that was perhaps meant."""
     with suppress(OSError):  # of what cannot even be looked at, loading says why
-        _check_model(path)
+        if path.is_dir():
+            raise ModelError(f"the model {str(path)!r} is a folder{_inside(path)}")
+        if not path.exists() and not path.is_symlink() and path.parent.is_dir():
+            near = meant(path.name, [each.name for each in path.parent.glob("*.onnx")])
+            raise ModelError(f"there is no model file {str(path)!r}{near}")
 
 
-def _check_model(path: Path) -> None:
-    if path.is_dir():
-        inside = sorted(path.glob("*.onnx"))
-        more = f": give the file in it, {str(inside[0])!r}" if len(inside) == 1 else " without .onnx files: give a file"
-        more = f": give a file in it, such as {str(inside[0])!r}" if len(inside) > 1 else more
-        more = f" of TensorFlow: {TENSORFLOW}, option --saved-model" if (path / "saved_model.pb").exists() else more
-        raise ModelError(f"the model {str(path)!r} is a folder{more}")
-    if not path.exists() and not path.is_symlink() and path.parent.is_dir():
-        near = meant(path.name, [each.name for each in path.parent.glob("*.onnx")])
-        raise ModelError(f"there is no model file {str(path)!r}{near}")
+def _inside(path: Path) -> str:
+    """Say what to give instead of a folder."""
+    from onnx_lsuv.model.recognise import TENSORFLOW  # noqa: PLC0415
+
+    if (path / "saved_model.pb").exists():
+        return f" of TensorFlow: {TENSORFLOW}, option --saved-model"
+    found = sorted(path.glob("*.onnx"))
+    if not found:
+        return " without .onnx files: give a file"
+    return f": give {'a file in it, such as' if found[1:] else 'the file in it,'} {str(found[0])!r}"
 
 
 def check_outputs(options: Options, models: list[Model]) -> None:

@@ -61,7 +61,7 @@ def measure(
     clock = Clock()
     with clock("verify"):
         as_it_is = replace(settings, keep_bias=True)
-        plan, parameters = find(model, as_it_is)
+        plan = find(model, as_it_is)
         require_layers(plan)
         data = checked(plan.program.model, batches)
         targets, remarks = targets_of(plan, settings if like is None else Settings())
@@ -87,7 +87,6 @@ def measure(
     return Result(
         model=plan.program.model,
         plan=plan,
-        parameters=parameters,
         verb="measure",
         settings=as_it_is,
         layers=_verified(plan, found, records, settings),

@@ -17,7 +17,6 @@ from onnx_lsuv.lsuv.rows import noted, row_of, skipped_row
 from onnx_lsuv.lsuv.settings import Choices, Settings, Wanted
 from onnx_lsuv.model import Model
 from onnx_lsuv.program import expand
-from onnx_lsuv.roles import Parameters, find_parameters
 
 
 def plan(model: Model | Result, settings: Settings | None = None, **choices: Unpack[Choices]) -> Result:
@@ -35,26 +34,25 @@ def plan(model: Model | Result, settings: Settings | None = None, **choices: Unp
         ModelError: the model is broken.
     """
     settings = settings_for(model, settings, choices)
-    found, parameters = find(model, settings)
+    found = find(model, settings)
     stds, remarks = targets_of(found, settings)
     centred = find_centres(found) if settings.center else {}
     rows = []
     for layer in found.layers:
         row = row_of(found, layer, settings.init, stds[layer.weight], "found", {})
         rows.append(noted(replace(row, note=_fate(found, layer, row, settings, centred)), remarks.get(layer)))
-    roles = Counter(parameter.role for parameter in parameters.fresh)
+    roles = Counter(parameter.role for parameter in found.parameters.fresh)
     counted = ", ".join(f"{count} x {role}" for role, count in sorted(roles.items()))
     started = [f"fresh: {counted} would get their usual starting values"] if roles else []
     return Result(
         model=found.program.model,
         plan=found,
-        parameters=parameters,
         verb="plan",
         settings=settings,
         layers=tuple(rows),
         skipped=tuple(map(skipped_row, found.skipped)),
         kept_statistics=tuple(map(skipped_row, found.kept_statistics)),
-        notes=(*started, *name_notes(found), *fresh_notes(found, parameters), *map(str, guide(found))),
+        notes=(*started, *name_notes(found), *fresh_notes(found), *map(str, guide(found))),
     )
 
 
@@ -67,7 +65,7 @@ def settings_for(model: Model | Result, settings: Settings | None, choices: Choi
     return replace(given, **choices).check()
 
 
-def find(model: Model | Result, settings: Settings) -> tuple[Plan, Parameters]:
+def find(model: Model | Result, settings: Settings) -> Plan:
     """Return the layers of a model, and with `fresh` the parameters beside them.
 
     Of a result whose plan is that of its model only the program is looked at, or nothing at all.
@@ -80,15 +78,14 @@ def find(model: Model | Result, settings: Settings) -> tuple[Plan, Parameters]:
         if model.plan.program.model is model.model:
             program = model.plan.program
             if model.settings.as_dict("plan") == settings.as_dict("plan"):
-                return model.plan, model.parameters
+                return model.plan
         model = model.model
     program = program or expand(model)
     choice = Choice(settings.include, settings.exclude)
-    found = find_layers(program, wanted=choice.wanted, keep_bias=settings.keep_bias)
-    parameters = find_parameters(found, choice.wanted) if settings.fresh else Parameters((), (), ())
+    found = find_layers(program, wanted=choice.wanted, keep_bias=settings.keep_bias, fresh=settings.fresh)
     for pattern in choice.unmatched:
         raise UsageError(no_match(pattern, find_layers(program).layers))
-    return found, parameters
+    return found
 
 
 def require_layers(found: Plan) -> None:

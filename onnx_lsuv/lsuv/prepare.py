@@ -18,21 +18,20 @@ from onnx_lsuv.layers import Plan
 from onnx_lsuv.lsuv.execute import computes_wide
 from onnx_lsuv.lsuv.planning import name_notes
 from onnx_lsuv.model import Model
-from onnx_lsuv.roles import Parameters, prepared_inputs
+from onnx_lsuv.roles import prepared_inputs
 from onnx_lsuv.runtime import Device
 
 
-def check_sizes(plan: Plan, parameters: Parameters, limit: int) -> None:
+def check_sizes(plan: Plan, limit: int) -> None:
     """Raise ModelError for a tensor with new values that this machine has no memory for.
 
     Args:
-        plan: the layers and norms.
-        parameters: those beside them.
+        plan: the layers, norms and parameters.
         limit: bytes that one may have; drawing it takes as many again.
     """
     program = plan.program
     names = {name for layer in plan.layers for name in (*layer.source.constants, layer.scaled_constant)}
-    names |= {*plan.zeroed, *(each.constant for each in parameters.fresh)}
+    names |= {*plan.zeroed, *(each.constant for each in plan.parameters.fresh)}
     for name in sorted(names):
         constant = program.constants[name]
         size = constant.size * np.dtype(helper.tensor_dtype_to_np_dtype(constant.elem_type)).itemsize

@@ -31,7 +31,6 @@ from onnx_lsuv.lsuv.rows import drawn_row, noted, skipped_row, usable_scale
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.lsuv.settings import Choices, Settings
 from onnx_lsuv.model import Array, Model, promoted, with_values
-from onnx_lsuv.roles import Parameters
 from onnx_lsuv.runtime import Device
 
 
@@ -41,7 +40,6 @@ class _Task:
 
     settings: Settings
     plan: Plan
-    parameters: Parameters
     targets: Mapping[str, float]  # by weight key
     remarks: Mapping[Layer, str]
     centres: Mapping[str, Centre]  # by weight key
@@ -114,23 +112,23 @@ def _decide(
     scratch: Scratch,
 ) -> _Task:
     """Plan: find the layers and what each is to come to, and look at the data."""
-    plan, parameters = find(model, settings)
+    plan = find(model, settings)
     require_layers(plan)
-    check_sizes(plan, parameters, default_limit())
+    check_sizes(plan, default_limit())
     targets, remarks = targets_of(plan, settings)
     centres = find_centres(plan) if settings.center else {}
     source = plan.program.model
     if batches is None and (settings.rescale or plan.norms):
         raise DataError(f"{source.name} has to run on data: give a list of batches {{input name: array}}")
     data = None if batches is None else checked(source, batches)
-    return _Task(settings, plan, parameters, targets, remarks, centres, data, device, scratch)
+    return _Task(settings, plan, targets, remarks, centres, data, device, scratch)
 
 
 def _draw(task: _Task, progress: Progress) -> Drawn:
     """Draw all weights, and with `fresh` what starts anew beside them."""
     plan, settings, threads = task.plan, task.settings, task.device.threads
     drawn = draw(plan, settings.init, settings.seed, threads, progress, task.scratch)
-    others = fresh_values(plan, task.parameters, settings.seed, threads, task.scratch)
+    others = fresh_values(plan, settings.seed, threads, task.scratch)
     # Where nothing is scaled, weights that are kept are in the file already.
     kept = settings.init == "keep" and not settings.rescale
     same = {name for layer in plan.layers for name in layer.source.touched} if kept else ()
@@ -213,17 +211,16 @@ def _result(
     return Result(
         model=new,
         plan=plan,
-        parameters=task.parameters,
         verb="initialize",
         settings=settings,
         layers=tuple(rows),
         skipped=tuple(redrawn(skipped_row(each), plan, drawn.fresh) for each in plan.skipped),
         kept_statistics=tuple(map(skipped_row, plan.kept_statistics)),
-        changes=_changes(plan, task.parameters, new, drawn.values),
+        changes=_changes(plan, new, drawn.values),
         notes=(
             *run_notes(plan, task.data, task.device),
             *altered(plan, drawn.methods),
-            *fresh_notes(plan, task.parameters),
+            *fresh_notes(plan),
             *(not_centred(plan, task.centres) if settings.center else ()),
             *(map(str, guide(plan, lowered)) if settings.rescale else ()),
         ),
@@ -233,12 +230,8 @@ def _result(
     )
 
 
-def _changes(plan: Plan, parameters: Parameters, new: Model, names: Iterable[str]) -> tuple[Change, ...]:
+def _changes(plan: Plan, new: Model, names: Iterable[str]) -> tuple[Change, ...]:
     """Return what became of each tensor that has new values."""
     moved = set(promoted(new))
-    roles = {name: "statistics" for norm in plan.norms for name in (norm.mean, norm.var)}
-    roles |= dict.fromkeys(plan.zeroed, "bias")
-    roles |= {each.operand.constant: "step" for weight in plan.weights.values() for each in weight.quantiser_steps}
-    roles |= {parameter.constant: parameter.role for parameter in parameters.fresh}
     constants = [plan.program.constants[name] for name in names]
-    return tuple(Change(c.label, c.scope, roles.get(c.name, "weight"), c.site in moved) for c in constants)
+    return tuple(Change(c.label, c.scope, plan.roles[c.name].role, c.site in moved) for c in constants)

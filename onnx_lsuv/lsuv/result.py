@@ -9,7 +9,6 @@ from typing import Any
 from onnx_lsuv.layers import Plan, find_layers
 from onnx_lsuv.lsuv.settings import Settings
 from onnx_lsuv.model import Model
-from onnx_lsuv.roles import Parameters
 
 # A layer's status. The first six do not count against the exit status.
 STATUSES: dict[str, str] = {
@@ -84,7 +83,6 @@ class Result:
 
     model: Model
     plan: Plan = field(repr=False)  # of the model as it was given; `layers` are its layers, in its order
-    parameters: Parameters = field(repr=False)  # found beside the layers, with `fresh`
     verb: str  # "plan", "initialize" or "measure"
     settings: Settings
     layers: tuple[LayerReport, ...]

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from onnx_lsuv.errors import OutputError, UsageError, quote
 from onnx_lsuv.model.atomic import PREFIX, exists
-from onnx_lsuv.model.edits import external_keys
 from onnx_lsuv.model.loading import Model
+from onnx_lsuv.model.values import data_files
 
 Read = tuple[Path | int, str]  # a path or descriptor, and what an output that is the same file would be
 _Identity = tuple[int | str, ...]
@@ -74,7 +74,7 @@ def read_by(model: Model) -> Iterator[Read]:
     if model.path is not None:
         yield model.path, "the model itself, which is never written to"
     if model.folder is not None:
-        for key in external_keys(model):
+        for key in data_files(model):
             yield model.folder / key, "a data file of the model, which is never written to"
 
 

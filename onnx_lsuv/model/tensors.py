@@ -1,19 +1,30 @@
-"""A TensorProto's payload <-> ndarray. New values go where the old ones are."""
+"""A TensorProto's payload <-> ndarray. New values go where the old ones are.
+
+Raw data are viewed where they are, and so are typed lists of floats, which are the same bytes; lists of other types and
+elements of less than a byte are read as onnx reads them.
+"""
 
 from __future__ import annotations
 
+import math
+import re
 import sys
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import numpy_helper
 
 from onnx_lsuv.errors import ModelError
-from onnx_lsuv.model.elements import Array, element_bits, from_varints, pack, to_numbers, to_varints, unpack
-from onnx_lsuv.model.payload import WIDTH, Chunk, bytes_of, payload_of, run_of
+from onnx_lsuv.model.payload import WIDTH, Chunk, bytes_of, field_of, payload_of, renumbered, replaced
 from onnx_lsuv.model.splice import Edit
-from onnx_lsuv.model.wire import FLOAT_DATA, RAW_DATA, STRING_DATA, Span, varint
+from onnx_lsuv.model.wire import RAW_DATA, VARINT, Span
+
+Array = np.ndarray[Any, np.dtype[Any]]
+STRING = onnx.TensorProto.STRING
+AGAIN = "; the file is damaged or was written by a broken exporter, so export the model again"
 
 
 def dtype_of(data_type: int, where: str) -> np.dtype[Any]:
@@ -34,34 +45,43 @@ def shape_of(tensor: onnx.TensorProto, where: str) -> tuple[int, ...]:
     return shape
 
 
-def count(shape: Iterable[int]) -> int:
-    """Return the number of elements, exactly, however large."""
-    total = 1
-    for dim in shape:
-        total *= dim
-    return total
+def element_bits(dtype: np.dtype[Any]) -> int:
+    """Return how many bits an element takes in raw_data (numpy gives the small types of ml_dtypes a byte each)."""
+    small = re.match(r"u?int([24])$|float([46])_", dtype.name)
+    return int(small[1] or small[2]) if small else dtype.itemsize * 8
 
 
 def raw_size(shape: Iterable[int], dtype: np.dtype[Any]) -> int:
     """Return how many bytes raw_data of that shape and type has."""
-    return -(-count(shape) * element_bits(dtype) // 8)
+    return -(-math.prod(shape) * element_bits(dtype) // 8)
 
 
 def decode(view: memoryview, spans: tuple[Span, ...], tensor: onnx.TensorProto, where: str) -> Array:
     """Return the stored values of an inline tensor, read-only; raise ModelError where they do not fit its dims."""
     dtype, shape = dtype_of(tensor.data_type, where), shape_of(tensor, where)
-    number, parts = payload_of(view, spans, tensor.data_type)
-    if tensor.data_type == onnx.TensorProto.STRING:
-        return _strings(view, parts, number, shape, where)
+    number, wire, parts = payload_of(view, spans, tensor.data_type)
     if number == RAW_DATA:
+        if tensor.data_type == STRING:
+            raise ModelError(f"{where} holds strings as raw data, which ONNX does not allow; export the model again")
         return from_raw(view[parts[0].start : parts[0].end], shape, dtype, where)
-    if number in WIDTH:
-        stored: Array = _fixed(view, parts, np.dtype("<f4" if number == FLOAT_DATA else "<f8"), where)
-    else:
-        stored = np.concatenate(
-            [np.empty(0, np.uint64), *(from_varints(bytes_of(view, part), where) for part in parts)]
+    if tensor.data_type == STRING and len(parts) != math.prod(shape):
+        raise ModelError(
+            f"{where} should have {math.prod(shape)} strings for dims {_dims(shape)}, but has {len(parts)}"
         )
-    return _from_typed(stored, shape, dtype, where)
+    stored = _fixed(view, parts, WIDTH[wire], where) if wire in WIDTH else _listed(view, spans, tensor.data_type, where)
+    if tensor.data_type == STRING:
+        return _shaped(stored, shape, where)
+    if len(stored) != (expected := _expected(shape, dtype)):
+        raise ModelError(
+            f"{where} should have {expected} stored values for dims {_dims(shape)} of {dtype.name}, but has "
+            f"{len(stored)}{AGAIN}"
+        )
+    bits = element_bits(dtype)
+    if bits in (2, 4):  # several elements to a number
+        return from_raw(stored.astype(np.uint8).data, shape, dtype, where)
+    if wire == VARINT:  # the lowest bits of the number
+        stored = (stored & 0x3F if bits == 6 else stored).astype(f"u{dtype.itemsize}")
+    return _shaped(stored.view(dtype), shape, where)
 
 
 def check(view: memoryview, spans: tuple[Span, ...], tensor: onnx.TensorProto, where: str) -> None:
@@ -69,18 +89,18 @@ def check(view: memoryview, spans: tuple[Span, ...], tensor: onnx.TensorProto, w
 
     A list of varints has from one to ten bytes for each, so what `decode` counts exactly is bounded here.
     """
-    number, parts = payload_of(view, spans, tensor.data_type)
+    _, wire, parts = payload_of(view, spans, tensor.data_type)
     if not parts:
         return  # stripped of its values, which is another matter
-    if number in (RAW_DATA, STRING_DATA, *WIDTH):
+    if wire != VARINT:
         decode(view, spans, tensor, where)
         return
     dtype, shape = dtype_of(tensor.data_type, where), shape_of(tensor, where)
     expected, held = _expected(shape, dtype), sum(part.end - part.start for part in parts)
-    if not expected <= held <= 20 * expected:  # a list that is not packed has a tag for each
+    if not expected <= held <= 10 * expected:
         raise ModelError(
             f"{where} should have {expected} stored values for dims {_dims(shape)} of {dtype.name}, but has {held} "
-            "bytes of them; the file is damaged or was written by a broken exporter, so export the model again"
+            f"bytes of them{AGAIN}"
         )
 
 
@@ -90,12 +110,15 @@ def from_raw(data: memoryview, shape: tuple[int, ...], dtype: np.dtype[Any], whe
     if len(data) != expected:
         raise ModelError(
             f"{where} should have {expected} bytes of data for dims {_dims(shape)} of {dtype.name}, but has "
-            f"{len(data)}; the file is damaged or was written by a broken exporter, so export the model again"
+            f"{len(data)}{AGAIN}"
         )
-    bits = element_bits(dtype)
     array: Array
-    if dtype.itemsize * 8 != bits:
-        array = unpack(np.frombuffer(data, np.uint8), count(shape), bits).view(dtype)
+    if element_bits(dtype) < 8:
+        array = numpy_helper.to_array(
+            onnx.TensorProto(
+                data_type=onnx.helper.np_dtype_to_tensor_dtype(dtype), dims=[math.prod(shape)], raw_data=bytes(data)
+            )
+        )
     else:
         array = np.frombuffer(data, dtype)
         if sys.byteorder == "big":
@@ -105,54 +128,39 @@ def from_raw(data: memoryview, shape: tuple[int, ...], dtype: np.dtype[Any], whe
 
 def to_raw(array: Array) -> memoryview:
     """Return the array's elements as raw_data wants them: little-endian, C order; without a copy where it is so."""
-    bits = element_bits(array.dtype)
+    if element_bits(array.dtype) < 8:
+        return memoryview(numpy_helper.from_array(array).raw_data)
     flat = np.ascontiguousarray(array).reshape(-1)
-    if flat.dtype.itemsize * 8 != bits:
-        return pack(flat.view(np.uint8), bits).data
-    if sys.byteorder == "big":
-        flat = flat.byteswap()
-    return flat.view(np.uint8).data
+    return (flat.byteswap() if sys.byteorder == "big" else flat).view(np.uint8).data
 
 
 def encode(view: memoryview, spans: tuple[Span, ...], tensor: onnx.TensorProto, array: Array, where: str) -> list[Edit]:
     """Return the edits that put `array` in the place of the tensor's stored values, in the same kind of field."""
     decode(view, spans, tensor, where)  # there must be as many stored values as new ones
-    number, parts = payload_of(view, spans, tensor.data_type)
-    if number == RAW_DATA:
-        return [Edit(parts[0].start, parts[0].end, (to_raw(array),), parts[0].span)]
-    if number in WIDTH:
-        return encode_fixed(view, parts, to_raw(array), WIDTH[number])
-    edits = []
-    at = 0
-    numbers = to_numbers(array)
-    for part in parts:
-        if part.span is not None:
-            size = int(np.count_nonzero(bytes_of(view, part) < 0x80))
-            edits.append(Edit(part.start, part.end, (to_varints(numbers[at : at + size]).data,), part.span))
-            at += size
-        for start, end in part.cells:
-            edits.append(Edit(start, end, (varint(int(numbers[at])),), part.owner))
-            at += 1
-    return edits
+    _, wire, parts = payload_of(view, spans, tensor.data_type)
+    if wire != VARINT:
+        return replaced(view, parts, to_raw(array))
+    if element_bits(array.dtype) in (2, 4):
+        numbers = np.frombuffer(to_raw(array), np.uint8).astype(np.uint64)
+    else:
+        flat = np.ascontiguousarray(array).reshape(-1)
+        signed = flat.dtype.kind == "i"  # whose negative numbers are sign-extended
+        numbers = flat.astype(np.int64).view(np.uint64) if signed else flat.view(f"u{flat.itemsize}").astype(np.uint64)
+    return renumbered(view, parts, numbers)
 
 
-def encode_fixed(view: memoryview, parts: list[Chunk], data: memoryview, width: int) -> list[Edit]:
-    """Return the edits that put `data` in the place of a list of elements of `width` bytes; the length is the same."""
-    edits = []
-    at = 0
-    for part in parts:
-        if part.span is not None:
-            edits.append(Edit(part.start, part.end, (data[at : at + part.end - part.start],), part.span))
-            at += part.end - part.start
-        for start, end in part.cells:
-            edits.append(Edit(start, end, (data[at : at + width],), part.owner))
-            at += width
-        if part.step:
-            rows = run_of(view, part).copy()
-            rows[:, -width:] = np.frombuffer(data[at : at + len(rows) * width], np.uint8).reshape(-1, width)
-            edits.append(Edit(part.start, part.end, (rows.reshape(-1).data,), part.owner))
-            at += len(rows) * width
-    return edits
+def bindable(array: Array) -> Array:
+    """Return an array in C order; elements of less than a byte packed at the beginning of as many bytes.
+
+    So they have the shape of the values and, up to where it ends, the memory that ONNX Runtime expects.
+    """
+    array = np.require(array, requirements="C")
+    if element_bits(array.dtype) >= 8:
+        return array
+    packed = np.frombuffer(to_raw(array), np.uint8)
+    out = np.zeros(array.shape, np.uint8)
+    out.reshape(-1)[: packed.size] = packed
+    return out
 
 
 def _dims(shape: tuple[int, ...]) -> str:
@@ -170,49 +178,35 @@ def _shaped(array: Array, shape: tuple[int, ...], where: str) -> Array:
     return array
 
 
-def _fixed(view: memoryview, parts: list[Chunk], dtype: np.dtype[Any], where: str) -> Array:
-    arrays = [bytes_of(view, part) for part in parts]
-    if any(len(array) % dtype.itemsize for array in arrays):
-        raise ModelError(f"{where} has a list of values that ends in the middle of one; export the model again")
-    data = arrays[0] if len(arrays) == 1 else np.concatenate([np.empty(0, np.uint8), *arrays])
-    return data.view(dtype).astype(dtype.newbyteorder("="), copy=False)
-
-
 def _expected(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
     """Return how many numbers a typed list has for a shape: small elements share an int32, complex ones take two."""
     if element_bits(dtype) in (2, 4):
         return raw_size(shape, dtype)
-    return count(shape) * (2 if dtype.kind == "c" else 1)
+    return math.prod(shape) * (2 if dtype.kind == "c" else 1)
 
 
-def _from_typed(stored: Array, shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> Array:
-    """Turn the numbers of a typed list into the tensor's elements."""
-    bits = element_bits(dtype)
-    packed = bits in (2, 4)  # several elements to an int32
-    expected = _expected(shape, dtype)
-    if len(stored) != expected:
-        raise ModelError(
-            f"{where} should have {expected} stored values for dims {_dims(shape)} of {dtype.name}, but has "
-            f"{len(stored)}; the file is damaged or was written by a broken exporter, so export the model again"
-        )
-    if stored.dtype.kind == "f":
-        return _shaped(stored.view(dtype), shape, where)
-    if packed:
-        return _shaped(unpack(stored.astype(np.uint8), count(shape), bits).view(dtype), shape, where)
-    if bits == 6:
-        stored = stored & np.uint64(0x3F)
-    # all other types are the lowest bits of the number
-    return _shaped(stored.astype(f"u{dtype.itemsize}").view(dtype), shape, where)
+def _fixed(view: memoryview, parts: list[Chunk], width: int, where: str) -> Array:
+    """Return the numbers of a list of fixed width, without a copy where it is in one piece."""
+    arrays = [bytes_of(view, part) for part in parts]
+    if any(len(array) % width for array in arrays):
+        raise ModelError(f"{where} has a list of values that ends in the middle of one; export the model again")
+    data = arrays[0] if len(arrays) == 1 else np.concatenate([np.empty(0, np.uint8), *arrays])
+    return data.view(f"<f{width}").astype(f"f{width}", copy=False)
 
 
-def _strings(view: memoryview, parts: list[Chunk], number: int, shape: tuple[int, ...], where: str) -> Array:
-    if number == RAW_DATA:
-        raise ModelError(f"{where} holds strings as raw data, which ONNX does not allow; export the model again")
-    if len(parts) != count(shape):
-        raise ModelError(f"{where} should have {count(shape)} strings for dims {_dims(shape)}, but has {len(parts)}")
-    out = np.empty(len(parts), object)
+def _listed(view: memoryview, spans: tuple[Span, ...], data_type: int, where: str) -> Array:
+    """Return the numbers or strings of a typed list as protobuf reads them; nothing has parsed it yet."""
     try:
-        out[:] = [str(view[part.start : part.end], "utf-8") for part in parts]
+        stored = onnx.TensorProto.FromString(b"".join(view[span.start : span.end] for span in spans))
+        values = getattr(stored, field_of(data_type))
+        if data_type != STRING:
+            return np.array(
+                values, {"int32_data": np.int32, "int64_data": np.int64}.get(field_of(data_type), np.uint64)
+            )
+        out = np.empty(len(values), object)
+        out[:] = [value.decode() for value in values]
+    except DecodeError:
+        raise ModelError(f"{where} has a list of values that is no row of varints; export the model again") from None
     except UnicodeDecodeError:
         raise ModelError(f"{where} holds a string that is not UTF-8") from None
-    return _shaped(out, shape, where)
+    return out

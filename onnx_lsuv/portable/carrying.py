@@ -115,14 +115,14 @@ def _choice(planned: Result, settings: Settings, wanted: list[str]) -> tuple[Set
     """Return settings that choose these layers of the portable form, and its plan: the same, if they still do."""
     as_it_is = replace(settings, keep_bias=True)
     try:
-        chosen, _ = find(planned, as_it_is)
+        chosen = find(planned, as_it_is)
         if [layer.node.label for layer in chosen.layers] == wanted:
             return settings, chosen
     except UsageError:
         pass
     # Names changed, or there are layers now that were none before: take these by name.
     names = tuple(escape(name) for name in dict.fromkeys(wanted))
-    chosen, _ = find(planned, replace(as_it_is, include=names, exclude=()))
+    chosen = find(planned, replace(as_it_is, include=names, exclude=()))
     return replace(settings, include=names, exclude=()), chosen
 
 
