@@ -10,9 +10,8 @@
     computed    weights that other constants are computed with
     fresh       usual starting values for the parameters beside the layers
     scratch     arrays beyond the memory allowed go to a file
-    execute     a calibration graph runs over the batches, stage by stage
-    repeating   ... and once more where a mean is too large for float32 sums
-    center      biases that make the mean of each channel zero
+    execute     a calibration graph runs over the batches, stage by stage; once more where a mean is too large
+    scaling     what was measured -> weights multiplied, biases that centre, statistics of norms
     procedure   CALIBRATE: `initialize`, all verbs but the last
     measuring   VERIFY: `measure`, on a model as it is, or on the saved file
     rows        plan and records -> a row for each layer

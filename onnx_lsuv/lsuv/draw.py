@@ -1,8 +1,7 @@
-"""Draw new weights and put them where the file keeps them."""
+"""Draw new weights and put them where the file keeps them; set biases, and what starts anew beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +11,9 @@ from onnx_lsuv import orthonormal
 from onnx_lsuv.layers import Plan, Weight
 from onnx_lsuv.lsuv.computed import settle
 from onnx_lsuv.lsuv.execute import Progress
+from onnx_lsuv.lsuv.fresh import fresh_values
 from onnx_lsuv.lsuv.scratch import Scratch
+from onnx_lsuv.lsuv.settings import Settings
 from onnx_lsuv.model import Array
 from onnx_lsuv.program import stored
 from onnx_lsuv.sources import scatter
@@ -25,10 +26,30 @@ class Drawn:
     values: dict[str, Array]
     methods: dict[str, str]
     notes: dict[str, str]
-    fresh: frozenset[str] = frozenset()  # of `values`, those that start anew beside the layers
+    fresh: frozenset[str]  # of `values`, those that start anew beside the layers
 
 
-def request(weight: Weight, method: str) -> orthonormal.Request:
+def draw(plan: Plan, settings: Settings, threads: int, progress: Progress, scratch: Scratch) -> Drawn:
+    """Return a new array for each constant that changes; weights that are kept are there only to be scaled."""
+    weights = list(plan.weights.values())
+    values: dict[str, Array] = {}
+    methods, notes = dict.fromkeys(plan.weights, "keep"), dict[str, str]()
+    if settings.init != "keep":
+        requests = [_request(weight, settings.init) for weight in weights]
+        for done, (i, matrices) in enumerate(orthonormal.draw_all(requests, settings.seed, threads), 1):
+            _put(plan, weights[i], matrices, values, scratch)
+            progress("draw", done, len(weights))
+        for weight, asked in zip(weights, requests, strict=True):
+            methods[weight.key], notes[weight.key] = settle(plan.program, weight, asked.method, values)
+    elif settings.rescale:
+        names = (name for weight in weights for layer in weight.layers for name in layer.source.touched)
+        values |= {name: stored(plan.program, name) for name in dict.fromkeys(names)}
+    _set_biases(plan, values)
+    fresh = fresh_values(plan, settings.seed, threads, scratch)
+    return Drawn(values | fresh, methods, notes, frozenset(fresh))
+
+
+def _request(weight: Weight, method: str) -> orthonormal.Request:
     """Return what to draw for a weight: in the view of the layer that uses it first."""
     first = weight.layers[0]
     matrix = first.matrix
@@ -46,31 +67,6 @@ def request(weight: Weight, method: str) -> orthonormal.Request:
         centre=matrix.centre,
         precision=np.float64 if double else np.float32,
     )
-
-
-def draw(plan: Plan, method: str, seed: int, threads: int, progress: Progress, scratch: Scratch) -> Drawn:
-    """Draw all weights of a plan, side by side, and set the biases to zero.
-
-    Returns:
-        A new array for each constant that changes. With the method "keep" the weights are those of the file.
-    """
-    drawn = Drawn({}, {}, {})
-    if method == "keep":
-        for key, weight in plan.weights.items():
-            for name in (name for layer in weight.layers for name in layer.source.touched):
-                drawn.values.setdefault(name, stored(plan.program, name))
-            drawn.methods[key] = "keep"
-    else:
-        weights = list(plan.weights.values())
-        requests = [request(weight, method) for weight in weights]
-        for done, (i, matrices) in enumerate(orthonormal.draw_all(requests, seed, threads), 1):
-            _put(plan, weights[i], matrices, drawn.values, scratch)
-            progress("draw", done, len(weights))
-        for weight, asked in zip(weights, requests, strict=True):
-            found = settle(plan.program, weight, asked.method, drawn.values)
-            drawn.methods[weight.key], drawn.notes[weight.key] = found
-    _set_biases(plan, drawn.values)
-    return drawn
 
 
 def _put(plan: Plan, weight: Weight, matrices: Array, values: dict[str, Array], scratch: Scratch) -> None:
@@ -100,29 +96,3 @@ def _set_biases(plan: Plan, values: dict[str, Array]) -> None:
         bias = np.zeros(source.shape, values[source.constants[0]].dtype)
         bias[:, 2 * hidden : 3 * hidden] = 1
         scatter(values, source, bias)
-
-
-def multiply(plan: Plan, values: dict[str, Array], scales: Mapping[str, float], scratch: Scratch) -> None:
-    """Multiply each weight by its scale; the arrays of `values` are replaced or changed in place.
-
-    A weight in half precision may end at infinity, which measuring it tells.
-    """
-    with np.errstate(over="ignore"):
-        for key, scale in scales.items():
-            _multiply_one(plan.weights[key], values, scale, scratch)
-
-
-def _multiply_one(weight: Weight, values: dict[str, Array], scale: float, scratch: Scratch) -> None:
-    first = weight.layers[0]
-    source = first.source
-    carriers = source.constants if first.scaled_constant == source.constant else (first.scaled_constant,)
-    steps = tuple(dict.fromkeys(each.operand.constant for each in weight.quantiser_steps if each.scaled))
-    for name in (*carriers, *steps):
-        if not values[name].flags.writeable:
-            values[name] = scratch.keep(np.array(values[name]))
-    factor = np.asarray(scale, np.float64 if values[first.scaled_constant].dtype == np.float64 else np.float32)
-    if source.partial and first.scaled_constant == source.constant:
-        scatter(values, source, source.view(values) * factor)
-        carriers = ()
-    for name in (*carriers, *steps):
-        np.multiply(values[name], factor, out=values[name], casting="unsafe")

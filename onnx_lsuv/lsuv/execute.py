@@ -1,18 +1,23 @@
-"""Run a calibration graph over batches and return its records."""
+"""Run a calibration graph over batches and return its records; once more where a mean is too large for float32 sums.
+
+The values of most networks lie around zero, and their statistics need no more than float32 sums of x and x^2. Where a
+record's mean turns out to be large (see `graph.moments`), the graph is made and run once more, that record measured
+about the mean. If what follows from it moves another mean too far, all records are measured so.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from onnx import TensorProto, TypeProto
 
 from onnx_lsuv import runtime
-from onnx_lsuv.batches import Batch, Batches
+from onnx_lsuv.batches import Batches
 from onnx_lsuv.graph import ROWS, Calibration, Record, Stage, close, executions, first_usable_of, has_bfloat16, widened
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import Array, bindable, is_hollow, read
@@ -20,11 +25,61 @@ from onnx_lsuv.program import Program
 from onnx_lsuv.runtime import Device, Session
 
 Progress = Callable[[str, int, int], None]
-_Loaded = tuple[Stage, frozenset[str], Session]
+_Loaded = tuple[Stage, frozenset[str], Session]  # with the constants that are fed to the stage
 
 
 def quiet(phase: str, done: int, total: int) -> None:
     """Report no progress."""
+
+
+def repeat_for_large_means(
+    calibration: Calibration, build: Callable[[Set[str]], Calibration], run: Callable[[Calibration], dict[str, Record]]
+) -> dict[str, Record]:
+    """Run a calibration graph until no record's mean is too large for how it was measured; return the last records.
+
+    Args:
+        calibration: the graph.
+        build: makes it again, with the keys of the records to measure about their mean.
+        run: runs it.
+    """
+    shifted: Set[str] = frozenset()
+    while True:
+        records = run(calibration)
+        rough = calibration.rough
+        far = {key for key, asked in rough.items() if key in records and asked.is_far(records[key])}
+        if not far:
+            return records
+        shifted = far if not shifted else shifted | rough.keys()
+        calibration = build(shifted)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _CarriedValue:
+    """A value between stages."""
+
+    value: Any
+    reserved: int = 0  # bytes of the budget
+    array: Array | None = None  # the mapped array that it lives in
+
+
+_Carried = dict[str, _CarriedValue]
+
+
+@dataclass(slots=True)
+class _Run:
+    """A calibration graph while it runs."""
+
+    calibration: Calibration
+    batches: Batches
+    new: Mapping[str, Array]
+    device: Device
+    scratch: Scratch
+    wide: bool  # bfloat16 is computed in float32
+    elements: Mapping[str, int]  # types of the inputs
+    carried: list[_Carried]  # by batch
+    common: _Carried = field(default_factory=dict)  # what all batches have in common
+    cuts: dict[str, Record] = field(default_factory=dict)  # pooled
+    finals: dict[str, list[Array]] = field(default_factory=dict)
 
 
 def execute(
@@ -50,57 +105,70 @@ def execute(
     Returns:
         The record of each key over all batches.
     """
-    program, wide = calibration.program, computes_wide(calibration.program, device)
-    element = {value.name: value.type.tensor_type.elem_type for value in program.body.inputs}
-    pooled_cuts: dict[str, Record] = {}
-    finals: dict[str, list[Array]] = {}
-    kept: list[dict[str, _Held]] = [{} for _ in range(len(batches))]
-    common: dict[str, _Held] = {}  # kept values that all batches have in common
+    program = calibration.program
+    elements = {value.name: value.type.tensor_type.elem_type for value in program.body.inputs}
+    carried: list[_Carried] = [{} for _ in range(len(batches))]
+    run = _Run(calibration, batches, new, device, scratch, computes_wide(program, device), elements, carried)
     total, done = sum(1 if stage.once else len(batches) for stage in calibration.stages), 0
-    with closing(_loaded(calibration, new, device, wide=wide)) as loaded:
+    with closing(_loaded(run)) as loaded:
         for stage, fed, session in loaded:
-            # Arrays are kept alive while they are bound.
-            fixed = {name: widened(*value_of_constant(program, name, new), wide=wide) for name in fed}
-            bound = {name: runtime.value_of(array, e) for name, (array, e) in fixed.items()}
-            back = {fed: np.zeros((ROWS, width)) for fed, width in stage.again.values()}
-            wanted = tuple(dict.fromkeys((*stage.cuts, *stage.finals, *stage.kept)))
-            stores = [common] if stage.once else kept
-            # Of records that depend on each other one more is right after each run; the last run is for what is kept.
-            for left in range(len(stage.again) + bool(stage.kept), -1, -1):
-                known = {**pooled_cuts, **back}
-                inputs = {n: runtime.value_of(known[n].reshape(-1), TensorProto.DOUBLE) for n in stage.pooled}
-                found: dict[str, list[Array]] = {name: [] for name in (*stage.cuts, *stage.finals)}
-                for i, store in enumerate(stores):
-                    batch: Batch = batches[i] if stage.inputs else {}
-                    given = {name: widened(batch[name], element[name], wide=wide) for name in stage.inputs}
-                    data = {name: runtime.value_of(array, e) for name, (array, e) in given.items()}
-                    carried = {name: (store.get(name) or common[name]).value for name in stage.carried}
-                    out = runtime.run(session, {**bound, **inputs, **data, **carried}, wanted, found.keys())
-                    for name, arrays in found.items():
-                        arrays.append(runtime.array_of(out[name]))
-                    for name in stage.kept:
-                        if name in store:
-                            scratch.release(store[name].reserved)
-                        store[name] = _hold(out[name], device, scratch)
-                    if not stage.again:
-                        _drop(store, stage.finished, scratch)
-                    done += 1
-                    progress(phase, done, total)
-                pooled_cuts |= {name: first_usable_of(executions(found[name])) for name in stage.cuts}
-                before, back = back, {fed: pooled_cuts[cut] for cut, (fed, _) in stage.again.items()}
-                if left <= 1 or all(np.array_equal(back[fed], before[fed], equal_nan=True) for fed in back):
-                    break
-                total += len(stores)
-            for store in (*kept, common):
-                _drop(store, stage.finished, scratch)
-            finals |= {name: found[name] for name in stage.finals}
-            del fixed, bound, inputs
+            for more in _run_stage(run, stage, fed, session):
+                total, done = total + more, done + 1
+                progress(phase, done, total)
+            for store in (*carried, run.common):
+                _drop(run, store, stage.finished)
     results = {}
     for key, names in calibration.records.items():
-        records = [r for n in names for r in ([pooled_cuts[n]] if n in pooled_cuts else executions(finals.get(n, [])))]
-        if records:
+        found = [[run.cuts[name]] if name in run.cuts else executions(run.finals.get(name, [])) for name in names]
+        if records := [record for each in found for record in each]:
             results[key] = first_usable_of(records)
     return results
+
+
+def _run_stage(run: _Run, stage: Stage, fed: Iterable[str], session: Session) -> Iterator[int]:
+    """Run a stage over the batches, again and again where its records depend on each other.
+
+    Yields after each run how many more there are than one a batch, since the run before.
+    """
+    # Arrays are kept alive while they are bound.
+    fixed = {name: widened(*_values_of(run, name), wide=run.wide) for name in fed}
+    bound = {name: runtime.value_of(array, elem_type) for name, (array, elem_type) in fixed.items()}
+    back = {name: np.zeros((ROWS, width)) for name, width in stage.again.values()}
+    stores, more = [run.common] if stage.once else run.carried, 0
+    # One more of these records is right after each run; the last run is for what is kept.
+    for left in range(len(stage.again) + bool(stage.kept), -1, -1):
+        known = {**run.cuts, **back}
+        pooled = {n: runtime.value_of(known[n].reshape(-1), TensorProto.DOUBLE) for n in stage.pooled}
+        found: dict[str, list[Array]] = {name: [] for name in (*stage.cuts, *stage.finals)}
+        for i, store in enumerate(stores):
+            for name, array in _run_once(run, stage, session, bound | pooled, i, store).items():
+                found[name].append(array)
+            if not stage.again:
+                _drop(run, store, stage.finished)
+            yield more
+            more = 0
+        run.cuts |= {name: first_usable_of(executions(found[name])) for name in stage.cuts}
+        before, back = back, {name: run.cuts[cut] for cut, (name, _) in stage.again.items()}
+        if left <= 1 or all(np.array_equal(back[name], before[name], equal_nan=True) for name in back):
+            break
+        more = len(stores)
+    run.finals |= {name: found[name] for name in stage.finals}
+
+
+def _run_once(
+    run: _Run, stage: Stage, session: Session, bound: Mapping[str, Any], i: int, store: _Carried
+) -> dict[str, Array]:
+    """Run a stage over a batch; return its records, and keep what later stages read."""
+    batch = run.batches[i] if stage.inputs else {}
+    given = {name: widened(batch[name], run.elements[name], wide=run.wide) for name in stage.inputs}
+    data = {name: runtime.value_of(array, elem_type) for name, (array, elem_type) in given.items()}
+    carried = {name: (store.get(name) or run.common[name]).value for name in stage.carried}
+    records = dict.fromkeys((*stage.cuts, *stage.finals))
+    out = runtime.run(session, {**bound, **data, **carried}, tuple(records | dict.fromkeys(stage.kept)), records.keys())
+    for name in stage.kept:
+        _drop(run, store, [name])
+        store[name] = _carry(run, out[name])
+    return {name: runtime.array_of(out[name]) for name in records}
 
 
 def computes_wide(program: Program, device: Device) -> bool:
@@ -108,15 +176,14 @@ def computes_wide(program: Program, device: Device) -> bool:
     return device.kind == "cpu" and has_bfloat16(program)
 
 
-def _loaded(
-    calibration: Calibration, new: Mapping[str, Array], device: Device, *, wide: bool
-) -> Generator[_Loaded, None, None]:
-    """Yield each stage, the constants that are fed to it and its session; while it runs, the next one is loaded."""
-    program, types = calibration.program, dict[str, TypeProto]()
+def _loaded(run: _Run) -> Generator[_Loaded, None, None]:
+    """Yield each stage with its session; while it runs, the next one is loaded."""
+    calibration, types = run.calibration, dict[str, TypeProto]()
 
     def load(stage: Stage) -> _Loaded:
-        fed = frozenset(n for n in stage.constants if n in new or _comes_from_file(program, n))
-        return stage, fed, runtime.load(close(calibration, stage, fed, types, wide=wide), device, fold=stage.folds)
+        fed = frozenset(n for n in stage.constants if n in run.new or _comes_from_file(calibration.program, n))
+        model = close(calibration, stage, fed, types, wide=run.wide)
+        return stage, fed, runtime.load(model, run.device, fold=stage.folds)
 
     stages = iter(calibration.stages)
     with ThreadPoolExecutor(1, thread_name_prefix="load") as pool:
@@ -134,30 +201,21 @@ def _loaded(
             yield stage, fed, session
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Held:
-    """A value between stages."""
-
-    value: Any
-    reserved: int  # bytes of the budget
-    array: Array | None = None  # the mapped array that it lives in
-
-
-def _hold(value: Any, device: Device, scratch: Scratch) -> _Held:
+def _carry(run: _Run, value: Any) -> _CarriedValue:
     """Keep a value where it is, or, on the host beyond the budget, in a file."""
-    if device.kind != "cpu" or not value.is_tensor() or value.data_type() == "tensor(string)":
-        return _Held(value, 0)
+    if run.device.kind != "cpu" or not value.is_tensor() or value.data_type() == "tensor(string)":
+        return _CarriedValue(value)
     size = value.tensor_size_in_bytes()
-    if scratch.reserve(size):
-        return _Held(value, size)
-    array = scratch.mapped(runtime.array_of(value))
-    return _Held(runtime.value_of(array, value.element_type()), 0, array)
+    if run.scratch.reserve(size):
+        return _CarriedValue(value, size)
+    array = run.scratch.mapped(runtime.array_of(value))
+    return _CarriedValue(runtime.value_of(array, value.element_type()), 0, array)
 
 
-def _drop(store: dict[str, _Held], names: Sequence[str], scratch: Scratch) -> None:
+def _drop(run: _Run, store: _Carried, names: Iterable[str]) -> None:
     for name in names:
         if name in store:
-            scratch.release(store.pop(name).reserved)
+            run.scratch.release(store.pop(name).reserved)
 
 
 def _comes_from_file(program: Program, name: str) -> bool:
@@ -168,10 +226,10 @@ def _comes_from_file(program: Program, name: str) -> bool:
     return constant.node is None and (constant.tensor is None or is_hollow(constant.tensor))
 
 
-def value_of_constant(program: Program, name: str, new: Mapping[str, Array]) -> tuple[Array, int]:
+def _values_of(run: _Run, name: str) -> tuple[Array, int]:
     """Return a constant's values, new or stored, in a form that can be bound, and their element type."""
-    constant = program.constants[name]
-    if name in new:
-        return np.ascontiguousarray(new[name]).reshape(constant.dims), constant.elem_type
+    constant = run.calibration.program.constants[name]
+    if name in run.new:
+        return np.ascontiguousarray(run.new[name]).reshape(constant.dims), constant.elem_type
     assert constant.site is not None
-    return bindable(read(program.model, constant.site)), constant.elem_type
+    return bindable(read(run.calibration.program.model, constant.site)), constant.elem_type

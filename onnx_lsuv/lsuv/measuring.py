@@ -11,11 +11,10 @@ from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batch, Batches, default_limit
 from onnx_lsuv.graph import Record, build
 from onnx_lsuv.layers import Plan
-from onnx_lsuv.lsuv.execute import Progress, execute, quiet
-from onnx_lsuv.lsuv.patterns import targets_of
+from onnx_lsuv.lsuv.execute import Progress, execute, quiet, repeat_for_large_means
+from onnx_lsuv.lsuv.patterns import aims_of
 from onnx_lsuv.lsuv.planning import find, require_layers, settings_for
 from onnx_lsuv.lsuv.prepare import Clock, checked, run_notes, shapes_of
-from onnx_lsuv.lsuv.repeating import repeat_for_large_means
 from onnx_lsuv.lsuv.result import LayerReport, Result
 from onnx_lsuv.lsuv.rows import noted, row_of, skipped_row, tolerances, verified_row
 from onnx_lsuv.lsuv.scratch import Scratch
@@ -64,9 +63,9 @@ def measure(
         plan = find(model, as_it_is)
         require_layers(plan)
         data = checked(plan.program.model, batches)
-        targets, remarks = targets_of(plan, settings if like is None else Settings())
+        aims = aims_of(plan, settings if like is None else Settings())
         graph = partial(
-            build, plan, shapes_of(data), rescale=False, staged=False, targets=targets, block=runtime.block(where)
+            build, plan, shapes_of(data), rescale=False, staged=False, targets=aims.stds, block=runtime.block(where)
         )
         records = repeat_for_large_means(
             graph(),
@@ -80,10 +79,10 @@ def measure(
         rows = _verified(plan, like.layers, records, settings)
         return replace(like, layers=rows, settings=settings, seconds={**like.seconds, **clock.seconds})
     found = [
-        row_of(plan, layer, "keep", targets[layer.weight], "scaled" if layer.scaled else "found", records)
+        row_of(plan, layer, "keep", aims.stds[layer.weight], "scaled" if layer.scaled else "found", records)
         for layer in plan.layers
     ]
-    found = [noted(row, remarks.get(layer)) for row, layer in zip(found, plan.layers, strict=True)]
+    found = [noted(row, aims.remarks.get(layer)) for row, layer in zip(found, plan.layers, strict=True)]
     return Result(
         model=plan.program.model,
         plan=plan,

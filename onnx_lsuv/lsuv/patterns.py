@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -47,16 +47,18 @@ def no_match(pattern: str, layers: Iterable[Layer]) -> str:
     )
 
 
-def targets_of(plan: Plan, settings: Settings) -> tuple[dict[str, float], dict[Layer, str]]:
-    """Return the std that each weight's layer is to have, and what to say of uses that wanted another.
+@dataclass(frozen=True, slots=True, eq=False)
+class Aims:
+    """The std that each weight's layer is to have, by the weight's key; what to say of uses that wanted another."""
+
+    stds: Mapping[str, float]
+    remarks: Mapping[Layer, str]
+
+
+def aims_of(plan: Plan, settings: Settings) -> Aims:
+    """Return what the targets ask for; raise UsageError where a pattern decides about no layer.
 
     A weight has one scale, which its first scaled use decides; so that use's target counts.
-
-    Returns:
-        By the weight's key; and a note by layer.
-
-    Raises:
-        UsageError: a pattern decides about no layer.
     """
     stds = dict.fromkeys(plan.weights, settings.target_std)
     notes: dict[Layer, str] = {}
@@ -76,7 +78,7 @@ def targets_of(plan: Plan, settings: Settings) -> tuple[dict[str, float], dict[L
     for pattern, _ in settings.targets:
         if plan.layers and pattern not in effective:
             raise UsageError(_no_effect(plan, pattern))
-    return stds, notes
+    return Aims(stds, notes)
 
 
 def _no_effect(plan: Plan, pattern: str) -> str:

@@ -11,7 +11,7 @@ from onnx_lsuv.errors import ModelError, UsageError, listing
 from onnx_lsuv.layers import Layer, Plan, Skipped, find_centres, find_layers
 from onnx_lsuv.lsuv.fresh import fresh_notes
 from onnx_lsuv.lsuv.notes import guide
-from onnx_lsuv.lsuv.patterns import Choice, no_match, targets_of
+from onnx_lsuv.lsuv.patterns import Choice, aims_of, no_match
 from onnx_lsuv.lsuv.result import LayerReport, Result
 from onnx_lsuv.lsuv.rows import noted, row_of, skipped_row
 from onnx_lsuv.lsuv.settings import Choices, Settings, Wanted
@@ -35,12 +35,12 @@ def plan(model: Model | Result, settings: Settings | None = None, **choices: Unp
     """
     settings = settings_for(model, settings, choices)
     found = find(model, settings)
-    stds, remarks = targets_of(found, settings)
+    aims = aims_of(found, settings)
     centred = find_centres(found) if settings.center else {}
     rows = []
     for layer in found.layers:
-        row = row_of(found, layer, settings.init, stds[layer.weight], "found", {})
-        rows.append(noted(replace(row, note=_fate(found, layer, row, settings, centred)), remarks.get(layer)))
+        row = row_of(found, layer, settings.init, aims.stds[layer.weight], "found", {})
+        rows.append(noted(replace(row, note=_fate(found, layer, row, settings, centred)), aims.remarks.get(layer)))
     roles = Counter(parameter.role for parameter in found.parameters.fresh)
     counted = ", ".join(f"{count} x {role}" for role, count in sorted(roles.items()))
     started = [f"fresh: {counted} would get their usual starting values"] if roles else []

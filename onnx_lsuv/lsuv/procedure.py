@@ -8,26 +8,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Unpack
 
-import numpy as np
-from onnx import helper
-
 from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batch, Batches, default_limit
 from onnx_lsuv.errors import DataError
-from onnx_lsuv.graph import COUNT, MEAN, VAR, Calibration, Record, build, norm_key, variance_limits, within_channels
-from onnx_lsuv.layers import Centre, Layer, Plan, find_centres
-from onnx_lsuv.lsuv.center import bias_values, not_centred
+from onnx_lsuv.graph import Calibration, Record, build, within_channels
+from onnx_lsuv.layers import Centre, find_centres
 from onnx_lsuv.lsuv.computed import altered
-from onnx_lsuv.lsuv.draw import Drawn, draw, multiply
-from onnx_lsuv.lsuv.execute import Progress, execute, quiet
-from onnx_lsuv.lsuv.fresh import fresh_notes, fresh_values, redrawn
+from onnx_lsuv.lsuv.draw import Drawn, draw
+from onnx_lsuv.lsuv.execute import Progress, execute, quiet, repeat_for_large_means
+from onnx_lsuv.lsuv.fresh import fresh_notes, redrawn
 from onnx_lsuv.lsuv.notes import guide
-from onnx_lsuv.lsuv.patterns import targets_of
-from onnx_lsuv.lsuv.planning import find, require_layers, settings_for
+from onnx_lsuv.lsuv.patterns import Aims, aims_of
+from onnx_lsuv.lsuv.planning import plan, require_layers
 from onnx_lsuv.lsuv.prepare import Clock, check_sizes, checked, run_notes, shapes_of
-from onnx_lsuv.lsuv.repeating import repeat_for_large_means
 from onnx_lsuv.lsuv.result import Change, Result
 from onnx_lsuv.lsuv.rows import drawn_row, noted, skipped_row, usable_scale
+from onnx_lsuv.lsuv.scaling import biases_that_centre, multiply, norm_values, not_centred
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.lsuv.settings import Choices, Settings
 from onnx_lsuv.model import Array, Model, promoted, with_values
@@ -38,10 +34,8 @@ from onnx_lsuv.runtime import Device
 class _Task:
     """All that is decided before anything is drawn."""
 
-    settings: Settings
-    plan: Plan
-    targets: Mapping[str, float]  # by weight key
-    remarks: Mapping[Layer, str]
+    planned: Result
+    aims: Aims
     centres: Mapping[str, Centre]  # by weight key
     data: Batches | None
     device: Device
@@ -84,69 +78,50 @@ def initialize(
         DataError: the data do not fit the model.
         DeviceError: the device is not there.
     """
-    settings = settings_for(model, settings, choices)
-    where = runtime.device_of(device, threads=threads)
     clock = Clock()
     with clock("load"):
-        task = _decide(model, batches, settings, where, Scratch(default_limit() if memory is None else memory, scratch))
-    records: dict[str, Record] = {}
-    scales: dict[str, float] = {}
+        where = runtime.device_of(device, threads=threads)
+        planned = plan(model, settings, **choices)
+        task = _decide(planned, batches, where, Scratch(default_limit() if memory is None else memory, scratch))
     with ThreadPoolExecutor(1, thread_name_prefix="build") as beside:
         # Drawing leaves Python alone most of the time, so that the graph can be made meanwhile.
-        runs = task.data is not None and (settings.rescale or task.plan.norms)
-        making = beside.submit(_graph, task) if runs else None
+        making = beside.submit(_graph, task) if task.data is not None and planned.needs_data else None
         with clock("draw"):
-            drawn = _draw(task, progress)
+            drawn = draw(planned.plan, planned.settings, where.threads, progress, task.scratch)
+        records, scales = dict[str, Record](), dict[str, float]()
         if making is not None:
             with clock("calibrate"):
                 records, scales = _calibrate(task, making.result(), drawn.values, progress)
         runtime.release(where)
-    return _result(task, drawn, records, scales, clock.seconds)
+    return _result(task, drawn, records, scales, clock)
 
 
 def _decide(
-    model: Model | Result,
-    batches: Batches | Iterable[Batch] | Batch | None,
-    settings: Settings,
-    device: Device,
-    scratch: Scratch,
+    planned: Result, batches: Batches | Iterable[Batch] | Batch | None, device: Device, scratch: Scratch
 ) -> _Task:
-    """Plan: find the layers and what each is to come to, and look at the data."""
-    plan = find(model, settings)
-    require_layers(plan)
-    check_sizes(plan, default_limit())
-    targets, remarks = targets_of(plan, settings)
-    centres = find_centres(plan) if settings.center else {}
-    source = plan.program.model
-    if batches is None and (settings.rescale or plan.norms):
-        raise DataError(f"{source.name} has to run on data: give a list of batches {{input name: array}}")
-    data = None if batches is None else checked(source, batches)
-    return _Task(settings, plan, targets, remarks, centres, data, device, scratch)
-
-
-def _draw(task: _Task, progress: Progress) -> Drawn:
-    """Draw all weights, and with `fresh` what starts anew beside them."""
-    plan, settings, threads = task.plan, task.settings, task.device.threads
-    drawn = draw(plan, settings.init, settings.seed, threads, progress, task.scratch)
-    others = fresh_values(plan, settings.seed, threads, task.scratch)
-    # Where nothing is scaled, weights that are kept are in the file already.
-    kept = settings.init == "keep" and not settings.rescale
-    same = {name for layer in plan.layers for name in layer.source.touched} if kept else ()
-    values = {name: array for name, array in drawn.values.items() if name not in same}
-    return replace(drawn, values=values | others, fresh=frozenset(others))
+    """Look at what was planned and at the data: whether there is something to do, and whether it can be done."""
+    found, settings = planned.plan, planned.settings
+    require_layers(found)
+    check_sizes(found, default_limit())
+    if batches is None and planned.needs_data:
+        raise DataError(f"{planned.model.name} has to run on data: give a list of batches {{input name: array}}")
+    data = None if batches is None else checked(planned.model, batches)
+    return _Task(
+        planned, aims_of(found, settings), find_centres(found) if settings.center else {}, data, device, scratch
+    )
 
 
 def _graph(task: _Task, shifted: Set[str] = frozenset()) -> Calibration:
     """Make the calibration graph; `shifted` are keys of the records that are measured about their mean."""
+    found = task.planned.plan
     assert task.data is not None
-    # Without layers in its plan the graph computes them as they are, and only the norms are set.
-    measured = task.plan if task.settings.rescale else replace(task.plan, layers=(), weights={})
     return build(
-        measured,
+        # Without layers in its plan the graph computes them as they are, and only the norms are set.
+        found if task.planned.settings.rescale else replace(found, layers=(), weights={}),
         shapes_of(task.data),
         rescale=True,
         staged=len(task.data) > 1,
-        targets=task.targets,
+        targets=task.aims.stds,
         centred={key: centre.channels for key, centre in task.centres.items()},
         shifted=shifted,
         block=runtime.block(task.device),
@@ -161,77 +136,53 @@ def _calibrate(
     Returns:
         What was measured, and the scales, by weight key.
     """
-    plan, data, scratch = task.plan, task.data, task.scratch
+    found, data = task.planned.plan, task.data
     assert data is not None
     records = repeat_for_large_means(
         calibration,
         lambda shifted: _graph(task, shifted),
-        lambda graph: execute(graph, data, values, task.device, scratch, progress),
+        lambda graph: execute(graph, data, values, task.device, task.scratch, progress),
     )
     channels = {key: records[key] for key in task.centres if key in records}
     records |= {key: within_channels(record) for key, record in channels.items()}
     scales: dict[str, float] = {}
-    if task.settings.rescale:
-        usable = {key: usable_scale(records.get(key), std) for key, std in task.targets.items()}
+    if task.planned.settings.rescale:
+        usable = {key: usable_scale(records.get(key), std) for key, std in task.aims.stds.items()}
         scales = {key: scale for key, scale in usable.items() if scale is not None}
-        multiply(plan, values, scales, scratch)
-        values |= bias_values(plan, task.centres, channels, scales)
-    values |= _norm_values(plan, records)
+        multiply(found, values, scales, task.scratch)
+        values |= biases_that_centre(found, task.centres, channels, scales)
+    values |= norm_values(found, records)
     return records, scales
 
 
-def _norm_values(plan: Plan, records: Mapping[str, Record]) -> dict[str, Array]:
-    """Return the statistics to write to the BatchNormalizations."""
-    values: dict[str, Array] = {}
-    for norm in plan.norms:
-        record = records.get(norm_key(norm))
-        if record is None or record[COUNT, 0] == 0 or not np.isfinite(record).all():
-            continue
-        for name, row in ((norm.mean, MEAN), (norm.var, VAR)):
-            constant = plan.program.constants[name]
-            array = record[row].reshape(constant.dims)
-            if row == VAR:
-                array = np.clip(array, *variance_limits(constant.elem_type))
-            values[name] = array.astype(helper.tensor_dtype_to_np_dtype(constant.elem_type))
-    return values
-
-
 def _result(
-    task: _Task, drawn: Drawn, records: Mapping[str, Record], scales: Mapping[str, float], seconds: Mapping[str, float]
+    task: _Task, drawn: Drawn, records: Mapping[str, Record], scales: Mapping[str, float], clock: Clock
 ) -> Result:
     """Put the new values into the model, and say what happened to each layer."""
-    plan, settings = task.plan, task.settings
-    sites = {name: plan.program.constants[name].site for name in drawn.values}
-    new = with_values(plan.program.model, {site: drawn.values[name] for name, site in sites.items() if site})
+    found, settings, aims = task.planned.plan, task.planned.settings, task.aims
+    constants = [found.program.constants[name] for name in drawn.values]
+    new = with_values(task.planned.model, {each.site: drawn.values[each.name] for each in constants if each.site})
+    moved = set(promoted(new))
     rows = []
-    for layer in plan.layers:
-        row = drawn_row(plan, layer, drawn.methods, records, scales, task.targets, rescale=settings.rescale)
-        rows.append(noted(noted(row, drawn.notes.get(layer.weight)), task.remarks.get(layer)))
-    lowered = {key for key, std in task.targets.items() if std < settings.target_std}
-    return Result(
+    for layer in found.layers:
+        row = drawn_row(found, layer, drawn.methods, records, scales, aims.stds, rescale=settings.rescale)
+        rows.append(noted(row, drawn.notes.get(layer.weight), aims.remarks.get(layer)))
+    lowered = {key for key, std in aims.stds.items() if std < settings.target_std}
+    return replace(
+        task.planned,
         model=new,
-        plan=plan,
         verb="initialize",
-        settings=settings,
         layers=tuple(rows),
-        skipped=tuple(redrawn(skipped_row(each), plan, drawn.fresh) for each in plan.skipped),
-        kept_statistics=tuple(map(skipped_row, plan.kept_statistics)),
-        changes=_changes(plan, new, drawn.values),
+        skipped=tuple(redrawn(skipped_row(each), found, drawn.fresh) for each in found.skipped),
+        changes=tuple(Change(c.label, c.scope, found.roles[c.name].role, c.site in moved) for c in constants),
         notes=(
-            *run_notes(plan, task.data, task.device),
-            *altered(plan, drawn.methods),
-            *fresh_notes(plan),
-            *(not_centred(plan, task.centres) if settings.center else ()),
-            *(map(str, guide(plan, lowered)) if settings.rescale else ()),
+            *run_notes(found, task.data, task.device),
+            *altered(found, drawn.methods),
+            *fresh_notes(found),
+            *(not_centred(found, task.centres) if settings.center else ()),
+            *(map(str, guide(found, lowered)) if settings.rescale else ()),
         ),
         data=task.data.describe() if task.data else {},
         device=task.device.name,
-        seconds=seconds,
+        seconds=clock.seconds,
     )
-
-
-def _changes(plan: Plan, new: Model, names: Iterable[str]) -> tuple[Change, ...]:
-    """Return what became of each tensor that has new values."""
-    moved = set(promoted(new))
-    constants = [plan.program.constants[name] for name in names]
-    return tuple(Change(c.label, c.scope, plan.roles[c.name].role, c.site in moved) for c in constants)

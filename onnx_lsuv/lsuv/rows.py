@@ -52,9 +52,9 @@ def row_of(
     )
 
 
-def noted(row: LayerReport, more: str | None) -> LayerReport:
-    """Return a row with one more note."""
-    return replace(row, note="; ".join(each for each in (row.note, more) if each))
+def noted(row: LayerReport, *more: str | None) -> LayerReport:
+    """Return a row with more notes."""
+    return replace(row, note="; ".join(filter(None, (row.note, *more))))
 
 
 def drawn_row(
