@@ -103,6 +103,11 @@ def filled(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], keys: s
     return [(column, values) for column, values in found if column.key in always.split() or column.shown(values)]
 
 
+def layers_of(result: Result, other: Result | None, keys: str, always: str = "") -> Filled:
+    """Return the columns of the table of layers; arguments as for `filled`."""
+    return filled(LAYERS, rows_of(result, other), keys, always)
+
+
 def rows_of(result: Result, other: Result | None = None) -> list[dict[str, Any]]:
     """Return the rows of the table of layers, each with the std of its counterpart in the other result."""
     there = aligned(result.layers, other.layers if other is not None else ())

@@ -10,7 +10,7 @@ from typing import Any
 from onnx_lsuv.errors import clean
 from onnx_lsuv.lsuv import LayerReport, Result
 from onnx_lsuv.report import layout
-from onnx_lsuv.report.columns import LAYERS, RIGHT, filled, number, plain, rows_of
+from onnx_lsuv.report.columns import layers_of, number, plain
 from onnx_lsuv.report.words import groups, only_there, sentences, told
 
 CAUSES = 10  # lines that say why a layer is as it is, unless every one is asked for
@@ -47,17 +47,10 @@ class _Page:
     def table(self, result: Result, other: Result | None, keys: str, always: str) -> str:
         """Return the table of layers; "" where there are none."""
         columns = [
-            layout.Column(
-                column.short or column.heading,
-                [self.name(plain(column.kind, value)) for value in values],
-                ">" if column.kind in RIGHT else "<",
-                column.least,
-                column.drop,
-                PAINT if column.kind == "outcome" else None,
-            )
-            for column, values in filled(LAYERS, rows_of(result, other), keys, always)
+            (column, [self.name(plain(column.kind, value)) for value in values])
+            for column, values in layers_of(result, other, keys, always)
         ]
-        return layout.table(columns, self.width, color=self.color) if result.layers else ""
+        return layout.table(columns, self.width, PAINT if self.color else None) if result.layers else ""
 
 
 def as_text(
