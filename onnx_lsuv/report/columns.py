@@ -8,7 +8,6 @@ of operators, "dims", "matrices" (how many, rows, columns), a "number", a "count
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -130,8 +129,6 @@ def number(value: float | None) -> str:
     """Return a number with four significant digits, in a width that lines up."""
     if value is None:
         return "-"
-    if not math.isfinite(value):
-        return str(value)
     if value == 0 or 1e-3 <= abs(value) < 1e5:
         return f"{value:.4f}" if abs(value) < 1000 else f"{value:.1f}"
     return f"{value:.2e}"

@@ -27,7 +27,8 @@ def as_html(
     result: Result, about: Mapping[str, Any], command: Sequence[str] = (), *, other: Result | None = None
 ) -> str:
     """Return the whole page; arguments as for `write_report`."""
-    page, style, script = (_resource(f"page.{kind}") for kind in ("html", "css", "js"))
+    room = files(__package__)
+    page, style, script = (room.joinpath(f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
     name = _last(path_of(result, about))
     other_path = "" if other is None else path_of(other, about, "compare")
     other_name = other_path if _last(other_path) == name else _last(other_path)
@@ -60,10 +61,6 @@ def as_html(
         links=" ".join(f'<a href="#{key}">{title.partition(" <")[0]}</a>' for key, title, _ in parts),
         sections="\n".join(f'<section id="{key}">\n<h2>{title}</h2>\n{body}\n</section>' for key, title, body in parts),
     )
-
-
-def _resource(name: str) -> str:
-    return files(__package__).joinpath(name).read_text("utf-8")
 
 
 def _counted(title: str, rows: Sequence[Any]) -> str:
