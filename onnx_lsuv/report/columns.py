@@ -8,7 +8,6 @@ of operators, "dims", "matrices" (how many, rows, columns), a "number", a "count
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -104,6 +103,11 @@ def filled(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], keys: s
     return [(column, values) for column, values in found if column.key in always.split() or column.shown(values)]
 
 
+def layers_of(result: Result, other: Result | None, keys: str, always: str = "") -> Filled:
+    """Return the columns of the table of layers; arguments as for `filled`."""
+    return filled(LAYERS, rows_of(result, other), keys, always)
+
+
 def rows_of(result: Result, other: Result | None = None) -> list[dict[str, Any]]:
     """Return the rows of the table of layers, each with the std of its counterpart in the other result."""
     there = aligned(result.layers, other.layers if other is not None else ())
@@ -126,8 +130,6 @@ def number(value: float | None) -> str:
     """Return a number with four significant digits, in a width that lines up."""
     if value is None:
         return "-"
-    if not math.isfinite(value):
-        return str(value)
     if value == 0 or 1e-3 <= abs(value) < 1e5:
         return f"{value:.4f}" if abs(value) < 1000 else f"{value:.1f}"
     return f"{value:.2e}"

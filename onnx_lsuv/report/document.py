@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict
 from typing import Any
 
 from onnx_lsuv.lsuv import Result
@@ -28,9 +28,9 @@ def as_document(result: Result, about: Mapping[str, Any], *, other: Result | Non
         "data": result.data,
         "seconds": {k: round(v, 6) for k, v in result.seconds.items()},
         "layers": _layers(result),
-        "left": [_record(row) for row in result.skipped],
-        "statistics_kept": [_record(row) for row in result.kept_statistics],
-        "changes": [_record(row) for row in result.changes],
+        "left": list(map(asdict, result.skipped)),
+        "statistics_kept": list(map(asdict, result.kept_statistics)),
+        "changes": list(map(asdict, result.changes)),
         "notes": result.notes,
     }
     if other is not None:
@@ -47,10 +47,6 @@ def as_json(
 
 def _layers(result: Result) -> list[dict[str, Any]]:
     return [{column.key: row[column.key] for column in FIELDS} for row in rows_of(result)]
-
-
-def _record(row: Any) -> dict[str, Any]:
-    return {field.name: getattr(row, field.name) for field in fields(row)}
 
 
 def _plain(value: Any) -> Any:

@@ -26,22 +26,13 @@ def as_github(result: Result, limit: int = LIMIT, *, other: Result | None = None
     what was left alone.
     """
     unreached = [row for row in result.layers if row.status == "not-reached"]
-    notices = [("verdict", verdict(result))]
-    if other is not None:
-        notices.append(("other model", f"{_name(other.model.name)}: {verdict(other)}"))
-    levels = {
-        "error": [(f"layer {row.status}", f"{_name(row.name)}: {told(row)}") for row in misses(result)],
-        "warning": [
-            *(("layer not reached", f"{_name(row.name)}: {told(row)}") for row in unreached),
-            *(("statistics kept", f"{_name(row.name)}: {row.detail}") for row in result.kept_statistics),
-        ],
-        "notice": [
-            *notices,
-            *(("note", note) for note in result.notes),
-            *(("left alone", _skipped(rows)) for rows in groups(result.skipped)),
-        ],
-    }
-    return [line for level, items in levels.items() for line in _lines(level, items, limit)]
+    compared = [] if other is None else [("other model", f"{_name(other.model.name)}: {verdict(other)}")]
+    errors = [(f"layer {row.status}", f"{_name(row.name)}: {told(row)}") for row in misses(result)]
+    warnings = [("layer not reached", f"{_name(row.name)}: {told(row)}") for row in unreached]
+    warnings += [("statistics kept", f"{_name(row.name)}: {row.detail}") for row in result.kept_statistics]
+    notices = [("verdict", verdict(result)), *compared, *(("note", note) for note in result.notes)]
+    notices += [("left alone", _skipped(group)) for group in groups(result.skipped)]
+    return [*_lines("error", errors, limit), *_lines("warning", warnings, limit), *_lines("notice", notices, limit)]
 
 
 def _skipped(group: Mapping[str, Any]) -> str:

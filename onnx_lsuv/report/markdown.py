@@ -9,7 +9,7 @@ from typing import Any
 
 from onnx_lsuv.errors import clean
 from onnx_lsuv.lsuv import Result
-from onnx_lsuv.report.columns import LAYERS, RIGHT, SKIPPED, TRAINS, Filled, filled, plain, rows_of
+from onnx_lsuv.report.columns import RIGHT, SKIPPED, TRAINS, Filled, filled, layers_of, plain
 from onnx_lsuv.report.layout import shortened
 from onnx_lsuv.report.words import groups, importers, misses, only_there, path_of, told, verdict
 
@@ -36,7 +36,7 @@ def as_markdown(
         more = [f"- and {len(missed) - _WORST} more"] if len(missed) > _WORST else []
         parts.append("\n".join(["Worst first:", "", *lines, *more]))
     if result.layers:
-        whole = _table(filled(LAYERS, rows_of(result, other), _SHOWN))
+        whole = _table(layers_of(result, other, _SHOWN))
         folded = f"<details><summary>{len(result.layers)} layers</summary>\n\n{whole}\n\n</details>"
         parts.append(folded if len(result.layers) > _OPEN else whole)
     if other is not None:

@@ -27,11 +27,11 @@ def as_html(
     result: Result, about: Mapping[str, Any], command: Sequence[str] = (), *, other: Result | None = None
 ) -> str:
     """Return the whole page; arguments as for `write_report`."""
-    page, style, script = (_resource(f"page.{kind}") for kind in ("html", "css", "js"))
+    room = files(__package__)
+    page, style, script = (room.joinpath(f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
     name = _last(path_of(result, about))
-    other_name = "" if other is None else _last(other.model.name)
-    if other is not None and other_name == name:
-        other_name = other.model.name
+    other_path = "" if other is None else path_of(other, about, "compare")
+    other_name = other_path if _last(other_path) == name else _last(other_path)
     kept = result.kept_statistics
     parts = [
         ("std", "Std through the network", _profile(result, other, other_name)),
@@ -61,10 +61,6 @@ def as_html(
         links=" ".join(f'<a href="#{key}">{title.partition(" <")[0]}</a>' for key, title, _ in parts),
         sections="\n".join(f'<section id="{key}">\n<h2>{title}</h2>\n{body}\n</section>' for key, title, body in parts),
     )
-
-
-def _resource(name: str) -> str:
-    return files(__package__).joinpath(name).read_text("utf-8")
 
 
 def _counted(title: str, rows: Sequence[Any]) -> str:
@@ -117,7 +113,8 @@ def _range(values: Sequence[float]) -> str:
 
 def _profile(result: Result, other: Result | None, other_name: str) -> str:
     """Return the picture of std by depth with its legend; "" where nothing was measured."""
-    kept, there = (result.settings.init == "keep", aligned(result.layers, other.layers if other is not None else ()))
+    there = aligned(result.layers, other.layers if other is not None else ())
+    kept = result.settings.init == "keep"
     series = [
         Series("drawn", "as it was" if kept else "as drawn", [row.std_drawn for row in result.layers]),
         Series("now", "after LSUV" if result.verb == "initialize" else "measured", [row.std for row in result.layers]),
@@ -133,9 +130,8 @@ def _profile(result: Result, other: Result | None, other_name: str) -> str:
         said.append("As drawn: all layers before it scaled already, so the way to the target is the layer's own scale.")
     if any(not row.good and (row.std is None or not 0 < row.std < math.inf) for row in result.layers):
         said.append("A cross stands for an output without a finite, positive std.")
-    unplaced = 0 if other is None else there.count(None)
-    if unplaced:
-        said.append(f"{unplaced} of these layers have no counterpart in the other model.")
+    if other is not None and None in there:
+        said.append(f"{there.count(None)} of these layers have no counterpart in the other model.")
     return (
         f'<figure><ul class="legend">{"".join(keys)}</ul>\n<div class="plot">{profile(result.layers, series)}</div>\n'
         f'<p class="axis">layer, in the order of execution</p><figcaption>{" ".join(said)}</figcaption></figure>'

@@ -11,19 +11,7 @@ from typing import Any
 
 from onnx_lsuv.errors import clean
 from onnx_lsuv.lsuv import Change, LayerReport, Result, SkippedReport
-from onnx_lsuv.report.columns import (
-    INPUTS,
-    LAYERS,
-    RIGHT,
-    SKIPPED,
-    STD_OTHER,
-    TRAINS,
-    Filled,
-    filled,
-    number,
-    plain,
-    rows_of,
-)
+from onnx_lsuv.report.columns import INPUTS, RIGHT, SKIPPED, TRAINS, Filled, filled, layers_of, number, plain
 from onnx_lsuv.report.layout import shortened
 from onnx_lsuv.report.words import groups, importers
 
@@ -48,9 +36,11 @@ def code(name: str, width: int = _NAME) -> str:
 
 def layers(result: Result, other: Result | None, other_name: str) -> str:
     """Return the table of layers, with the std of another model beside."""
-    named = replace(STD_OTHER, heading=f"std of {code(other_name, 24)}")  # the last of a key counts
+    columns = layers_of(result, other, _SHOWN)
+    heading = f"std of {code(other_name, 24)}"
+    named = [(replace(each, heading=heading) if each.key == "std_other" else each, values) for each, values in columns]
     marks = [f' id="layer-{i + 1}"' + ("" if row.good else ' class="missed"') for i, row in enumerate(result.layers)]
-    return _table("Layers", filled((*LAYERS, named), rows_of(result, other), _SHOWN), marks, sortable=True)
+    return _table("Layers", named, marks, sortable=True)
 
 
 def skipped(rows: Sequence[SkippedReport]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from onnx_lsuv.errors import clean
 from onnx_lsuv.lsuv import LayerReport, Result
 from onnx_lsuv.report import layout
-from onnx_lsuv.report.columns import LAYERS, RIGHT, filled, number, plain, rows_of
+from onnx_lsuv.report.columns import layers_of, number, plain
 from onnx_lsuv.report.words import groups, only_there, sentences, told
 
 CAUSES = 10  # lines that say why a layer is as it is, unless every one is asked for
@@ -45,19 +45,12 @@ class _Page:
         return "\n".join(layout.wrapped(line, self.width if self.wrap else None) for line in lines)
 
     def table(self, result: Result, other: Result | None, keys: str, always: str) -> str:
-        """Return the table of layers; "" where there are none."""
+        """Return the table of layers."""
         columns = [
-            layout.Column(
-                column.short or column.heading,
-                [self.name(plain(column.kind, value)) for value in values],
-                ">" if column.kind in RIGHT else "<",
-                column.least,
-                column.drop,
-                PAINT if column.kind == "outcome" else None,
-            )
-            for column, values in filled(LAYERS, rows_of(result, other), keys, always)
+            (column, [self.name(plain(column.kind, value)) for value in values])
+            for column, values in layers_of(result, other, keys, always)
         ]
-        return layout.table(columns, self.width, color=self.color) if result.layers else ""
+        return layout.table(columns, self.width, PAINT if self.color else None)
 
 
 def as_text(
@@ -86,14 +79,12 @@ def as_text(
         trains: what trains where, as for `words.sentences`.
     """
     page = _Page(width, color and not plan, encoding, wrap, verbose)
-    if plan:
-        table = page.table(result, None, _WHOLE_PLAN if verbose else _PLAN, always="dtype")
-    else:
-        table = page.table(result, other, _DONE, always="std" if other is None else "std std_other")
+    keys = _DONE if not plan else _WHOLE_PLAN if verbose else _PLAN
+    always = "dtype std" if other is None else "std std_other"
     names = [] if other is None else only_there(result, other)
     kept = [f"statistics kept: {page.name(row.name)}: {page.name(row.detail)}" for row in result.kept_statistics]
     parts = [
-        table,
+        page.table(result, other, keys, always) if result.layers else "",
         page.block([f"only in the other model: {page.names(names)}"] if names else []),
         _fates(page, result.layers) if plan else _causes(page, result.layers),
         page.block(_skipped(page, result, verbose or plan)),

@@ -22,7 +22,8 @@ from oracle import normal, parse
 
 import onnx_lsuv
 from onnx_lsuv.lsuv import Result
-from onnx_lsuv.report.layout import Column, breadth, shortened, table
+from onnx_lsuv.report.columns import Column
+from onnx_lsuv.report.layout import breadth, shortened, table
 from onnx_lsuv.report.text import as_text
 
 pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
@@ -263,7 +264,11 @@ def test_an_ascii_terminal(here: Path) -> None:
 
 
 def test_a_table_that_cannot_fit_keeps_its_first_and_last_columns() -> None:
-    columns = [Column("name", ["abcdefghijkl"], least=12), Column("middle", ["1"], drop=1), Column("end", ["x" * 9])]
+    columns = [
+        (Column("a", "name", "name", least=12), ["abcdefghijkl"]),
+        (Column("b", "middle", "word", drop=1), ["1"]),
+        (Column("c", "end", "word"), ["x" * 9]),
+    ]
     assert table(columns, 10) == "name    end\nab..kl  xxxxxxxxx"
 
 
