@@ -170,7 +170,7 @@ def _from_sequence(program: Program, node: Node, follow: Follow) -> Source:
     if cut.op != "SplitToSequence" or at is None or at[0] is None or sizes is None or None in sizes:
         raise Untraceable("computed", f"the weight is an element of a sequence that {cut.op} {cut.label!r} makes")
     source = follow(cut.inputs[0])
-    axis = cut.int_attribute("axis", 0)
+    axis = cut.attributes.integer("axis", 0)
     step = np.cumsum([0, *(s for s in sizes if s is not None)])
     cuts = np.arange(step[1], source.shape[axis], step[1]) if len(sizes) == 1 else step[1:-1]
     place = at[0]
