@@ -74,7 +74,7 @@ def read(model: Model, site: Site) -> Array:
     where = label(model, site)
     _refuse_segments(here, where)
     if here.data_location != TensorProto.EXTERNAL:
-        return decode(whole(model._tree.view, model.name), find(model._tree, site)[1], here, where)
+        return decode(whole(model._tree.view, model.name), find(model._tree, site), here, where)
     data = location_of(here, where)
     view = data_file(model, data.location, where)
     start, end = extent(data, len(view), where)
@@ -92,7 +92,7 @@ def check(model: Model, site: Site) -> None:
     where = label(model, site)
     _refuse_segments(here, where)
     if here.data_location != TensorProto.EXTERNAL:
-        stored.check(model._tree.view, find(model._tree, site)[1], here, where)
+        stored.check(model._tree.view, find(model._tree, site), here, where)
         return
     view = None
     with suppress(ModelError):

@@ -20,7 +20,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import onnx
@@ -42,8 +42,7 @@ _CHUNK = 1 << 24
 _NAME_BYTES = 1 << 15  # zip has 16 bits for a name's length
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple):
     name: str
     site: Site
     dtype: np.dtype[Any]
