@@ -205,7 +205,8 @@ def scan(target: Input, pieces: Iterable[Piece]) -> Stats:
         return Stats(count)
     if want in INTS:
         return Stats(count, low=low, high=high)
-    return Stats(count, *(_finite(value) for value in (mean, math.sqrt(square / count), low, high)))
+    found = (mean, math.sqrt(square / count), low, high)
+    return Stats(count, *(value if math.isfinite(value) else None for value in found))
 
 
 def _chunks(array: Array) -> Iterator[tuple[int, Array]]:
@@ -241,7 +242,3 @@ def _first(piece: Piece, at: int, chunk: Array, values: Array) -> str:
     if _kind(chunk.dtype) == "float" and np.isfinite(given.astype(np.longdouble)):
         return f"{piece.stored.where} has {given} at index {index}, too large for the input's type,"
     return f"{piece.stored.where} has {found} at index {index}"
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -18,7 +18,6 @@ import math
 import os
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -159,12 +158,8 @@ def _safetensors(model: Model, entries: list[_Entry]) -> Iterator[Piece]:
     entries = sorted(entries, key=lambda entry: -entry.dtype.itemsize)
     header, end = {}, 0
     for entry in entries:
-        header[entry.name] = {
-            "dtype": _DTYPES[entry.dtype.name],
-            "shape": list(entry.shape),
-            "data_offsets": [end, end + entry.size],
-        }
-        end += entry.size
+        about = {"dtype": _DTYPES[entry.dtype.name], "shape": list(entry.shape)}
+        header[entry.name] = about | {"data_offsets": [end, end := end + entry.size]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
@@ -188,14 +183,11 @@ def _npz(model: Model, entries: list[_Entry]) -> Iterator[Piece]:
     yield from sink.take()
 
 
-@dataclass(slots=True)
-class _Sink:
+class _Sink(list[bytes]):
     """What zipfile writes to: a stream without a way back."""
 
-    pieces: list[bytes] = field(default_factory=list)
-
     def write(self, data: bytes | memoryview) -> int:
-        self.pieces.append(bytes(data))
+        self.append(bytes(data))
         return len(data)
 
     def flush(self) -> None:
@@ -203,7 +195,8 @@ class _Sink:
 
     def take(self) -> list[bytes]:
         """Return what was written since the last time."""
-        taken, self.pieces = self.pieces, []
+        taken = list(self)
+        self.clear()
         return taken
 
 
