@@ -24,8 +24,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx_lsuv.batches.stored import MOST, Layout, Stored, in_file, looks_like, open_file, reason, rows_of, size_of
 from onnx_lsuv.errors import DataError, ModelError, listing, quote
 from onnx_lsuv.model import Array
+from onnx_lsuv.model.arrays import decode, dtype_of, shape_of
 from onnx_lsuv.model.payload import chunks
-from onnx_lsuv.model.tensors import decode, dtype_of, shape_of
 from onnx_lsuv.model.wire import BYTES, RAW_DATA, WireError, fields, root, skeleton
 
 HEADER_LIMIT = 1 << 24  # bytes: a model has few inputs, and half a million entries take seconds to parse

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from onnx_lsuv.errors import OutputError, quote
-from onnx_lsuv.model.splice import Piece
+from onnx_lsuv.model.splicing import Piece
 
 _CHUNK = 1 << 24
 PREFIX = ".onnx-lsuv-"

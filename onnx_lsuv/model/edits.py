@@ -18,12 +18,12 @@ from onnx import AttributeProto, NodeProto, TensorProto
 
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.model import sites
+from onnx_lsuv.model.arrays import Array, encode, to_raw
 from onnx_lsuv.model.external import DataLocation, extent
 from onnx_lsuv.model.loading import Model
 from onnx_lsuv.model.payload import chunks, has_payload, replaced
 from onnx_lsuv.model.sites import Site, Step
-from onnx_lsuv.model.splice import Edit, Piece
-from onnx_lsuv.model.tensors import Array, encode, to_raw
+from onnx_lsuv.model.splicing import Edit, Piece
 from onnx_lsuv.model.values import data_file, holds_initializers, label, message
 from onnx_lsuv.model.wire import BYTES, FIXED32, RAW_DATA, fields, find, inside, varint
 

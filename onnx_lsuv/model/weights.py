@@ -26,14 +26,14 @@ import onnx
 
 from onnx_lsuv.errors import OutputError, UsageError, quote
 from onnx_lsuv.model import sites
+from onnx_lsuv.model.arrays import to_raw
 from onnx_lsuv.model.atomic import Staging, staging
 from onnx_lsuv.model.edits import promoted
 from onnx_lsuv.model.loading import Model
 from onnx_lsuv.model.names import unused
 from onnx_lsuv.model.sites import Site, Step
-from onnx_lsuv.model.splice import Piece
+from onnx_lsuv.model.splicing import Piece
 from onnx_lsuv.model.targets import Output, check_outputs, named, read_by
-from onnx_lsuv.model.tensors import to_raw
 from onnx_lsuv.model.values import form_of, holds_initializers, read
 
 _DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
