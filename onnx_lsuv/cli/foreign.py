@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def load_model(path: Path) -> Model:
     """Load a model; raises ModelError, which for a file of another framework says how it becomes ONNX."""
     from onnx_lsuv.model import load  # noqa: PLC0415
-    from onnx_lsuv.model.recognise import SUFFIXES  # noqa: PLC0415
+    from onnx_lsuv.model.kinds import SUFFIXES  # noqa: PLC0415
 
     try:
         return load(path)

@@ -24,7 +24,7 @@ def check_model(path: Path) -> None:
 
 def _check_model(path: Path) -> None:
     if path.is_dir():
-        from onnx_lsuv.model.recognise import TENSORFLOW  # noqa: PLC0415
+        from onnx_lsuv.model.kinds import TENSORFLOW  # noqa: PLC0415
 
         inside = sorted(path.glob("*.onnx"))
         more = f": give the file in it, {str(inside[0])!r}" if len(inside) == 1 else " without .onnx files: give a file"
