@@ -184,7 +184,7 @@ def _reduced(act: Callable[[Sequence[Any]], Any]) -> Fold:
 
 def _gather(node: Node, given: Given) -> Known:
     data, axis, where = _first(given), node.int_attribute("axis", 0), _all(given)[1]
-    index = np.array(_optional_ints(given, 1), np.int64).reshape(where.shape)
+    index = np.array(_ints(given, 1), np.int64).reshape(where.shape)
     axis += data.ndim if axis < 0 else 0
     if data.size > LIMIT:
         # Only small values are computed, but an index beyond the data is none.
