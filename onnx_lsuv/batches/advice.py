@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from onnx_lsuv.errors import meant, quote
-from onnx_lsuv.model.recognise import SUFFIXES
+from onnx_lsuv.model.kinds import SUFFIXES
 
 NEAR = 4096  # names of a folder that are compared with one that is missing
 Dims = Sequence[int | str | None]

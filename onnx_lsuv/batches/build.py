@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from onnx_lsuv.batches.draw import batches_for, complete_shapes, draw_input
-from onnx_lsuv.batches.hold import check_memory, check_sums, hold
 from onnx_lsuv.batches.inputs import Input, closest, show_shape, type_name
+from onnx_lsuv.batches.memory import check_memory, check_sums, hold
 from onnx_lsuv.batches.plan import plan_batches
 from onnx_lsuv.batches.sources import Source, read_sources
 from onnx_lsuv.batches.stored import Stored, default_limit, held, reason

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnx_lsuv.batches.advice import fits
 from onnx_lsuv.batches.inputs import Input, closest, show_shape, type_name
 from onnx_lsuv.batches.stored import Layout
 from onnx_lsuv.batches.values import dtype_of
@@ -57,27 +58,24 @@ def parse_shapes(inputs: Sequence[Input], texts: Sequence[str]) -> dict[str, tup
     shapes: dict[str, tuple[int, ...]] = {}
     for text in texts:
         name, shape = parse_shape(text)
-        if name is None:
-            if len(inputs) != 1:
-                raise UsageError(
-                    f"the shape {quote(text)} could be for any of {listing(each.name for each in inputs)}; "
-                    f"give NAME={text}"
-                    if inputs
-                    else f"the shape {quote(text)} is for no input: the model has none that needs data; leave it out"
-                )
-            name = inputs[0].name
+        if name is None and len(inputs) != 1:
+            raise UsageError(
+                f"the shape {quote(text)} could be for any of {listing(each.name for each in inputs)}; give NAME={text}"
+                if inputs
+                else f"the shape {quote(text)} is for no input: the model has none that needs data; leave it out"
+            )
+        name = inputs[0].name if name is None else name
         if name in shapes:
             raise UsageError(f"input {quote(name)} is given a shape twice, again by {quote(text)}; give it once")
         shapes[name] = shape
-    _check_names(inputs, shapes, "shape")
+    _check_names(inputs, shapes)
     return shapes
 
 
-def _check_names(inputs: Sequence[Input], given: Mapping[str, object], what: str) -> None:
-    names = {each.name for each in inputs}
-    for name in given:
-        if name not in names:
-            raise UsageError(f"a {what} is given for {quote(name)}, but {closest(name, inputs)}")
+def _check_names(inputs: Sequence[Input], shapes: Mapping[str, object]) -> None:
+    for name in shapes:
+        if name not in {each.name for each in inputs}:
+            raise UsageError(f"a shape is given for {quote(name)}, but {closest(name, inputs)}")
 
 
 def complete_shapes(inputs: Sequence[Input], shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
@@ -86,7 +84,7 @@ def complete_shapes(inputs: Sequence[Input], shapes: Mapping[str, Sequence[int]]
     A name that a given shape settles is settled everywhere; what is left open is filled in only where it is the first
     axis, with as many samples as the given shapes agree on, else 32. Raises UsageError where more is open.
     """
-    _check_names(inputs, shapes, "shape")
+    _check_names(inputs, shapes)
     known: dict[str, int] = {}
     firsts: set[int] = set()
     for each in inputs:
@@ -107,14 +105,16 @@ def complete_shapes(inputs: Sequence[Input], shapes: Mapping[str, Sequence[int]]
 def _complete(each: Input, given: Sequence[int] | None, known: Mapping[str, int], samples: int) -> tuple[int, ...]:
     if given is not None:
         return tuple(given)
-    shape = []
-    for axis, dim in enumerate(each.shape or ()):
-        length = dim if isinstance(dim, int) else known.get(dim) if isinstance(dim, str) else None
-        shape.append(samples if length is None and axis == 0 else length)
+    shape = [known.get(dim) if isinstance(dim, str) else dim for dim in each.shape or ()]
+    if shape and shape[0] is None:
+        shape[0] = samples
     if each.shape is None or None in shape:
+        example = ",".join(
+            str(dim if isinstance(dim, int) else 8 * axis) for axis, dim in enumerate(each.shape or (), 1)
+        )
         raise UsageError(
             f"input {quote(each.name)} is declared with {show_shape(each.shape)}, so random data need its shape; "
-            f"give --shape {each.name}={_example(each)}"
+            f"give --shape {each.name}={example}"
         )
     return tuple(length for length in shape if length is not None)
 
@@ -127,11 +127,8 @@ def batches_for(
 ) -> int:
     """Return how many batches to draw, so that a model whose first axes are all fixed gets as many samples as others.
 
-    Args:
-        inputs: of the model.
-        given: shapes that a caller gave; one that is longer than the model's first axis says how many samples.
-        shapes: of all inputs.
-        samples: how many were asked for.
+    `given` are the shapes that a caller gave, one of which is perhaps longer than the model's first axis and so says
+    how many samples; `shapes` are those of all inputs.
     """
     counted = [each for each in inputs if each.shape]
     lengths = [dim for each in counted if isinstance(dim := (each.shape or ())[0], int) and dim > 0]
@@ -143,12 +140,6 @@ def batches_for(
     return max(1, min(-(-(samples or SAMPLES) // min(lengths)), ENOUGH // max(size, 1)))
 
 
-def _example(each: Input) -> str:
-    if each.shape is None:
-        return "1,3,224,224, for example"
-    return ",".join(str(dim) if isinstance(dim, int) else str(8 * (axis + 1)) for axis, dim in enumerate(each.shape))
-
-
 def _check_given(each: Input, given: Sequence[int]) -> None:
     want = each.shape
     shown = f"the shape {show_shape(given)} is given for input {quote(each.name)}"
@@ -156,11 +147,9 @@ def _check_given(each: Input, given: Sequence[int]) -> None:
         raise UsageError(f"{shown}, but a length cannot be below 0, nor the first one 0; give positive lengths")
     if want is None:
         return
-    fits = len(want) == len(given)
-    for axis, (dim, length) in enumerate(zip(want, given, strict=False)):
-        if isinstance(dim, int) and dim != length and not (axis == 0 and dim and length % dim == 0):
-            fits = False
-    if not fits:
+    first = want[0] if want else None
+    several = isinstance(first, int) and first > 0 and len(given) > 0 and given[0] % first == 0
+    if not fits((None, *want[1:]) if several else want, given):
         raise UsageError(f"{shown}, but the model expects {show_shape(want)}; give one that fits")
 
 

@@ -89,7 +89,12 @@ def _check_members(where: str, members: list[zipfile.ZipInfo], names: Container[
 def _member(path: Path, where: str, file: BufferedReader, member: zipfile.ZipInfo) -> Stored:
     key = member.filename.removesuffix(".npy")
     place = f"array {quote(key)} of {where.removeprefix('the data file ')}"
-    begin = _data_start(file, member)
+    # The local header repeats name and extra field with lengths of its own (4.3.7).
+    file.seek(member.header_offset)
+    head = file.read(30)
+    if head[:4] != b"PK\x03\x04":
+        raise zipfile.BadZipFile("no local header")
+    begin = member.header_offset + 30 + sum(struct.unpack("<HH", head[26:]))
     if begin + member.compress_size > size_of(file):
         raise zipfile.BadZipFile("a member ends behind the file")
     packed = member.compress_type == zipfile.ZIP_DEFLATED
@@ -120,16 +125,6 @@ def _member(path: Path, where: str, file: BufferedReader, member: zipfile.ZipInf
 
     apart = layout.order == "C"
     return Stored(key, place, layout.dtype, layout.shape, layout.loader(read), True, apart)
-
-
-def _data_start(file: BufferedReader, member: zipfile.ZipInfo) -> int:
-    # The local header repeats name and extra field with lengths of its own (4.3.7).
-    file.seek(member.header_offset)
-    head = file.read(30)
-    if head[:4] != b"PK\x03\x04":
-        raise zipfile.BadZipFile("no local header")
-    name, extra = struct.unpack("<HH", head[26:30])
-    return member.header_offset + 30 + int(name) + int(extra)
 
 
 def _check_sum(path: Path, where: str, begin: int, member: zipfile.ZipInfo) -> None:

@@ -25,8 +25,8 @@ from onnx_lsuv.batches.advice import missing_advice
 from onnx_lsuv.batches.inputs import AXES
 from onnx_lsuv.errors import DataError, quote
 from onnx_lsuv.model import Array
+from onnx_lsuv.model.kinds import recognise
 from onnx_lsuv.model.opening import NotRegularError, open_regular
-from onnx_lsuv.model.recognise import recognise
 
 Load = Callable[[int, int | None], Array]
 MOST = 10_000  # arrays in one file

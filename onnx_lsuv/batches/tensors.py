@@ -24,9 +24,9 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx_lsuv.batches.stored import MOST, Layout, Stored, in_file, looks_like, open_file, reason, rows_of, size_of
 from onnx_lsuv.errors import DataError, ModelError, listing, quote
 from onnx_lsuv.model import Array
+from onnx_lsuv.model.arrays import decode, dtype_of, shape_of
 from onnx_lsuv.model.payload import chunks
-from onnx_lsuv.model.tensors import decode, dtype_of, shape_of
-from onnx_lsuv.model.wire import BYTES, RAW_DATA, WireError, fields, hollow_tensor, root
+from onnx_lsuv.model.wire import BYTES, RAW_DATA, WireError, fields, root, skeleton
 
 HEADER_LIMIT = 1 << 24  # bytes: a model has few inputs, and half a million entries take seconds to parse
 LISTED = 24  # bytes of memory, for one in the file, while a list of numbers is decoded
@@ -144,7 +144,7 @@ def _parse(path: Path, where: str, limit: int) -> tuple[onnx.TensorProto, memory
         # A list with a field of its own for each element, which nobody writes, takes a second a million.
         if next(islice(fields(view, 0, size), FIELDS, None), None) is not None:
             raise ValueError(f"more than {FIELDS} fields")
-        tensor = onnx.TensorProto.FromString(hollow_tensor(view))
+        tensor = onnx.TensorProto.FromString(skeleton(view, "tensor", 0))
         if tensor.data_type == onnx.TensorProto.UNDEFINED:
             raise ValueError("no element type")
         if tensor.data_location == onnx.TensorProto.EXTERNAL:

@@ -26,11 +26,9 @@ from onnx_lsuv.errors import DataError, quote
 from onnx_lsuv.model import Array
 
 CHUNK = 1 << 16  # values looked at together: half a megabyte in float64, which stays in the cache
-KINDS = {"f": "float", "i": "int", "u": "int", "b": "bool", "c": "complex", "U": "text", "T": "text"} | {
-    "S": "text",
-    "O": "object",
-    "V": "raw",
-}
+KINDS = {"f": "float", "i": "int", "u": "int", "b": "bool", "c": "complex", "O": "object", "V": "raw"} | dict.fromkeys(
+    "UTS", "text"
+)
 # Float and int types that conversions may end in. Those of ml_dtypes of a byte and less, float8 and int4 and the like,
 # are quantised values, which mean nothing without their scale: they have to be given, and taken, as they are.
 FLOATS = (np.dtype("f4"), np.dtype("f2"), np.dtype("f8"), np.dtype(ml_dtypes.bfloat16))
@@ -85,9 +83,8 @@ def check_dtype(target: Input, stored: Stored) -> str | None:
             return f"{have} to {want}"
     elif kind == "raw" and _is_extension(want) and have.itemsize == want.itemsize:
         return f"{have.itemsize} raw bytes a value, as numpy.save writes {want}, to {want}"
-    found = {"structured": "a structured dtype", "object": "Python objects", "raw": "raw bytes"}.get(kind, str(have))
-    if kind == "text":
-        found = "text"
+    words = {"structured": "a structured dtype", "object": "Python objects", "raw": "raw bytes", "text": "text"}
+    found = words.get(kind, have)
     raise DataError(
         f"{stored.where} holds {found}, but input {quote(target.name)} takes {type_name(target.elem_type)}; "
         + _advice(kind, want, text)
@@ -208,7 +205,8 @@ def scan(target: Input, pieces: Iterable[Piece]) -> Stats:
         return Stats(count)
     if want in INTS:
         return Stats(count, low=low, high=high)
-    return Stats(count, *(_finite(value) for value in (mean, math.sqrt(square / count), low, high)))
+    found = (mean, math.sqrt(square / count), low, high)
+    return Stats(count, *(value if math.isfinite(value) else None for value in found))
 
 
 def _chunks(array: Array) -> Iterator[tuple[int, Array]]:
@@ -244,7 +242,3 @@ def _first(piece: Piece, at: int, chunk: Array, values: Array) -> str:
     if _kind(chunk.dtype) == "float" and np.isfinite(given.astype(np.longdouble)):
         return f"{piece.stored.where} has {given} at index {index}, too large for the input's type,"
     return f"{piece.stored.where} has {found} at index {index}"
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

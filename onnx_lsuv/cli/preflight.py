@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def load_model(path: Path) -> Model:
     """Load a model; raises ModelError, which for a file of another framework says how it becomes ONNX."""
     from onnx_lsuv.model import load  # noqa: PLC0415
-    from onnx_lsuv.model.recognise import SUFFIXES  # noqa: PLC0415
+    from onnx_lsuv.model.kinds import SUFFIXES  # noqa: PLC0415
 
     try:
         return load(path)
@@ -42,7 +42,7 @@ def check_model(path: Path) -> None:
 
 def _inside(path: Path) -> str:
     """Say what to give instead of a folder."""
-    from onnx_lsuv.model.recognise import TENSORFLOW  # noqa: PLC0415
+    from onnx_lsuv.model.kinds import TENSORFLOW  # noqa: PLC0415
 
     if (path / "saved_model.pb").exists():
         return f" of TensorFlow: {TENSORFLOW}, option --saved-model"

@@ -269,7 +269,7 @@ def _dims(rw: Rewriter, layer: Layer) -> Dims | None:
     known = rw.values.get(layer.end.outputs[0]) or rw.values.get(layer.node.outputs[0])
     if known is not None and known.dims is not None and known.dims and known.dims[-1]:
         return known.dims
-    if layer.node.op_type in ("MatMul", "Gemm") and layer.position == 1 and len(layer.source.shape) > 1:
+    if channels_last(layer.node) and layer.position == 1 and len(layer.source.shape) > 1:
         return (None, layer.matrix.fan_out * layer.matrix.side_by_side)
     return known.dims if known is not None else None
 

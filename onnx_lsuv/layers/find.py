@@ -7,6 +7,7 @@ layer (or reads just its shape, or hands it out as an output of the main graph).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import combinations
 
 from onnx import GraphProto
 
@@ -15,7 +16,7 @@ from onnx_lsuv.model import graphs_in
 from onnx_lsuv.operators import of
 from onnx_lsuv.operators.matrices import misfit
 from onnx_lsuv.program.order import execution_order
-from onnx_lsuv.program.program import FLOAT_TYPES, Node, Program, walk
+from onnx_lsuv.program.program import FLOAT_TYPES, Constant, Node, Program, walk
 from onnx_lsuv.roles import Product, Skipped, find_roles
 from onnx_lsuv.roles.products import uses, writable
 from onnx_lsuv.sources.moves import FixedTerm, Source, Untraceable
@@ -218,35 +219,40 @@ def _chosen(
 
 def _fault(program: Program, name: str, group: list[Product], places: set[tuple[Node, int]]) -> tuple[str, str] | None:
     """Return the reason and the detail why the layers that read a constant cannot have it drawn, or None."""
+    return _read_elsewhere(program, group, places) or _used_differently(program, program.constants[name], group)
+
+
+def _read_elsewhere(program: Program, group: list[Product], places: set[tuple[Node, int]]) -> tuple[str, str] | None:
     own = {(c.node, c.position) for c in group}
     quantiser_steps = {each.operand.constant: each.node for c in group for each in c.source.quantiser_steps}
-    for each in dict.fromkeys(n for c in group for n in c.source.touched):
-        for node, position in uses(program, each):
+    for name in dict.fromkeys(each for c in group for each in c.source.touched):
+        for node, position in uses(program, name):
             if (node, position) in own:
                 continue
-            if each in quantiser_steps:
-                return "quantised", f"{quantiser_steps[each].op}'s {program.constants[each].label!r} {_ALONE}"
+            if name in quantiser_steps:
+                return "quantised", f"{quantiser_steps[name].op}'s {program.constants[name].label!r} {_ALONE}"
             if node is None:
                 return "tied", "an output of an inner graph hands the weight on"
             what = "the weight too" if (node, position) not in places else "it together with another weight"
             return "tied", f"{node.op} {node.label!r} reads {what}"
-    if len({c.source.scaled_constant for c in group}) > 1:
+    return None
+
+
+def _used_differently(program: Program, constant: Constant, group: list[Product]) -> tuple[str, str] | None:
+    scaled = {c.source.scaled_constant for c in group}
+    if len(scaled) > 1:
         return "tied", "layers compute their weights from it in different ways"
-    constant = program.constants[name]
-    parts: dict[str, Product] = {region(c.source, constant.dims): c for c in group}
-    heads = list(parts.values())
-    if len(heads) > 1 and any(c.source.scaled_constant for c in group):
+    parts = {region(c.source, constant.dims): c.source for c in group}
+    if len(parts) > 1 and any(scaled):
         return "tied", "layers compute their weights from parts of it"
     served: dict[str, str] = {}
     for c in group:
         for one in c.source.quantiser_steps:
             step, part = one.operand.constant, region(c.source, constant.dims)
             if served.setdefault(step, part) != part:
-                label = program.constants[step].label
-                return "quantised", f"{one.node.op}'s {label!r} {_ALONE}"
+                return "quantised", f"{one.node.op}'s {program.constants[step].label!r} {_ALONE}"
     if any(len(c.source.constants) > 1 for c in group):
         return None if len(parts) == 1 else ("tied", "layers join it with other constants in different ways")
-    for i, a in enumerate(heads):
-        if any(overlap(a.source, b.source, constant.dims) for b in heads[i + 1 :]):
-            return "tied", "layers use parts of the weight that overlap"
+    if any(overlap(one, other, constant.dims) for one, other in combinations(parts.values(), 2)):
+        return "tied", "layers use parts of the weight that overlap"
     return None

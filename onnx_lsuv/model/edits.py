@@ -18,14 +18,14 @@ from onnx import AttributeProto, NodeProto, TensorProto
 
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.model import sites
+from onnx_lsuv.model.arrays import Array, encode, to_raw
 from onnx_lsuv.model.external import DataLocation, extent
 from onnx_lsuv.model.loading import Model
 from onnx_lsuv.model.payload import chunks, has_payload, replaced
-from onnx_lsuv.model.sites import Site
-from onnx_lsuv.model.splice import Edit, Piece
-from onnx_lsuv.model.tensors import Array, encode, to_raw
+from onnx_lsuv.model.sites import Site, Step
+from onnx_lsuv.model.splicing import Edit, Piece
 from onnx_lsuv.model.values import data_file, holds_initializers, label, message
-from onnx_lsuv.model.wire import BYTES, FIXED32, RAW_DATA, children, fields, find, inside, varint
+from onnx_lsuv.model.wire import BYTES, FIXED32, RAW_DATA, fields, find, inside, varint
 
 
 def promoted(model: Model) -> tuple[Site, ...]:
@@ -50,8 +50,9 @@ def model_edits(model: Model, outside: Mapping[Site, DataLocation], renamed: Map
             continue
         index, entry = [item for item in enumerate(data.tensor.external_data) if item[1].key == "location"][-1]
         if location != entry.value:
-            view, span = model._tree.view, children(model._tree, site)[sites.TENSOR_EXTERNAL][index]
-            value = [one for one in fields(view, span.start, span.end) if one[:2] == (sites.ENTRY_VALUE, BYTES)][-1]
+            (span,) = find(model._tree, (*site, Step(sites.TENSOR_EXTERNAL, index)))
+            found = fields(model._tree.view, span.start, span.end)
+            value = [one for one in found if one[:2] == (sites.ENTRY_VALUE, BYTES)][-1]
             edits.append(Edit(value.start, value.end, (location.encode(),), inside(value, span)))
     return edits
 
@@ -106,7 +107,7 @@ def _is_bare(model: Model, tensor: TensorProto) -> bool:
 
 
 def _patch(model: Model, site: Site, value: Array) -> list[Edit]:
-    here, view, spans = message(model, site), model._tree.view, find(model._tree, site)[1]
+    here, view, spans = message(model, site), model._tree.view, find(model._tree, site)
     if isinstance(here, TensorProto):
         if _is_bare(model, here):
             end = spans[-1].end
@@ -144,8 +145,8 @@ def _promote(
             if entry.key == "location":
                 entry.value = renamed.get(outside.file, outside.location)
         tensor.data_location = TensorProto.EXTERNAL
-    graph = find(model._tree, node_site[:-1])[1][-1]
-    (gone,) = find(model._tree, node_site)[1]
+    graph = find(model._tree, node_site[:-1])[-1]
+    (gone,) = find(model._tree, node_site)
     added = _field(sites.GRAPH_INITIALIZER, tensor.SerializeToString(), *payload)
     edits = [Edit(gone.tag, gone.end, (), gone.parent), Edit(graph.end, graph.end, added, graph)]
     if model.proto.ir_version < 4:

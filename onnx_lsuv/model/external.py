@@ -16,8 +16,8 @@ from pathlib import Path
 import onnx
 
 from onnx_lsuv.errors import ModelError
+from onnx_lsuv.model.arrays import dtype_of, raw_size, shape_of
 from onnx_lsuv.model.opening import LINKS, NotRegularError, mapped, open_regular
-from onnx_lsuv.model.tensors import dtype_of, raw_size, shape_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,11 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 
 from onnx_lsuv.errors import ModelError
+from onnx_lsuv.model.arrays import Array
+from onnx_lsuv.model.kinds import recognise
 from onnx_lsuv.model.opening import NotRegularError, mapped, open_regular
 from onnx_lsuv.model.payload import has_payload
-from onnx_lsuv.model.recognise import recognise
 from onnx_lsuv.model.sites import Site
-from onnx_lsuv.model.tensors import Array
 from onnx_lsuv.model.wire import Tree, WireError, skeleton
 
 # ONNX Runtime may lag behind: what it gets is written in a version that it reads.

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 
-from onnx_lsuv.model.splice import Edit
+from onnx_lsuv.model.splicing import Edit
 from onnx_lsuv.model.wire import BYTES, FIXED32, FIXED64, LISTS, PAYLOAD, RAW_DATA, Span, fields, inside, runs
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]

@@ -12,7 +12,7 @@ from onnx_lsuv.model.edits import data_edits, model_edits
 from onnx_lsuv.model.loading import Model, load
 from onnx_lsuv.model.names import unused
 from onnx_lsuv.model.opening import whole
-from onnx_lsuv.model.splice import Piece, splice
+from onnx_lsuv.model.splicing import Piece, splice
 from onnx_lsuv.model.targets import Output, check_outputs, named, read_by
 from onnx_lsuv.model.values import data_file, data_files, externals, label
 

@@ -14,14 +14,13 @@ from google.protobuf.message import Message  # type: ignore[import-untyped]
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnx_lsuv.errors import ModelError, UsageError
-from onnx_lsuv.model import sites
-from onnx_lsuv.model import tensors as stored
+from onnx_lsuv.model import arrays, sites
+from onnx_lsuv.model.arrays import Array, decode, dtype_of, from_raw, shape_of
 from onnx_lsuv.model.external import DataLocation, extent, location_of, open_data
 from onnx_lsuv.model.loading import Model
 from onnx_lsuv.model.opening import whole
 from onnx_lsuv.model.payload import has_payload
 from onnx_lsuv.model.sites import SCHEMA, Site, Step, function_of
-from onnx_lsuv.model.tensors import Array, decode, dtype_of, from_raw, shape_of
 from onnx_lsuv.model.wire import Tree, find
 
 
@@ -74,7 +73,7 @@ def read(model: Model, site: Site) -> Array:
     where = label(model, site)
     _refuse_segments(here, where)
     if here.data_location != TensorProto.EXTERNAL:
-        return decode(whole(model._tree.view, model.name), find(model._tree, site)[1], here, where)
+        return decode(whole(model._tree.view, model.name), find(model._tree, site), here, where)
     data = location_of(here, where)
     view = data_file(model, data.location, where)
     start, end = extent(data, len(view), where)
@@ -92,7 +91,7 @@ def check(model: Model, site: Site) -> None:
     where = label(model, site)
     _refuse_segments(here, where)
     if here.data_location != TensorProto.EXTERNAL:
-        stored.check(model._tree.view, find(model._tree, site)[1], here, where)
+        arrays.check(model._tree.view, find(model._tree, site), here, where)
         return
     view = None
     with suppress(ModelError):

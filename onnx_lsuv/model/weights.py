@@ -18,23 +18,22 @@ import math
 import os
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import onnx
 
 from onnx_lsuv.errors import OutputError, UsageError, quote
 from onnx_lsuv.model import sites
+from onnx_lsuv.model.arrays import to_raw
 from onnx_lsuv.model.atomic import Staging, staging
 from onnx_lsuv.model.edits import promoted
 from onnx_lsuv.model.loading import Model
 from onnx_lsuv.model.names import unused
 from onnx_lsuv.model.sites import Site, Step
-from onnx_lsuv.model.splice import Piece
+from onnx_lsuv.model.splicing import Piece
 from onnx_lsuv.model.targets import Output, check_outputs, named, read_by
-from onnx_lsuv.model.tensors import to_raw
 from onnx_lsuv.model.values import form_of, holds_initializers, read
 
 _DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -42,8 +41,7 @@ _CHUNK = 1 << 24
 _NAME_BYTES = 1 << 15  # zip has 16 bits for a name's length
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple):
     name: str
     site: Site
     dtype: np.dtype[Any]
@@ -160,12 +158,8 @@ def _safetensors(model: Model, entries: list[_Entry]) -> Iterator[Piece]:
     entries = sorted(entries, key=lambda entry: -entry.dtype.itemsize)
     header, end = {}, 0
     for entry in entries:
-        header[entry.name] = {
-            "dtype": _DTYPES[entry.dtype.name],
-            "shape": list(entry.shape),
-            "data_offsets": [end, end + entry.size],
-        }
-        end += entry.size
+        about = {"dtype": _DTYPES[entry.dtype.name], "shape": list(entry.shape)}
+        header[entry.name] = about | {"data_offsets": [end, end := end + entry.size]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
@@ -189,14 +183,11 @@ def _npz(model: Model, entries: list[_Entry]) -> Iterator[Piece]:
     yield from sink.take()
 
 
-@dataclass(slots=True)
-class _Sink:
+class _Sink(list[bytes]):
     """What zipfile writes to: a stream without a way back."""
 
-    pieces: list[bytes] = field(default_factory=list)
-
     def write(self, data: bytes | memoryview) -> int:
-        self.pieces.append(bytes(data))
+        self.append(bytes(data))
         return len(data)
 
     def flush(self) -> None:
@@ -204,7 +195,8 @@ class _Sink:
 
     def take(self) -> list[bytes]:
         """Return what was written since the last time."""
-        taken, self.pieces = self.pieces, []
+        taken = list(self)
+        self.clear()
         return taken
 
 

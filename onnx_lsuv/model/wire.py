@@ -9,7 +9,7 @@ https://protobuf.dev/programming-guides/encoding/
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -187,48 +187,35 @@ def inside(one: Field, parent: Span) -> Span:
     return Span(one.tag, one.size, one.start, one.end, parent, parent.depth + 1)
 
 
-def find(tree: Tree, site: Site) -> tuple[str, tuple[Span, ...]]:
-    """Return what kind of message (a key of SCHEMA) stands at `site`, and its spans; LookupError if there is none."""
+def find(tree: Tree, site: Site) -> tuple[Span, ...]:
+    """Return the spans of the message at `site`; LookupError if there is none."""
     kind = "model"
     spans: tuple[Span, ...] = (root(tree.view),)
-    for step, (number, index) in enumerate(site):
-        here = _children(tree, site[:step], kind, spans)[number]
+    for step, (number, nth) in enumerate(site):
+        below = tree.found.get(site[:step])
+        if below is None:
+            below = tree.found[site[:step]] = _below(tree.view, spans, SCHEMA[kind])
         kind, repeated = SCHEMA[kind][number]
-        spans = (here[index],) if repeated else tuple(here)
-    return kind, spans
+        spans = (below[number][nth],) if repeated else tuple(below[number])
+    return spans
 
 
-def children(tree: Tree, site: Site) -> dict[int, list[Span]]:
-    """Return the messages right below the message at `site`: field number -> occurrences, in the order of the file."""
-    kind, spans = find(tree, site)
-    return _children(tree, site, kind, spans)
+def _below(view: memoryview, spans: tuple[Span, ...], known: Container[int]) -> dict[int, list[Span]]:
+    """Return the messages right below another: field number -> occurrences, in the order of the file."""
+    found: dict[int, list[Span]] = {}
+    for span in spans:
+        for one in fields(view, span.start, span.end):
+            if one.wire == BYTES and one.number in known:
+                found.setdefault(one.number, []).append(inside(one, span))
+    return found
 
 
-def _children(tree: Tree, site: Site, kind: str, spans: tuple[Span, ...]) -> dict[int, list[Span]]:
-    below = tree.found.get(site)
-    if below is None:
-        below = {}
-        known = SCHEMA[kind]
-        for span in spans:
-            for one in fields(tree.view, span.start, span.end):
-                if one.wire == BYTES and one.number in known:
-                    below.setdefault(one.number, []).append(inside(one, span))
-        tree.found[site] = below
-    return below
-
-
-def skeleton(view: memoryview) -> bytes:
-    """Return the model's bytes without the payloads of dense tensors that have more than HOLLOW_BYTES of them.
+def skeleton(view: memoryview, kind: str = "model", limit: int = HOLLOW_BYTES) -> bytes:
+    """Return a message's bytes without the payloads of dense tensors that have more than `limit` bytes of them.
 
     A payload is skipped, not read, so a mapped file's weights stay on the disk. Raises WireError.
     """
-    pieces = _strip(view, 0, len(view), "model", limit=HOLLOW_BYTES, depth=1)
-    return bytes(view) if pieces is None else b"".join(pieces)
-
-
-def hollow_tensor(view: memoryview) -> bytes:
-    """Return the bytes of a TensorProto without its payload, which is skipped, not read. Raises WireError."""
-    pieces = _strip_tensor(view, 0, len(view), 0)
+    pieces = _strip(view, 0, len(view), kind, limit=limit, depth=1)
     return bytes(view) if pieces is None else b"".join(pieces)
 
 

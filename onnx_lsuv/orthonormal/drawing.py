@@ -45,9 +45,8 @@ def draw(request: Request, seed: int, threads: int | None = None) -> Array:
 
     Raises ValueError for sizes that make no sense, and for a delta-orthogonal kernel with more inputs than outputs.
     """
-    for _, weight in draw_all([request], seed, threads):
-        return weight
-    raise AssertionError("one request gives one weight")
+    ((_, weight),) = draw_all([request], seed, threads)
+    return weight
 
 
 def draw_all(requests: Sequence[Request], seed: int, threads: int | None = None) -> Iterator[tuple[int, Array]]:
@@ -84,32 +83,23 @@ def check(request: Request) -> None:
 
 
 def _draw_in_order(requests: Sequence[Request], seed: int, threads: int) -> Iterator[tuple[int, Array]]:
-    alone = threads == 1 or (len(requests) == 1 and requests[0].size < LARGE)
-    if alone:
+    if threads == 1 or (len(requests) == 1 and requests[0].size < LARGE):
         for index, request in enumerate(requests):
             with _one_blas_thread():
                 weight = _draw(request, seed, run_here)
             yield index, weight
         return
-    with _one_blas_thread():
+    with _one_blas_thread(), contextlib.ExitStack() as stack:
         pool = ThreadPoolExecutor(threads, thread_name_prefix="draw")
-        try:
-            yield from _draw_side_by_side(requests, seed, pool, threads)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _draw_side_by_side(
-    requests: Sequence[Request], seed: int, pool: ThreadPoolExecutor, threads: int
-) -> Iterator[tuple[int, Array]]:
-    """Draw small weights ahead, one to a thread; a large one has the pool to itself, piece by piece."""
-    ahead: deque[Future[Array] | None] = deque()
-    for index, request in enumerate(requests):
-        while len(ahead) < 2 * threads and index + len(ahead) < len(requests):
-            later = requests[index + len(ahead)]
-            ahead.append(pool.submit(_draw, later, seed, run_here) if later.size < LARGE else None)
-        future = ahead.popleft()
-        yield index, future.result() if future else _draw(request, seed, run_by(pool))
+        stack.callback(pool.shutdown, cancel_futures=True)
+        # Small weights are drawn ahead, one to a thread; a large one has the pool to itself, piece by piece.
+        ahead: deque[Future[Array] | None] = deque()
+        for index, request in enumerate(requests):
+            while len(ahead) < 2 * threads and index + len(ahead) < len(requests):
+                later = requests[index + len(ahead)]
+                ahead.append(pool.submit(_draw, later, seed, run_here) if later.size < LARGE else None)
+            future = ahead.popleft()
+            yield index, future.result() if future else _draw(request, seed, run_by(pool))
 
 
 def usable_cores() -> int:

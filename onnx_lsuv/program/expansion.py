@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx
-from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto
+from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, ValueInfoProto
 
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.model import Model, Site, Step, sites
@@ -142,20 +142,12 @@ class _Expander:
             known: formal inputs that always hold an outer value, which the scope has a name for.
             dropped: the positions of outputs that hand these on.
         """
-        names, initializers, inputs = scope.names, set[str](), []
-        for i, tensor in enumerate(graph.initializer):
-            if tensor.name in initializers:
-                self.doubled["initializer", tensor.name] = None
-            initializers.add(tensor.name)
-            site = (*scope.path, Step(sites.GRAPH_INITIALIZER, i))
-            names[tensor.name] = self.table.initializer(tensor, site, scope.name)
-        for sparse in graph.sparse_initializer:
-            names[sparse.values.name] = self.table.unique(sparse.values.name)
-            self.sparse.add(names[sparse.values.name])
+        names, inputs = scope.names, list[ValueInfoProto]()
+        given = {*self.initializers(graph, scope), *known}
         for value in graph.input:
             if scope.name == "main" and value.type.WhichOneof("value") is None:
                 raise ModelError(f"The input {value.name!r} of the graph has no type: export the model again.")
-            if value.name in initializers or value.name in known:
+            if value.name in given:
                 continue
             names[value.name] = self.table.unique(value.name)
             inputs.append(renamed(value, names))
@@ -171,10 +163,24 @@ class _Expander:
             made = {name for node in nodes for name in node.outputs} | {value.name for value in inputs}
             for value in results:
                 if value.name not in made:
-                    given, value.name = (value.name,), self.table.unique(value.name)
+                    outer, value.name = value.name, self.table.unique(value.name)
                     label = scope.inner(value.name)
-                    nodes.append(Node(label, scope.name, "Identity", "", given, (value.name,), Attributes(), {}))
+                    nodes.append(Node(label, scope.name, "Identity", "", (outer,), (value.name,), Attributes(), {}))
         return Body(tuple(nodes), tuple(inputs), tuple(results))
+
+    def initializers(self, graph: GraphProto, scope: _Scope) -> set[str]:
+        """Enter a graph's initializers, and return the names of those that are dense."""
+        found: set[str] = set()
+        for i, tensor in enumerate(graph.initializer):
+            if tensor.name in found:
+                self.doubled["initializer", tensor.name] = None
+            found.add(tensor.name)
+            site = (*scope.path, Step(sites.GRAPH_INITIALIZER, i))
+            scope.names[tensor.name] = self.table.initializer(tensor, site, scope.name)
+        for sparse in graph.sparse_initializer:
+            scope.names[sparse.values.name] = self.table.unique(sparse.values.name)
+            self.sparse.add(scope.names[sparse.values.name])
+        return found
 
     def nodes(self, protos: Sequence[NodeProto], scope: _Scope) -> list[Node]:
         """Expand the nodes of a scope."""

@@ -51,7 +51,7 @@ def values(items: Sequence[Any], shape: Sequence[int] | None = None) -> Known:
     return result if shape is None else result.reshape(tuple(shape))
 
 
-def _ints(given: Given, position: int, default: Sequence[int] | None = None) -> tuple[int, ...] | None:
+def _optional_ints(given: Given, position: int, default: Sequence[int] | None = None) -> tuple[int, ...] | None:
     """Return an operand's values, all of which must be known; the default where it is left out."""
     value = given[position] if position < len(given) else None
     if value is None:
@@ -61,9 +61,9 @@ def _ints(given: Given, position: int, default: Sequence[int] | None = None) -> 
     return tuple(map(int, value.reshape(-1)))
 
 
-def _list(given: Given, position: int, default: Sequence[int] | None = None) -> tuple[int, ...]:
+def _ints(given: Given, position: int, default: Sequence[int] | None = None) -> tuple[int, ...]:
     """Return an operand's values, which must be there or have a default."""
-    found = _ints(given, position, default)
+    found = _optional_ints(given, position, default)
     if found is None:
         raise Unfoldable
     return found
@@ -162,13 +162,13 @@ def _filled(node: Node, given: Given) -> Known:
         tensor = node.attributes["value"].t
         integral = tensor.data_type in (TensorProto.INT64, TensorProto.INT32)
         fill = int(to_array(tensor).reshape(-1)[0]) if integral else None
-    return np.broadcast_to(np.array(fill, object), _list(given, 0, ()))
+    return np.broadcast_to(np.array(fill, object), _ints(given, 0, ()))
 
 
 def _reduced(act: Callable[[Sequence[Any]], Any]) -> Fold:
     def fold(node: Node, given: Given) -> Known:
         data = _first(given)
-        axes = _list(given, 1, node.ints_attribute("axes") or ())
+        axes = _ints(given, 1, node.ints_attribute("axes") or ())
         if not axes and node.int_attribute("noop_with_empty_axes", 0):
             return data
         axes = tuple(axis % data.ndim for axis in axes) or tuple(range(data.ndim))
@@ -194,10 +194,10 @@ def _gather(node: Node, given: Given) -> Known:
 
 def _slice(node: Node, given: Given) -> Known:
     data = _first(given)
-    starts = _list(given, 1, node.ints_attribute("starts"))
-    ends = _list(given, 2, node.ints_attribute("ends"))
-    axes = _list(given, 3, node.ints_attribute("axes") or range(len(starts)))
-    steps = _list(given, 4, (1,) * len(starts))
+    starts = _ints(given, 1, node.ints_attribute("starts"))
+    ends = _ints(given, 2, node.ints_attribute("ends"))
+    axes = _ints(given, 3, node.ints_attribute("axes") or range(len(starts)))
+    steps = _ints(given, 4, (1,) * len(starts))
     cut = [slice(None)] * data.ndim
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         # ONNX's "to the very start" for a negative step is an end below -length, which Python reads as None.
@@ -218,7 +218,7 @@ def _concat(node: Node, given: Given) -> Known:
 
 
 def _reshape(node: Node, given: Given) -> Known:
-    data, target = _first(given), _list(given, 1, node.ints_attribute("shape"))
+    data, target = _first(given), _ints(given, 1, node.ints_attribute("shape"))
     if not node.int_attribute("allowzero", 0):
         # A zero copies a length.
         target = tuple(data.shape[i] if d == 0 and i < data.ndim else d for i, d in enumerate(target))
@@ -233,11 +233,11 @@ def _flatten(node: Node, given: Given) -> Known:
 
 def _expand(node: Node, given: Given) -> Known:
     data = _first(given)
-    return np.broadcast_to(data, np.broadcast_shapes(data.shape, _list(given, 1, ())))
+    return np.broadcast_to(data, np.broadcast_shapes(data.shape, _ints(given, 1, ())))
 
 
 def _tile(node: Node, given: Given) -> Known:
-    data, repeats = _first(given), _list(given, 1, ())
+    data, repeats = _first(given), _ints(given, 1, ())
     shape = [length * times for length, times in zip(data.shape, repeats, strict=True)]
     return np.tile(data, repeats) if math.prod(shape) <= LIMIT else unknown(shape)
 
@@ -245,7 +245,7 @@ def _tile(node: Node, given: Given) -> Known:
 def split(node: Node, given: Given) -> list[Known]:
     """Return the parts that a Split makes."""
     data, axis = _first(given), node.int_attribute("axis", 0)
-    sizes = _ints(given, 1, node.ints_attribute("split"))
+    sizes = _optional_ints(given, 1, node.ints_attribute("split"))
     if sizes is None:
         # Equal parts, the last one smaller where the length does not divide (opset 18).
         parts, length = node.int_attribute("num_outputs", len(node.outputs)), data.shape[axis]
@@ -280,9 +280,9 @@ FOLDS: dict[str, Fold] = {
     "ReduceSum": _reduced(sum),
     "Reshape": _reshape,
     "Slice": _slice,
-    "Squeeze": lambda node, given: _first(given).squeeze(_ints(given, 1, node.ints_attribute("axes"))),
+    "Squeeze": lambda node, given: _first(given).squeeze(_optional_ints(given, 1, node.ints_attribute("axes"))),
     "Tile": _tile,
     "Transpose": lambda node, given: _first(given).transpose(node.ints_attribute("perm")),
-    "Unsqueeze": lambda node, given: np.expand_dims(_first(given), _list(given, 1, node.ints_attribute("axes") or ())),
+    "Unsqueeze": lambda node, given: np.expand_dims(_first(given), _ints(given, 1, node.ints_attribute("axes") or ())),
     "Where": lambda node, given: _each(_choose, given),
 }

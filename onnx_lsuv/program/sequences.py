@@ -38,11 +38,7 @@ def made_sequences(node: Node, sequences: set[str]) -> list[str]:
 def as_loop(node: Node, scope: str, fresh: Callable[[str], str], sequences: set[str]) -> list[Node]:
     """Return the nodes that a SequenceMap stands for.
 
-    Args:
-        node: the SequenceMap.
-        scope: of its body.
-        fresh: makes a name unique.
-        sequences: the names of the values before it that are sequences.
+    `scope` is that of its body, `fresh` makes a name unique, `sequences` are the values before it that are sequences.
     """
     inner, made = node.bodies["body"], node.outputs[0]
     own = replace(node, scope=scope)

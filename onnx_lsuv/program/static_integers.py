@@ -27,7 +27,7 @@ _INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BO
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
 
 
-def lengths(program: Program, name: str) -> Ints | None:
+def known_integers(program: Program, name: str) -> Ints | None:
     """Return what is known of an integer vector or scalar, or None where nothing is."""
     found = folded(program, name)
     if found is None or found.size > LIMIT:

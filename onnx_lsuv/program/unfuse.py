@@ -33,13 +33,9 @@ _PARAMETERS: dict[str, tuple[str, ...]] = {
 
 
 def unfused(node: Node, fresh: Callable[[str], str], constants: dict[str, Constant], opset: int) -> list[Node]:
-    """Return the nodes that a fused node stands for, or the node itself.
+    """Return the nodes that a fused node stands for, or the node itself; add the bounds of a Clip to the constants.
 
-    Args:
-        node: any node.
-        fresh: makes a name unique.
-        constants: of the program; the bounds of a Clip are added.
-        opset: the model's.
+    `fresh` makes a name unique.
     """
     fused, made = of(node).fused, node.outputs[0]
     if fused is None:

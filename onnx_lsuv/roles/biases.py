@@ -40,21 +40,23 @@ class Biases:
 
 def find_biases(program: Program, products: Sequence[Product], *, keep_bias: bool) -> Biases:
     """Find where products end, and decide which biases become zero."""
-    terms = [_term(program, product) for product in products]
-    places = {(term.addend.node, term.addend.position) for term in terms if term.addend}
+    found = [_term(program, product) for product in products]
+    places = {(term.addend.node, term.addend.position) for term in found if term.addend}
+    terms = []
     zeroed: dict[str, None] = {}
     forget: dict[Node, tuple[Source, int]] = {}
-    for i, (node, term) in enumerate((product.node, term) for product, term in zip(products, terms, strict=True)):
-        if keep_bias or not term.addend or not term.constants:
+    for node, term in zip((product.node for product in products), found, strict=True):
+        free = bool(term.constants) and all(use in places for name in term.constants for use in uses(program, name))
+        if keep_bias or not free:
+            terms.append(term)
             continue
-        if all(use in places for name in term.constants for use in uses(program, name)):
-            zeroed |= dict.fromkeys(term.constants)
-            if node.op_type == "LSTM":
-                operand = trace(program, node.inputs[term.addend.position], several=True)
-                # A bias of 1 that is rounded would need a step of its own.
-                if isinstance(operand, Source) and not operand.rounding and _has_gates(operand):
-                    forget[node] = operand, operand.shape[1] // 8
-            terms[i] = replace(term, addend=None)
+        terms.append(replace(term, addend=None))
+        zeroed |= dict.fromkeys(term.constants)
+        if node.op_type == "LSTM" and term.addend is not None:
+            operand = trace(program, node.inputs[term.addend.position], several=True)
+            # A bias of 1 that is rounded would need a step of its own.
+            if isinstance(operand, Source) and not operand.rounding and _has_gates(operand):
+                forget[node] = operand, operand.shape[1] // 8
     return Biases(tuple(terms), tuple(zeroed), tuple(forget.values()))
 
 

@@ -14,7 +14,7 @@ from onnx import TensorProto
 from onnx_lsuv.operators import of
 from onnx_lsuv.program.folding import FOLDS, Unfoldable, split
 from onnx_lsuv.program.program import FLOAT_TYPES, Node, Program
-from onnx_lsuv.program.static_integers import folded, lengths
+from onnx_lsuv.program.static_integers import folded, known_integers
 
 Array = NDArray[Any]
 View = Callable[[Mapping[str, Array]], Array]
@@ -128,7 +128,7 @@ def _ints(program: Program, node: Node, position: int) -> tuple[int, ...]:
     name = node.inputs[position]
     if name in program.constants and len(program.constants[name].dims) > 1 and node.op != "Gather":
         raise Untraceable("computed", f"what {node.op} {node.label!r} takes of the weight is no list of numbers")
-    values = lengths(program, name)
+    values = known_integers(program, name)
     if values is None or None in values:
         raise Untraceable("computed", f"what {node.op} {node.label!r} takes of the weight is known only at run time")
     return tuple(v for v in values if v is not None)
@@ -149,7 +149,7 @@ def _fold(program: Program, node: Node, output: int, source: Source) -> Source:
 
 
 def _cast(program: Program, node: Node, output: int, source: Source) -> Source:
-    to = node.int_attribute("to", TensorProto.FLOAT)
+    to = node.attributes.integer("to", TensorProto.FLOAT)
     if to not in FLOAT_TYPES or source.elem_type not in FLOAT_TYPES:
         raise Untraceable(
             "quantised", f"the weight is cast from or to a type that is not floating point by {node.label!r}"
@@ -166,7 +166,7 @@ def _expand(program: Program, node: Node, output: int, source: Source) -> Source
 
 def _gather(program: Program, node: Node, output: int, source: Source) -> Source:
     values, where = _ints(program, node, 1), folded(program, node.inputs[1])
-    axis = node.int_attribute("axis", 0)
+    axis = node.attributes.integer("axis", 0)
     index = np.asarray(values, np.int64).reshape(where.shape if where is not None else (-1,))
     if len(np.unique(index % max(source.shape[axis], 1))) < index.size:
         raise Untraceable("computed", f"{node.op} {node.label!r} takes a part of the weight more than once")
@@ -177,7 +177,7 @@ def join(node: Node, parts: Sequence[Source]) -> Source:
     """Return the source of a Concat."""
     if len({p.elem_type for p in parts}) != 1:
         raise Untraceable("computed", f"the weight is put together from several types by {node.op}")
-    axis = node.int_attribute("axis", 1)
+    axis = node.attributes.integer("axis", 1)
     # Of the result, which may be large, the shape alone is made: from parts that have no length along the axis.
     thin = [phantom(p.shape)[np.index_exp[:] * (axis % len(p.shape)) + np.index_exp[:0]] for p in parts]
     shape = list(np.concatenate(thin, axis).shape)

@@ -95,7 +95,7 @@ def _rounded(program: Program, node: Node, follow: Follow) -> Source:
         raise _Unlike
     clips = [move for move, _ in between if move.op == "Clip"]
     return replace(
-        extend(moved, node, elem_type=node.int_attribute("output_dtype", 0) or elem_type),
+        extend(moved, node, elem_type=node.attributes.integer("output_dtype", 0) or elem_type),
         quantiser_steps=(*moved.quantiser_steps, *steps),
         rounding=(*moved.rounding, before, *clips, node),
     )
@@ -166,10 +166,10 @@ def _zero(program: Program, node: Node) -> tuple[Array, int]:
         if of(maker).move not in ("keeps", "casts", "reshapes"):
             raise _Unlike
         if maker.op_type == "Cast":
-            elem_type = elem_type or maker.int_attribute("to", 0)
+            elem_type = elem_type or maker.attributes.integer("to", 0)
         name = maker.inputs[0]
     if not name:
-        return np.zeros(()), node.int_attribute("output_dtype", 0) or TensorProto.UINT8
+        return np.zeros(()), node.attributes.integer("output_dtype", 0) or TensorProto.UINT8
     if name not in program.constants:
         raise _Unlike
     zero = stored(program, name).astype(np.float64).reshape(-1)
@@ -208,7 +208,7 @@ def _step(program: Program, node: Node, source: Source, reach: Array, follow: Fo
         operand = follow(node.inputs[1])
     except Untraceable as error:
         raise _Unlike from error
-    axis, block = node.int_attribute("axis", 1), node.int_attribute("block_size", 0)
+    axis, block = node.attributes.integer("axis", 1), node.attributes.integer("block_size", 0)
     axis += len(source.shape) if axis < 0 else 0
     types = {operand.elem_type, *(program.constants[name].elem_type for name in operand.constants)}
     growth = degrees(program, node.inputs[1]) or {}

@@ -575,7 +575,7 @@ def test_a_folder_of_many_files_is_read_file_by_file(tmp_path):
 
 
 def test_a_file_that_changes_between_header_and_values(tmp_path, monkeypatch):
-    monkeypatch.setattr("onnx_lsuv.batches.hold.SMALL", 0)  # what is small is read once
+    monkeypatch.setattr("onnx_lsuv.batches.memory.SMALL", 0)  # what is small is read once
     (tmp_path / "z").mkdir()
     for number in range(2):
         save(tmp_path / f"{number}.npy", normal(4, 3))

@@ -120,7 +120,7 @@ def test_what_is_no_file_in_a_folder_is_not_passed_over(tmp_path: Path) -> None:
 def test_files_are_not_kept_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: Callable[..., None], small: int
 ) -> None:
-    monkeypatch.setattr("onnx_lsuv.batches.hold.SMALL", small)
+    monkeypatch.setattr("onnx_lsuv.batches.memory.SMALL", small)
     data = normal(50, 2, 3)
     for number, array in enumerate(data):
         save(tmp_path / (f"{number}.npy" if save is np.save else f"{number}.npz"), array)
@@ -361,7 +361,7 @@ def test_an_archive_that_changes_while_it_is_unpacked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_a_mapped_file_that_shrinks_is_no_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: Any) -> None:
     monkeypatch.setattr(stored, "SMALL", 1 << 10)
-    monkeypatch.setattr("onnx_lsuv.batches.hold.SMALL", 1 << 10)
+    monkeypatch.setattr("onnx_lsuv.batches.memory.SMALL", 1 << 10)
     data = np.asarray(normal(ROWS, 3), order=order)
     np.save(tmp_path / "a.npy", data)
     batches = read(tmp_path / "a.npy", batch_size=ROWS // 2)

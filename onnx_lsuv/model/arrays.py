@@ -19,7 +19,7 @@ from onnx import numpy_helper
 
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.model.payload import WIDTH, Chunk, bytes_of, field_of, payload_of, renumbered, replaced
-from onnx_lsuv.model.splice import Edit
+from onnx_lsuv.model.splicing import Edit
 from onnx_lsuv.model.wire import RAW_DATA, VARINT, Span
 
 Array = np.ndarray[Any, np.dtype[Any]]
