@@ -10,7 +10,7 @@ Reduction has two levels. Groups of some 32 to 4096 values are reduced in float3
 var = E[x^2] - E[x]^2 is taken in float64: one float32 reduction over 25 million values is off by 0.3%.
 
 That difference loses what E[x]^2 has more than var. Where this is too much for some channel of a record, all is run
-again (see `lsuv.execute`) and the value measured about c, its mean rounded to float32, in one pass more. The error grows
+again (`lsuv.execute`) and the value measured about c, its mean rounded to float32, in one pass more. The error grows
 with the root of a group's length, and falls with that of their number, as their rounding errors average out:
 
     E[x]^2 > LARGE sqrt(groups / length) var
