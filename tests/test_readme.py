@@ -25,8 +25,8 @@ from oracle import normal, parse
 
 import onnx_lsuv
 from onnx_lsuv import cli, errors
-from onnx_lsuv.cli.company import validate
 from onnx_lsuv.cli.options import Options
+from onnx_lsuv.cli.validation import validate
 from onnx_lsuv.importers.table import IMPORTERS
 from onnx_lsuv.layers import REASONS
 from onnx_lsuv.lsuv.notes import SECTION

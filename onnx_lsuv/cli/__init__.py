@@ -9,7 +9,7 @@
     options     what can be given, declared once; the library's settings of it
     command     the options as the parser takes them
     help        ... and as text, in groups
-    company     what can be said about options before any file is opened
+    validation  what can be said about options before any file is opened
     preflight   what could not be written, or is read, is refused before the work; models are loaded
     modes       initialise, check, dry run: the library is called
     outcome     what is printed and written when the work is done

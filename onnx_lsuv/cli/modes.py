@@ -9,12 +9,12 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import onnx_lsuv
-from onnx_lsuv.cli.company import validate
 from onnx_lsuv.cli.options import Format, Options
 from onnx_lsuv.cli.outcome import Outcome, finish, kept
 from onnx_lsuv.cli.preflight import check_model, check_outputs, load_model
 from onnx_lsuv.cli.signals import before_the_end
 from onnx_lsuv.cli.terminal import Tell, progress
+from onnx_lsuv.cli.validation import validate
 from onnx_lsuv.errors import UsageError, listing
 
 if TYPE_CHECKING:

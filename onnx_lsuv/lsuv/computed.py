@@ -29,7 +29,7 @@ _ALIKE, _ALIKE_HALF = 1e-3, 2e-2
 _FEW = 3
 
 
-def settle(program: Program, weight: Weight, method: str, values: dict[str, Array]) -> tuple[str, str]:
+def set_dependents(program: Program, weight: Weight, method: str, values: dict[str, Array]) -> tuple[str, str]:
     """Set what carries a drawn weight's scale, and what is scaled with it.
 
     Args:

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 
 from onnx_lsuv import orthonormal
 from onnx_lsuv.layers import Plan, Weight
-from onnx_lsuv.lsuv.computed import settle
+from onnx_lsuv.lsuv.computed import set_dependents
 from onnx_lsuv.lsuv.execute import Progress
 from onnx_lsuv.lsuv.fresh import fresh_values
 from onnx_lsuv.lsuv.scratch import Scratch
@@ -40,7 +40,7 @@ def draw(plan: Plan, settings: Settings, threads: int, progress: Progress, scrat
             _put(plan, weights[i], matrices, values, scratch)
             progress("draw", done, len(weights))
         for weight, asked in zip(weights, requests, strict=True):
-            methods[weight.key], notes[weight.key] = settle(plan.program, weight, asked.method, values)
+            methods[weight.key], notes[weight.key] = set_dependents(plan.program, weight, asked.method, values)
     elif settings.rescale:
         names = (name for weight in weights for layer in weight.layers for name in layer.source.touched)
         values |= {name: stored(plan.program, name) for name in dict.fromkeys(names)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Unpack
@@ -10,9 +10,9 @@ from typing import Unpack
 from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batch, Batches, default_limit
 from onnx_lsuv.graph import Record, build
-from onnx_lsuv.layers import Plan
+from onnx_lsuv.layers import Layer, Plan
 from onnx_lsuv.lsuv.execute import Progress, execute, quiet, repeat_for_large_means
-from onnx_lsuv.lsuv.patterns import aims_of
+from onnx_lsuv.lsuv.patterns import Aims, aims_of
 from onnx_lsuv.lsuv.planning import find, require_layers, settings_for
 from onnx_lsuv.lsuv.prepare import Clock, checked, run_notes, shapes_of
 from onnx_lsuv.lsuv.result import LayerReport, Result
@@ -64,31 +64,25 @@ def measure(
         require_layers(plan)
         data = checked(plan.program.model, batches)
         aims = aims_of(plan, settings if like is None else Settings())
-        graph = partial(
-            build, plan, shapes_of(data), rescale=False, staged=False, targets=aims.stds, block=runtime.block(where)
-        )
-        records = repeat_for_large_means(
-            graph(),
-            lambda shifted: graph(shifted=shifted),
-            lambda made: execute(made, data, {}, where, Scratch(default_limit()), progress, "verify"),
-        )
-        # What a weight gives alone, which decides between its uses, stands before the output.
-        records = {key: record[:, -1:] for key, record in records.items()}
+        records = _records(plan, data, aims, where, progress)
     runtime.release(where)
+
+    def found(layer: Layer) -> LayerReport:
+        key, status = layer.weight, "scaled" if layer.scaled else "found"
+        row = row_of(plan, layer, "keep", aims.stds[key], status, records.get(key))
+        return noted(row, aims.remarks.get(layer))
+
+    rows = map(found, plan.layers) if like is None else like.layers
+    together = zip(rows, plan.layers, tolerances(plan, settings.tolerance), strict=True)
+    layers = tuple(verified_row(row, records.get(layer.weight), allowed, layer) for row, layer, allowed in together)
     if like is not None:
-        rows = _verified(plan, like.layers, records, settings)
-        return replace(like, layers=rows, settings=settings, seconds={**like.seconds, **clock.seconds})
-    found = [
-        row_of(plan, layer, "keep", aims.stds[layer.weight], "scaled" if layer.scaled else "found", records)
-        for layer in plan.layers
-    ]
-    found = [noted(row, aims.remarks.get(layer)) for row, layer in zip(found, plan.layers, strict=True)]
+        return replace(like, layers=layers, settings=settings, seconds={**like.seconds, **clock.seconds})
     return Result(
         model=plan.program.model,
         plan=plan,
         verb="measure",
         settings=as_it_is,
-        layers=_verified(plan, found, records, settings),
+        layers=layers,
         skipped=tuple(map(skipped_row, plan.skipped)),
         notes=run_notes(plan, data, where),
         data=data.describe(),
@@ -97,10 +91,14 @@ def measure(
     )
 
 
-def _verified(
-    plan: Plan, rows: Iterable[LayerReport], records: Mapping[str, Record], settings: Settings
-) -> tuple[LayerReport, ...]:
-    """Return the rows of a plan's layers with what was measured."""
-    bounds = tolerances(plan, settings.tolerance)
-    together = zip(rows, plan.layers, bounds, strict=True)
-    return tuple(verified_row(row, records.get(layer.weight), allowed, layer) for row, layer, allowed in together)
+def _records(plan: Plan, data: Batches, aims: Aims, device: Device, progress: Progress) -> dict[str, Record]:
+    """Return the moments of each layer's output, by weight key."""
+    shapes, block = shapes_of(data), runtime.block(device)
+    graph = partial(build, plan, shapes, rescale=False, staged=False, targets=aims.stds, block=block)
+    records = repeat_for_large_means(
+        graph(),
+        lambda shifted: graph(shifted=shifted),
+        lambda made: execute(made, data, {}, device, Scratch(default_limit()), progress, "verify"),
+    )
+    # What a weight gives alone, which decides between its uses, stands before the output.
+    return {key: record[:, -1:] for key, record in records.items()}

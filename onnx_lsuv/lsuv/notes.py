@@ -47,36 +47,26 @@ def guide(plan: Plan, lowered: Collection[str] = ()) -> list[Note]:
         plan: the layers.
         lowered: keys of the weights whose target is below the others' already.
     """
-    program = plan.program
+    texts: dict[str, str] = {}
     scaled = [layer for layer in plan.layers if layer.scaled]
-    notes = []
-    normed = [layer for layer in scaled if _feeds_norms_alone(program, layer)]
-    if normed:
-        notes.append(
-            Note(
-                "norm",
-                f"{_count(normed, scaled)} a normalisation and nothing else ({_listed(normed)}): it cancels their "
-                "scale, in training as well, so what counts there is the orthonormal draw",
-            )
+    if normed := [layer for layer in scaled if _feeds_norms_alone(plan.program, layer)]:
+        texts["norm"] = (
+            f"{_count(normed, scaled)} a normalisation and nothing else ({_listed(normed)}): it cancels their "
+            "scale, in training as well, so what counts there is the orthonormal draw"
         )
-    gates = [layer for layer in scaled if layer.weight not in lowered and _feeds_gate(program, layer)]
-    if gates:
-        notes.append(
-            Note(
-                "gate",
-                f"{_count(gates, scaled)} a gate ({_listed(gates)}): their std decides how far it opens and closes; "
-                f"a smaller one, as by --target {_quoted(gates[0].node.label)}=0.1, starts it nearly constant",
-            )
+    if gates := [layer for layer in scaled if layer.weight not in lowered and _feeds_gate(plan.program, layer)]:
+        texts["gate"] = (
+            f"{_count(gates, scaled)} a gate ({_listed(gates)}): their std decides how far it opens and closes; "
+            f"a smaller one, as by --target {_quoted(gates[0].node.label)}=0.1, starts it nearly constant"
         )
     length, lasts = _longest_stream(plan)
     if len(lasts) >= LONG and not all(layer.weight in lowered for layer in lasts):
-        notes.append(Note("residual", _advice(plan, length, lasts)))
-    return notes
+        texts["residual"] = _advice(plan, length, lasts)
+    return [Note(kind, text) for kind, text in texts.items()]
 
 
 def _count(some: Sequence[Layer], every: Sequence[Layer]) -> str:
-    verb = "feeds" if len(some) == 1 else "feed"
-    return f"{len(some)} of {len(every)} layers {verb}"
+    return f"{len(some)} of {len(every)} layers {'feeds' if len(some) == 1 else 'feed'}"
 
 
 def _listed(layers: Sequence[Layer]) -> str:

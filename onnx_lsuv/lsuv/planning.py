@@ -39,7 +39,7 @@ def plan(model: Model | Result, settings: Settings | None = None, **choices: Unp
     centred = find_centres(found) if settings.center else {}
     rows = []
     for layer in found.layers:
-        row = row_of(found, layer, settings.init, aims.stds[layer.weight], "found", {})
+        row = row_of(found, layer, settings.init, aims.stds[layer.weight], "found", None)
         rows.append(noted(replace(row, note=_fate(found, layer, row, settings, centred)), aims.remarks.get(layer)))
     roles = Counter(parameter.role for parameter in found.parameters.fresh)
     counted = ", ".join(f"{count} x {role}" for role, count in sorted(roles.items()))

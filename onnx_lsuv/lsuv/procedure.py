@@ -22,7 +22,7 @@ from onnx_lsuv.lsuv.patterns import Aims, aims_of
 from onnx_lsuv.lsuv.planning import plan, require_layers
 from onnx_lsuv.lsuv.prepare import Clock, check_sizes, checked, run_notes, shapes_of
 from onnx_lsuv.lsuv.result import Change, Result
-from onnx_lsuv.lsuv.rows import drawn_row, noted, skipped_row, usable_scale
+from onnx_lsuv.lsuv.rows import drawn_row, noted, row_of, skipped_row, usable_scale
 from onnx_lsuv.lsuv.scaling import biases_that_centre, multiply, norm_values, not_centred
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.lsuv.settings import Choices, Settings
@@ -165,8 +165,10 @@ def _result(
     moved = set(promoted(new))
     rows = []
     for layer in found.layers:
-        row = drawn_row(found, layer, drawn.methods, records, scales, aims.stds, rescale=settings.rescale)
-        rows.append(noted(row, drawn.notes.get(layer.weight), aims.remarks.get(layer)))
+        key, status = layer.weight, "scaled" if settings.rescale else "drawn"
+        row = row_of(found, layer, drawn.methods[key], aims.stds[key], status, records.get(key))
+        row = drawn_row(row, layer, records.get(key), scales.get(key))
+        rows.append(noted(row, drawn.notes.get(key), aims.remarks.get(layer)))
     lowered = {key for key, std in aims.stds.items() if std < settings.target_std}
     return replace(
         task.planned,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 
 from onnx import TensorProto
@@ -19,20 +18,16 @@ HALF = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
 def usable_scale(record: Record | None, target: float) -> float | None:
     """Return the scale that a record gives; None where the layer was not reached or has no variance."""
-    return None if record is None or record[COUNT, 0] == 0 else scale_of(record, target)
+    return scale_of(record, target) if record is not None and _reached(record) else None
 
 
-def deciding(plan: Plan, layer: Layer, records: Mapping[str, Record]) -> Layer:
-    """Return the layer that decides the scale of a layer's weight: of several the one that was measured."""
-    record = records.get(layer.weight)
-    return plan.weights[layer.weight].layers[0 if record is None else int(record[USE, 0])]
+def _reached(record: Record | None) -> bool:
+    return record is not None and record[COUNT, 0] != 0
 
 
-def row_of(
-    plan: Plan, layer: Layer, init: str, target: float, status: str, records: Mapping[str, Record]
-) -> LayerReport:
-    """Return the row of a layer, without what was measured."""
-    decides = deciding(plan, layer, records)
+def row_of(plan: Plan, layer: Layer, init: str, target: float, status: str, record: Record | None) -> LayerReport:
+    """Return the row of a layer, without what was measured; of several uses of a weight the one measured decides."""
+    decides = plan.weights[layer.weight].layers[0 if record is None else int(record[USE, 0])]
     constant = plan.program.constants[layer.source.constant]
     return LayerReport(
         name=layer.node.label,
@@ -57,37 +52,24 @@ def noted(row: LayerReport, *more: str | None) -> LayerReport:
     return replace(row, note="; ".join(filter(None, (row.note, *more))))
 
 
-def drawn_row(
-    plan: Plan,
-    layer: Layer,
-    methods: Mapping[str, str],
-    records: Mapping[str, Record],
-    scales: Mapping[str, float],
-    targets: Mapping[str, float],
-    *,
-    rescale: bool,
-) -> LayerReport:
-    """Return the row of a layer after calibration, or where nothing was to be rescaled."""
-    target = targets[layer.weight]
-    row = row_of(plan, layer, methods[layer.weight], target, "scaled" if rescale else "drawn", records)
+def drawn_row(row: LayerReport, layer: Layer, record: Record | None, scale: float | None) -> LayerReport:
+    """Return the row of a layer after calibration, or where nothing was to be rescaled and it is "drawn" already."""
     if not layer.scaled:
         note = f"not rescaled: {of(layer.node).unscaled or 'it stands in a Scan of opset 8'}"
         return replace(row, status=row.status if row.status == "shared" else "drawn", note=note)
     if row.status == "shared":
         return row
-    if not rescale:
+    if row.status == "drawn":
         return replace(row, note="not rescaled, as asked")
-    record = records.get(layer.weight)
-    if record is None or record[COUNT, 0] == 0:
+    if record is None or not _reached(record):
         return replace(row, status="not-reached", note="the data never reach it")
-    drawn = math.sqrt(max(float(record[VAR, 0]), 0.0))
-    if layer.weight not in scales and layer.fixed_term is not None and record[VAR, 1] >= target**2:
+    row = replace(row, std_drawn=math.sqrt(max(float(record[VAR, 0]), 0.0)), scale=scale)
+    if scale is not None:
+        return row
+    if layer.fixed_term is not None and record[VAR, 1] >= row.target**2:
         note = "not rescaled: the other term of its weight alone gives more than the target"
-        return replace(row, status="drawn", std_drawn=drawn, note=note)
-    if layer.weight not in scales:
-        note = _cause(record, target, drawn=row.init != "keep")
-        return replace(row, status="degenerate", std_drawn=drawn, note=note)
-    return replace(row, std_drawn=drawn, scale=scales[layer.weight])
+        return replace(row, status="drawn", note=note)
+    return replace(row, status="degenerate", note=_cause(record, row.target, drawn=row.init != "keep"))
 
 
 def _cause(record: Record, target: float, *, drawn: bool = False) -> str:
@@ -125,7 +107,7 @@ def verified_row(row: LayerReport, record: Record | None, tolerance: float, laye
     """Return a row with what was measured on the final weights."""
     if row.status in ("shared", "not-reached") or not layer.scaled:
         return row
-    if record is None or record[COUNT, 0] == 0:
+    if record is None or not _reached(record):
         return replace(row, status="not-reached", note="the data never reach it")
     mean, var = float(record[MEAN, 0]), float(record[VAR, 0])
     row = replace(row, mean=mean, std=math.sqrt(max(var, 0.0)) if math.isfinite(var) else var)

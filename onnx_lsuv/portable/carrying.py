@@ -127,5 +127,5 @@ def _choice(planned: Result, settings: Settings, wanted: list[str]) -> tuple[Set
 
 
 def _moved(row: LayerReport, plan: Plan, layer: Layer) -> LayerReport:
-    there = row_of(plan, layer, row.init, row.target, row.status, {})
+    there = row_of(plan, layer, row.init, row.target, row.status, None)
     return replace(row, **{name: getattr(there, name) for name in _PLACE})

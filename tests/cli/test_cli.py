@@ -24,6 +24,10 @@ from corpus import LIGHT
 from oracle import normal, parse
 
 import onnx_lsuv
+from onnx_lsuv.batches import READERS
+from onnx_lsuv.lsuv.settings import METHODS
+from onnx_lsuv.model import WEIGHTS
+from onnx_lsuv.report.formats import FORMATS
 
 SAMPLES = Path(__file__).parents[2] / "sample_models"
 
@@ -484,3 +488,13 @@ def test_a_report_replaces_nothing_that_matters(tmp_path: Path, written: str) ->
     kept = invoke([*arguments[:4], str(tmp_path / "p.onnx"), "--report", str(tmp_path / "r.json")])
     assert kept.status == 6, kept.stderr
     assert (tmp_path / "r.json").read_text() == "precious"
+
+
+def test_the_help_names_the_suffixes_and_methods_that_there_are() -> None:
+    text = " ".join(call("--help").stdout.split())
+    named = re.search(r"Calibration data: (.*?), or a folder", text)
+    assert named is not None
+    assert set(named[1].split(", ")) == set(READERS)
+    for option, suffixes in (("weights-out", WEIGHTS), ("report", tuple(FORMATS))):
+        assert f"--{option} PATH.{{{','.join(suffix[1:] for suffix in suffixes)}}}" in text
+    assert f"--init {'|'.join(METHODS)}" in text
