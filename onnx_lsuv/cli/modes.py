@@ -105,13 +105,15 @@ def _initialise(
 ) -> Outcome:
     from onnx_lsuv.model import load_staged, stage, stage_weights  # noqa: PLC0415
 
-    limits: dict[str, Any] = {"memory": options.memory_bytes, "scratch": options.scratch, "device": device}
+    memory, scratch = options.memory_bytes, options.scratch
     planned = onnx_lsuv.plan(model, settings)
     given = options.data or options.random or planned.needs_data
     batches = _batches(planned, options) if given else None
     verified = None if options.no_verify else batches
-    result = onnx_lsuv.initialize(planned, batches, **limits, progress=tell)
-    form = onnx_lsuv.make_portable(result, verified, **limits) if options.portable else None
+    result = onnx_lsuv.initialize(planned, batches, device=device, memory=memory, scratch=scratch, progress=tell)
+    form = None
+    if options.portable:
+        form = onnx_lsuv.make_portable(result, verified, device=device, memory=memory, scratch=scratch)
     start = perf_counter()
     new = result.model if form is None else form.model
     *_, target = stage(staged, new, options.target_path)
@@ -149,16 +151,17 @@ def _batches(planned: Result, options: Options) -> Batches:
 
     inputs = kinds.inputs_of(planned.model.proto.graph)
     require_layers(planned.plan)  # data that fit the model would not help
-    cut: dict[str, Any] = {"batch_size": options.batch_size, "samples": options.samples}
+    size, samples = options.batch_size, options.samples
     if options.random:
         from onnx_lsuv.roles import limits_of  # noqa: PLC0415
 
-        shapes = kinds.parse_shapes(inputs, options.shape or [])
-        return kinds.from_random(inputs, shapes, seed=options.seed, high=limits_of(planned.plan.program), **cut)
+        shapes, high = kinds.parse_shapes(inputs, options.shape or []), limits_of(planned.plan.program)
+        return kinds.from_random(inputs, shapes, seed=options.seed, high=high, batch_size=size, samples=samples)
     if not options.data and inputs:
         names = listing(each.name for each in inputs)
         raise UsageError(
             f"the model reads {names}: give samples with '--data PATH', a few hundred prepared as for training, or "
             "'--random' for standard normal data"
         )
-    return kinds.from_paths(inputs, options.data or [], limit_bytes=options.memory_bytes, **cut)
+    data, limit = options.data or [], options.memory_bytes
+    return kinds.from_paths(inputs, data, batch_size=size, samples=samples, limit_bytes=limit)
