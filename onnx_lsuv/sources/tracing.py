@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 
 import numpy as np
@@ -36,21 +37,8 @@ def trace(program: Program, name: str, *, several: bool = False) -> Source | Unt
     Returns:
         The source, or the reason why there is none.
     """
-    found: dict[str, Source] = {}  # several ways may lead over one value
-
-    def follow(name: str) -> Source:
-        if name not in found:
-            try:
-                found[name] = _follow(program, name, follow)
-            except (ValueError, IndexError, ZeroDivisionError, OverflowError) as error:
-                # NumPy's words for a shape, axis or bound that the file gives.
-                node, _ = program.producers[name]
-                what = f"the weight's way through {node.op} {node.label!r} does not fit its shape"
-                raise Untraceable("computed", what) from error
-        return found[name]
-
     try:
-        source = follow(name)
+        source = _follow_once(program, {}, name)
     except Untraceable as why:
         return why.with_traceback(None)
     except RecursionError:
@@ -58,6 +46,20 @@ def trace(program: Program, name: str, *, several: bool = False) -> Source | Unt
     if len(source.constants) > 1 and not several:
         return Untraceable("computed", "the weight is joined from several constants")
     return _with_scaled_constant(program, name, source) if source.computed else source
+
+
+def _follow_once(program: Program, found: dict[str, Source], name: str) -> Source:
+    """Follow a value that several ways may lead over."""
+    # No function in a function, which calling itself would keep the program, and its file mapped.
+    if name not in found:
+        try:
+            found[name] = _follow(program, name, partial(_follow_once, program, found))
+        except (ValueError, IndexError, ZeroDivisionError, OverflowError) as error:
+            # NumPy's words for a shape, axis or bound that the file gives.
+            node, _ = program.producers[name]
+            what = f"the weight's way through {node.op} {node.label!r} does not fit its shape"
+            raise Untraceable("computed", what) from error
+    return found[name]
 
 
 def _with_scaled_constant(program: Program, name: str, source: Source) -> Source | Untraceable:
