@@ -172,7 +172,7 @@ def _from_sequence(program: Program, node: Node, follow: Follow) -> Source:
     source = follow(cut.inputs[0])
     axis = cut.attributes.integer("axis", 0)
     step = np.cumsum([0, *(s for s in sizes if s is not None)])
-    cuts = np.arange(step[1], source.shape[axis], step[1]) if len(sizes) == 1 else step[1:-1]
+    cuts = range(int(step[1]), source.shape[axis], int(step[1])) if len(sizes) == 1 else step[1:-1]
     place = at[0]
     return extend(source, node, lambda a: np.split(a, cuts, axis)[place], partial=True)
 
