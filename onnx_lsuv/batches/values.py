@@ -166,36 +166,33 @@ def scan(target: Input, pieces: Iterable[Piece]) -> Stats:
     want = dtype_of(target)
     count, mean, square = 0, 0.0, 0.0
     low, high = math.inf, -math.inf
-    bad, first = 0, ""
+    bad, first, floats = 0, "", _kind(want) == "float"
     with np.errstate(all="ignore"):
         for piece in pieces:
             if target.elem_type == onnx.TensorProto.STRING:
                 count += read_piece(target, piece).size
                 continue
             for at, chunk in _chunks(_raw(piece)):
-                if want.kind in "iu":
+                if want in INTS:
                     _check_fits(target, piece.stored, chunk, want)
                 values = _converted(target, piece.stored, chunk)
                 count += values.size
-                if _kind(want) != "float":
-                    if want in INTS:
-                        low, high = min(low, int(values.min())), max(high, int(values.max()))
-                    elif want.kind == "c":
-                        bad += int((~np.isfinite(values)).sum())
-                        first = first or (_first(piece, at, chunk, values) if bad else "")
+                if want in INTS:
+                    low, high = min(low, int(values.min())), max(high, int(values.max()))
+                if not floats and want.kind != "c":
                     continue
-                wide = values.astype(np.float64)
-                own = float(wide.mean())
-                if not math.isfinite(own) and (wrong := int((~np.isfinite(wide)).sum())):
+                wide = values.astype(np.float64) if floats else values
+                own = wide.mean()
+                if not np.isfinite(own) and (wrong := int((~np.isfinite(wide)).sum())):
                     bad += wrong
                     first = first or _first(piece, at, chunk, wide)
-                    continue
-                low, high = min(low, float(wide.min())), max(high, float(wide.max()))
-                wide -= own
-                delta, share = own - mean, values.size / count
-                np.square(wide, out=wide)
-                square += float(wide.sum()) + delta * delta * (count - values.size) * share
-                mean += delta * share
+                elif floats:
+                    low, high = min(low, float(wide.min())), max(high, float(wide.max()))
+                    wide -= own
+                    delta, share = float(own) - mean, values.size / count
+                    np.square(wide, out=wide)
+                    square += float(wide.sum()) + delta * delta * (count - values.size) * share
+                    mean += delta * share
     if bad:
         more = f" and {bad - 1} more such values" if bad > 1 else ""
         raise DataError(
@@ -223,7 +220,7 @@ def _chunks(array: Array) -> Iterator[tuple[int, Array]]:
 
 
 def _check_fits(target: Input, stored: Stored, chunk: Array, want: np.dtype[Any]) -> None:
-    if want in INTS and chunk.dtype.kind in "iu" and not np.can_cast(chunk.dtype, want):
+    if chunk.dtype.kind in "iu" and not np.can_cast(chunk.dtype, want):
         limits = np.iinfo(want)
         for value in (int(chunk.min()), int(chunk.max())):
             if not int(limits.min) <= value <= int(limits.max):

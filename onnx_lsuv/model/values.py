@@ -20,7 +20,7 @@ from onnx_lsuv.model.external import DataLocation, extent, location_of, open_dat
 from onnx_lsuv.model.loading import Model
 from onnx_lsuv.model.opening import whole
 from onnx_lsuv.model.payload import has_payload
-from onnx_lsuv.model.sites import SCHEMA, Site, Step, function_of
+from onnx_lsuv.model.sites import SCHEMA, Site, Step
 from onnx_lsuv.model.wire import Tree, find
 
 
@@ -180,8 +180,8 @@ def form_of(model: Model, site: Site) -> tuple[np.dtype[Any], tuple[int, ...] | 
 
 def holds_initializers(model: Model, site: Site) -> bool:
     """Whether the scope around a node or attribute can hold initializers: a graph, below IR version 4 the main one."""
-    inner = any(number in (sites.ATTRIBUTE_GRAPH, sites.ATTRIBUTE_GRAPHS) for number, _ in site)
-    return function_of(site) is None and (model.proto.ir_version >= 4 or not inner)
+    inner = any(field in (sites.ATTRIBUTE_GRAPH, sites.ATTRIBUTE_GRAPHS) for field, _ in site)
+    return site[:1] == sites.MAIN_GRAPH and (model.proto.ir_version >= 4 or not inner)
 
 
 def data_file(model: Model, location: str, where: str) -> memoryview:

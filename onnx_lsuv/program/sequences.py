@@ -16,10 +16,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from onnx import TensorProto, TypeProto, ValueInfoProto, helper
+from onnx import TensorProto, helper
 
 from onnx_lsuv.operators import of
-from onnx_lsuv.program.program import Body, Node, tensor_type
+from onnx_lsuv.program.program import Body, Node
 
 
 def made_sequences(node: Node, sequences: set[str]) -> list[str]:
@@ -63,10 +63,16 @@ def as_loop(node: Node, scope: str, fresh: Callable[[str], str], sequences: set[
         for old, value, new in zip(state, inner.outputs, grown, strict=True)
     ]
     nodes.append(own.beside("Identity", (going,), gone))
-    formals = [_value(turn, tensor_type(TensorProto.INT64, ())), _value(going, tensor_type(TensorProto.BOOL, ()))]
-    results = [_value(gone, tensor_type(TensorProto.BOOL, ()))]
-    for values, names in ((formals, state), (results, grown)):
-        values += [_value(name, _sequence(kind)) for name, kind in zip(names, types, strict=True)]
+    sequence = helper.make_tensor_sequence_value_info
+    formals = [
+        helper.make_tensor_value_info(turn, TensorProto.INT64, ()),
+        helper.make_tensor_value_info(going, TensorProto.BOOL, ()),
+        *(sequence(name, kind, None) for name, kind in zip(state, types, strict=True)),
+    ]
+    results = [
+        helper.make_tensor_value_info(gone, TensorProto.BOOL, ()),
+        *(sequence(name, kind, None) for name, kind in zip(grown, types, strict=True)),
+    ]
     loop = replace(
         node,
         op_type="Loop",
@@ -75,11 +81,3 @@ def as_loop(node: Node, scope: str, fresh: Callable[[str], str], sequences: set[
         bodies={"body": Body(tuple(nodes), tuple(formals), tuple(results))},
     )
     return [*before, loop]
-
-
-def _value(name: str, kind: TypeProto) -> ValueInfoProto:
-    return ValueInfoProto(name=name, type=kind)
-
-
-def _sequence(elem_type: int) -> TypeProto:
-    return helper.make_sequence_type_proto(tensor_type(elem_type, None))

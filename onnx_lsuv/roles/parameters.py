@@ -70,21 +70,26 @@ def find_parameters(
     excluded = [each for each in skipped if each.reason == "excluded"]
     labels, nodes = {each.weight for each in excluded}, {each.node for each in excluded}
     fresh, kept, zeros = [], [], []
+
+    def passes(node: Node, position: int) -> bool:
+        return position == 0 and (of(node).move in _MOVES or (node.op == "Gather" and node in program.static))
+
     for constant in program.constants.values():
         if constant.name in handled or constant.elem_type not in FLOAT_TYPES or not constant.size:
             continue
         if constant.site is None or constant.label in labels:
             continue
-        uses = tuple(program.readers(constant.name, _passes(program)))
+        uses = tuple(program.readers(constant.name, passes))
         if not all(wanted(node.label if node else "", constant.label) for node, _ in uses):
             continue
         if any(node and not nodes.isdisjoint((node, *_linear_before(reachability, node))) for node, _ in uses):
             continue  # the bias of a layer that is excluded by its weight's name
         found = dict(_role(reachability, constant, *use) for use in uses)
         role, std = _agreed(constant, found.keys())
-        if role == "scale" and not stored(program, constant.name).any() and _ends_branch(program, uses):
+        ends_branch = all(node and leads_to_add(program, node.outputs[0]) for node, _ in uses)
+        if role == "scale" and ends_branch and not stored(program, constant.name).any():
             zeros.append(constant.name)
-        elif role and _writable(constant):
+        elif role and writable(constant) and (constant.origin != "ConstantOfShape" or constant.scope == "main"):
             fresh.append(Parameter(constant.name, role, found[role], std))
         elif found.keys() != {"setting"} and constant.size > 1 and not is_computed(stored(program, constant.name)):
             kept.append(constant.name)
@@ -98,19 +103,6 @@ def _agreed(constant: Constant, roles: Set[str]) -> tuple[str, float | None]:
     if roles == {"embedding", "weight"} and len(constant.dims) == 2:
         return "embedding", 1 / math.sqrt(constant.dims[1])
     return (next(iter(roles)), None) if len(roles) == 1 and roles <= VALUES.keys() else ("", None)
-
-
-def _writable(constant: Constant) -> bool:
-    return writable(constant) and (constant.origin != "ConstantOfShape" or constant.scope == "main")
-
-
-def _passes(program: Program) -> Callable[[Node, int], bool]:
-    """Return what says whether a node hands its operand's values on: moved, repeated, or some of a table."""
-
-    def passes(node: Node, position: int) -> bool:
-        return position == 0 and (of(node).move in _MOVES or (node.op == "Gather" and node in program.static))
-
-    return passes
 
 
 def _role(reachability: Reachability, constant: Constant, node: Node | None, position: int) -> tuple[str, str]:
@@ -175,7 +167,3 @@ def _linear_before(reachability: Reachability, add: Node) -> Iterator[Node]:
                 yield node
             if of(node).move not in _MOVES:
                 break
-
-
-def _ends_branch(program: Program, uses: Sequence[tuple[Node | None, int]]) -> bool:
-    return all(node is not None and leads_to_add(program, node.outputs[0]) for node, _ in uses)

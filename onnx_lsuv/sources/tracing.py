@@ -190,16 +190,12 @@ def _is_mask(program: Program, name: str) -> bool:
     return bool(np.isin(values, (0, 1)).all())
 
 
-def _normalised(program: Program, node: Node, follow: Follow) -> Source:
-    return extend(follow(node.inputs[0]), node, computed=True)
-
-
 # How a weight is followed through what computes it from constants.
 _COMPUTED: dict[str, Callable[[Program, Node, Follow], Source]] = {
     "Mul": _product,
     "Div": _product,
     "Sub": _centred,
-    "LpNormalization": _normalised,
+    "LpNormalization": lambda program, node, follow: extend(follow(node.inputs[0]), node, computed=True),
     "Clip": bounded,
 }
 
@@ -216,26 +212,23 @@ def trace_sum(program: Program, name: str) -> tuple[Source, FixedTerm] | None:
         The source of that term as the operand sees it, and the rest; None where there is no such sum.
     """
     moves: list[Node] = []
-    while name in program.producers:
-        node, _ = program.producers[name]
-        if node.op == "Add" and is_constant(program, node):
-            found = [trace(program, each) for each in node.inputs]
-            plain = [i for i, s in enumerate(found) if isinstance(s, Source) and not s.path and s.size > 1]
-            if len(plain) != 1:
-                return None
-            source = found[plain[0]]
-            assert isinstance(source, Source)
-            try:
-                for move in moves:
-                    source = MOVES[move.op](program, move, 0, source)
-            except (Untraceable, ValueError, IndexError):
-                return None
-            return source, FixedTerm(node.inputs[plain[0]], node.inputs[1 - plain[0]], tuple(moves))
-        if of(node).move not in WHOLE or node.op not in MOVES:
-            return None
-        moves.insert(0, node)
-        name = node.inputs[0]
-    return None
+    while name in program.producers and of(program.producers[name][0]).move in WHOLE:
+        moves.insert(0, program.producers[name][0])
+        name = moves[0].inputs[0]
+    total = program.producers[name][0] if name in program.producers else None
+    if total is None or total.op != "Add" or not is_constant(program, total):
+        return None
+    terms = [(i, s) for i, each in enumerate(total.inputs) if isinstance(s := trace(program, each), Source)]
+    plain = [(i, s) for i, s in terms if not s.path and s.size > 1]
+    if len(plain) != 1:
+        return None
+    ((drawn, source),) = plain
+    try:
+        for move in moves:
+            source = MOVES[move.op](program, move, 0, source)
+    except (Untraceable, ValueError, IndexError):
+        return None
+    return source, FixedTerm(total.inputs[drawn], total.inputs[1 - drawn], tuple(moves))
 
 
 def region(source: Source, dims: Sequence[int]) -> str:

@@ -473,6 +473,17 @@ def test_a_constant_of_shape_in_a_function_cannot_be_replaced() -> None:
         m.with_values(loaded, {site: pair(1, 2)})
 
 
+def test_a_constant_of_a_training_graph_keeps_its_place() -> None:
+    proto = parse(CONSTANTS.format(ir=10))
+    made = helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(pair(1, 2)))
+    proto.training_info.add().algorithm.node.append(made)
+    site = ((20, 0), (2, 0), (1, 0), (5, 0), (5, 0))
+    changed = m.with_values(m.from_proto(proto), {site: pair(3, 4)})
+    assert m.promoted(changed) == ()
+    proto.training_info[0].algorithm.node[0].attribute[0].t.raw_data = pair(3, 4).tobytes()
+    assert m.to_bytes(changed) == proto.SerializeToString()
+
+
 def test_more_than_two_gib_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(saving, "LIMIT", 100)
     loaded = on_disk(model_bytes(field(2, b"g" * 100)), tmp_path)

@@ -117,3 +117,11 @@ def test_centred_by_a_bias_of_packed_projections(lsuv: Lsuv) -> None:
     model = attention_of_groups("q0 = MatMul(x, w) q = Add(q0, b)", "q, , ", 4, w=normal(48, 128), b=normal(128))
     run = lsuv(model, {"x": normal(16, 5, 48) + 1}, center=True)
     assert np.abs(run.value("q")[0].mean((0, 1))).max() < 1e-4
+
+
+def test_a_packed_projection_that_something_else_reads_is_one_matrix(lsuv: Lsuv) -> None:
+    projections = "q = MatMul(x, w) r = MatMul(q, v)"
+    model = attention_of_groups(projections, "q, , ", 4, w=normal(48, 128), v=normal(128, 8))
+    run = lsuv(model, {"x": normal(16, 5, 48)})
+    assert run.row("q").blocks == 1
+    assert orthonormality(run.weight("w").T[None]) < 1e-4
