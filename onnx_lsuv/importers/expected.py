@@ -10,13 +10,13 @@ What stands in sparse tensors, or behind functions in inner graphs, is not looke
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
 from onnx import NodeProto, TensorProto, defs
 
 from onnx_lsuv.importers.forms import Form, operators_of
-from onnx_lsuv.importers.shapes import Shape, is_vector, lead_of, reads_rows
+from onnx_lsuv.importers.shapes import Lead, Shape, is_bias, lead_of, permutation, reads_rows
 from onnx_lsuv.importers.skeleton import (
     FLOAT32_DOMAINS,
     INTEGERS,
@@ -34,6 +34,9 @@ from onnx_lsuv.importers.table import CURES
 from onnx_lsuv.model import HOLLOW_BYTES
 from onnx_lsuv.program import Constant, Node, Program, walk
 from onnx_lsuv.program.program import FLOAT_TYPES
+
+# Steps that find all there is to do in any file. What the others do depends on the file: it is looked at again.
+_WHOLE = frozenset({"inline_functions", "name_domains", "unlist_inputs", "name_nodes"})
 
 
 def as_expected(saved: Form) -> Form:
@@ -73,7 +76,7 @@ def as_expected(saved: Form) -> Form:
         portable=True,
         gemms=gemms,
         rows=rows,
-        cured=frozenset(trait for trait, step in CURES.items() if step != "widen" or widens),
+        cured=frozenset(kind for kind, steps in CURES.items() if {*steps} <= _WHOLE | ({"widen"} if widens else set())),
     )
 
 
@@ -119,14 +122,15 @@ class _Ways:
         """Say whether a value is read by nodes of the main graph alone."""
         return name not in self.program.exits and name not in self.inner
 
-    def readers(self, name: str) -> Iterator[tuple[Node, int]]:
-        """Yield the readers of a tensor, also behind the moves that are gone."""
-        for node, position in self.program.consumers.get(name, ()):
-            made = node.outputs[0]
-            if self.roots.get(made) == self.root(name) and self.is_open(made):
-                yield from self.readers(made)
-            else:
-                yield node, position
+    def readers(self) -> dict[str, list[tuple[Node, int]]]:
+        """Return the readers of each tensor, also those behind the moves that are gone."""
+        found: dict[str, list[tuple[Node, int]]] = {}
+        for node in self.program.walk():
+            made = next(iter(node.outputs), "")
+            for position, name in enumerate(node.inputs):
+                if name in self.stored and not (self.roots.get(made) == self.root(name) and self.is_open(made)):
+                    found.setdefault(self.root(name), []).append((node, position))
+        return found
 
     def bypass(self) -> None:
         """Pass each Identity of a tensor, and each Cast to its own type."""
@@ -141,21 +145,14 @@ class _Ways:
 
     def fold(self) -> None:
         """Pass the Transposes of a tensor where nothing reads it otherwise."""
-        for name in [name for name in self.stored if name not in self.roots and self.is_open(name)]:
-            turns = [node for node, _ in self.readers(name)]
-            if self.kind(name) not in FLOAT_TYPES:
-                continue
-            perms = {permutation(node, len(self.stored[name])) for node in turns if node.op == "Transpose"}
-            if len(perms) == 1 and all(node.op == "Transpose" and self.is_open(node.outputs[0]) for node in turns):
+        for name, readers in self.readers().items():
+            turns = [node for node, _ in readers if node.op == "Transpose" and self.is_open(node.outputs[0])]
+            perms = {permutation(node.ints_attribute("perm"), len(self.stored[name])) for node in turns}
+            alone = self.is_open(name) and len(turns) == len(readers) and self.kind(name) in FLOAT_TYPES
+            if alone and len(perms) == 1:
                 shape = tuple(self.stored[name][axis] for axis in perms.pop())
                 for node in turns:
                     self.stored[node.outputs[0]], self.roots[node.outputs[0]] = shape, name
-
-
-def permutation(node: Node, rank: int) -> tuple[int, ...]:
-    """Return the order of axes that a Transpose makes."""
-    perm = node.ints_attribute("perm")
-    return tuple(reversed(range(rank))) if perm is None else perm
 
 
 def _gemms(ways: _Ways, shapes: Mapping[str, Shape]) -> tuple[frozenset[Node], str | None]:
@@ -170,7 +167,9 @@ def _gemms(ways: _Ways, shapes: Mapping[str, Shape]) -> tuple[frozenset[Node], s
             continue
         name = node.inputs[1]
         maker = program.producers[name][0] if name in program.producers else None
-        turned = maker is not None and maker.op == "Transpose" and permutation(maker, 2) == (1, 0)
+        turned = (
+            maker is not None and maker.op == "Transpose" and permutation(maker.ints_attribute("perm"), 2) == (1, 0)
+        )
         weight = maker.inputs[0] if turned and maker is not None and name not in stored else name
         dims, shape = stored.get(weight), shapes.get(node.inputs[0])
         if dims is not None and len(dims) != 2:
@@ -181,21 +180,19 @@ def _gemms(ways: _Ways, shapes: Mapping[str, Shape]) -> tuple[frozenset[Node], s
         if dims is None or 0 in dims or lead is None or ways.kind(weight) not in ways.types or program.opset < 11:
             continue
         width = dims[1] if weight == name else dims[0]
-        if not lead or (
-            reads_rows(program.opset) and _adds_at_most_a_bias(ways, shapes, fixed, node, len(lead), width)
-        ):
+        if not lead or (reads_rows(program.opset) and _adds_at_most_a_bias(ways, shapes, fixed, node, lead, width)):
             found[node] = "" if weight != name else ways.root(name)
-    alone = {
+    readers = ways.readers()
+    alone = {""} | {
         weight
-        for weight in set(found.values())
-        if not weight
-        or (ways.is_open(weight) and all(found.get(n) == weight and at == 1 for n, at in ways.readers(weight)))
+        for weight in found.values()
+        if weight and ways.is_open(weight) and all(found.get(n) == weight and at == 1 for n, at in readers[weight])
     }
     return frozenset(node for node, weight in found.items() if weight in alone), rows
 
 
 def _adds_at_most_a_bias(
-    ways: _Ways, shapes: Mapping[str, Shape], fixed: Container[str], node: Node, axes: int, width: int
+    ways: _Ways, shapes: Mapping[str, Shape], fixed: Container[str], node: Node, lead: Lead, width: int
 ) -> bool:
     """Say whether no other constant vector is added to a product than one that its Gemm adds itself."""
     made = node.outputs[0]
@@ -204,6 +201,6 @@ def _adds_at_most_a_bias(
         return True
     term = readers[0][0].inputs[1 - readers[0][1]]
     dims = ways.stored.get(term)
-    if dims is not None and ways.kind(term) in ways.types and len(dims) <= max(2, axes + 1) and is_vector(dims, width):
+    if dims is not None and ways.kind(term) in ways.types and is_bias(dims, lead, width):
         return True
     return term not in fixed or sum(length != 1 for length in dims or shapes.get(term, (None,))) > 1

@@ -5,7 +5,7 @@ What a file declares of the values in between, and of its outputs, is a claim th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto, defs, numpy_helper, shape_inference
@@ -73,6 +73,16 @@ def reads_rows(opset: int) -> bool:
     return all(row.operators is None or version in row.operators["Reshape"] for row in rows)
 
 
-def is_vector(dims: Sequence[int], width: int) -> bool:
+def permutation(perm: Iterable[int] | None, rank: int) -> tuple[int, ...]:
+    """Return the order of axes that a Transpose makes by its attribute, or without one."""
+    return tuple(reversed(range(rank))) if perm is None else tuple(perm)
+
+
+def is_flat(dims: Sequence[int], width: int) -> bool:
     """Say whether a term is one value for each of `width` units, or for all: one axis, or leading axes of one."""
     return all(d == 1 for d in dims[:-1]) and (not dims or dims[-1] in (1, width))
+
+
+def is_bias(dims: Sequence[int], lead: Lead, width: int) -> bool:
+    """Say whether a Gemm can add a term itself, and leave its result as many axes."""
+    return len(dims) <= max(2, len(lead) + 1) and is_flat(dims, width)

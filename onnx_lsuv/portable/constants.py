@@ -22,11 +22,14 @@ from onnx_lsuv.batches import default_limit
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.importers.skeleton import INTEGERS, all_graphs
 from onnx_lsuv.model import HOLLOW_BYTES
+from onnx_lsuv.operators import of
 from onnx_lsuv.portable.draft import Draft, mark_of
-from onnx_lsuv.portable.scopes import PARAMETERS, Uses, attribute_of, is_op, remove_nodes, uses_of
+from onnx_lsuv.portable.scopes import Uses, attribute_of, is_op, remove_nodes, uses_of
 from onnx_lsuv.program.program import FLOAT_TYPES
 from onnx_lsuv.program.protos import tensor_of
 
+# What an operator's inputs after the first are parameters by, whatever their size.
+_ROLES = ("weight", "bias", "scale", "statistics", "slope")
 _WHY = "no framework trains a Constant node"
 _WHY_INTEGERS = "JAX takes static arguments from initializers only"
 
@@ -163,7 +166,7 @@ def _constant(draft: Draft, node: NodeProto) -> TensorProto | None:
 def _is_parameter(uses: Uses, name: str) -> bool:
     """Say whether some node reads a value as one of its parameters."""
     return any(
-        (is_op(node, *PARAMETERS) and position in PARAMETERS[node.op_type])
+        (position and not of(node).domain and of(node).role(position) in _ROLES)
         # The bias of a layer with one unit is a single number.
         or (is_op(node, "Add") and uses.maker(node.input[1 - position], "MatMul") is not None)
         for node, position in uses.readers.get(name, ())

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
 
+from onnx_lsuv.importers.shapes import permutation
 from onnx_lsuv.importers.skeleton import all_graphs, graphs_of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS
+from onnx_lsuv.program.protos import free_names
 
-# Which inputs of an operator are parameters, whatever their size.
-NORMS: dict[str, tuple[int, ...]] = {
-    "BatchNormalization": (1, 2, 3, 4),
-    "InstanceNormalization": (1, 2),
-    "LayerNormalization": (1, 2),
-    "GroupNormalization": (1, 2),
-}
-PARAMETERS: dict[str, tuple[int, ...]] = NORMS | {
-    "Conv": (1, 2),
-    "ConvTranspose": (1, 2),
-    "Gemm": (1, 2),
-    "MatMul": (1,),
-    "LSTM": (1, 2, 3),
-    "GRU": (1, 2, 3),
-    "RNN": (1, 2, 3),
-    "PRelu": (1,),
-}
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -67,7 +54,7 @@ def uses_of(graph: GraphProto) -> Uses:
             uses.readers.setdefault(name, []).append((node, position))
         uses.makers.update(dict.fromkeys(node.output, node))
         for inner in graphs_of(node):
-            uses.captured |= free_names(inner)
+            uses.captured.update(free_names(inner))
     uses.readers.pop("", None)
     uses.makers.pop("", None)
     return uses
@@ -79,16 +66,8 @@ def read_names(graph: GraphProto) -> set[str]:
     for node in graph.node:
         read.update(node.input)
         for inner in graphs_of(node):
-            read |= free_names(inner)
+            read.update(free_names(inner))
     return read
-
-
-def free_names(graph: GraphProto) -> set[str]:
-    """Return the names that a graph takes from those around it."""
-    own = {value.name for value in (*graph.input, *graph.initializer)}
-    own.update(sparse.values.name for sparse in graph.sparse_initializer)
-    own.update(name for node in graph.node for name in node.output)
-    return read_names(graph) - own - {""}
 
 
 def all_names(graph: GraphProto) -> set[str]:
@@ -120,17 +99,16 @@ def number(node: NodeProto, name: str, default: float) -> float:
     return float(attribute.f if attribute.type == AttributeProto.FLOAT else attribute.i)
 
 
-def permutation(node: NodeProto, rank: int) -> tuple[int, ...]:
+def turn_of(node: NodeProto, rank: int) -> tuple[int, ...]:
     """Return the order of axes that a Transpose makes."""
     perm = attribute_of(node, "perm")
-    return tuple(perm.ints) if perm is not None else tuple(reversed(range(rank)))
+    return permutation(perm and perm.ints, rank)
 
 
 def set_attributes(node: NodeProto, **values: float) -> None:
     """Give attributes of a node other values, behind those that it keeps."""
-    kept = [attribute for attribute in node.attribute if attribute.name not in values]
-    del node.attribute[:]
-    node.attribute.extend([*kept, *(helper.make_attribute(name, value) for name, value in values.items())])
+    drop(node.attribute, lambda attribute: attribute.name in values)
+    node.attribute.extend(helper.make_attribute(name, value) for name, value in values.items())
 
 
 def label_of(node: NodeProto) -> str:
@@ -138,9 +116,15 @@ def label_of(node: NodeProto) -> str:
     return node.name or next((name for name in node.output if name), node.op_type)
 
 
+def drop(items: MutableSequence[T], is_gone: Callable[[T], bool]) -> list[T]:
+    """Take items out of a repeated field; return them, the last one first."""
+    found = [(index, item) for index, item in enumerate(items) if is_gone(item)]
+    for index, _ in reversed(found):
+        del items[index]
+    return [item for _, item in reversed(found)]
+
+
 def remove_nodes(graph: GraphProto, gone: Sequence[NodeProto]) -> None:
     """Take nodes out of a graph."""
     marks = set(map(id, gone))
-    for index in reversed(range(len(graph.node))):
-        if id(graph.node[index]) in marks:
-            del graph.node[index]
+    drop(graph.node, lambda node: id(node) in marks)

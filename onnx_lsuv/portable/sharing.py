@@ -11,11 +11,11 @@ from __future__ import annotations
 import numpy as np
 from onnx import NodeProto, TensorProto
 
+from onnx_lsuv.operators import of
 from onnx_lsuv.portable.draft import Draft
-from onnx_lsuv.portable.scopes import NORMS, Uses, is_op, number, permutation, remove_nodes, uses_of
+from onnx_lsuv.portable.scopes import Uses, is_op, number, remove_nodes, turn_of, uses_of
 from onnx_lsuv.program.program import FLOAT_TYPES
 
-_LINEAR = ("Conv", "ConvTranspose", "Gemm")
 _WHY = "a weight must be read by its layer itself"
 
 
@@ -47,7 +47,7 @@ def fold_transposes(draft: Draft) -> None:
             continue
         if not all(is_op(node, "Transpose") and uses.is_open(node.output[0]) for node in readers):
             continue
-        perms = {permutation(node, len(tensor.dims)) for node in readers}
+        perms = {turn_of(node, len(tensor.dims)) for node in readers}
         if len(perms) > 1:
             continue
         for node in readers:
@@ -85,11 +85,12 @@ def copy_merged(draft: Draft) -> None:
 
 def _parameter(draft: Draft, uses: Uses, node: NodeProto, position: int, tensor: TensorProto) -> tuple[str, ...] | None:
     """Return what parameter a node reads a vector as; None where it is none."""
-    if is_op(node, *_LINEAR):
-        return (node.input[1],) if position == 2 else None
-    if is_op(node, *NORMS) and position in NORMS[node.op_type]:
-        before = uses.maker(node.input[0], *_LINEAR, "MatMul")
-        weighted = before is not None and before.input[1] in uses.tensors
+    operator = of(node)
+    if position in operator.biases and not operator.domain:
+        return (node.input[1],)
+    if operator.norm and position in operator.roles and not operator.domain:
+        before = uses.makers.get(node.input[0])
+        weighted = before is not None and of(before).bilinear and before.input[1] in uses.tensors
         return before.input[1] if before is not None and weighted else node.output[0], node.op_type, str(position)
     if is_op(node, "PRelu") and position == 1:
         return (node.output[0],)
@@ -109,5 +110,5 @@ def _name_of_copy(draft: Draft, group: list[tuple[NodeProto, int]], name: str) -
     node, position = group[0]
     if (node.output[0], position) in draft.aliases:
         return draft.aliases[node.output[0], position]
-    weight: str = node.input[1] if is_op(node, *_LINEAR) else ""
+    weight: str = node.input[1] if position in of(node).biases else ""
     return weight.removesuffix("weight") + "bias" if weight.endswith(".weight") else name

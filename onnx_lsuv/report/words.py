@@ -1,7 +1,7 @@
 """What a result says in words: the verdict, what missed and by how much, what was left alone, what trains where.
 
-What trains where is told of a plain value as `importers.Forecast.as_dict` gives it for each importer: how it
-takes the file as it is and in its portable form, or how many weights at least it would train in that form.
+What trains where is told of a plain value as `importers.Forecast.as_dict` gives it for each importer: how it takes the
+file as it is and in its portable form, or how many weights at least it would train in that form.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def importers(trains: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         {
             "importer": f"{each['importer']} {each['version']}, {each['date']}",
             "as_is": _share(each["as_is"]),
-            "portable": f"{_expected(each)} of {each['portable']['weights']}",
+            "portable": f"{_least(each)}{_share(each['portable'])}",
             "framework": each["framework"],
             "told": _findings(each, notes=True),
         }
@@ -95,18 +95,17 @@ def sentences(trains: Sequence[Mapping[str, Any]]) -> list[str]:
         as_is, portable = each["as_is"], each["portable"]
         found = f"{each['importer']} {each['version']} ({each['framework']}) trains {_share(as_is)} weights"
         if portable["trainable"] != as_is["trainable"]:
-            found += f" as is, {_expected(each)} with --portable"
+            found += f" as is, {_least(each)}{portable['trainable']} with --portable"
         why = _findings(each, notes=False)
         lines.append(f"{found}{'; ' if as_is['findings'] != portable['findings'] else ': '}{why}" if why else found)
     dates = sorted({each["date"] for each in trains})
     return [*lines, f"{', '.join(dates)}: {MEASURED}"] if lines else []
 
 
-def _expected(each: Mapping[str, Any]) -> str:
-    """Return how many weights train with --portable; more than all there is nothing to expect of."""
-    found = each["portable"]
-    sure = not each["expected"] or found["trainable"] == found["weights"]
-    return f"{'' if sure else 'at least '}{found['trainable']}"
+def _least(each: Mapping[str, Any]) -> str:
+    """Return the words before a number of weights that is only expected; of all that there are, no more can be."""
+    sure = not each["expected"] or each["portable"]["trainable"] == each["portable"]["weights"]
+    return "" if sure else "at least "
 
 
 def _share(form: Mapping[str, Any]) -> str:

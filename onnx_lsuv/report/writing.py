@@ -37,7 +37,7 @@ def write_report(
         other: a second result, whose std stands beside the first's.
         about: `versions` and `files` as `schema.json` describes them; found where not given.
         command: the program and its arguments, where it was a command that gave the result.
-        forecast: what trains where, a `Forecast.as_dict` for each importer.
+        forecast: what trains where, a `Trains.as_dict` for each importer.
         force: replace an existing file.
 
     Raises UsageError for another suffix, OutputError where the file exists, cannot be written or is one of the models'.

@@ -18,14 +18,9 @@ from onnx_lsuv.importers.table import IMPORTERS, KINDS, Importer
 from onnx_lsuv.importers.traits import Traits, counted, traits
 from onnx_lsuv.layers import Layer, Plan, find_layers
 from onnx_lsuv.model import Model, is_hollow
+from onnx_lsuv.operators import of
 from onnx_lsuv.program import Node, expand, walk
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES
-
-# Operators whose result has no gradient, so that training need not go back through them.
-_DEAD_ENDS = frozenset(
-    {"Shape", "Size", "NonZero", "ArgMax", "ArgMin", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
-    | {"Not", "And", "Or", "Xor", "IsNaN", "IsInf", "OneHot", "NonMaxSuppression"}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,4 +206,4 @@ def _reads(node: Node) -> set[str]:
 
 
 def _has_gradient(node: Node) -> bool:
-    return node.op not in _DEAD_ENDS and (node.op != "Cast" or node.int_attribute("to", 0) in FLOAT_TYPES)
+    return not of(node).no_gradient and (node.op != "Cast" or node.int_attribute("to", 0) in FLOAT_TYPES)
