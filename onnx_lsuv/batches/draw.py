@@ -108,9 +108,8 @@ def _complete(each: Input, given: Sequence[int] | None, known: Mapping[str, int]
     if shape and shape[0] is None:
         shape[0] = samples
     if each.shape is None or None in shape:
-        example = ",".join(
-            str(dim if isinstance(dim, int) else 8 * axis) for axis, dim in enumerate(each.shape or (), 1)
-        )
+        lengths = [dim if isinstance(dim, int) else 8 * axis for axis, dim in enumerate(each.shape or (), 1)]
+        example = ",".join(map(str, lengths)) or "1,3,224,224, for example"
         raise UsageError(
             f"input {quote(each.name)} is declared with {show_shape(each.shape)}, so random data need its shape; "
             f"give --shape {each.name}={example}"
