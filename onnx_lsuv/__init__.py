@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from onnx_lsuv.errors import DataError, DeviceError, LsuvError, ModelError, OutputError, UsageError
+    from onnx_lsuv.importers import Forecast, forecast
     from onnx_lsuv.lsuv import Change, LayerReport, Result, SkippedReport, initialize, measure
     from onnx_lsuv.model import Model, from_proto, load, save, save_weights, to_bytes
     from onnx_lsuv.report.writing import write_report
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 # Loaded on first use, so that `onnx-lsuv --help` does not wait for numpy, onnx and ONNX Runtime.
 _HOMES = {
     "errors": ("DataError", "DeviceError", "LsuvError", "ModelError", "OutputError", "UsageError"),
+    "importers": ("Forecast", "forecast"),
     "lsuv": ("Change", "LayerReport", "SkippedReport", "Result", "initialize", "measure"),
     "model": ("Model", "from_proto", "load", "save", "save_weights", "to_bytes"),
     "report.writing": ("write_report",),
@@ -33,6 +35,7 @@ __all__ = [
     "Change",
     "DataError",
     "DeviceError",
+    "Forecast",
     "LayerReport",
     "LsuvError",
     "Model",
@@ -41,6 +44,7 @@ __all__ = [
     "Result",
     "SkippedReport",
     "UsageError",
+    "forecast",
     "from_proto",
     "initialize",
     "load",

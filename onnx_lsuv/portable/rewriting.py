@@ -63,7 +63,7 @@ def _settle_weights(draft: Draft) -> None:
         del draft.notes[notes:]  # the next round says them again
 
 
-_STEPS = (
+STEPS = (
     name_domains,
     settle_ir_version,
     inline_functions,
@@ -113,7 +113,7 @@ def make_portable(model: Model, *, memory: int | None = None, scratch: Path | No
     """
     expand(model)  # raises what is wrong with the model
     draft = open_draft(model, Scratch(memory if memory is not None else default_limit(), scratch))
-    for step in _STEPS:
+    for step in STEPS:
         step(draft)
     if draft.steps and draft.proto.training_info:
         draft.notes.append(

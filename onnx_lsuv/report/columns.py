@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
+from onnx_lsuv.importers.table import MEASURED
 from onnx_lsuv.lsuv import LayerReport, Result
 
 RIGHT = frozenset({"number", "count", "share"})  # kinds that are aligned so
@@ -76,7 +77,7 @@ SKIPPED = (
     Column("names", "names", "names"),
 )
 TRAINS = (
-    Column("importer", "importer", "word"),
+    Column("importer", f"importer, {MEASURED}", "word"),
     Column("as_is", "as is", "share"),
     Column("portable", "--portable", "share"),
     Column("framework", "framework", "word"),

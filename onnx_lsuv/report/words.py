@@ -1,7 +1,7 @@
 """What a result says in words: the verdict, what missed and by how much, what was left alone, what trains where.
 
-What trains where is told of a plain value as `importers.forecast.Trains.as_dict` gives it for each importer: how it
-takes the file as it is and in its portable form.
+What trains where is told of a plain value as `importers.Forecast.as_dict` gives it for each importer: how it takes the
+file as it is and in its portable form, or how many weights at least it would train in that form.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from onnx_lsuv.importers.table import MEASURED
 from onnx_lsuv.lsuv import LayerReport, Result, SkippedReport
 from onnx_lsuv.report.columns import number
 
@@ -77,9 +78,9 @@ def importers(trains: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows of `TRAINS`; the counts are of weights that train."""
     return [
         {
-            "importer": f"{each['importer']} {each['version']}",
+            "importer": f"{each['importer']} {each['version']}, {each['date']}",
             "as_is": _share(each["as_is"]),
-            "portable": _share(each["portable"]),
+            "portable": f"{_least(each)}{_share(each['portable'])}",
             "framework": each["framework"],
             "told": _findings(each, notes=True),
         }
@@ -88,16 +89,23 @@ def importers(trains: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def sentences(trains: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a sentence for each importer: how many weights it trains, and what blocks the others."""
+    """Return a sentence for each importer, how many weights it trains and what blocks others, and one on dates."""
     lines = []
     for each in trains:
         as_is, portable = each["as_is"], each["portable"]
         found = f"{each['importer']} {each['version']} ({each['framework']}) trains {_share(as_is)} weights"
         if portable["trainable"] != as_is["trainable"]:
-            found += f" as is, {portable['trainable']} with --portable"
+            found += f" as is, {_least(each)}{portable['trainable']} with --portable"
         why = _findings(each, notes=False)
         lines.append(f"{found}{'; ' if as_is['findings'] != portable['findings'] else ': '}{why}" if why else found)
-    return lines
+    dates = sorted({each["date"] for each in trains})
+    return [*lines, f"{', '.join(dates)}: {MEASURED}"] if lines else []
+
+
+def _least(each: Mapping[str, Any]) -> str:
+    """Return the words before a number of weights that is only expected; of all that there are, no more can be."""
+    sure = not each["expected"] or each["portable"]["trainable"] == each["portable"]["weights"]
+    return "" if sure else "at least "
 
 
 def _share(form: Mapping[str, Any]) -> str:

@@ -29,8 +29,7 @@ import onnx
 import variants
 
 import onnx_lsuv
-from onnx_lsuv.importers.forecast import trains
-from onnx_lsuv.importers.table import IMPORTERS
+from onnx_lsuv.importers import IMPORTERS, forecast
 from onnx_lsuv.lsuv.prepare import plan_of
 from onnx_lsuv.portable import make_portable
 
@@ -101,7 +100,7 @@ def write_variants(folder: Path) -> list[tuple[str, dict[str, Any], dict[str, in
             # The table speaks of the file that onnx-lsuv saves, in which these are initializers.
             model = onnx_lsuv.initialize(model, [{"image": train_x[:256]}], init="keep", threads=1).model
         onnx_lsuv.save(model, path, force=True)
-        foretold = {each.importer: each.as_is.trainable for each in trains(plan)}
+        foretold = {each.importer: each.as_is.trainable for each in forecast(plan)}
         jobs.append((name, job_of(path, data) | {"steps": 3}, foretold))
     return jobs
 

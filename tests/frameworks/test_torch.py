@@ -21,8 +21,7 @@ from safetensors.numpy import load_file
 from train import Job, train, without_torchvision_kernels
 
 import onnx_lsuv
-from onnx_lsuv.importers.forecast import trains
-from onnx_lsuv.importers.table import IMPORTERS
+from onnx_lsuv.importers import IMPORTERS, forecast
 from onnx_lsuv.lsuv.prepare import plan_of
 from onnx_lsuv.portable import make_portable
 
@@ -55,7 +54,7 @@ def forms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str,
 def test_trains(files: dict[tuple[str, str], dict[str, Any]], importer: str, name: str, form: str) -> None:
     row = train(importer, Job(**files[name, form]))
     plan = plan_of(onnx_lsuv.load(files[name, form]["model"]))
-    (foretold,) = (each.as_is for each in trains(plan) if each.importer == importer)
+    (foretold,) = (each.as_is for each in forecast(plan) if each.importer == importer)
     assert (row["trainable"], row["weights"]) == (foretold.trainable, foretold.weights), row
     if foretold.trainable == foretold.weights:
         assert row["difference"] == 0, "the parameters are not the initializers, bit for bit"
