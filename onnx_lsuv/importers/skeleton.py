@@ -18,13 +18,18 @@ IR_MIN, IR_MAX = 4, 10
 OTHER_FLOATS = FLOAT_TYPES - {TensorProto.FLOAT}
 
 
+def graphs_of(node: NodeProto) -> Iterator[GraphProto]:
+    """Yield the graphs among a node's attributes."""
+    for attribute in node.attribute:
+        yield from graphs_in(attribute)
+
+
 def stored_nodes(graph: GraphProto | FunctionProto) -> Iterator[NodeProto]:
     """Yield the nodes of a graph as the file has them, and of the graphs inside it."""
     for node in graph.node:
         yield node
-        for attribute in node.attribute:
-            for inner in graphs_in(attribute):
-                yield from stored_nodes(inner)
+        for inner in graphs_of(node):
+            yield from stored_nodes(inner)
 
 
 def all_graphs(graph: GraphProto | FunctionProto) -> Iterator[GraphProto]:
@@ -32,9 +37,8 @@ def all_graphs(graph: GraphProto | FunctionProto) -> Iterator[GraphProto]:
     if isinstance(graph, GraphProto):
         yield graph
     for node in graph.node:
-        for attribute in node.attribute:
-            for inner in graphs_in(attribute):
-                yield from all_graphs(inner)
+        for inner in graphs_of(node):
+            yield from all_graphs(inner)
 
 
 def all_nodes(proto: ModelProto) -> Iterator[NodeProto]:
@@ -43,7 +47,9 @@ def all_nodes(proto: ModelProto) -> Iterator[NodeProto]:
     for training in proto.training_info:
         roots += [training.initialization, training.algorithm]
     for root in (*roots, *proto.functions):
-        yield from stored_nodes(root)
+        yield from root.node if isinstance(root, FunctionProto) else ()
+        for graph in all_graphs(root):
+            yield from graph.node
 
 
 def uses_newer(proto: ModelProto) -> bool:

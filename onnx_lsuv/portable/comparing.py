@@ -15,15 +15,15 @@ from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batch, Batches, default_limit, inputs_of
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.graph import BFLOAT16, IR_MAX, widened
+from onnx_lsuv.importers.skeleton import all_nodes, floats_of
 from onnx_lsuv.lsuv.execute import Progress, quiet
 from onnx_lsuv.lsuv.prepare import checked
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import HOLLOW_BYTES, Model, bindable, in_float32, is_hollow, tensors
 from onnx_lsuv.operators import of
 from onnx_lsuv.portable.draft import open_draft
-from onnx_lsuv.portable.header import all_nodes, name_nodes
-from onnx_lsuv.portable.precision import floats_of
 from onnx_lsuv.portable.scopes import attribute_of, is_op
+from onnx_lsuv.portable.spelling import name_nodes
 from onnx_lsuv.program import tensor_type
 from onnx_lsuv.runtime import Device, Session
 

@@ -47,7 +47,6 @@ class Draft:
     marks: dict[Site, int] = field(default_factory=dict)
     homes: list[Site | None] = field(default_factory=list)  # by mark: where the tensor was in `model`
     new: dict[int, Array] = field(default_factory=dict)  # by mark: what replaces the stored values
-
     aliases: dict[tuple[str, int], str] = field(default_factory=dict)  # by reader: the name that it read a tensor under
     taken: set[str] = field(default_factory=set)  # names of values, once `fresh` was asked
 
@@ -99,6 +98,12 @@ class Draft:
             self.marks[home] = mark
         tensor.metadata_props.add(key=_MARK, value=str(mark))
 
+    def add(self, wanted: str, values: Array) -> TensorProto:
+        """Return a new initializer of the main graph, named as wanted or with a number behind it."""
+        tensor: TensorProto = self.graph.initializer.add()
+        tensor.CopyFrom(self.tensor(self.fresh(wanted), values))
+        return tensor
+
     def fresh(self, wanted: str) -> str:
         """Return a name that no value has yet: the wanted one, or with a number behind it."""
         self.taken = self.taken or all_names(self.graph)
@@ -140,15 +145,6 @@ def open_draft(model: Model, room: Scratch) -> Draft:
     for graph, node in gone:
         remove_nodes(graph, [node])
     return draft
-
-
-def filled(draft: Draft, node: NodeProto, dims: tuple[int, ...]) -> Array:
-    """Return what a ConstantOfShape node makes, as an array of shape `dims`."""
-    for attribute in node.attribute:
-        if attribute.name == "value":
-            value = draft.values(attribute.t)
-            return np.full(dims, value.reshape(-1)[0], value.dtype)
-    return np.zeros(dims, np.float32)
 
 
 def close_draft(draft: Draft) -> tuple[Model, Mapping[Site, Site]]:
