@@ -6,7 +6,6 @@ are looked up only when they are needed. Two tensors with one mark are one tenso
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnx_lsuv.errors import OutputError
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import HOLLOW_BYTES, Array, Model, Site, is_hollow, message, read, rewritten, tensors, unused
-from onnx_lsuv.portable.scopes import all_names, remove_nodes
+from onnx_lsuv.portable.scopes import all_names, drop, remove_nodes
 from onnx_lsuv.program.program import DEFAULT_DOMAINS
 
 _MARK = "onnx_lsuv.mark"
@@ -150,50 +149,39 @@ def open_draft(model: Model, room: Scratch) -> Draft:
 def close_draft(draft: Draft) -> tuple[Model, Mapping[Site, Site]]:
     """Return the model that a draft has become, and where each tensor of the original now stands."""
     values: dict[Site, Array] = {}
+    replaced: dict[Site, Array] = {}  # of external data
     moved: dict[Site, Site] = {}
-    outside: list[tuple[Site, TensorProto, Array | None]] = []
+    outside: list[TensorProto] = []
+    resized = False
     for site, tensor in tensors(draft.proto):
         mark = mark_of(tensor)
         home = draft.homes[mark]
         if home is not None:
             moved.setdefault(home, site)
         if tensor.data_location == TensorProto.EXTERNAL:
-            outside.append((site, tensor, draft.new.get(mark)))
+            outside.append(tensor)
+            if mark in draft.new and home is not None:
+                replaced[site] = draft.new[mark]
+                resized |= draft.new[mark].nbytes != read(draft.model, home).nbytes
         elif mark in draft.new or is_hollow(tensor):
             array = draft.values(tensor)
-            if not _hold(tensor, array):
+            if not _takes_in(tensor, array):
                 values[site] = array
-    files = {}
-    if any(new is not None and new.nbytes != _stored_size(draft, tensor) for _, tensor, new in outside):
-        files = _one_file(draft, [tensor for _, tensor, _ in outside])
-    else:
-        values |= {site: new for site, _, new in outside if new is not None}
+    files = _one_file(draft, outside) if resized else {}
     for _, tensor in tensors(draft.proto):
-        kept = [entry for entry in tensor.metadata_props if entry.key != _MARK]
-        del tensor.metadata_props[:]
-        tensor.metadata_props.extend(kept)
-    return rewritten(draft.model, draft.proto, values, files), moved
+        drop(tensor.metadata_props, lambda entry: entry.key == _MARK)
+    return rewritten(draft.model, draft.proto, values if resized else values | replaced, files), moved
 
 
-def _hold(tensor: TensorProto, array: Array) -> bool:
-    """Take the payload off a tensor, or put a small one in; return whether the tensor holds its values now."""
+def _takes_in(tensor: TensorProto, array: Array) -> bool:
+    """Take the payload off a tensor, or put a small one in; return whether the tensor has its values now."""
     for name in ("float_data", "int32_data", "string_data", "int64_data", "raw_data", "double_data", "uint64_data"):
         tensor.ClearField(name)
     if tensor.data_type == TensorProto.STRING:
         tensor.string_data.extend(str(each).encode() for each in array.reshape(-1))
-        return True
-    if array.nbytes > HOLLOW_BYTES:
-        return False
-    tensor.raw_data = numpy_helper.from_array(array).raw_data
-    return True
-
-
-def _stored_size(draft: Draft, tensor: TensorProto) -> int:
-    home = draft.homes[mark_of(tensor)]
-    assert home is not None
-    stored = message(draft.model, home)
-    itemsize: int = helper.tensor_dtype_to_np_dtype(stored.data_type).itemsize
-    return int(math.prod(stored.dims)) * itemsize
+    elif array.nbytes <= HOLLOW_BYTES:
+        tensor.raw_data = numpy_helper.from_array(array).raw_data
+    return tensor.data_type == TensorProto.STRING or array.nbytes <= HOLLOW_BYTES
 
 
 def _one_file(draft: Draft, outside: Sequence[TensorProto]) -> dict[str, memoryview]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
 
 from onnx_lsuv.importers.skeleton import all_graphs, graphs_of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS
 from onnx_lsuv.program.protos import free_names
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -103,9 +106,8 @@ def permutation(node: NodeProto, rank: int) -> tuple[int, ...]:
 
 def set_attributes(node: NodeProto, **values: float) -> None:
     """Give attributes of a node other values, behind those that it keeps."""
-    kept = [attribute for attribute in node.attribute if attribute.name not in values]
-    del node.attribute[:]
-    node.attribute.extend([*kept, *(helper.make_attribute(name, value) for name, value in values.items())])
+    drop(node.attribute, lambda attribute: attribute.name in values)
+    node.attribute.extend(helper.make_attribute(name, value) for name, value in values.items())
 
 
 def label_of(node: NodeProto) -> str:
@@ -113,9 +115,15 @@ def label_of(node: NodeProto) -> str:
     return node.name or next((name for name in node.output if name), node.op_type)
 
 
+def drop(items: MutableSequence[T], is_gone: Callable[[T], bool]) -> list[T]:
+    """Take items out of a repeated field; return them, the last one first."""
+    found = [(index, item) for index, item in enumerate(items) if is_gone(item)]
+    for index, _ in reversed(found):
+        del items[index]
+    return [item for _, item in reversed(found)]
+
+
 def remove_nodes(graph: GraphProto, gone: Sequence[NodeProto]) -> None:
     """Take nodes out of a graph."""
     marks = set(map(id, gone))
-    for index in reversed(range(len(graph.node))):
-        if id(graph.node[index]) in marks:
-            del graph.node[index]
+    drop(graph.node, lambda node: id(node) in marks)

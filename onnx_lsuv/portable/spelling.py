@@ -12,12 +12,14 @@ inference form   frameworks switch to training themselves; importers fail on a B
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx.inliner
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
 from onnx_lsuv.importers.skeleton import (
     FLOAT32_DOMAINS,
@@ -32,26 +34,23 @@ from onnx_lsuv.importers.skeleton import (
 )
 from onnx_lsuv.model import retype, retype_attribute, tensors, unused
 from onnx_lsuv.portable.draft import Draft
-from onnx_lsuv.portable.scopes import attribute_of, is_op, label_of, read_names
+from onnx_lsuv.portable.scopes import attribute_of, drop, is_op, label_of, read_names
 
 
 def name_domains(draft: Draft) -> None:
     """Write ONNX's own domain as "", never as "ai.onnx"."""
-    named = False
-    for node in all_nodes(draft.proto):
-        if node.domain == "ai.onnx":
-            node.domain = ""
-            named = True
+    named = [node for node in all_nodes(draft.proto) if node.domain == "ai.onnx"]
+    for node in named:
+        node.domain = ""
+    spelt = []
     for imports in (draft.proto.opset_import, *(function.opset_import for function in draft.proto.functions)):
-        plain = any(entry.domain == "" for entry in imports)
-        for index in reversed(range(len(imports))):
-            if imports[index].domain == "ai.onnx":
-                named = True
-                if plain:
-                    del imports[index]
-                else:
-                    imports[index].domain = ""
-    if named:
+        entries = [entry for entry in imports if entry.domain == "ai.onnx"]
+        if any(entry.domain == "" for entry in imports):
+            drop(imports, lambda entry: entry.domain == "ai.onnx")
+        for entry in entries:
+            entry.domain = ""
+        spelt += entries
+    if named or spelt:
         draft.did("domain 'ai.onnx' written as ''", "ai.onnx", "onnx2torch, ONNX Runtime and JAX know it by '' only")
 
 
@@ -142,12 +141,9 @@ def _narrowed(values: NDArray[Any]) -> NDArray[Any]:
 
 def unlist_inputs(draft: Draft) -> None:
     """Take initializers out of the inputs of the main graph."""
-    given, inputs = draft.initializers(), draft.graph.input
-    for index in reversed(range(len(inputs))):
-        name = inputs[index].name
-        if name in given:
-            draft.did("initializer no longer listed as an input", name, "ONNX Runtime Training refuses it")
-            del inputs[index]
+    given = draft.initializers()
+    for value in drop(draft.graph.input, lambda value: value.name in given):
+        draft.did("initializer no longer listed as an input", value.name, "ONNX Runtime Training refuses it")
 
 
 def infer_norms(draft: Draft) -> None:
@@ -192,11 +188,8 @@ def name_nodes(draft: Draft) -> None:
 def drop_opsets(draft: Draft) -> None:
     """Drop the imports of operator sets that no node uses."""
     used = {node.domain for node in all_nodes(draft.proto)} | {""}
-    imports = draft.proto.opset_import
-    for index in reversed(range(len(imports))):
-        if imports[index].domain not in used:
-            draft.did("unused opset import dropped", imports[index].domain, "tinygrad refuses domains it does not know")
-            del imports[index]
+    for entry in drop(draft.proto.opset_import, lambda entry: entry.domain not in used):
+        draft.did("unused opset import dropped", entry.domain, "tinygrad refuses domains it does not know")
 
 
 def drop_stale_shapes(draft: Draft) -> None:
@@ -205,9 +198,9 @@ def drop_stale_shapes(draft: Draft) -> None:
         known = {value.name for value in (*graph.input, *graph.output)}
         known.update(name for node in graph.node for name in node.output)
         dims = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
-        declared = graph.value_info
-        for index in reversed(range(len(declared))):
-            value = declared[index]
-            shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-            if value.name not in known and dims.get(value.name) != shape:
-                del declared[index]
+        drop(graph.value_info, partial(_is_stale, known, dims))
+
+
+def _is_stale(known: Container[str], dims: Mapping[str, Sequence[int]], value: ValueInfoProto) -> bool:
+    shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+    return value.name not in known and dims.get(value.name) != shape
