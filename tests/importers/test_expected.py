@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from commands import call, fill
+from corpus import CORPUS, LIGHT, SLOW
 from onnx import ModelProto
 from oracle import normal, parse
 from random_graphs import random_case
@@ -23,9 +24,8 @@ from onnx_lsuv.importers.table import CURES, MEASURED
 from onnx_lsuv.portable import make_portable
 
 ROOT = Path(__file__).resolve().parents[2]
-CORPUS = ROOT.parent / "shared" / "corpus"
-LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
-FILES = sorted([*CORPUS.glob("*.onnx"), *(ROOT / "sample_models").glob("*.onnx"), *LIGHT.glob("*.onnx")])
+FOUND = sorted(path for folder in (CORPUS, ROOT / "sample_models", LIGHT) for path in folder.glob("*.onnx"))
+FILES = [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOW else []) for path in FOUND]
 # Of 7008 answers for random, quantised, broken and real files, 26 were less than the truth, and none was more. Here:
 LESS = {
     "NVIDIA_TensorRT__sparse_nnz.onnx": set(IMPORTERS),  # a sparse tensor becomes a weight that is none yet
@@ -47,7 +47,7 @@ def compared(model: Model) -> Iterator[tuple[str, int, int, int]]:
         yield expected.importer, expected.as_is.trainable, expected.portable.trainable, real.portable.trainable
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", FILES)
 def test_files(path: Path) -> None:
     try:
         found = list(compared(onnx_lsuv.load(path)))
