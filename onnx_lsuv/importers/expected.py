@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from onnx import NodeProto, TensorProto, defs
 
 from onnx_lsuv.importers.forms import Form, operators_of
-from onnx_lsuv.importers.shapes import Shape, is_vector, lead_of, reads_rows
+from onnx_lsuv.importers.shapes import Lead, Shape, is_bias, lead_of, reads_rows
 from onnx_lsuv.importers.skeleton import (
     FLOAT32_DOMAINS,
     INTEGERS,
@@ -181,9 +181,7 @@ def _gemms(ways: _Ways, shapes: Mapping[str, Shape]) -> tuple[frozenset[Node], s
         if dims is None or 0 in dims or lead is None or ways.kind(weight) not in ways.types or program.opset < 11:
             continue
         width = dims[1] if weight == name else dims[0]
-        if not lead or (
-            reads_rows(program.opset) and _adds_at_most_a_bias(ways, shapes, fixed, node, len(lead), width)
-        ):
+        if not lead or (reads_rows(program.opset) and _adds_at_most_a_bias(ways, shapes, fixed, node, lead, width)):
             found[node] = "" if weight != name else ways.root(name)
     alone = {
         weight
@@ -195,7 +193,7 @@ def _gemms(ways: _Ways, shapes: Mapping[str, Shape]) -> tuple[frozenset[Node], s
 
 
 def _adds_at_most_a_bias(
-    ways: _Ways, shapes: Mapping[str, Shape], fixed: Container[str], node: Node, axes: int, width: int
+    ways: _Ways, shapes: Mapping[str, Shape], fixed: Container[str], node: Node, lead: Lead, width: int
 ) -> bool:
     """Say whether no other constant vector is added to a product than one that its Gemm adds itself."""
     made = node.outputs[0]
@@ -204,6 +202,6 @@ def _adds_at_most_a_bias(
         return True
     term = readers[0][0].inputs[1 - readers[0][1]]
     dims = ways.stored.get(term)
-    if dims is not None and ways.kind(term) in ways.types and len(dims) <= max(2, axes + 1) and is_vector(dims, width):
+    if dims is not None and ways.kind(term) in ways.types and is_bias(dims, lead, width):
         return True
     return term not in fixed or sum(length != 1 for length in dims or shapes.get(term, (None,))) > 1

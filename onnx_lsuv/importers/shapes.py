@@ -73,6 +73,11 @@ def reads_rows(opset: int) -> bool:
     return all(row.operators is None or version in row.operators["Reshape"] for row in rows)
 
 
-def is_vector(dims: Sequence[int], width: int) -> bool:
+def is_flat(dims: Sequence[int], width: int) -> bool:
     """Say whether a term is one value for each of `width` units, or for all: one axis, or leading axes of one."""
     return all(d == 1 for d in dims[:-1]) and (not dims or dims[-1] in (1, width))
+
+
+def is_bias(dims: Sequence[int], lead: Lead, width: int) -> bool:
+    """Say whether a Gemm can add a term itself, and leave its result as many axes."""
+    return len(dims) <= max(2, len(lead) + 1) and is_flat(dims, width)

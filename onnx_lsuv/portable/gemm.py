@@ -12,13 +12,13 @@ and another importer's weight would differ from the file's.
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
-from onnx_lsuv.importers.shapes import Lead, Shape, is_vector, lead_of, reads_rows, shapes_of
+from onnx_lsuv.importers.shapes import Lead, is_bias, is_flat, lead_of, reads_rows, shapes_of
 from onnx_lsuv.importers.skeleton import graphs_of
 from onnx_lsuv.importers.traits import counted
 from onnx_lsuv.model import Array, is_hollow
@@ -37,11 +37,8 @@ class _Product:
     weight: TensorProto  # (K, N), or (N, K) where a Transpose turns it
     turned: NodeProto | None
     lead: Lead  # how the rows of its data are to be parted
-
-    @property
-    def width(self) -> int:
-        """How many units it has."""
-        return int(self.weight.dims[1 if self.turned is None else 0])
+    add: NodeProto | None  # what adds its bias
+    term: int  # which operand of that the bias is
 
 
 def join_gemm(draft: Draft) -> None:
@@ -55,16 +52,17 @@ def join_gemm(draft: Draft) -> None:
     for name, group in groups.items():
         weight, turned = group[0].weight, group[0].turned
         alone = uses.is_open(name) and len(uses.readers[name]) == len(group)
-        biases = [_bias_after(uses, product) for product in group]
+        biased = all(product.add is not None for product in group)
         # Something else reads the weight as it is stored; or a Gemm must have a bias.
-        if (turned is None and not alone) or (draft.opset < 11 and None in biases):
+        if (turned is None and not alone) or (draft.opset < 11 and not biased):
             continue
         if turned is None:
             draft.put(weight, np.ascontiguousarray(draft.values(weight).T))
         elif alone:
             gone.append(turned)
-        for product, bias in zip(group, biases, strict=True):
-            gone += _join(draft, product, bias)
+        for product in group:
+            _join(draft, product)
+            gone += [product.add] if product.add is not None else []
         joined += group
     remove_nodes(draft.graph, gone)
     _lay_rows(draft, joined)
@@ -91,13 +89,19 @@ def _products(draft: Draft, uses: Uses) -> Iterator[_Product]:
         if lead is None:
             unsure.append(label_of(node))
             continue
-        product = _Product(node, weight, turned, lead)
-        if lead and _adds_otherwise(uses, fixed, shapes, product):
-            continue  # the Add stays right behind its product, as part of the layer
+        add, at = uses.only(node.output[0]) or (None, 0)
+        if add is not None and is_op(add, "Add"):
+            bias, name = uses.operand(add, 1 - at), add.input[1 - at]
+            vector = bias is not None and is_bias(bias.dims, lead, weight.dims[1 if turned is None else 0])
+            if lead and not vector and name in fixed and sum(n != 1 for n in shapes.get(name, ())) < 2:
+                continue  # what is added along another axis, or computed, stays right behind its product
+            add = add if vector else None
+        else:
+            add = None
         if lead and not reads_rows(draft.opset):
             newer.append(label_of(node))
         else:
-            yield product
+            yield _Product(node, weight, turned, lead, add, 1 - at)
     if unsure:
         draft.notes.append(
             f"MatMul stays for {counted(unsure)}: more than one length of their data is open, and the Reshape after a "
@@ -123,41 +127,19 @@ def _fixed(draft: Draft, known: Iterable[str]) -> set[str]:
     return fixed
 
 
-def _bias_after(uses: Uses, product: _Product) -> tuple[NodeProto, int] | None:
-    """Return the Add of a constant vector that alone reads a product, and which operand is the vector."""
-    add, position = uses.only(product.node.output[0]) or (None, 0)
-    if add is None or not is_op(add, "Add"):
-        return None
-    bias = uses.operand(add, 1 - position)
-    if bias is None or len(bias.dims) > max(2, len(product.lead) + 1) or not is_vector(bias.dims, product.width):
-        return None
-    return add, 1 - position
-
-
-def _adds_otherwise(uses: Uses, fixed: Container[str], shapes: Mapping[str, Shape], product: _Product) -> bool:
-    """Say whether a product's one reader adds a vector that its Gemm cannot: computed, or along another axis."""
-    add, position = uses.only(product.node.output[0]) or (None, 0)
-    if add is None or not is_op(add, "Add") or _bias_after(uses, product) is not None:
-        return False
-    term = add.input[1 - position]
-    return term in fixed and sum(length != 1 for length in shapes.get(term, ())) < 2
-
-
-def _join(draft: Draft, product: _Product, bias: tuple[NodeProto, int] | None) -> list[NodeProto]:
-    """Turn a MatMul into a Gemm; return what goes."""
-    node = product.node
+def _join(draft: Draft, product: _Product) -> None:
+    """Turn a MatMul into a Gemm, which adds what the node behind it did."""
+    node, add = product.node, product.add
     node.op_type = "Gemm"
     node.input[1] = product.weight.name
     set_attributes(node, alpha=1.0, beta=1.0, transB=1)
-    add, position = bias or (None, 0)
     if add is not None:
-        node.input.append(add.input[position])
+        node.input.append(add.input[product.term])
         node.output[0] = add.output[0]
-        if (add.output[0], position) in draft.aliases:
-            draft.aliases[node.output[0], 2] = draft.aliases[add.output[0], position]
+        if (add.output[0], product.term) in draft.aliases:
+            draft.aliases[node.output[0], 2] = draft.aliases[add.output[0], product.term]
     made = "a Gemm between two Reshapes" if product.lead else "a Gemm"
     draft.did(f"MatMul{' and Add' if add is not None else ''} became {made}", label_of(node), _WHY)
-    return [] if add is None else [add]
 
 
 def _lay_rows(draft: Draft, products: Sequence[_Product]) -> None:
@@ -265,4 +247,4 @@ def _times(values: Array, factor: float) -> Array:
 
 def _is_odd(dims: Sequence[int], width: int) -> bool:
     """Say whether a bias is a vector, or one number, that is not written as one axis of `width`."""
-    return is_vector(dims, width) and tuple(dims) != (width,)
+    return is_flat(dims, width) and tuple(dims) != (width,)
