@@ -29,7 +29,7 @@ class Form:
     portable: bool = False
     gemms: frozenset[Node] = frozenset()  # each MatMul that becomes a Gemm
     rows: str | None = None  # a MatMul whose data a Reshape may join to rows
-    cured: frozenset[str] = frozenset()  # traits that are gone
+    cured: frozenset[str] = frozenset()  # kinds of traits that are gone
 
 
 def as_saved(plan: Plan, shapes: Mapping[str, Shape]) -> Form:

@@ -1,7 +1,7 @@
 """The importers that train ONNX files, and what each of them asks of a file: `table.json`, read.
 
     kinds       the sentence of each kind of finding
-    cures       which step of `--portable` takes a trait off any file; what depends on operands, `forms` looks at again
+    cures       of a kind of finding, the steps of `--portable` that can take it off a file
     importers   the rows: each holds for one version, measured on one date
 
 The operators of onnx2torch, onnx2pytorch, jaxonnxruntime, tinygrad and onnx2keras are those that the packages register;
@@ -66,5 +66,5 @@ def _read(name: str, row: Mapping[str, Any]) -> Importer:
 
 _TABLE: Mapping[str, Any] = json.loads(Path(__file__).with_name("table.json").read_text("utf-8"))
 KINDS: Mapping[str, str] = _TABLE["kinds"]
-CURES: Mapping[str, str] = _TABLE["cures"]
+CURES: Mapping[str, list[str]] = _TABLE["cures"]
 IMPORTERS: Mapping[str, Importer] = {name: _read(name, row) for name, row in _TABLE["importers"].items()}

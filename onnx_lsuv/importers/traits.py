@@ -36,7 +36,7 @@ def counted(names: Iterable[str]) -> str:
 def traits(form: Form) -> Traits:
     """Return what of a form some importer stumbles over, or handles in a way worth knowing."""
     parts = (_of_file, _of_values, _of_types, _of_norms, _of_nodes, _of_rows, _of_layers)
-    return {name: found for part in parts for name, found in part(form).items() if name not in form.cured}
+    return {name: found for part in parts for name, found in part(form).items() if found[0] not in form.cured}
 
 
 def _of_file(form: Form) -> Traits:
