@@ -7,7 +7,7 @@
     forms       the file as it is saved
     expected    the file as `--portable` is expected to leave it
     traits      what of a form some importer stumbles over, or handles in a way worth knowing
-    forecast    what each importer makes of a form
+    reading     what each importer makes of a form
 
 A plan becomes two forms, each form its traits, and each importer's row says which traits stop it:
 
@@ -16,7 +16,7 @@ A plan becomes two forms, each form its traits, and each importer's row says whi
 What is expected of `--portable` is never more than the portable form, once it is made, gives.
 """
 
-from onnx_lsuv.importers.forecast import Finding, Forecast, Reading, forecast
+from onnx_lsuv.importers.reading import Finding, Forecast, Reading, forecast
 from onnx_lsuv.importers.table import IMPORTERS, KINDS, MEASURED, Importer
 
 __all__ = ["IMPORTERS", "KINDS", "MEASURED", "Finding", "Forecast", "Importer", "Reading", "forecast"]

@@ -40,7 +40,7 @@ class Draft:
 
     model: Model
     proto: ModelProto
-    room: Scratch
+    scratch: Scratch
     steps: list[Step] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     marks: dict[Site, int] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class Draft:
         """Give a tensor other values, and with them their shape and type."""
         tensor.dims[:] = values.shape
         tensor.data_type = helper.np_dtype_to_tensor_dtype(values.dtype)
-        self.new[mark_of(tensor)] = self.room.keep(values)
+        self.new[mark_of(tensor)] = self.scratch.keep(values)
 
     def tensor(self, name: str, values: Array, home: Site | None = None) -> TensorProto:
         """Return a new tensor; `home` is the place in the original model that it stands for."""
@@ -120,11 +120,11 @@ def mark_of(tensor: TensorProto) -> int:
     return next(int(entry.value) for entry in tensor.metadata_props if entry.key == _MARK)
 
 
-def open_draft(model: Model, room: Scratch) -> Draft:
+def open_draft(model: Model, scratch: Scratch) -> Draft:
     """Return a draft of a model, its new values in place."""
     proto = ModelProto()
     proto.CopyFrom(model.proto)
-    draft = Draft(model, proto, room)
+    draft = Draft(model, proto, scratch)
     for site, tensor in tensors(proto):
         draft.mark(tensor, site)
     copy = replace(model, proto=proto)
@@ -191,7 +191,7 @@ def _one_file(draft: Draft, outside: Sequence[TensorProto]) -> dict[str, memoryv
     """
     location = os.path.normpath([e.value for e in outside[0].external_data if e.key == "location"][-1])
     places: dict[int, tuple[int, int]] = {}
-    folder = draft.room.folder
+    folder = draft.scratch.folder
     try:
         with tempfile.TemporaryFile(dir=folder, prefix=".onnx-lsuv-") as file:
             for tensor in outside:

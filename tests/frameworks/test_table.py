@@ -8,7 +8,6 @@ import re
 import sys
 import types
 from dataclasses import replace
-from importlib import import_module
 from typing import Any
 
 import prove
@@ -18,9 +17,9 @@ import variants
 from train import IMPORTERS as TRAINED
 
 import onnx_lsuv
-from onnx_lsuv.importers import IMPORTERS, Importer
+from onnx_lsuv.importers import IMPORTERS, Importer, reading
 from onnx_lsuv.importers.forms import Form
-from onnx_lsuv.importers.traits import Traits
+from onnx_lsuv.importers.traits import Traits, traits
 
 MEASURED = json.loads((prove.HERE / "measured.json").read_text())
 # Rules that no file of `variants.py` shows: they were read in the package's source, or tried apart.
@@ -29,7 +28,6 @@ READ = {
     "onnxruntime-training": {"direction", "dropout-training"},
     "tinygrad": {"bfloat16"},
 }
-forecast = import_module("onnx_lsuv.importers.forecast")  # the module, which has a function of its name
 
 
 def test_all_places_speak_of_the_same_importers() -> None:
@@ -62,14 +60,14 @@ def test_what_a_package_registers_goes_into_its_row() -> None:
 @pytest.fixture(scope="module")
 def read() -> dict[str, tuple[Form, Traits, Any]]:
     """Every file of `variants.py`, as importers meet it."""
-    forms = {name: forecast._saved(onnx_lsuv.from_proto(build())) for name, build in variants.VARIANTS.items()}
-    return {name: (form, forecast.traits(form), forecast._path(form.plan)) for name, form in forms.items()}
+    forms = {name: reading._saved(onnx_lsuv.from_proto(build())) for name, build in variants.VARIANTS.items()}
+    return {name: (form, traits(form), reading._path(form.plan)) for name, form in forms.items()}
 
 
 def wrong(read: dict[str, tuple[Form, Traits, Any]], row: Importer) -> list[str]:
     """Return the files of which a row foretells something else than was measured."""
     trained = MEASURED["trained"]
-    return [file for file, form in read.items() if forecast._read(*form, row).trainable != trained[file][row.name]]
+    return [file for file, form in read.items() if reading._read(*form, row).trainable != trained[file][row.name]]
 
 
 @pytest.mark.parametrize("name", IMPORTERS)
