@@ -10,7 +10,7 @@ What stands in sparse tensors, or behind functions in inner graphs, is not looke
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
 from onnx import NodeProto, TensorProto, defs
@@ -122,14 +122,15 @@ class _Ways:
         """Say whether a value is read by nodes of the main graph alone."""
         return name not in self.program.exits and name not in self.inner
 
-    def readers(self, name: str) -> Iterator[tuple[Node, int]]:
-        """Yield the readers of a tensor, also behind the moves that are gone."""
-        for node, position in self.program.consumers.get(name, ()):
-            made = node.outputs[0]
-            if self.roots.get(made) == self.root(name) and self.is_open(made):
-                yield from self.readers(made)
-            else:
-                yield node, position
+    def readers(self) -> dict[str, list[tuple[Node, int]]]:
+        """Return the readers of each tensor, also those behind the moves that are gone."""
+        found: dict[str, list[tuple[Node, int]]] = {}
+        for node in self.program.walk():
+            made = next(iter(node.outputs), "")
+            for position, name in enumerate(node.inputs):
+                if name in self.stored and not (self.roots.get(made) == self.root(name) and self.is_open(made)):
+                    found.setdefault(self.root(name), []).append((node, position))
+        return found
 
     def bypass(self) -> None:
         """Pass each Identity of a tensor, and each Cast to its own type."""
@@ -144,12 +145,11 @@ class _Ways:
 
     def fold(self) -> None:
         """Pass the Transposes of a tensor where nothing reads it otherwise."""
-        for name in [name for name in self.stored if name not in self.roots and self.is_open(name)]:
-            turns = [node for node, _ in self.readers(name)]
-            if self.kind(name) not in FLOAT_TYPES:
-                continue
-            perms = {permutation(node, len(self.stored[name])) for node in turns if node.op == "Transpose"}
-            if len(perms) == 1 and all(node.op == "Transpose" and self.is_open(node.outputs[0]) for node in turns):
+        for name, readers in self.readers().items():
+            turns = [node for node, _ in readers if node.op == "Transpose" and self.is_open(node.outputs[0])]
+            perms = {permutation(node, len(self.stored[name])) for node in turns}
+            alone = self.is_open(name) and len(turns) == len(readers) and self.kind(name) in FLOAT_TYPES
+            if alone and len(perms) == 1:
                 shape = tuple(self.stored[name][axis] for axis in perms.pop())
                 for node in turns:
                     self.stored[node.outputs[0]], self.roots[node.outputs[0]] = shape, name
@@ -186,11 +186,11 @@ def _gemms(ways: _Ways, shapes: Mapping[str, Shape]) -> tuple[frozenset[Node], s
         width = dims[1] if weight == name else dims[0]
         if not lead or (reads_rows(program.opset) and _adds_at_most_a_bias(ways, shapes, fixed, node, lead, width)):
             found[node] = "" if weight != name else ways.root(name)
-    alone = {
+    readers = ways.readers()
+    alone = {""} | {
         weight
-        for weight in set(found.values())
-        if not weight
-        or (ways.is_open(weight) and all(found.get(n) == weight and at == 1 for n, at in ways.readers(weight)))
+        for weight in found.values()
+        if weight and ways.is_open(weight) and all(found.get(n) == weight and at == 1 for n, at in readers[weight])
     }
     return frozenset(node for node, weight in found.items() if weight in alone), rows
 

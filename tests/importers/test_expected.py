@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,20 @@ W, B = normal(4, 4), normal(4)
 )  # fmt: skip
 def test_forms(proto: ModelProto, importer: str, expected: tuple[int, int]) -> None:
     assert of(proto, importer) == expected
+
+
+def test_a_reader_that_makes_nothing() -> None:
+    proto = model("y = MatMul(x, w)", head=OWN, w=W)
+    proto.graph.node.append(onnx.helper.make_node("Print", ["w"], [], domain="org.example"))
+    assert of(proto, ORT) == (1, 1)
+    assert of(proto, "onnx2torch") == (0, 0)
+
+
+def test_many_moves_of_a_weight() -> None:
+    length = sys.getrecursionlimit()
+    moves = "".join(f"i{at + 1} = Identity(i{at}) " for at in range(length))
+    proto = model(f"{moves} s = Gemm(x, w) y = Mul(s, i{length})", i0=W, w=W)
+    assert of(proto, "onnx2torch") == (1, 1)
 
 
 def test_half_precision() -> None:
