@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.request import urlopen
 
+from onnx import defs
+
 # Where ONNX Runtime says which operators have a gradient; its Python package does not.
 GRADIENTS = (
     "https://raw.githubusercontent.com/microsoft/onnxruntime/v{version}/orttraining/orttraining/core/graph/"
@@ -24,6 +26,10 @@ GRADIENTS = (
 )
 # Registered, and yet: the process crashes, or there is no kernel on the CPU. See `table.py`.
 UNUSABLE = frozenset({"AveragePool", "ConvTranspose", "GRU"})
+# What training makes of an operator before it asks for the gradient; and operators of com.microsoft that files have.
+# What else is registered under names that are no operators of ONNX (Send, PythonOp, ...) is in no file.
+INTERNAL = {"BatchNormInternal": "BatchNormalization", "LSTMTraining": "LSTM", "GRUTraining": "GRU"}
+CONTRIBUTED = frozenset({"BiasGelu", "FastGelu", "FusedMatMul", "QuickGelu", "SimplifiedLayerNormalization"})
 PACKAGES = {"onnxruntime-training": "onnxruntime-training-cpu"}
 
 
@@ -50,7 +56,9 @@ def onnxruntime_training() -> dict[str, Any]:
 
 def gradients(source: str) -> list[str]:
     """Return the operators with a gradient, from the source of the registry."""
-    return sorted(set(re.findall(r'REGISTER_GRADIENT_BUILDER\(\s*"(\w+)"', source)) - UNUSABLE)
+    found = set(re.findall(r'REGISTER_GRADIENT_BUILDER\(\s*"(\w+)"', source))
+    known = CONTRIBUTED | {schema.name for schema in defs.get_all_schemas()}
+    return sorted({INTERNAL.get(name, name) for name in found} & known - UNUSABLE)
 
 
 def jaxonnxruntime() -> dict[str, Any]:

@@ -14,6 +14,7 @@ import prove
 import pytest
 import registered
 import variants
+from onnx import defs
 from train import IMPORTERS as TRAINED
 
 import onnx_lsuv
@@ -160,9 +161,15 @@ def test_gradients_of_onnx_runtime() -> None:
     source = """  REGISTER_GRADIENT_BUILDER("Sin", GetSinGradient);
       REGISTER_GRADIENT_BUILDER("AveragePool", GetAveragePoolGradient);
       REGISTER_GRADIENT_BUILDER(
-          "Cast", GetCastGradient);"""
-    assert registered.gradients(source) == ["Cast", "Sin"]
-    assert not registered.UNUSABLE & (IMPORTERS["onnxruntime-training"].gradients or frozenset())
+          "Cast", 1, INF, GetCastGradient);
+      REGISTER_GRADIENT_BUILDER("BatchNormInternal", 1, INF, GetBatchNormalizationGradient);
+      REGISTER_GRADIENT_BUILDER("FastGelu", 1, INF, GetFastGeluGradient);
+      REGISTER_GRADIENT_BUILDER("Send", 1, INF, GetSendGradient);"""
+    assert registered.gradients(source) == ["BatchNormalization", "Cast", "FastGelu", "Sin"]
+    gradients = IMPORTERS["onnxruntime-training"].gradients
+    assert gradients
+    known = {schema.name for schema in defs.get_all_schemas()} | registered.CONTRIBUTED
+    assert gradients <= known - registered.UNUSABLE
 
 
 def test_what_was_found_is_recorded_as_it_stands() -> None:
