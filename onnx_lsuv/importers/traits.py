@@ -10,10 +10,12 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from onnx import TensorProto
 
 from onnx_lsuv.importers.forms import Form, has_vector_bias
+from onnx_lsuv.importers.skeleton import OTHER_FLOATS
 from onnx_lsuv.program import Node, walk
-from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, integers
+from onnx_lsuv.program.program import DEFAULT_DOMAINS, integers
 
 Traits = dict[str, tuple[str, str]]  # by name: a key of KINDS, and the detail
+_Found = Iterator[tuple[str, str, str]]  # name, kind and detail
 
 # Operands that jaxonnxruntime wants as initializers: shapes, pads, counts.
 _STATIC = {"Reshape": (1,), "Expand": (1,), "Pad": (1,), "TopK": (1,), "Trilu": (1,), "Range": (0, 1, 2)}
@@ -34,123 +36,114 @@ def counted(names: Iterable[str]) -> str:
 
 
 def traits(form: Form) -> Traits:
-    """Return what of a form some importer stumbles over, or handles in a way worth knowing."""
-    parts = (_of_file, _of_values, _of_types, _of_norms, _of_nodes, _of_rows, _of_layers)
-    return {name: found for part in parts for name, found in part(form).items() if found[0] not in form.cured}
-
-
-def _of_file(form: Form) -> Traits:
-    program, found = form.plan.program, Traits()
-    model, graph = program.model.proto, program.model.proto.graph
-    if model.functions:
-        found["functions"] = "functions", counted(f.name for f in model.functions)
-    if program.sparse:
-        found["sparse"] = "sparse", counted(sorted(program.sparse))
-    if any(o.domain == "ai.onnx" for o in model.opset_import) or any(n.domain == "ai.onnx" for n in form.nodes):
-        found["domain"] = "domain", "ai.onnx"
-    initializers = {t.name for t in graph.initializer}
-    if listed := [v.name for v in graph.input if v.name in initializers]:
-        found["inputs"] = "inputs", f"{len(listed)} of {len(initializers)}"
-    if twice := [name for name, n in Counter(n.name for n in graph.node if n.name).items() if n > 1]:
-        found["names"] = "names", counted(twice)
+    """Return what of a form some importer stumbles over, or handles in a way worth knowing: the first place of each."""
+    found = Traits()
+    for part in (_of_file, _of_values, _of_types, _of_norms, _of_nodes, _of_rows, _of_layers):
+        for trait, kind, detail in part(form):
+            if kind not in form.cured:
+                found.setdefault(trait, (kind, detail))
     return found
 
 
-def _of_values(form: Form) -> Traits:
-    """Look at the names, inputs and outputs of the main graph, and at the order of its nodes."""
-    graph, found = form.plan.program.model.proto.graph, Traits()
+def _of_file(form: Form) -> _Found:
+    program = form.plan.program
+    model, graph = program.model.proto, program.model.proto.graph
+    if model.functions:
+        yield "functions", "functions", counted(f.name for f in model.functions)
+    if program.sparse:
+        yield "sparse", "sparse", counted(sorted(program.sparse))
+    if any(each.domain == "ai.onnx" for each in (*model.opset_import, *form.nodes)):
+        yield "domain", "domain", "ai.onnx"
     initializers = {t.name for t in graph.initializer}
-    for value in graph.input:
-        if value.name in initializers or not value.type.HasField("tensor_type"):
-            continue
-        if not value.type.tensor_type.HasField("shape"):
-            found.setdefault("shape", ("shape", repr(value.name)))
+    if listed := [v.name for v in graph.input if v.name in initializers]:
+        yield "inputs", "inputs", f"{len(listed)} of {len(initializers)}"
+    if twice := [name for name, n in Counter(n.name for n in graph.node if n.name).items() if n > 1]:
+        yield "names", "names", counted(twice)
+
+
+def _of_values(form: Form) -> _Found:
+    """Look at the names, inputs and outputs of the main graph, and at the order of its nodes."""
+    graph = form.plan.program.model.proto.graph
+    initializers = {t.name for t in graph.initializer}
+    tensors = [v for v in graph.input if v.name not in initializers and v.type.HasField("tensor_type")]
+    shapeless = [repr(v.name) for v in tensors if not v.type.tensor_type.HasField("shape")]
+    for value in tensors:
+        if repr(value.name) in shapeless:
+            yield "shape", "shape", repr(value.name)
         elif any(d.WhichOneof("value") is None or d.dim_value < 0 for d in value.type.tensor_type.shape.dim):
-            found.setdefault("open", ("open", repr(value.name)))
+            yield "open", "open", repr(value.name)
     if any(not v.type.tensor_type.HasField("shape") for v in graph.output if v.type.HasField("tensor_type")):
-        found["output-shape"] = "shape", "an output"
+        yield "output-shape", "shape", "an output"
     made = initializers | {v.name for v in graph.input} | {t.values.name for t in graph.sparse_initializer}
     for node in graph.node:
         if not made.issuperset(filter(None, node.input)):
-            found.setdefault("order", ("order", repr(node.name or node.output[0])))
+            yield "order", "order", repr(node.name or node.output[0])
         made.update(node.output)
-    if "shape" in found and any(n.op_type in _NORMS for n in form.nodes):
-        found["norm-shape"] = found["shape"]
+    if shapeless and any(n.op_type in _NORMS for n in form.nodes):
+        yield "norm-shape", "shape", shapeless[0]
     last = {name: node.op_type for node in graph.node for name in node.output}
     ends = [last[v.name] for v in graph.output if v.name in last]
     if soft := [op for op in ends if op in ("Softmax", "LogSoftmax", "Sigmoid")]:
-        found["softmax"] = "softmax", counted(soft)
+        yield "softmax", "softmax", counted(soft)
     if folded := [name for name in initializers if _FOLDED.fullmatch(name)]:
-        found["folded"] = "folded", counted(sorted(folded))
-    return found
+        yield "folded", "folded", counted(sorted(folded))
 
 
-def _of_types(form: Form) -> Traits:
+def _of_types(form: Form) -> _Found:
     constants, inputs = form.plan.program.constants.values(), form.plan.program.body.inputs
     types = {c.elem_type for c in constants if c.size > 1} | {v.type.tensor_type.elem_type for v in inputs}
-    names = {t: TensorProto.DataType.Name(t).lower() for t in types & FLOAT_TYPES - {TensorProto.FLOAT}}
-    found = Traits()
+    names = {t: TensorProto.DataType.Name(t).lower() for t in types & OTHER_FLOATS}
     if half := [name for t, name in names.items() if t != TensorProto.DOUBLE]:
-        found["half"] = "type", ", ".join(sorted(half))
+        yield "half", "type", ", ".join(sorted(half))
     if TensorProto.DOUBLE in names:
-        found["double"] = "type", "double"
+        yield "double", "type", "double"
     if TensorProto.BFLOAT16 in names:
-        found["bfloat16"] = "type", "bfloat16"
-    return found
+        yield "bfloat16", "type", "bfloat16"
 
 
-def _of_norms(form: Form) -> Traits:
+def _of_norms(form: Form) -> _Found:
     """Look at norms and Dropout as the file has them: a plan leaves out outputs that nothing reads."""
-    found = Traits()
-    for node in form.nodes:
+    nodes = [(node, {a.name: a for a in node.attribute}) for node in form.nodes if node.domain in DEFAULT_DOMAINS]
+    norms = [attributes for node, attributes in nodes if node.op_type == "BatchNormalization"]
+    for node, attributes in nodes:
         outputs = sum(map(bool, node.output))
-        attributes = {a.name: a for a in node.attribute}
-        if node.domain not in DEFAULT_DOMAINS:
-            continue
         if node.op_type == "BatchNormalization":
             training = "training_mode" in attributes and attributes["training_mode"].i == 1
             if "training_mode" in attributes:
-                found["training-mode"] = "training", "BatchNormalization has the attribute training_mode"
+                yield "training-mode", "training", "BatchNormalization has the attribute training_mode"
             if training or outputs > 1:
-                found["norm-training"] = "training", "BatchNormalization"
-            momentum = attributes["momentum"].f if "momentum" in attributes else 0.9
-            found["frozen"] = "frozen", "BatchNormalization"
-            found["momentum"] = "momentum", f"{momentum:.3g}"
+                yield "norm-training", "training", "BatchNormalization"
+            yield "frozen", "frozen", "BatchNormalization"
+            yield "momentum", "momentum", f"{norms[-1]['momentum'].f if 'momentum' in norms[-1] else 0.9:.3g}"
         elif node.op_type == "Dropout":
             if outputs > 1:
-                found["mask"] = "outputs", "Dropout has its mask output"
+                yield "mask", "outputs", "Dropout has its mask output"
             elif len(node.input) > 1:
-                found["no-mask"] = "outputs", "Dropout has inputs for its ratio, and lacks its mask output"
+                yield "no-mask", "outputs", "Dropout has inputs for its ratio, and lacks its mask output"
             if len(node.input) > 2 and node.input[2]:
-                found["dropout-training"] = "training", "Dropout has the input training_mode"
+                yield "dropout-training", "training", "Dropout has the input training_mode"
         elif node.op_type == "LayerNormalization":
-            found["norm"] = "norm", "LayerNormalization"
+            yield "norm", "norm", "LayerNormalization"
             if outputs > 1:
-                found["norm-outputs"] = "outputs", "LayerNormalization has outputs beyond the first"
+                yield "norm-outputs", "outputs", "LayerNormalization has outputs beyond the first"
             if outputs < 3:
-                found["norm-output"] = "outputs", "LayerNormalization lacks its second and third output"
-    return found
+                yield "norm-output", "outputs", "LayerNormalization lacks its second and third output"
 
 
-def _of_nodes(form: Form) -> Traits:
+def _of_nodes(form: Form) -> _Found:
     """Look at operands: where they come from decides in several importers."""
-    program, found = form.plan.program, Traits()
+    program = form.plan.program
     graph = program.model.proto.graph
     typed = {v.name for v in (*graph.value_info, *graph.input, *graph.output)}
     fixed = {output for node in program.static for output in node.outputs} | set(program.constants)
     for node in walk(program.body):
-        if node.domain not in DEFAULT_DOMAINS or node in form.gemms:
-            continue
-        stored = [not name or name in form.stored for name in node.inputs]
-        for trait, kind, detail in _of_node(form, node, stored, fixed, typed):
-            found.setdefault(trait, (kind, detail))
-    return found
+        if node.domain in DEFAULT_DOMAINS and node not in form.gemms:
+            stored = [not name or name in form.stored for name in node.inputs]
+            yield from _of_node(form, node, stored, fixed, typed)
 
 
-def _of_node(
-    form: Form, node: Node, stored: Sequence[bool], fixed: Container[str], typed: Container[str]
-) -> Iterator[tuple[str, str, str]]:
-    """Yield the traits of a node: each with its kind and detail.
+def _of_node(form: Form, node: Node, stored: Sequence[bool], fixed: Container[str], typed: Container[str]) -> _Found:
+    """Look at a node.
 
     Args:
         form: the file that it is in.
@@ -199,10 +192,10 @@ def _of_node(
             yield "sum", "operand", f"{label} has {len(inputs)} operands"
 
 
-def _of_rows(form: Form) -> Traits:
+def _of_rows(form: Form) -> _Found:
     """Look for a Reshape that joins the first axis with others, or parts it, as a Gemm on more than two axes needs."""
     if form.rows is not None:
-        return {"rows": ("rows", f"those around MatMul {form.rows!r}")}
+        yield "rows", "rows", f"those around MatMul {form.rows!r}"
     for node in form.plan.program.body.nodes:
         if node.op_type != "Reshape" or node.domain not in DEFAULT_DOMAINS:
             continue
@@ -210,15 +203,11 @@ def _of_rows(form: Form) -> Traits:
         wanted = (integers(form.plan.program.constants, node.inputs[1]) or ())[1:]
         known = [length for length in given if length is not None]
         if len(known) == len(given) and min(wanted, default=0) > 0 and math.prod(known) != math.prod(wanted):
-            return {"rows": ("rows", f"Reshape {node.label!r}")}
-    return {}
+            yield "rows", "rows", f"Reshape {node.label!r}"
 
 
-def _of_layers(form: Form) -> Traits:
-    found = Traits()
+def _of_layers(form: Form) -> _Found:
     if tied := [w.constant.label for w in form.plan.weights.values() if len(w.layers) > 1]:
-        found["tied"] = "tied", counted(tied)
-    added = [each for each in form.plan.layers if each.end is not each.node and each.node not in form.gemms]
-    if added:
-        found["bias"] = "bias", f"{len(added)}"
-    return found
+        yield "tied", "tied", counted(tied)
+    if added := sum(each.end is not each.node and each.node not in form.gemms for each in form.plan.layers):
+        yield "bias", "bias", f"{added}"
