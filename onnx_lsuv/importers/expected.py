@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from onnx import NodeProto, TensorProto, defs
 
 from onnx_lsuv.importers.forms import Form, operators_of
-from onnx_lsuv.importers.shapes import Lead, Shape, is_bias, lead_of, reads_rows
+from onnx_lsuv.importers.shapes import Lead, Shape, is_bias, lead_of, permutation, reads_rows
 from onnx_lsuv.importers.skeleton import (
     FLOAT32_DOMAINS,
     INTEGERS,
@@ -147,18 +147,12 @@ class _Ways:
         """Pass the Transposes of a tensor where nothing reads it otherwise."""
         for name, readers in self.readers().items():
             turns = [node for node, _ in readers if node.op == "Transpose" and self.is_open(node.outputs[0])]
-            perms = {permutation(node, len(self.stored[name])) for node in turns}
+            perms = {permutation(node.ints_attribute("perm"), len(self.stored[name])) for node in turns}
             alone = self.is_open(name) and len(turns) == len(readers) and self.kind(name) in FLOAT_TYPES
             if alone and len(perms) == 1:
                 shape = tuple(self.stored[name][axis] for axis in perms.pop())
                 for node in turns:
                     self.stored[node.outputs[0]], self.roots[node.outputs[0]] = shape, name
-
-
-def permutation(node: Node, rank: int) -> tuple[int, ...]:
-    """Return the order of axes that a Transpose makes."""
-    perm = node.ints_attribute("perm")
-    return tuple(reversed(range(rank))) if perm is None else perm
 
 
 def _gemms(ways: _Ways, shapes: Mapping[str, Shape]) -> tuple[frozenset[Node], str | None]:
@@ -173,7 +167,9 @@ def _gemms(ways: _Ways, shapes: Mapping[str, Shape]) -> tuple[frozenset[Node], s
             continue
         name = node.inputs[1]
         maker = program.producers[name][0] if name in program.producers else None
-        turned = maker is not None and maker.op == "Transpose" and permutation(maker, 2) == (1, 0)
+        turned = (
+            maker is not None and maker.op == "Transpose" and permutation(maker.ints_attribute("perm"), 2) == (1, 0)
+        )
         weight = maker.inputs[0] if turned and maker is not None and name not in stored else name
         dims, shape = stored.get(weight), shapes.get(node.inputs[0])
         if dims is not None and len(dims) != 2:

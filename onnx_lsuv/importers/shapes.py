@@ -5,7 +5,7 @@ What a file declares of the values in between, and of its outputs, is a claim th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto, defs, numpy_helper, shape_inference
@@ -71,6 +71,11 @@ def reads_rows(opset: int) -> bool:
     version = defs.get_schema("Reshape", opset).since_version
     rows = [row for row in IMPORTERS.values() if row.parameters is not None and "MatMul" not in row.parameters]
     return all(row.operators is None or version in row.operators["Reshape"] for row in rows)
+
+
+def permutation(perm: Iterable[int] | None, rank: int) -> tuple[int, ...]:
+    """Return the order of axes that a Transpose makes by its attribute, or without one."""
+    return tuple(reversed(range(rank))) if perm is None else tuple(perm)
 
 
 def is_flat(dims: Sequence[int], width: int) -> bool:

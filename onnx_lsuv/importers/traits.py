@@ -11,6 +11,7 @@ from onnx import TensorProto
 
 from onnx_lsuv.importers.forms import Form, has_vector_bias
 from onnx_lsuv.importers.skeleton import OTHER_FLOATS
+from onnx_lsuv.operators import Attributes
 from onnx_lsuv.program import Node, walk
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, integers
 
@@ -103,18 +104,18 @@ def _of_types(form: Form) -> _Found:
 
 def _of_norms(form: Form) -> _Found:
     """Look at norms and Dropout as the file has them: a plan leaves out outputs that nothing reads."""
-    nodes = [(node, {a.name: a for a in node.attribute}) for node in form.nodes if node.domain in DEFAULT_DOMAINS]
+    plain = [node for node in form.nodes if node.domain in DEFAULT_DOMAINS]
+    nodes = [(node, Attributes((a.name, a) for a in node.attribute)) for node in plain]
     norms = [attributes for node, attributes in nodes if node.op_type == "BatchNormalization"]
     for node, attributes in nodes:
         outputs = sum(map(bool, node.output))
         if node.op_type == "BatchNormalization":
-            training = "training_mode" in attributes and attributes["training_mode"].i == 1
             if "training_mode" in attributes:
                 yield "training-mode", "training", "BatchNormalization has the attribute training_mode"
-            if training or outputs > 1:
+            if attributes.integer("training_mode", 0) == 1 or outputs > 1:
                 yield "norm-training", "training", "BatchNormalization"
             yield "frozen", "frozen", "BatchNormalization"
-            yield "momentum", "momentum", f"{norms[-1]['momentum'].f if 'momentum' in norms[-1] else 0.9:.3g}"
+            yield "momentum", "momentum", f"{norms[-1].real('momentum', 0.9):.3g}"
         elif node.op_type == "Dropout":
             if outputs > 1:
                 yield "mask", "outputs", "Dropout has its mask output"

@@ -23,7 +23,7 @@ from onnx_lsuv.importers.skeleton import graphs_of
 from onnx_lsuv.importers.traits import counted
 from onnx_lsuv.model import Array, is_hollow
 from onnx_lsuv.portable.draft import Draft
-from onnx_lsuv.portable.scopes import Uses, is_op, label_of, number, permutation, remove_nodes, set_attributes, uses_of
+from onnx_lsuv.portable.scopes import Uses, is_op, label_of, number, remove_nodes, set_attributes, turn_of, uses_of
 
 _WHY = "a dense layer's parameters, in all importers"
 _WHY_NORMALISED = "Keras ignores alpha and beta, and onnx2torch bakes them in"
@@ -78,7 +78,7 @@ def _products(draft: Draft, uses: Uses) -> Iterator[_Product]:
     newer: list[str] = []
     for node in nodes:
         turned = uses.maker(node.input[1], "Transpose")
-        turned = turned if turned is not None and permutation(turned, 2) == (1, 0) else None
+        turned = turned if turned is not None and turn_of(turned, 2) == (1, 0) else None
         weight = uses.operand(node, 1) if turned is None else uses.operand(turned, 0)
         if weight is None or len(weight.dims) != 2 or 0 in weight.dims or node.input[0] in uses.tensors:
             continue

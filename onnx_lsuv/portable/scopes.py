@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
 
+from onnx_lsuv.importers.shapes import permutation
 from onnx_lsuv.importers.skeleton import all_graphs, graphs_of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS
 from onnx_lsuv.program.protos import free_names
@@ -98,10 +99,10 @@ def number(node: NodeProto, name: str, default: float) -> float:
     return float(attribute.f if attribute.type == AttributeProto.FLOAT else attribute.i)
 
 
-def permutation(node: NodeProto, rank: int) -> tuple[int, ...]:
+def turn_of(node: NodeProto, rank: int) -> tuple[int, ...]:
     """Return the order of axes that a Transpose makes."""
     perm = attribute_of(node, "perm")
-    return tuple(perm.ints) if perm is not None else tuple(reversed(range(rank)))
+    return permutation(perm and perm.ints, rank)
 
 
 def set_attributes(node: NodeProto, **values: float) -> None:

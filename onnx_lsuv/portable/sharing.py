@@ -13,7 +13,7 @@ from onnx import NodeProto, TensorProto
 
 from onnx_lsuv.operators import of
 from onnx_lsuv.portable.draft import Draft
-from onnx_lsuv.portable.scopes import Uses, is_op, number, permutation, remove_nodes, uses_of
+from onnx_lsuv.portable.scopes import Uses, is_op, number, remove_nodes, turn_of, uses_of
 from onnx_lsuv.program.program import FLOAT_TYPES
 
 _WHY = "a weight must be read by its layer itself"
@@ -47,7 +47,7 @@ def fold_transposes(draft: Draft) -> None:
             continue
         if not all(is_op(node, "Transpose") and uses.is_open(node.output[0]) for node in readers):
             continue
-        perms = {permutation(node, len(tensor.dims)) for node in readers}
+        perms = {turn_of(node, len(tensor.dims)) for node in readers}
         if len(perms) > 1:
             continue
         for node in readers:
