@@ -37,9 +37,10 @@ def unfused(node: Node, fresh: Callable[[str], str], constants: dict[str, Consta
 
     `fresh` makes a name unique.
     """
-    fused, made = of(node).fused, node.outputs[0]
+    fused = of(node).fused
     if fused is None:
         return [node]
+    made = node.outputs[0]
     activation = fused.activation or node.text_attribute("activation")
     if activation and activation not in (fused.activation, *_PARAMETERS):
         return [node]
