@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from onnx_lsuv.batches.draw import batches_for, complete_shapes, draw_input
-from onnx_lsuv.batches.inputs import Input, closest, show_shape, type_name
+from onnx_lsuv.batches.inputs import Input, closest, show_shape
 from onnx_lsuv.batches.memory import check_memory, check_sums, hold
 from onnx_lsuv.batches.plan import plan_batches
 from onnx_lsuv.batches.sources import Source, read_sources
 from onnx_lsuv.batches.stored import Stored, default_limit, held, reason
-from onnx_lsuv.batches.values import INTS, Piece, Stats, check_dtype, dtype_of, read_piece, scan
+from onnx_lsuv.batches.values import INTS, Piece, Stats, check_dtype, read_piece, scan
 from onnx_lsuv.errors import DataError, UsageError, listing, quote
 from onnx_lsuv.model import Array
 
@@ -77,7 +77,7 @@ class Batches:
         pieces, stats = _distinct(self.pieces, each), self.stats[each.name]
         moments = {"mean": stats.mean, "std": stats.std, "min": stats.low, "max": stats.high}
         return {
-            "type": type_name(each.elem_type),
+            "type": each.type_name,
             "declared": None if each.shape is None else list(each.shape),
             "shape": list(pieces[0].shape),  # of the first batch; only the last may differ in its first length
             "batches": len(pieces),  # 1: the same for every batch
@@ -130,7 +130,7 @@ def from_arrays(
         for each in inputs:
             if each.name not in batch:
                 raise DataError(
-                    f"batch {index} has no array for input {quote(each.name)} ({type_name(each.elem_type)}); "
+                    f"batch {index} has no array for input {quote(each.name)} ({each.type_name}); "
                     f"every batch needs {listing(one.name for one in inputs)}"
                 )
             where = f"the array for {quote(each.name)} in batch {index}"
@@ -175,7 +175,7 @@ def from_random(
             each, complete[each.name], seed, batches=batches, high=(high or {}).get(each.name, 2), limit=limit
         )
         found[each.name] = [held(where, array) for array in drawn]
-        if dtype_of(each) in INTS and each.name not in (high or {}):
+        if each.dtype in INTS and each.name not in (high or {}):
             notes.append(f"input {quote(each.name)} is given random integers 0 and 1; real data will say more")
     sources = [Source("random", tuple(found), seed=seed)]
     return _build(inputs, found, sources, notes, batch_size=batch_size, samples=samples)
@@ -224,7 +224,7 @@ def _remarks(each: Input, stats: Stats, converted: Sequence[str], *, prepared: b
     name = quote(each.name)
     notes = []
     for what in converted:
-        raw = what.startswith("uint8") and (stats.high or 0) > 1 and dtype_of(each) not in INTS and not prepared
+        raw = what.startswith("uint8") and (stats.high or 0) > 1 and each.dtype not in INTS and not prepared
         reach = f"; its values reach {stats.high:g}, as pixels do that were not preprocessed" if raw else ""
         notes.append(f"input {name} is converted from {what}{reach}")
     if stats.mean is None or stats.std is None or stats.count < 2:

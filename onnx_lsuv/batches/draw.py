@@ -15,9 +15,8 @@ import numpy as np
 import onnx
 
 from onnx_lsuv.batches.advice import fits
-from onnx_lsuv.batches.inputs import Input, closest, show_shape, type_name
+from onnx_lsuv.batches.inputs import Input, closest, show_shape
 from onnx_lsuv.batches.stored import Layout
-from onnx_lsuv.batches.values import dtype_of
 from onnx_lsuv.errors import UsageError, listing, quote
 from onnx_lsuv.model import Array
 from onnx_lsuv.orthonormal import seed_of
@@ -93,7 +92,7 @@ def complete_shapes(inputs: Sequence[Input], shapes: Mapping[str, Sequence[int]]
             for dim, length in zip(each.shape or (), shapes[each.name], strict=each.shape is not None):
                 if isinstance(dim, str):
                     known.setdefault(dim, length)
-            if each.shape and not isinstance(each.shape[0], int):
+            if each.shape and each.fixed is None:
                 firsts.add(shapes[each.name][0])
     samples = firsts.pop() if len(firsts) == 1 else SAMPLES
     for each in inputs:
@@ -109,9 +108,8 @@ def _complete(each: Input, given: Sequence[int] | None, known: Mapping[str, int]
     if shape and shape[0] is None:
         shape[0] = samples
     if each.shape is None or None in shape:
-        example = ",".join(
-            str(dim if isinstance(dim, int) else 8 * axis) for axis, dim in enumerate(each.shape or (), 1)
-        )
+        lengths = [dim if isinstance(dim, int) else 8 * axis for axis, dim in enumerate(each.shape or (), 1)]
+        example = ",".join(map(str, lengths)) or "1,3,224,224, for example"
         raise UsageError(
             f"input {quote(each.name)} is declared with {show_shape(each.shape)}, so random data need its shape; "
             f"give --shape {each.name}={example}"
@@ -131,12 +129,11 @@ def batches_for(
     how many samples; `shapes` are those of all inputs.
     """
     counted = [each for each in inputs if each.shape]
-    lengths = [dim for each in counted if isinstance(dim := (each.shape or ())[0], int) and dim > 0]
-    if len(lengths) < len(counted) or not lengths:
+    lengths = [each.fixed for each in counted if each.fixed]
+    longer = any(given[each.name][0] != each.fixed for each in counted if each.name in given)
+    if len(lengths) < len(counted) or not lengths or longer:
         return 1
-    if any(given[each.name][0] != (each.shape or ())[0] for each in counted if each.name in given):
-        return 1
-    size = sum(math.prod(shapes[each.name]) * dtype_of(each).itemsize for each in inputs)
+    size = sum(math.prod(shapes[each.name]) * each.dtype.itemsize for each in inputs)
     return max(1, min(-(-(samples or SAMPLES) // min(lengths)), ENOUGH // max(size, 1)))
 
 
@@ -147,15 +144,14 @@ def _check_given(each: Input, given: Sequence[int]) -> None:
         raise UsageError(f"{shown}, but a length cannot be below 0, nor the first one 0; give positive lengths")
     if want is None:
         return
-    first = want[0] if want else None
-    several = isinstance(first, int) and first > 0 and len(given) > 0 and given[0] % first == 0
+    several = bool(each.fixed and given) and given[0] % (each.fixed or 1) == 0
     if not fits((None, *want[1:]) if several else want, given):
         raise UsageError(f"{shown}, but the model expects {show_shape(want)}; give one that fits")
 
 
 def draw_input(each: Input, shape: Sequence[int], seed: int, *, batches: int, high: int, limit: int) -> list[Array]:
     """Draw `batches` arrays: floats standard normal, integers in [0, high), bools fair; raises UsageError."""
-    dtype = dtype_of(each)
+    dtype = each.dtype
     what = f"random data of shape {show_shape(shape)} for input {quote(each.name)}"
     try:
         needed = Layout(dtype, tuple(shape)).size * batches
@@ -176,8 +172,7 @@ def _draw(each: Input, dtype: np.dtype[Any], shape: Sequence[int], generator: np
         return np.asarray(generator.standard_normal(shape))
     if "complex" in dtype.name or dtype.kind == "O":
         raise UsageError(
-            f"random data cannot be drawn for input {quote(each.name)} of type {type_name(each.elem_type)}; "
-            "give data of your own"
+            f"random data cannot be drawn for input {quote(each.name)} of type {each.type_name}; give data of your own"
         )
     if "float" in dtype.name:
         return np.asarray(generator.standard_normal(shape, dtype=np.float32)).astype(dtype)
@@ -188,6 +183,6 @@ def _draw(each: Input, dtype: np.dtype[Any], shape: Sequence[int], generator: np
     if high < 1 or not fits:
         raise UsageError(
             f"integers in [0, {high}) cannot be drawn for input {quote(each.name)} of type "
-            f"{type_name(each.elem_type)}; give a range that the type holds"
+            f"{each.type_name}; give a range that the type holds"
         )
     return generator.integers(0, high, size=shape, dtype=np.int64).astype(dtype)

@@ -71,14 +71,9 @@ def check_shape(each: Input, stored: Stored) -> None:
         raise DataError(f"input {quote(each.name)} expects {show_shape(want)}, but {found}: {advice}")
 
 
-def _fixed(each: Input) -> int | None:
-    """Return the length to which the model fixes the first axis, None where it is dynamic or absent."""
-    return each.shape[0] if each.shape and isinstance(each.shape[0], int) else None
-
-
 def _stateless(each: Input, stored: Sequence[Stored]) -> bool:
     """Tell whether the first axis may count something else than samples, and the arrays leave that open."""
-    return all(not array.shape or array.shape[0] == _fixed(each) for array in stored)
+    return all(not array.shape or array.shape[0] == each.fixed for array in stored)
 
 
 def _cut_length(
@@ -87,25 +82,25 @@ def _cut_length(
     """Return after how many samples to cut the arrays of an input, None for not at all."""
     mine = given[each.name]
     if _stateless(each, mine):
-        takers = [other for other in inputs if _fixed(other) in (None, batch_size) and given[other.name][0].shape]
+        takers = [other for other in inputs if other.fixed in (None, batch_size) and given[other.name][0].shape]
         if batch_size is not None and not takers:
             raise DataError(
                 f"a batch size of {batch_size} was asked for, but input {quote(each.name)} has it fixed: "
                 f"{show_shape(each.shape)}; leave the batch size out, or export the model with a dynamic batch axis"
             )
         return None
-    fixed = _fixed(each)
-    if fixed is not None:
-        if batch_size not in (None, fixed):
+    if each.fixed is not None:
+        if batch_size not in (None, each.fixed):
             raise DataError(
-                f"a batch size of {batch_size} was asked for, but input {quote(each.name)} has it fixed to {fixed}: "
-                f"{show_shape(each.shape)}; give {fixed}, or export the model with a dynamic batch axis"
+                f"a batch size of {batch_size} was asked for, but input {quote(each.name)} has it fixed to "
+                f"{each.fixed}: {show_shape(each.shape)}; give {each.fixed}, or export the model with a dynamic batch "
+                "axis"
             )
-        return fixed
+        return each.fixed
     others = [other for other in inputs if not _stateless(other, given[other.name]) and len(given[other.name]) == 1]
     if batch_size is None:
         # Next to an input whose fixed axis cuts its array, a dynamic one with as many samples is cut alike.
-        lengths = {_fixed(other) for other in others} - {None}
+        lengths = {other.fixed for other in others} - {None}
         batch_size = lengths.pop() if len(lengths) == 1 else None
     if batch_size is not None and len(mine) == 1:
         for other in others:
@@ -166,7 +161,7 @@ def _limit(inputs: Sequence[Input], pieces: Pieces, counting: Input | None, samp
         if seen < samples:
             last = cuts[kept]
             whole = bool(last.shape) and last.shape[0] == ends[kept] - seen
-            if whole and (_fixed(each) is None or each is counting):
+            if whole and (each.fixed is None or each is counting):
                 last = Piece(last.stored, last.start, last.start + samples - seen)
             result[each.name].append(last)
     return result
@@ -174,7 +169,7 @@ def _limit(inputs: Sequence[Input], pieces: Pieces, counting: Input | None, samp
 
 def _check_remainders(inputs: Sequence[Input], pieces: Pieces, samples: int | None) -> None:
     for each in inputs:
-        fixed = _fixed(each)
+        fixed = each.fixed
         odd = next((piece for piece in pieces[each.name] if fixed is not None and piece.shape[0] != fixed), None)
         if fixed is None or odd is None:
             continue

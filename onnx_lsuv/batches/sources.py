@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from onnx_lsuv.batches.advice import file_advice
-from onnx_lsuv.batches.inputs import Input, closest, show_shape, type_name
+from onnx_lsuv.batches.inputs import Input, closest, show_shape
 from onnx_lsuv.batches.npy import read_npy
 from onnx_lsuv.batches.npz import read_npz
 from onnx_lsuv.batches.plan import check_shape
@@ -94,7 +94,7 @@ def read_sources(
 
 
 def _expected(one: Input) -> str:
-    return f"{type_name(one.elem_type)} {show_shape(one.shape)}"
+    return f"{one.type_name} {show_shape(one.shape)}"
 
 
 def _take_in_order(

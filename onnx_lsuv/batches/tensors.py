@@ -29,7 +29,7 @@ from onnx_lsuv.model.payload import chunks
 from onnx_lsuv.model.wire import BYTES, RAW_DATA, WireError, fields, root, skeleton
 
 HEADER_LIMIT = 1 << 24  # bytes: a model has few inputs, and half a million entries take seconds to parse
-LISTED = 24  # bytes of memory, for one in the file, while a list of numbers is decoded
+LISTED = 32  # bytes of memory, for one in the file, that protobuf and numpy take while they read a list of numbers
 FIELDS = 1_000_000  # of a tensor
 IT = "the tensor"
 INPUT_PB = re.compile(r"input_([0-9]+)\.pb")

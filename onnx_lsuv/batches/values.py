@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 
-from onnx_lsuv.batches.inputs import Input, type_name
+from onnx_lsuv.batches.inputs import Input
 from onnx_lsuv.batches.stored import Stored
 from onnx_lsuv.errors import DataError, quote
 from onnx_lsuv.model import Array
@@ -61,14 +61,9 @@ class Stats:
     high: float | None = None
 
 
-def dtype_of(target: Input) -> np.dtype[Any]:
-    """Return the NumPy dtype that ONNX Runtime takes for an input; text is an object array of str."""
-    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(target.elem_type))
-
-
 def check_dtype(target: Input, stored: Stored) -> str | None:
     """Return what is converted, such as "float64 to float32", or None; raises DataError where it may not be."""
-    want, have = dtype_of(target), stored.dtype
+    want, have = target.dtype, stored.dtype
     if have.kind != "T":  # text of variable length has no byte order
         have = have.newbyteorder("=")
     text = target.elem_type == onnx.TensorProto.STRING
@@ -86,7 +81,7 @@ def check_dtype(target: Input, stored: Stored) -> str | None:
     words = {"structured": "a structured dtype", "object": "Python objects", "raw": "raw bytes", "text": "text"}
     found = words.get(kind, have)
     raise DataError(
-        f"{stored.where} holds {found}, but input {quote(target.name)} takes {type_name(target.elem_type)}; "
+        f"{stored.where} holds {found}, but input {quote(target.name)} takes {target.type_name}; "
         + _advice(kind, want, text)
     )
 
@@ -134,7 +129,7 @@ def _raw(piece: Piece) -> Array:
 
 
 def _converted(target: Input, stored: Stored, array: Array) -> Array:
-    want = dtype_of(target)
+    want = target.dtype
     if target.elem_type == onnx.TensorProto.STRING:
         return _text(target, stored, array)
     if array.dtype.kind == "V" and not _is_extension(array.dtype):
@@ -163,7 +158,7 @@ def _text(target: Input, stored: Stored, array: Array) -> Array:
 
 def scan(target: Input, pieces: Iterable[Piece]) -> Stats:
     """Pass over all values of an input once; raises DataError for NaN, infinities and integers that do not fit."""
-    want = dtype_of(target)
+    want = target.dtype
     count, mean, square = 0, 0.0, 0.0
     low, high = math.inf, -math.inf
     bad, first, floats = 0, "", _kind(want) == "float"

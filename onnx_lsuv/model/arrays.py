@@ -80,7 +80,8 @@ def decode(view: memoryview, spans: tuple[Span, ...], tensor: onnx.TensorProto, 
     if bits in (2, 4):  # several elements to a number
         return from_raw(stored.astype(np.uint8).data, shape, dtype, where)
     if wire == VARINT:  # the lowest bits of the number
-        stored = (stored & 0x3F if bits == 6 else stored).astype(f"u{dtype.itemsize}")
+        stored = (stored & 0x3F if bits == 6 else stored).view(f"u{stored.itemsize}")
+        stored = stored.astype(f"u{dtype.itemsize}", copy=False)
     return _shaped(stored.view(dtype), shape, where)
 
 

@@ -69,7 +69,8 @@ def read(model: Model, site: Site) -> Array:
     if isinstance(here, AttributeProto):
         return _read_attribute(here, site)
     if not isinstance(here, TensorProto):
-        raise UsageError(f"no tensor and no attribute at site {site} of {model.name}, so it stores no values")
+        kind = type(here).__name__.removesuffix("Proto").lower()
+        raise UsageError(f"a {kind} at site {site} of {model.name} stores no values")
     where = label(model, site)
     _refuse_segments(here, where)
     if here.data_location != TensorProto.EXTERNAL:
