@@ -40,8 +40,8 @@ def measure(
         model: what to measure: from `load` or `from_proto`, or from `plan`, with its settings.
         batches: the data, pooled.
         settings: of these counts what is wanted: the stds, the tolerance, and of which layers.
-        like: the result of `initialize` that made the model; its rows get the measured std and a final status, by its
-            settings.
+        like: the result of `initialize` that made the model; its rows get the measured std and a final status. By its
+            settings, but for a tolerance that is given here.
         device: as for `initialize`.
         threads: of the CPU.
         progress: as for `initialize`.
@@ -56,6 +56,8 @@ def measure(
     if unused := sorted(wanted.keys() - Wanted.__annotations__.keys()):
         raise TypeError(f"measure() has no use for {', '.join(unused)}")
     settings = settings_for(like or model, settings, wanted)
+    if like is not None:
+        settings = replace(like.settings, tolerance=settings.tolerance)
     where = runtime.device_of(device, threads=threads)
     clock = Clock()
     with clock("verify"):

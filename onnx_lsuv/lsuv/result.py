@@ -82,7 +82,7 @@ class Result:
     """A planned, initialised, or measured model."""
 
     model: Model
-    plan: Plan = field(repr=False)  # of the model as it was given; `layers` are its layers, in its order
+    plan: Plan = field(repr=False)  # of the model as it was given
     verb: str  # "plan", "initialize" or "measure"
     settings: Settings
     layers: tuple[LayerReport, ...]

@@ -93,6 +93,16 @@ def test_a_plan_is_taken_for_the_model(expanded: list[str]) -> None:
     assert again.plan.program.model is result.model
 
 
+def test_what_is_measured_like_a_result_goes_by_its_settings() -> None:
+    batch = {"x": normal(64, 16)}
+    result = onnx_lsuv.initialize(onnx_lsuv.from_proto(mlp()), batch, target_std=2.0, tolerance=0.1)
+    found = onnx_lsuv.measure(result.model, batch, like=result)
+    assert (found.target_std, found.tolerance, found.verb) == (2.0, 0.1, "initialize")
+    tight = onnx_lsuv.measure(result.model, batch, like=result, target_std=1.0, tolerance=1e-12)
+    assert (tight.target_std, tight.tolerance, tight.good) == (2.0, 1e-12, False)
+    assert found.good
+
+
 def test_portable_with_the_check_is_a_function() -> None:
     batch = {"x": normal(64, 16)}
     result = onnx_lsuv.initialize(onnx_lsuv.from_proto(mlp()), batch)
