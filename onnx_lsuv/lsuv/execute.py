@@ -125,13 +125,13 @@ def execute(
     return results
 
 
-def _run_stage(run: _Run, stage: Stage, fed: Iterable[str], session: Session) -> Iterator[int]:
+def _run_stage(run: _Run, stage: Stage, fed: Set[str], session: Session) -> Iterator[int]:
     """Run a stage over the batches, again and again where its records depend on each other.
 
     Yields after each run how many more there are than one a batch, since the run before.
     """
     # Arrays are kept alive while they are bound.
-    fixed = {name: widened(*_values_of(run, name), wide=run.wide) for name in fed}
+    fixed = {name: widened(*_values_of(run, name), wide=run.wide) for name in stage.constants if name in fed}
     bound = {name: runtime.value_of(array, elem_type) for name, (array, elem_type) in fixed.items()}
     back = {name: np.zeros((ROWS, width)) for name, width in stage.again.values()}
     stores, more = [run.common] if stage.once else run.carried, 0
