@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 import numpy as np
@@ -25,6 +25,26 @@ from onnx_lsuv.sources.moves import MOVES, Array, FixedTerm, Source, Untraceable
 from onnx_lsuv.sources.quantisers import Follow, bounded, is_quantiser, rounded
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Trace:
+    """Finds sources. (A function inside another one that calls itself would keep the model until it is collected.)"""
+
+    program: Program
+    found: dict[str, Source] = field(default_factory=dict)  # several ways may lead over one value
+
+    def __call__(self, name: str) -> Source:
+        """Return the source of a value; raises Untraceable."""
+        if name not in self.found:
+            try:
+                self.found[name] = _follow(self.program, name, self)
+            except (ValueError, IndexError, ZeroDivisionError, OverflowError) as error:
+                # NumPy's words for a shape, axis or bound that the file gives.
+                node, _ = self.program.producers[name]
+                what = f"the weight's way through {node.op} {node.label!r} does not fit its shape"
+                raise Untraceable("computed", what) from error
+        return self.found[name]
+
+
 def trace(program: Program, name: str, *, several: bool = False) -> Source | Untraceable:
     """Follow an operand back to its constant.
 
@@ -36,21 +56,8 @@ def trace(program: Program, name: str, *, several: bool = False) -> Source | Unt
     Returns:
         The source, or the reason why there is none.
     """
-    found: dict[str, Source] = {}  # several ways may lead over one value
-
-    def follow(name: str) -> Source:
-        if name not in found:
-            try:
-                found[name] = _follow(program, name, follow)
-            except (ValueError, IndexError, ZeroDivisionError, OverflowError) as error:
-                # NumPy's words for a shape, axis or bound that the file gives.
-                node, _ = program.producers[name]
-                what = f"the weight's way through {node.op} {node.label!r} does not fit its shape"
-                raise Untraceable("computed", what) from error
-        return found[name]
-
     try:
-        source = follow(name)
+        source = _Trace(program)(name)
     except Untraceable as why:
         return why.with_traceback(None)
     except RecursionError:
