@@ -21,7 +21,7 @@ from math import prod
 
 from onnx import NodeProto, helper
 
-from onnx_lsuv.graph.builder import GraphBuilder
+from onnx_lsuv.graph.builder import ScopeBuilder
 from onnx_lsuv.graph.nodes import proto_of
 from onnx_lsuv.program import Node
 
@@ -69,7 +69,7 @@ def pools_in_blocks(node: Node) -> bool:
 
 
 def convolve(
-    builder: GraphBuilder,
+    scope: ScopeBuilder,
     node: Node,
     x: str,
     weight: str,
@@ -82,7 +82,7 @@ def convolve(
     """Write a convolution without bias; return the name of its output in blocks.
 
     Args:
-        builder: where to write.
+        scope: where to write.
         node: the convolution.
         x: its image, in blocks or, with `plain`, as it was.
         weight: the weight, as it was.
@@ -95,52 +95,52 @@ def convolve(
     rows, places = padded(m, block), prod(kernel)
     depthwise = c == 1 and m == node.int_attribute("group", 1) > 1
     # (1, M, C * kh * kw, 1) as an image in blocks is (M/b, C * kh * kw, b).
-    filters = builder.op("ReorderInput", builder.reshape(weight, 1, m, c * places, 1), domain=DOMAIN)
+    filters = scope.op("ReorderInput", scope.reshape(weight, 1, m, c * places, 1), domain=DOMAIN)
     if factor is not None:
-        # Now that there is a copy, it is multiplied in place; and flat, see `GraphBuilder.multiply`.
-        filters = builder.op("Mul", builder.reshape(filters, rows * c * places), factor)
+        # Now that there is a copy, it is multiplied in place; and flat, see `ScopeBuilder.multiply`.
+        filters = scope.op("Mul", scope.reshape(filters, rows * c * places), factor)
     if not (plain or depthwise):
         columns = padded(c, block)
         if columns > c:
-            filters = builder.reshape(filters, rows // block, c, places, block)
-            zeros = builder.book.filled(0, rows // block, columns - c, places, block)
-            filters = builder.op("Concat", filters, zeros, axis=1)
+            filters = scope.reshape(filters, rows // block, c, places, block)
+            zeros = scope.graph.filled(0, rows // block, columns - c, places, block)
+            filters = scope.op("Concat", filters, zeros, axis=1)
         if places > 1:
-            filters = builder.reshape(filters, rows // block, columns // block, block, places, block)
-            filters = builder.op("Transpose", filters, perm=[0, 1, 3, 2, 4])
+            filters = scope.reshape(filters, rows // block, columns // block, block, places, block)
+            filters = scope.op("Transpose", filters, perm=[0, 1, 3, 2, 4])
         c = columns
-    filters = builder.reshape(filters, rows, c, *kernel)
+    filters = scope.reshape(filters, rows, c, *kernel)
     if depthwise:
         group = helper.make_attribute("group", rows)
         node = replace(node, attributes={**node.attributes, "group": group})
-    raw = builder.book.fresh()
-    builder.nodes.append(proto_of(replace(node, domain=DOMAIN, inputs=(x, filters), outputs=(raw,))))
+    raw = scope.graph.fresh()
+    scope.nodes.append(proto_of(replace(node, domain=DOMAIN, inputs=(x, filters), outputs=(raw,))))
     return raw
 
 
-def add_product(builder: GraphBuilder, x: str, factor: str, total: str, channels: int) -> NodeProto:
+def add_product(scope: ScopeBuilder, x: str, factor: str, total: str, channels: int) -> NodeProto:
     """Write total + factor * x for images in blocks; return the node.
 
     It is a depthwise convolution of one tap that adds to its sum in place: one pass over the values instead of two, and
     no new memory.
 
     Args:
-        builder: where to write.
+        scope: where to write.
         x: an image in blocks.
         factor: a number.
         total: an image in blocks, which may be overwritten where nothing else reads it.
         channels: of both, those that fill the last block included.
     """
-    taps = builder.op("Mul", builder.book.filled(1, channels, 1, 1, 1), factor)
-    builder.op("Conv", x, taps, "", total, domain=DOMAIN, group=channels, kernel_shape=[1, 1])
-    return builder.nodes[-1]
+    taps = scope.op("Mul", scope.graph.filled(1, channels, 1, 1, 1), factor)
+    scope.op("Conv", x, taps, "", total, domain=DOMAIN, group=channels, kernel_shape=[1, 1])
+    return scope.nodes[-1]
 
 
-def scale_and_shift(builder: GraphBuilder, x: str, scale: str, shift: str, channels: int, block: int) -> NodeProto:
+def scale_and_shift(scope: ScopeBuilder, x: str, scale: str, shift: str, channels: int, block: int) -> NodeProto:
     """Write scale * x + shift for an image in blocks; return the node.
 
     Args:
-        builder: where to write.
+        scope: where to write.
         x: an image in blocks.
         scale: a number for each channel, (C,).
         shift: the same.
@@ -149,8 +149,8 @@ def scale_and_shift(builder: GraphBuilder, x: str, scale: str, shift: str, chann
     """
     rows = padded(channels, block)
     if rows > channels:
-        zeros = builder.book.filled(0, rows - channels)
-        scale, shift = (builder.op("Concat", each, zeros, axis=0) for each in (scale, shift))
-    taps = builder.reshape(scale, rows, 1, 1, 1)
-    builder.op("Conv", x, taps, shift, domain=DOMAIN, group=rows, kernel_shape=[1, 1])
-    return builder.nodes[-1]
+        zeros = scope.graph.filled(0, rows - channels)
+        scale, shift = (scope.op("Concat", each, zeros, axis=0) for each in (scale, shift))
+    taps = scope.reshape(scale, rows, 1, 1, 1)
+    scope.op("Conv", x, taps, shift, domain=DOMAIN, group=rows, kernel_shape=[1, 1])
+    return scope.nodes[-1]

@@ -1,4 +1,4 @@
-"""Write nodes for one scope of a graph in any opset from 7 on.
+"""Write the nodes of a graph and of the scopes inside it, in any opset from 7 on.
 
 Only operators are written whose meaning is the same in every opset, or whose change is hidden here: reduction axes
 are an attribute before opset 18 (ReduceSum: 13) and an input from it on; Where is an If before opset 9.
@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
 import numpy as np
-from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from onnx_lsuv.graph.nodes import proto_of
+from onnx_lsuv.program import Node
 
 MOST = 32  # bytes of a constant that its name spells out
 
@@ -26,8 +29,17 @@ class Value:
     dims: tuple[int | None, ...] | None
 
 
+@dataclass(frozen=True, slots=True)
+class ScopedRecord:
+    """A record (see `records`) in the scope being written."""
+
+    name: str
+    certain: bool  # it was surely reached
+    trail: str | None = None  # the records of the first executions, a row each, where they are kept apart
+
+
 @dataclass(slots=True)
-class Book:
+class GraphBuilder:
     """What all scopes of one graph share: the opset, the constants written so far, a counter for names."""
 
     opset: int
@@ -46,42 +58,51 @@ class Book:
         array = np.asarray(values, dtype)
         data = array.tobytes()
         content = data.hex() if len(data) <= MOST else hashlib.sha256(data).hexdigest()
-        name = f"{self.prefix}_{array.dtype}_{'x'.join(map(str, array.shape))}_{content}"
+        return self._named(f"{array.dtype}_{'x'.join(map(str, array.shape))}_{content}", array)
+
+    def filled(self, value: int, *shape: int, dtype: type[np.generic] = np.float32) -> str:
+        """Return the name of a constant that is filled with a number."""
+        name = f"all_{dtype.__name__}_{value}_{'x'.join(map(str, shape))}"
+        return self._named(name, np.broadcast_to(np.asarray(value, dtype), shape))
+
+    def _named(self, content: str, array: np.ndarray[Any, Any]) -> str:
+        name = f"{self.prefix}_{content}"
         if name not in self.constants:
             self.constants[name] = numpy_helper.from_array(array, name)
         return name
 
-    def filled(self, value: int, *shape: int, dtype: type[np.generic] = np.float32) -> str:
-        """Return the name of a constant that is filled with a number."""
-        name = f"{self.prefix}_all_{dtype.__name__}_{value}_{'x'.join(map(str, shape))}"
-        if name not in self.constants:
-            self.constants[name] = numpy_helper.from_array(np.full(shape, value, dtype), name)
-        return name
-
 
 @dataclass(slots=True)
-class GraphBuilder:
-    """The nodes of one scope, in order."""
+class ScopeBuilder:
+    """The nodes of one scope, in order, and its records so far."""
 
-    book: Book
+    graph: GraphBuilder
+    top: bool = False  # the main graph
+    records: dict[str, ScopedRecord] = field(default_factory=dict)  # by key
     nodes: list[NodeProto] = field(default_factory=list)
 
     def op(self, op_type: str, *inputs: str, output: str | None = None, domain: str = "", **attributes: Any) -> str:
-        """Append a node of ONNX's own domain with one output; return the output's name."""
-        name = output or self.book.fresh()
+        """Append a node with one output; return the output's name."""
+        name = output or self.graph.fresh()
         # Half the time of helper.make_node, and there are thousands of these.
         node = NodeProto(op_type=op_type, domain=domain, input=inputs, output=(name,))
         node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
         self.nodes.append(node)
         return name
 
+    def copy(self, node: Node, inputs: Sequence[str], **changes: Any) -> str:
+        """Append a node of the program with other operands and one new output; return the output's name."""
+        name = self.graph.fresh()
+        self.nodes.append(proto_of(replace(node, inputs=tuple(inputs), outputs=(name,), **changes)))
+        return name
+
     def ints(self, *values: int) -> str:
         """Return a constant vector of int64."""
-        return self.book.constant(np.asarray(values, np.int64).reshape(-1), np.int64)
+        return self.graph.constant(np.asarray(values, np.int64).reshape(-1), np.int64)
 
-    def double(self, value: float) -> str:
-        """Return a constant scalar of float64."""
-        return self.book.constant(value, np.float64)
+    def double(self, values: Any) -> str:
+        """Return a constant of float64."""
+        return self.graph.constant(values, np.float64)
 
     def cast(self, value: str, to: int) -> str:
         """Cast a value to an element type."""
@@ -100,24 +121,17 @@ class GraphBuilder:
 
     def reduce(self, op_type: str, value: str, axes: Sequence[int], *, keep: bool = False) -> str:
         """Reduce over axes, which disappear or, with `keep`, stay with a length of 1."""
-        if self.book.opset < (13 if op_type == "ReduceSum" else 18):
+        if self.graph.opset < (13 if op_type == "ReduceSum" else 18):
             return self.op(op_type, value, axes=list(axes), keepdims=int(keep))
         return self.op(op_type, value, self.ints(*axes), keepdims=int(keep))
 
-    def select(self, condition: str, yes: str, no: str, elem_type: int = TensorProto.DOUBLE) -> str:
-        """Return one of two values by a condition of one element."""
-        if self.book.opset >= 9:
+    def select(self, condition: str, yes: str, no: str) -> str:
+        """Return one of two values of float64 by a condition of one element."""
+        if self.graph.opset >= 9:
             return self.op("Where", condition, yes, no)
-        branches = {
-            key: subgraph([helper.make_node("Identity", [value], [name := self.book.fresh()])], [], [name], elem_type)
-            for key, value in (("then_branch", yes), ("else_branch", no))
-        }
+        branches = {}
+        for key, value in (("then_branch", yes), ("else_branch", no)):
+            name = self.graph.fresh()
+            output = helper.make_tensor_value_info(name, TensorProto.DOUBLE, None)
+            branches[key] = helper.make_graph([helper.make_node("Identity", [value], [name])], "body", [], [output])
         return self.op("If", self.reshape(condition), **branches)
-
-
-def subgraph(
-    nodes: Sequence[NodeProto], inputs: Sequence[ValueInfoProto], outputs: Sequence[str], elem_type: int
-) -> GraphProto:
-    """Return a graph for an attribute, whose outputs are tensors of one element type and any shape."""
-    values = [helper.make_tensor_value_info(name, elem_type, None) for name in outputs]
-    return helper.make_graph(list(nodes), "body", list(inputs), values)

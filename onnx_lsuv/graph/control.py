@@ -14,154 +14,124 @@ usable one of this batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
 
-import numpy as np
 from onnx import GraphProto, TensorProto, ValueInfoProto, helper
 
-from onnx_lsuv.graph.builder import GraphBuilder
-from onnx_lsuv.graph.inference import with_rank
-from onnx_lsuv.graph.moments import first_usable, from_record, is_reached
+from onnx_lsuv.graph.builder import ScopeBuilder, ScopedRecord
+from onnx_lsuv.graph.models import with_rank
 from onnx_lsuv.graph.nodes import proto_of
-from onnx_lsuv.graph.pooling import ROWS
-from onnx_lsuv.graph.records import empty_trail
-from onnx_lsuv.graph.state import Kept, Rewriter, keys_inside
+from onnx_lsuv.graph.records import ROWS, first_usable, reached_or
+from onnx_lsuv.graph.state import RewriteContext, empty_trail, unreached
 from onnx_lsuv.program import Body, Node, tensor_type
 
-
-class WriteBody(Protocol):
-    """Write the nodes of a scope, taking records over and adding to them."""
-
-    def __call__(self, rw: Rewriter, builder: GraphBuilder, body: Body, records: dict[str, Kept], *, top: bool) -> None:
-        """Write a scope."""
+WriteBody = Callable[[RewriteContext, ScopeBuilder, Body], None]
 
 
-def write_control(
-    rw: Rewriter, builder: GraphBuilder, node: Node, records: dict[str, Kept], write: WriteBody, *, top: bool
-) -> None:
+def write_control(rw: RewriteContext, scope: ScopeBuilder, node: Node, write: WriteBody) -> None:
     """Write a node that has records inside its scopes; `write` writes a scope."""
-    keys = {k: width for k, width in keys_inside(rw, node).items() if not (k in records and records[k].certain)}
-    if not top or (rw.rescale and not rw.staged):
-        _scopes(rw, builder, node, keys, records, write)
+    records = scope.records
+    keys = {k: width for k, width in rw.keys_inside(node).items() if not (k in records and records[k].certain)}
+    if not scope.top or (rw.rescale and not rw.staged):
+        _scopes(rw, scope, node, keys, write)
         return
-    start, inner = len(builder.nodes), dict(records)
+    start, inner = len(scope.nodes), replace(scope, records=dict(records))
     fed: dict[str, str] = {}
     for key, width in keys.items():
-        before = records.get(key) if rw.rescale else None
-        trail = empty_trail(builder, width) if key in rw.plan.weights else None
-        inner[key] = replace(before or _unreached(rw, width), trail=trail)
+        before, layer = records.get(key) if rw.rescale else None, key in rw.plan.weights
+        trail = empty_trail(scope, width) if layer else None
+        inner.records[key] = replace(before or unreached(scope, width), trail=trail)
         if rw.rescale:
-            fed[key] = rw.book.fresh()
-            layer = key in rw.plan.weights
-            rw.given[key] = first_usable(builder, before.name, fed[key], width, layer=layer) if before else fed[key]
-    _scopes(rw, builder, node, keys, inner, write)
+            fed[key] = rw.graph.fresh()
+            rw.given[key] = first_usable(scope, before.name, fed[key], width, layer=layer) if before else fed[key]
+    _scopes(rw, inner, node, keys, write)
     rw.given.clear()
-    lists = {key: _listed(builder, inner[key], width) for key, width in keys.items()}
+    lists = {key: _listed(scope, inner.records[key], width) for key, width in keys.items()}
     if rw.rescale:
-        rw.repeated.append(frozenset(name for proto in builder.nodes[start:] for name in proto.output if name))
+        rw.repeated.append(frozenset(name for proto in scope.nodes[start:] for name in proto.output if name))
     for key, width in keys.items():
         found = lists[key]
         if not rw.rescale:
             rw.uses.setdefault(key, []).append(found)
-            records[key] = inner[key]
+            records[key] = inner.records[key]
             continue
         rw.cuts[found] = key
         rw.again[found] = fed[key], width
         if before := records.get(key):
-            reached = is_reached(builder, from_record(builder, found, width), width)
-            found = builder.select(reached, found, before.name)
-            found = first_usable(builder, before.name, found, width, layer=key in rw.plan.weights)
-        records[key] = Kept(found, certain=False)
+            found = reached_or(scope, found, before.name, width)
+            found = first_usable(scope, before.name, found, width, layer=key in rw.plan.weights)
+        records[key] = ScopedRecord(found, certain=False)
 
 
-def _unreached(rw: Rewriter, width: int) -> Kept:
-    return Kept(rw.book.constant(np.zeros(ROWS * width), np.float64), certain=False)
-
-
-def _listed(builder: GraphBuilder, kept: Kept, width: int) -> str:
+def _listed(scope: ScopeBuilder, record: ScopedRecord, width: int) -> str:
     """Return the records (n, ROWS, width) of which the first usable decides."""
-    last = builder.reshape(kept.name, 1, ROWS * width)
-    whole = builder.op("Concat", kept.trail, last, axis=0) if kept.trail else last
-    return builder.reshape(whole, -1, ROWS, width)
+    last = scope.reshape(record.name, 1, ROWS * width)
+    whole = scope.op("Concat", record.trail, last, axis=0) if record.trail else last
+    return scope.reshape(whole, -1, ROWS, width)
 
 
-def _scopes(
-    rw: Rewriter, builder: GraphBuilder, node: Node, keys: Mapping[str, int], records: dict[str, Kept], write: WriteBody
-) -> None:
+def _scopes(rw: RewriteContext, scope: ScopeBuilder, node: Node, keys: Mapping[str, int], write: WriteBody) -> None:
     """Write a node with its scopes, the records going in and out."""
-    entry = {key: records.get(key) or _unreached(rw, width) for key, width in keys.items()}
-    results = {key: _fresh(rw, kept) for key, kept in entry.items()}
+    entry = {key: scope.records.get(key) or unreached(scope, width) for key, width in keys.items()}
+    results = {key: _fresh(rw, record) for key, record in entry.items()}
     leaving = [name for name, _ in _ranked(results.values())]
     graphs: dict[str, GraphProto] = {}
     inputs, outputs = node.inputs, node.outputs
+    certain = {key: record.certain for key, record in entry.items()}
     if node.op_type == "If":
-        leaves = []
+        certain = dict.fromkeys(keys, True)
         for name, body in node.bodies.items():
-            inner, kept = GraphBuilder(rw.book), {**records, **entry}
-            write(rw, inner, body, kept, top=False)
-            leaves.append(kept)
-            graphs[name] = _close(rw, inner, body, list(body.inputs), len(body.outputs), _ranked(kept[k] for k in keys))
+            inner = ScopeBuilder(rw.graph, records={**scope.records, **entry})
+            write(rw, inner, body)
+            graphs[name] = _close(rw, inner, body, list(body.inputs), len(body.outputs), keys)
+            certain = {key: sure and inner.records[key].certain for key, sure in certain.items()}
         outputs = (*outputs, *leaving)
-        certain = {k: all(leaf[k].certain for leaf in leaves) for k in keys}
     else:
         (name, body), *_ = node.bodies.items()
         # States come first among a Scan's inputs, last among a Loop's; among the outputs they come first in both.
-        scanned = node.int_attribute("num_scan_inputs", 0)
-        at = len(inputs) - scanned
-        states = at - (2 if node.op_type == "Loop" else 0)
-        formals = {key: _fresh(rw, kept) for key, kept in entry.items()}
-        inner, kept = GraphBuilder(rw.book), {**records, **formals}
-        write(rw, inner, body, kept, top=False)
-        place = len(body.inputs) - scanned
+        scanned, loop = node.int_attribute("num_scan_inputs", 0), node.op_type == "Loop"
+        at, place = len(inputs) - scanned, len(body.inputs) - scanned
+        states = at - 2 * loop
+        formals = {key: _fresh(rw, record) for key, record in entry.items()}
+        inner = ScopeBuilder(rw.graph, records={**scope.records, **formals})
+        write(rw, inner, body)
         body_inputs = [*body.inputs[:place], *_infos(_ranked(formals.values())), *body.inputs[place:]]
-        graphs[name] = _close(
-            rw, inner, body, body_inputs, states + (1 if node.op_type == "Loop" else 0), _ranked(kept[k] for k in keys)
-        )
+        graphs[name] = _close(rw, inner, body, body_inputs, states + loop, keys)
         inputs = (*inputs[:at], *(name for name, _ in _ranked(entry.values())), *inputs[at:])
         outputs = (*outputs, *("" for _ in range(states - len(outputs))))
         outputs = (*outputs[:states], *leaving, *outputs[states:])
-        certain = {k: entry[k].certain for k in keys}
     proto = proto_of(replace(node, inputs=inputs, outputs=outputs, bodies={}))
-    for name, graph in graphs.items():
-        proto.attribute.append(helper.make_attribute(name, graph))
-    builder.nodes.append(proto)
-    for key in keys:
-        records[key] = replace(results[key], certain=certain[key])
+    proto.attribute.extend(helper.make_attribute(name, graph) for name, graph in graphs.items())
+    scope.nodes.append(proto)
+    scope.records |= {key: replace(results[key], certain=certain[key]) for key in keys}
 
 
-def _fresh(rw: Rewriter, kept: Kept) -> Kept:
-    return replace(kept, name=rw.book.fresh(), trail=rw.book.fresh() if kept.trail else None)
+def _fresh(rw: RewriteContext, record: ScopedRecord) -> ScopedRecord:
+    return replace(record, name=rw.graph.fresh(), trail=rw.graph.fresh() if record.trail else None)
 
 
-def _ranked(kept: Iterable[Kept]) -> list[tuple[str, int]]:
+def _ranked(records: Iterable[ScopedRecord]) -> list[tuple[str, int]]:
     """Return the values that records are, in a fixed order, and their ranks."""
-    return [(name, rank) for each in kept for name, rank in ((each.name, 1), (each.trail, 2)) if name]
+    return [(name, rank) for each in records for name, rank in ((each.name, 1), (each.trail, 2)) if name]
 
 
 def _close(
-    rw: Rewriter,
-    inner: GraphBuilder,
-    body: Body,
-    inputs: list[ValueInfoProto],
-    at: int,
-    leaving: Sequence[tuple[str, int]],
+    rw: RewriteContext, inner: ScopeBuilder, body: Body, inputs: list[ValueInfoProto], at: int, keys: Iterable[str]
 ) -> GraphProto:
-    """Return a scope as a graph whose outputs hold the records from a position on."""
+    """Return a scope as a graph whose outputs hold its records of some keys from a position on."""
     # An output must be made inside the scope, so what came from outside passes through an Identity.
-    extra = _infos([(inner.op("Identity", name), rank) for name, rank in leaving])
+    leaving = _infos([(inner.op("Identity", name), rank) for name, rank in _ranked(inner.records[k] for k in keys)])
     own = [_with_rank(rw, value) for value in body.outputs]
-    outputs = [*own[:at], *extra, *own[at:]]
-    return helper.make_graph(inner.nodes, "body", inputs, outputs)
+    return helper.make_graph(inner.nodes, "body", inputs, [*own[:at], *leaving, *own[at:]])
 
 
-def _with_rank(rw: Rewriter, value: ValueInfoProto) -> ValueInfoProto:
+def _with_rank(rw: RewriteContext, value: ValueInfoProto) -> ValueInfoProto:
     """Return a scope's output with the rank that was inferred: a Scan needs it, and a division by a scale hides it."""
     if value.type.tensor_type.HasField("shape"):
         return value
     return ValueInfoProto(name=value.name, type=with_rank(value.type, rw.values.get(value.name)))
 
 
-def _infos(ranks: Iterable[tuple[str, int]]) -> list[ValueInfoProto]:
+def _infos(ranks: Sequence[tuple[str, int]]) -> list[ValueInfoProto]:
     return [ValueInfoProto(name=n, type=tensor_type(TensorProto.DOUBLE, (None,) * rank)) for n, rank in ranks]

@@ -1,29 +1,30 @@
-"""What one rewriting of a program knows, in every scope."""
+"""What one rewriting of a program knows, in every scope, and the record that decides at a use.
+
+A record (see `records`) travels from use to use of a key, that of a weight or of a BatchNormalization: the first executed
+use makes it, later ones take it over.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 
-from onnx_lsuv.graph.builder import Book, GraphBuilder, Value
-from onnx_lsuv.graph.forms import Forms
+import numpy as np
+from onnx import TensorProto
+
+from onnx_lsuv.graph.builder import GraphBuilder, ScopeBuilder, ScopedRecord, Value
 from onnx_lsuv.graph.moments import Moments, moments_in_blocks
-from onnx_lsuv.graph.pooling import Rough
+from onnx_lsuv.graph.records import COUNT, ROWS, Rough, first_usable, from_record, reached_or, to_record
+from onnx_lsuv.graph.representations import Representations
 from onnx_lsuv.layers import Layer, Norm, Plan
 from onnx_lsuv.program import Node, walk
 
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A record in the scope being written."""
-
-    name: str
-    certain: bool  # it was surely reached
-    trail: str | None = None  # the records of the first executions, a row each, where they are kept apart
+# So many executions of a layer in a loop are kept apart (see `control`).
+TRAIL = 64
 
 
 @dataclass(slots=True)
-class Rewriter:
+class RewriteContext:
     """One rewriting of a program."""
 
     plan: Plan
@@ -33,8 +34,8 @@ class Rewriter:
     values: Mapping[str, Value]
     centred: Mapping[str, int]  # channels of the layers whose channels are to have a mean of 0, by weight key
     shifted: Set[str]  # keys of the records that are measured about the mean
-    book: Book
-    forms: Forms  # of the main graph's values
+    graph: GraphBuilder
+    reps: Representations  # of the main graph's values
     cuts: dict[str, str] = field(default_factory=dict)  # record name -> key
     uses: dict[str, list[str]] = field(default_factory=dict)  # key -> records of the main graph's uses, when measuring
     given: dict[str, str] = field(default_factory=dict)  # key -> record of the run before, inside what is run again
@@ -50,28 +51,99 @@ class Rewriter:
     def __post_init__(self) -> None:
         self.outer = frozenset(self.plan.program.body.nodes)
         for layer in self.plan.layers:
-            if not layer.scaled:
-                continue
-            self.starts[layer.node] = layer
-            # With its bias at zero a layer can be measured before the Add as well, which saves a case.
-            end = layer.node if self.rescale and not layer.stays else layer.end
-            self.ends[end] = layer
+            if layer.scaled:
+                self.starts[layer.node] = layer
+                # With its bias at zero a layer can be measured before the Add as well, which saves a case.
+                self.ends[layer.node if self.rescale and not layer.stays else layer.end] = layer
         if self.rescale:
             self.norms = {norm.node: norm for norm in self.plan.norms}
+
+    # --- keys and columns
+
+    def keys_inside(self, node: Node) -> dict[str, int]:
+        """Return the keys of all records inside a node's scopes, in the order of execution, with their columns."""
+        keys: dict[str, int] = {}
+        for inner in (each for body in node.bodies.values() for each in walk(body)):
+            if inner in self.ends:
+                keys.setdefault(self.ends[inner].weight, self.columns(self.ends[inner]))
+            elif inner in self.norms:
+                keys.setdefault(norm_key(self.norms[inner]), self.channels(self.norms[inner]))
+        return keys
+
+    def columns(self, layer: Layer) -> int:
+        """Return the number of columns of a layer's record."""
+        if layer.weight in self.centred:
+            return self.centred[layer.weight]
+        # Every layer that shares the weight counts: the record's shape must be one for all of them.
+        users = [user for user in self.plan.weights[layer.weight].layers if user.scaled]
+        if not any(user.stays for user in users):
+            return 1
+        if self.rescale:
+            return 3
+        # Where one execution cannot but decide, what the product gives by itself is of no interest.
+        return 1 if len(users) == 1 and users[0].node in self.outer else 2
+
+    def channels(self, norm: Norm) -> int:
+        """Return the number of columns of a norm's record."""
+        return self.plan.program.constants[norm.mean].size
 
     def norms_on(self, name: str) -> list[str]:
         """Return the keys of the BatchNormalizations that read a value."""
         readers = (node for node, _ in self.plan.program.consumers.get(name, ()))
         return [norm_key(self.norms[node]) for node in readers if node in self.norms]
 
+    # --- records
+
+    def use_of(self, layer: Layer) -> int:
+        """Return which of its weight's layers this is."""
+        return next(i for i, user in enumerate(self.plan.weights[layer.weight].layers) if user is layer)
+
     def moments_in_blocks(
-        self, builder: GraphBuilder, value: str, image: tuple[int, int, int, int], *keys: str
+        self, scope: ScopeBuilder, value: str, image: tuple[int, int, int, int], *keys: str
     ) -> Moments | None:
         """Measure each channel of an image in blocks, once, for the records of some keys."""
         if value not in self.measured:
             shifted = not self.shifted.isdisjoint(keys)
-            self.measured[value] = moments_in_blocks(builder, value, image, self.forms.block, shifted=shifted)
+            self.measured[value] = moments_in_blocks(scope, value, image, self.reps.block, shifted=shifted)
         return self.measured[value]
+
+    def decide(self, scope: ScopeBuilder, key: str, own: Callable[[], Moments], width: int, use: int = 0) -> Moments:
+        """Return the moments that decide at a use, measuring only where no earlier use surely did.
+
+        Args:
+            scope: where to write; its records take this one up.
+            key: of the weight or the norm.
+            own: writes the measuring of this use.
+            width: columns of the record.
+            use: which of the weight's layers this is.
+        """
+        before, layer = scope.records.get(key), key in self.plan.weights
+        if before is not None and before.certain:
+            return self._decided(scope, key, before.name, width)
+        found = own()
+        if found.rough is not None:
+            # A term that stays may be constant; what it adds is seen in the sum.
+            with_term = width == 3 and layer and key not in self.centred
+            least = min(found.rough, self.rough[key].large) if key in self.rough else found.rough
+            self.rough[key] = Rough(slice(None, None, 2 if with_term else None), least)
+        record = to_record(scope, found, use, width)
+        trail = _appended(scope, before.trail, record) if before is not None and before.trail is not None else None
+        cut = scope.top and self.staged and self.rescale
+        if cut:
+            self.cuts[record] = key
+        if scope.top and not self.rescale:
+            self.uses.setdefault(key, []).append(record)
+        elif before is not None:
+            record = first_usable(scope, before.name, record, width, layer=layer)
+        # A first use may say nothing (a recurrent net's zero state), so a layer's later uses are asked too.
+        scope.records[key] = ScopedRecord(record, certain=not layer, trail=trail)
+        return self._decided(scope, key, record, width) if cut or before is not None else found
+
+    def _decided(self, scope: ScopeBuilder, key: str, record: str, width: int) -> Moments:
+        """Take the pooled record of the run before apart, where there is one and it was reached; else that of this."""
+        if key in self.given:
+            record = reached_or(scope, self.given[key], record, width)
+        return from_record(scope, record, width)
 
 
 def norm_key(norm: Norm) -> str:
@@ -79,39 +151,19 @@ def norm_key(norm: Norm) -> str:
     return f"norm {norm.mean} {norm.var}"
 
 
-def keys_inside(rw: Rewriter, node: Node) -> dict[str, int]:
-    """Return the keys of all records inside a node's scopes, in the order of execution, with their columns."""
-    keys: dict[str, int] = {}
-    for body in node.bodies.values():
-        for inner in walk(body):
-            if inner in rw.ends:
-                layer = rw.ends[inner]
-                keys.setdefault(layer.weight, columns(rw, layer))
-            elif inner in rw.norms:
-                norm = rw.norms[inner]
-                keys.setdefault(norm_key(norm), channels(rw, norm))
-    return keys
+def unreached(scope: ScopeBuilder, width: int) -> ScopedRecord:
+    """Return a record that nothing has reached."""
+    return ScopedRecord(scope.double(np.zeros(ROWS * width)), certain=False)
 
 
-def columns(rw: Rewriter, layer: Layer) -> int:
-    """Return the number of columns of a layer's record."""
-    if layer.weight in rw.centred:
-        return rw.centred[layer.weight]
-    # Every layer that shares the weight counts: the record's shape must be one for all of them.
-    users = [user for user in rw.plan.weights[layer.weight].layers if user.scaled]
-    if not any(user.stays for user in users):
-        return 1
-    if rw.rescale:
-        return 3
-    # Where one execution cannot but decide, what the product gives by itself is of no interest.
-    return 1 if len(users) == 1 and users[0].node in rw.outer else 2
+def empty_trail(scope: ScopeBuilder, width: int) -> str | None:
+    """Return a trail without records; None where the opset cannot choose value by value."""
+    return scope.double(np.zeros((TRAIL, ROWS * width))) if scope.graph.opset >= 9 else None
 
 
-def use_of(rw: Rewriter, layer: Layer) -> int:
-    """Return which of its weight's layers this is."""
-    return next(i for i, user in enumerate(rw.plan.weights[layer.weight].layers) if user is layer)
-
-
-def channels(rw: Rewriter, norm: Norm) -> int:
-    """Return the number of columns of a norm's record."""
-    return rw.plan.program.constants[norm.mean].size
+def _appended(scope: ScopeBuilder, trail: str, record: str) -> str:
+    """Return a trail with a record in the first of its rows that has a count of 0, if there is one."""
+    counts = scope.op("Gather", trail, scope.graph.constant(COUNT, np.int64), axis=1)
+    filled = scope.cast(scope.op("Greater", counts, scope.double(0)), TensorProto.INT64)
+    place = scope.op("Equal", scope.ints(*range(TRAIL)), scope.reduce("ReduceSum", filled, (0,), keep=True))
+    return scope.op("Where", scope.reshape(place, -1, 1), record, trail)

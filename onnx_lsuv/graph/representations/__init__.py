@@ -20,7 +20,7 @@ something asks for it.
 Only float32 and float64 values wait: half precision has no range to spare.
 """
 
-from onnx_lsuv.graph.forms.held import Form, Forms
-from onnx_lsuv.graph.forms.writing import write_node
+from onnx_lsuv.graph.representations.current import Representation, Representations
+from onnx_lsuv.graph.representations.writing import write_node
 
-__all__ = ["Form", "Forms", "write_node"]
+__all__ = ["Representation", "Representations", "write_node"]
