@@ -80,7 +80,7 @@ def write_norm_in_blocks(rw: RewriteContext, scope: ScopeBuilder, node: Node) ->
     epsilon = scope.double(node.float_attribute("epsilon", 1e-5))
     spread = scope.op("Sqrt", scope.op("Add", _bounded(scope, found.var, TensorProto.DOUBLE), epsilon))
     # The model may compute them.
-    reps.materialise(scope, *node.inputs[1:3])
+    reps.materialise(*node.inputs[1:3])
     gain, bias = (scope.cast(name, TensorProto.DOUBLE) for name in node.inputs[1:3])
     gain = scope.op("Div", gain, spread)
     shift = scope.cast(scope.op("Sub", bias, scope.op("Mul", gain, found.mean)), TensorProto.FLOAT)

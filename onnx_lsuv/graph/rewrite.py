@@ -28,7 +28,7 @@ def rewrite(rw: RewriteContext) -> tuple[list[NodeProto], dict[str, tuple[str, .
 
     There is one such record where it was chosen in the graph. When measuring, the choice comes after the pooling.
     """
-    scope = ScopeBuilder(rw.graph, top=True)
+    scope = rw.reps.scope
     _write_body(rw, scope, rw.plan.program.body)
     return scope.nodes, {key: tuple(rw.uses.get(key, [record.name])) for key, record in scope.records.items()}
 
@@ -38,7 +38,7 @@ def _write_body(rw: RewriteContext, scope: ScopeBuilder, body: Body) -> None:
         if scope.top and rw.rescale:
             if _write_waiting(rw, scope, node):
                 continue
-            rw.reps.materialise_for(scope, node)
+            rw.reps.materialise_for(node)
         if any(node.bodies.values()) and rw.keys_inside(node):
             write_control(rw, scope, node, _write_body)
         elif node in rw.norms:
@@ -54,7 +54,7 @@ def _write_waiting(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> bool:
     layer = rw.ends.get(node) if node in rw.starts else None
     if layer is not None:
         return write_waiting_layer(rw, scope, layer)
-    return write_node(rw.reps, scope, neutral(node)) or (node in rw.norms and write_norm_in_blocks(rw, scope, node))
+    return write_node(rw.reps, neutral(node)) or (node in rw.norms and write_norm_in_blocks(rw, scope, node))
 
 
 def _plain_body(rw: RewriteContext, body: Body) -> GraphProto:

@@ -83,9 +83,9 @@ def write_waiting_layer(rw: RewriteContext, scope: ScopeBuilder, layer: Layer) -
     plain = reads_plain(node, shape, reps.block) if image is not None else None
     dims = reps.dims(inputs[at])
     if plain is None:
-        image, rep = None, reps.unblocked(scope, inputs[at])
+        image, rep = None, reps.unblocked(inputs[at])
     else:
-        rep = reps.of(inputs[at]) if plain else reps.in_blocks(scope, inputs[at])
+        rep = reps.of(inputs[at]) if plain else reps.in_blocks(inputs[at])
     inputs[at], factor = rep.name, rep.factor
     # It is the smaller operand that is multiplied.
     if factor is not None and dims is not None and math.prod(dims) < math.prod(shape):

@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from onnx import AttributeProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
 
-from onnx_lsuv.graph.builder import GraphBuilder, Value
+from onnx_lsuv.graph.builder import GraphBuilder, ScopeBuilder, Value
 from onnx_lsuv.graph.models import add_constants, infer, input_of, model_of, with_rank
 from onnx_lsuv.graph.precision import BFLOAT16
 from onnx_lsuv.graph.records import Rough
@@ -96,7 +96,9 @@ def build(
         values = {n: replace(v, dims=v.dims and (None,) * len(v.dims)) for n, v in values.items()}
     program = plan.program
     graph = GraphBuilder(program.opset, _prefix(program), rows=block > 1)
-    reps = Representations(block, graph.opset, values, program.constants, plan.zeroed, program.consumers)
+    reps = Representations(
+        ScopeBuilder(graph, top=True), block, values, program.constants, plan.zeroed, program.consumers
+    )
     rw = RewriteContext(plan, rescale, staged, targets, values, centred, shifted, graph, reps)
     nodes, records = rewrite(rw)
     wanted = {*(name for names in records.values() for name in names), *rw.cuts}

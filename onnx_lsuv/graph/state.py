@@ -1,7 +1,7 @@
 """What one rewriting of a program knows, in every scope, and the record that decides at a use.
 
-A record (see `records`) travels from use to use of a key, that of a weight or of a BatchNormalization: the first executed
-use makes it, later ones take it over.
+A record (see `records`) travels from use to use of a key, that of a weight or of a BatchNormalization: the first use
+that is executed makes it, later ones take it over.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The forms that values are there in, and how to get one from another."""
+"""The current representation of each value, and how to get another from it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from onnx import NodeProto, TensorProto
 
 from onnx_lsuv.graph.blocked import DOMAIN
 from onnx_lsuv.graph.builder import ScopeBuilder, Value
-from onnx_lsuv.program import Body, Constant, Node
+from onnx_lsuv.program import Constant, Node
 
 
 @dataclass(frozen=True, slots=True)
 class Representation:
-    """One form of a value: its name, the factor still to come (a scalar; None for 1), in blocks or not."""
+    """How a value is there: under which name, the factor still to come (a scalar; None for 1), in blocks or not."""
 
     name: str
     factor: str | None = None
@@ -24,16 +24,16 @@ class Representation:
 
 @dataclass(slots=True)
 class Representations:
-    """The forms that the values of the main graph exist in."""
+    """How the values of the main graph are represented."""
 
+    scope: ScopeBuilder  # the main graph, where nodes are written
     block: int  # channels side by side in blocks; 1 where ONNX Runtime has no such layout
-    opset: int
     values: Mapping[str, Value]
     constants: Mapping[str, Constant]
     zeroed: Collection[str]  # constants that are zero
     readers: Mapping[str, Sequence[tuple[Node, int]]]
-    current: dict[str, Representation] = field(default_factory=dict)  # the form that is there, oldest value first
-    plain: set[str] = field(default_factory=set)  # those of them that are there in plain form too
+    current: dict[str, Representation] = field(default_factory=dict)  # where it was not always plain; oldest first
+    plain: set[str] = field(default_factory=set)  # those values that are there in plain too
     fusible: dict[str, NodeProto] = field(default_factory=dict)  # what makes values in blocks and takes an activation
 
     def dims(self, name: str) -> tuple[int, ...] | None:
@@ -53,67 +53,61 @@ class Representations:
         return n, c, h, w
 
     def of(self, name: str) -> Representation:
-        """Return the form that a value is there in."""
+        """Return a value's current representation."""
         return self.current.get(name) or Representation(name)
 
-    # --- other forms of one value
+    # --- another representation of one value
 
-    def divided(self, scope: ScopeBuilder, name: str) -> Representation:
+    def divided(self, name: str) -> Representation:
         """Return a value in blocks with no factor to come."""
         rep = self.current[name]
         if rep.factor is not None:
-            rep = Representation(scope.op("Mul", rep.name, rep.factor), blocked=True)
-            self.current[name] = rep
+            rep = self.current[name] = Representation(self.scope.op("Mul", rep.name, rep.factor), blocked=True)
         return rep
 
-    def unblocked(self, scope: ScopeBuilder, name: str) -> Representation:
+    def unblocked(self, name: str) -> Representation:
         """Return a value in plain layout, with or without a factor."""
         rep = self.of(name)
-        if not rep.blocked or name in self.plain:
-            return Representation(name) if name in self.plain else rep
-        if rep.factor is None:
-            self.materialise(scope, name)
+        if rep.blocked and rep.factor is None:
+            self.materialise(name)
+        if name in self.plain:
             return Representation(name)
-        return replace(rep, name=self._reorder(scope, rep, name, None), blocked=False)
+        return replace(rep, name=self._reordered(rep, name), blocked=False) if rep.blocked else rep
 
-    def in_blocks(self, scope: ScopeBuilder, name: str) -> Representation:
+    def in_blocks(self, name: str) -> Representation:
         """Return an image in blocks, with or without a factor."""
         rep = self.of(name)
         if not rep.blocked:
             if rep == Representation(name):
                 self.plain.add(name)
-            rep = replace(rep, name=scope.op("ReorderInput", rep.name, domain=DOMAIN), blocked=True)
-            self.current[name] = rep
+            made = self.scope.op("ReorderInput", rep.name, domain=DOMAIN)
+            rep = self.current[name] = replace(rep, name=made, blocked=True)
         return rep
 
-    def materialise(self, scope: ScopeBuilder, *names: str) -> None:
-        """Make the plain form of values that are there in another form only."""
+    def materialise(self, *names: str) -> None:
+        """Write values that are not there in plain."""
         for name in names:
             if name not in self.current or name in self.plain:
                 continue
             rep = self.current[name]
             if rep.blocked:
-                rep = self.divided(scope, name)
-                self._reorder(scope, rep, name, name)
+                self._reordered(self.divided(name), name, output=name)
             elif rep.factor is not None:
-                scope.op("Mul", rep.name, rep.factor, output=name)
+                self.scope.op("Mul", rep.name, rep.factor, output=name)
                 self.current[name] = Representation(name)
             else:
-                scope.op("Identity", rep.name, output=name)
+                self.scope.op("Identity", rep.name, output=name)
             self.plain.add(name)
 
-    def materialise_for(self, scope: ScopeBuilder, node: Node) -> None:
-        """Make the plain form of everything that a node and its scopes read."""
-        self.materialise(scope, *node.inputs)
+    def materialise_for(self, node: Node) -> None:
+        """Write everything that a node and its scopes read and that is not there in plain."""
+        self.materialise(*node.inputs)
         for body in node.bodies.values():
-            self._materialise_body(scope, body)
+            for inner in body.nodes:
+                self.materialise_for(inner)
+            self.materialise(*(value.name for value in body.outputs))
 
-    def _materialise_body(self, scope: ScopeBuilder, body: Body) -> None:
-        for node in body.nodes:
-            self.materialise_for(scope, node)
-        self.materialise(scope, *(value.name for value in body.outputs))
-
-    def _reorder(self, scope: ScopeBuilder, rep: Representation, name: str, output: str | None) -> str:
+    def _reordered(self, rep: Representation, name: str, output: str | None = None) -> str:
         image = self.image(name)
         assert image is not None
-        return scope.op("ReorderOutput", rep.name, output=output, domain=DOMAIN, channels=image[1])
+        return self.scope.op("ReorderOutput", rep.name, output=output, domain=DOMAIN, channels=image[1])
