@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib import metadata
 from typing import Any
 
-from onnx_lsuv.errors import DeviceError
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
-_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
+from onnx_lsuv.errors import DeviceError
+from onnx_lsuv.runtime.providers import PROVIDERS
+
+# Packages that put their files in the same place.
+_PACKAGES = (*dict.fromkeys(p.package for p in PROVIDERS), "onnxruntime-directml", "onnxruntime-openvino")
 
 
 def _installed() -> list[str]:
@@ -43,3 +48,28 @@ def package() -> Any:
 def version() -> str:
     """Return ONNX Runtime's version."""
     return str(package().__version__)
+
+
+def quiet_options() -> Any:
+    """Return the options of a session that says nothing."""
+    found = package().SessionOptions()
+    found.log_severity_level = 4
+    return found
+
+
+def small_session(
+    nodes: Sequence[NodeProto],
+    inputs: Sequence[ValueInfoProto],
+    outputs: Sequence[str],
+    constants: Sequence[TensorProto],
+    opsets: Sequence[tuple[str, int]] = (("", 13),),
+    **settings: Any,
+) -> Any:
+    """Return a session of a few nodes on one thread of the CPU, under some settings of its options."""
+    graph = helper.make_graph(nodes, "small", inputs, [ValueInfoProto(name=name) for name in outputs], constants)
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid(*each) for each in opsets])
+    chosen = quiet_options()
+    chosen.intra_op_num_threads = 1
+    for name, value in settings.items():
+        setattr(chosen, name, value)
+    return package().InferenceSession(model.SerializeToString(), chosen, providers=["CPUExecutionProvider"])
