@@ -75,33 +75,32 @@ def _scopes(rw: RewriteContext, scope: ScopeBuilder, node: Node, keys: Mapping[s
     """Write a node with its scopes, the records going in and out."""
     entry = {key: scope.records.get(key) or unreached(scope, width) for key, width in keys.items()}
     results = {key: _fresh(rw, record) for key, record in entry.items()}
-    leaving = [name for name, _ in _ranked(results.values())]
+    # States come first among a Scan's inputs, last among a Loop's; among the outputs they come first in both.
+    branches, loop, scanned = node.op_type == "If", node.op_type == "Loop", node.int_attribute("num_scan_inputs", 0)
+    at = len(node.inputs) - scanned
+    states = len(node.outputs) if branches else at - 2 * loop
     graphs: dict[str, GraphProto] = {}
-    inputs, outputs = node.inputs, node.outputs
-    certain = {key: record.certain for key, record in entry.items()}
-    if node.op_type == "If":
-        certain = dict.fromkeys(keys, True)
-        for name, body in node.bodies.items():
-            inner = ScopeBuilder(rw.graph, records={**scope.records, **entry})
-            write(rw, inner, body)
-            graphs[name] = _close(rw, inner, body, list(body.inputs), len(body.outputs), keys)
-            certain = {key: sure and inner.records[key].certain for key, sure in certain.items()}
-        outputs = (*outputs, *leaving)
-    else:
-        (name, body), *_ = node.bodies.items()
-        # States come first among a Scan's inputs, last among a Loop's; among the outputs they come first in both.
-        scanned, loop = node.int_attribute("num_scan_inputs", 0), node.op_type == "Loop"
-        at, place = len(inputs) - scanned, len(body.inputs) - scanned
-        states = at - 2 * loop
-        formals = {key: _fresh(rw, record) for key, record in entry.items()}
+    certain = {key: branches or record.certain for key, record in entry.items()}
+    for name, body in node.bodies.items():
+        # A branch sees what is outside; another scope is given it.
+        formals = entry if branches else {key: _fresh(rw, record) for key, record in entry.items()}
         inner = ScopeBuilder(rw.graph, records={**scope.records, **formals})
         write(rw, inner, body)
-        body_inputs = [*body.inputs[:place], *_infos(_ranked(formals.values())), *body.inputs[place:]]
-        graphs[name] = _close(rw, inner, body, body_inputs, states + loop, keys)
-        inputs = (*inputs[:at], *(name for name, _ in _ranked(entry.values())), *inputs[at:])
-        outputs = (*outputs, *("" for _ in range(states - len(outputs))))
-        outputs = (*outputs[:states], *leaving, *outputs[states:])
-    proto = proto_of(replace(node, inputs=inputs, outputs=outputs, bodies={}))
+        if branches:
+            certain = {key: sure and inner.records[key].certain for key, sure in certain.items()}
+        # An output must be made inside the scope, so what came from outside passes through an Identity.
+        leaving = [(inner.op("Identity", name), rank) for name, rank in _ranked(inner.records[key] for key in keys)]
+        own, place = [_with_rank(rw, value) for value in body.outputs], len(body.inputs) - scanned
+        entering = [] if branches else _infos(_ranked(formals.values()))
+        body_inputs = [*body.inputs[:place], *entering, *body.inputs[place:]]
+        last = len(own) if branches else states + loop
+        body_outputs = [*own[:last], *_infos(leaving), *own[last:]]
+        graphs[name] = helper.make_graph(inner.nodes, "body", body_inputs, body_outputs)
+    given = [] if branches else [name for name, _ in _ranked(entry.values())]
+    outputs = [*node.outputs, *("" for _ in range(states - len(node.outputs)))]
+    outputs[states:states] = [name for name, _ in _ranked(results.values())]
+    inputs = (*node.inputs[:at], *given, *node.inputs[at:])
+    proto = proto_of(replace(node, inputs=inputs, outputs=tuple(outputs), bodies={}))
     proto.attribute.extend(helper.make_attribute(name, graph) for name, graph in graphs.items())
     scope.nodes.append(proto)
     scope.records |= {key: replace(results[key], certain=certain[key]) for key in keys}
@@ -116,14 +115,8 @@ def _ranked(records: Iterable[ScopedRecord]) -> list[tuple[str, int]]:
     return [(name, rank) for each in records for name, rank in ((each.name, 1), (each.trail, 2)) if name]
 
 
-def _close(
-    rw: RewriteContext, inner: ScopeBuilder, body: Body, inputs: list[ValueInfoProto], at: int, keys: Iterable[str]
-) -> GraphProto:
-    """Return a scope as a graph whose outputs hold its records of some keys from a position on."""
-    # An output must be made inside the scope, so what came from outside passes through an Identity.
-    leaving = _infos([(inner.op("Identity", name), rank) for name, rank in _ranked(inner.records[k] for k in keys)])
-    own = [_with_rank(rw, value) for value in body.outputs]
-    return helper.make_graph(inner.nodes, "body", inputs, [*own[:at], *leaving, *own[at:]])
+def _infos(ranks: Sequence[tuple[str, int]]) -> list[ValueInfoProto]:
+    return [ValueInfoProto(name=n, type=tensor_type(TensorProto.DOUBLE, (None,) * rank)) for n, rank in ranks]
 
 
 def _with_rank(rw: RewriteContext, value: ValueInfoProto) -> ValueInfoProto:
@@ -131,7 +124,3 @@ def _with_rank(rw: RewriteContext, value: ValueInfoProto) -> ValueInfoProto:
     if value.type.tensor_type.HasField("shape"):
         return value
     return ValueInfoProto(name=value.name, type=with_rank(value.type, rw.values.get(value.name)))
-
-
-def _infos(ranks: Sequence[tuple[str, int]]) -> list[ValueInfoProto]:
-    return [ValueInfoProto(name=n, type=tensor_type(TensorProto.DOUBLE, (None,) * rank)) for n, rank in ranks]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from onnx import TensorProto, helper
 
-from onnx_lsuv.graph.blocked import convolve, reads_plain, scale_and_shift, stored
+from onnx_lsuv.graph.blocked import convolve, padded, reads_plain, scale_and_shift
 from onnx_lsuv.graph.builder import ScopeBuilder
 from onnx_lsuv.graph.moments import Dims, Moments, joined, moments, over_channels, size_of, within
 from onnx_lsuv.graph.nodes import proto_of
@@ -178,16 +178,17 @@ def _measure_in_blocks(
     rw: RewriteContext, scope: ScopeBuilder, layer: Layer, raw: str, image: tuple[int, int, int, int]
 ) -> Moments:
     """Measure an image in blocks; by its channels where a norm that reads it needs them anyhow."""
-    norms, size, block = rw.norms_on(layer.node.outputs[0]), math.prod(image), rw.reps.block
+    (n, c, *places), size, block = image, math.prod(image), rw.reps.block
+    norms = rw.norms_on(layer.node.outputs[0])
     if norms and (found := rw.moments_in_blocks(scope, raw, image, layer.weight, *norms)):
         return over_channels(scope, found, size)
 
     def less(number: str) -> str:
-        shift = scope.op("Mul", scope.graph.filled(-1, image[1]), number)
-        return str(scale_and_shift(scope, raw, scope.graph.filled(1, image[1]), shift, image[1], block).output[0])
+        shift = scope.op("Mul", scope.graph.filled(-1, c), number)
+        return str(scale_and_shift(scope, raw, scope.graph.filled(1, c), shift, c, block).output[0])
 
-    shifted = layer.weight in rw.shifted
-    return moments(scope, raw, TensorProto.FLOAT, stored(image, block), size=size, shifted=shifted, less=less)
+    dims, shifted = (n, padded(c, block), *places), layer.weight in rw.shifted
+    return moments(scope, raw, TensorProto.FLOAT, dims, size=size, shifted=shifted, less=less)
 
 
 def _measure_as_it_is(rw: RewriteContext, scope: ScopeBuilder, layer: Layer, width: int) -> Moments:
