@@ -93,17 +93,10 @@ def moments(
     shifted: bool = False,
     less: Callable[[str], str] | None = None,
 ) -> Moments:
-    """Write the nodes that measure a value. Half precision is summed in float32.
+    """Write the nodes that measure a value, whose channels stand on axis 1. Half precision is summed in float32.
 
-    Args:
-        scope: where to write.
-        value: what to measure; with several channels they stand on its axis 1.
-        elem_type: its element type.
-        dims: its shape as far as it is known.
-        channels: how many there are.
-        size: how many values count, where the shape does not tell; those that do not are zero.
-        shifted: measure about the mean.
-        less: writes the value less a number, where it has such zeros: they stay.
+    Where its shape does not tell how many values count, `size` does: the others are zero, and stay so in what `less`
+    writes, the value less a number. With `shifted` it is measured about the mean.
     """
     held = size_of(dims)
     size = held if size is None else size
@@ -135,11 +128,10 @@ def moments(
     grouped = scope.reshape(x, *shape, group)
     first = over("ReduceMean", grouped, share)
     if shifted:
-        number = scope.cast(first, TensorProto.FLOAT)
-        if less is not None:
-            grouped = scope.reshape(less(number), *shape, group)
-        else:
-            grouped = scope.op("Sub", grouped, scope.reshape(number, channels, 1, 1) if channels > 1 else number)
+        number = mean = scope.cast(first, TensorProto.FLOAT)
+        if channels > 1:
+            mean = scope.reshape(number, channels, 1, 1)
+        grouped = scope.reshape(less(mean), *shape, group) if less else scope.op("Sub", grouped, mean)
         first = over("ReduceMean", grouped, share)
         return _central(scope, count, first, over("ReduceSumSquare", grouped, share / group), number)
     if row is None or not scope.graph.rows:

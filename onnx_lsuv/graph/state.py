@@ -19,7 +19,7 @@ from onnx_lsuv.graph.representations import Representations
 from onnx_lsuv.layers import Layer, Norm, Plan
 from onnx_lsuv.program import Node, walk
 
-# So many executions of a layer in a loop are kept apart (see `control`).
+# So many executions of a layer in a loop are kept apart (see `rewrite`).
 TRAIL = 64
 
 
@@ -108,14 +108,9 @@ class RewriteContext:
         return self.measured[value]
 
     def decide(self, scope: ScopeBuilder, key: str, own: Callable[[], Moments], width: int, use: int = 0) -> Moments:
-        """Return the moments that decide at a use, measuring only where no earlier use surely did.
+        """Return the moments that decide at a use, which `own` measures where no earlier use surely did.
 
-        Args:
-            scope: where to write; its records take this one up.
-            key: of the weight or the norm.
-            own: writes the measuring of this use.
-            width: columns of the record.
-            use: which of the weight's layers this is.
+        The scope's record of the key, of a width, is from then on the one that decides so far.
         """
         before, layer = scope.records.get(key), key in self.plan.weights
         if before is not None and before.certain:
