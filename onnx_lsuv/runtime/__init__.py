@@ -22,14 +22,6 @@ if TYPE_CHECKING:
     from onnx_lsuv.runtime.sessions import Session, load, output_types, release, run
     from onnx_lsuv.runtime.values import array_of, value_of
 
-# Loaded on first use: `check_device` needs neither NumPy nor ONNX.
-_HOMES = {
-    "devices": ("Device", "block", "device_of", "open_device"),
-    "package": ("version",),
-    "providers": ("check_device",),
-    "sessions": ("Session", "load", "output_types", "release", "run"),
-    "values": ("array_of", "value_of"),
-}
 __all__ = [
     "Device",
     "Session",
@@ -47,10 +39,14 @@ __all__ = [
 ]
 
 
+# In which order they are looked through, when something is first asked for: `check_device` needs no NumPy and no ONNX.
+_MODULES = ("providers", "package", "devices", "values", "sessions")
+
+
 def __getattr__(name: str) -> "Any":
     from importlib import import_module  # noqa: PLC0415
 
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"onnx_lsuv.runtime.{module}"), name)
-    raise AttributeError(f"module 'onnx_lsuv.runtime' has no attribute {name!r}")
+    for module in map(import_module, (f"{__name__}.{each}" for each in _MODULES if name in __all__)):
+        if hasattr(module, name):
+            return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

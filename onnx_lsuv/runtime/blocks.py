@@ -7,19 +7,16 @@ differ, or ONNX Runtime refuses a node, the plain layout is used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, helper, numpy_helper
 
 from onnx_lsuv.graph import blocked
 from onnx_lsuv.graph.builder import GraphBuilder, ScopeBuilder
 from onnx_lsuv.program import Node
-from onnx_lsuv.runtime.package import package, small_session
+from onnx_lsuv.runtime.package import small_session
 
 _LIMITS = (-2.0, 3.0)
 
@@ -38,8 +35,8 @@ def _width() -> int:
     """See how many channels fewer than a block become."""
     few = numpy_helper.from_array(np.zeros((1, blocked.MULTIPLE, 1, 1), np.float32), "x")
     scope = ScopeBuilder(GraphBuilder(13, "probe", rows=False))
-    (result,) = _results(scope, [scope.op("ReorderInput", "x", domain=blocked.DOMAIN)], [few])
-    return int(result.shape[1])
+    made = scope.op("ReorderInput", "x", domain=blocked.DOMAIN)
+    return int(small_session(scope.nodes, [made], [few]).run(None, {})[0].shape[1])
 
 
 def _is_as_expected(width: int) -> bool:
@@ -50,17 +47,10 @@ def _is_as_expected(width: int) -> bool:
     constants = [numpy_helper.from_array(values[name].reshape(shape), name) for name, shape in shapes.items()]
     scope = ScopeBuilder(GraphBuilder(13, "probe", rows=False))
     plain, found = _write_plain(scope, c), _write_in_blocks(scope, shapes, width)
-    results = _results(scope, [*plain, *found], constants)
+    constants += scope.graph.constants.values()
+    results = small_session(scope.nodes, [*plain, *found], constants).run(None, {})
     pairs = zip(results[: len(plain)], results[len(plain) :], strict=True)
     return all(a.shape == b.shape and np.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in pairs)
-
-
-def _results(scope: ScopeBuilder, outputs: Sequence[str], constants: Sequence[TensorProto]) -> list[NDArray[Any]]:
-    constants = [*constants, *scope.graph.constants.values()]
-    opsets = (("", 13), (blocked.DOMAIN, 1))
-    level = package().GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = small_session(scope.nodes, [], outputs, constants, opsets, graph_optimization_level=level)
-    return list(session.run(None, {}))
 
 
 def _write_plain(scope: ScopeBuilder, c: int) -> list[str]:

@@ -57,19 +57,13 @@ def quiet_options() -> Any:
     return found
 
 
-def small_session(
-    nodes: Sequence[NodeProto],
-    inputs: Sequence[ValueInfoProto],
-    outputs: Sequence[str],
-    constants: Sequence[TensorProto],
-    opsets: Sequence[tuple[str, int]] = (("", 13),),
-    **settings: Any,
-) -> Any:
-    """Return a session of a few nodes on one thread of the CPU, under some settings of its options."""
-    graph = helper.make_graph(nodes, "small", inputs, [ValueInfoProto(name=name) for name in outputs], constants)
-    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid(*each) for each in opsets])
-    chosen = quiet_options()
-    chosen.intra_op_num_threads = 1
-    for name, value in settings.items():
-        setattr(chosen, name, value)
-    return package().InferenceSession(model.SerializeToString(), chosen, providers=["CPUExecutionProvider"])
+def small_session(nodes: Sequence[NodeProto], outputs: Sequence[str], constants: Sequence[TensorProto]) -> Any:
+    """Return a session, on one thread of the CPU, that computes a few nodes on constants as they are written."""
+    graph = helper.make_graph(nodes, "small", [], [ValueInfoProto(name=name) for name in outputs], constants)
+    versions = {**dict.fromkeys((node.domain for node in nodes), 1), "": 13}
+    opsets = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
+    model = helper.make_model(graph, ir_version=8, opset_imports=opsets)
+    options = quiet_options()
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = package().GraphOptimizationLevel.ORT_DISABLE_ALL
+    return package().InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

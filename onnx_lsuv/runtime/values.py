@@ -43,7 +43,7 @@ def _text_value(array: NDArray[Any]) -> Any:
     """
     strings = [str(each).encode() for each in np.asarray(array).reshape(-1)]
     tensor = TensorProto(name="x", data_type=TensorProto.STRING, dims=array.shape, string_data=strings)
-    session = small_session([helper.make_node("Identity", ["x"], ["y"])], [], ["y"], [tensor])
+    session = small_session([helper.make_node("Identity", ["x"], ["y"])], ["y"], [tensor])
     binding = session.io_binding()
     binding.bind_output("y", "cpu")
     session.run_with_iobinding(binding)
