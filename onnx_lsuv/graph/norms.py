@@ -20,14 +20,14 @@ from onnx_lsuv.graph.builder import ScopeBuilder, Value
 from onnx_lsuv.graph.moments import Moments, moments
 from onnx_lsuv.graph.nodes import neutral_nodes, proto_of
 from onnx_lsuv.graph.representations import Representation
-from onnx_lsuv.graph.state import RewriteContext, norm_key
+from onnx_lsuv.graph.state import RewriteContext, key_of
 from onnx_lsuv.program import Node
 
 
 def write_norm(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> None:
     """Write a BatchNormalization of any scope on a plain value."""
     norm, source = rw.norms[node], node.inputs[0]
-    width, key, elem_type = rw.channels(norm), norm_key(norm), rw.plan.program.constants[norm.mean].elem_type
+    width, key, elem_type = rw.columns(norm), key_of(norm), rw.plan.program.constants[norm.mean].elem_type
     known = rw.values.get(source, Value(elem_type, None))
     if known.dims is not None and len(known.dims) > 1 and known.dims[1] not in (None, width):
         raise ModelError(
@@ -38,7 +38,7 @@ def write_norm(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> None:
     def own() -> Moments:
         return moments(scope, source, known.elem_type, known.dims, width, shifted=key in rw.shifted)
 
-    found = rw.decide(scope, key, own, width)
+    found = rw.decide(scope, norm, own)
     mean, var = (scope.cast(row, elem_type) for row in (found.mean, _bounded(scope, found.var, elem_type)))
     scope.nodes += map(proto_of, neutral_nodes(replace(node, inputs=(*node.inputs[:3], mean, var))))
 
@@ -60,7 +60,7 @@ def _bounded(scope: ScopeBuilder, var: str, elem_type: int) -> str:
 def write_norm_in_blocks(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> bool:
     """Write a BatchNormalization of the main graph on an image in blocks; say whether it was."""
     norm, source, output, reps = rw.norms[node], node.inputs[0], node.outputs[0], rw.reps
-    width, key, rep, image = rw.channels(norm), norm_key(norm), reps.of(source), reps.image(source)
+    width, key, rep, image = rw.columns(norm), key_of(norm), reps.of(source), reps.image(source)
     # What has no known shape stays in the plain layout.
     if not rep.blocked or any(node.outputs[1:]) or image is None or image[1] != width or reps.image(output) != image:
         return False
@@ -76,7 +76,7 @@ def write_norm_in_blocks(rw: RewriteContext, scope: ScopeBuilder, node: Node) ->
         mean, var = scope.op("Mul", measured.mean, factor), scope.op("Mul", measured.var, square)
         return Moments(measured.count, mean, var, rough=measured.rough)
 
-    found = rw.decide(scope, key, own, width)
+    found = rw.decide(scope, norm, own)
     epsilon = scope.double(node.float_attribute("epsilon", 1e-5))
     spread = scope.op("Sqrt", scope.op("Add", _bounded(scope, found.var, TensorProto.DOUBLE), epsilon))
     # The model may compute them.

@@ -106,7 +106,7 @@ def _write_control(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> None:
             rw.uses.setdefault(key, []).append(found)
             records[key] = inner.records[key]
             continue
-        rw.cuts[found] = key
+        rw.cuts.add(found)
         rw.again[found] = fed[key], width
         if before := records.get(key):
             found = reached_or(scope, found, before.name, width)

@@ -16,7 +16,7 @@ from onnx_lsuv.graph.moments import Dims, Moments, joined, moments, over_channel
 from onnx_lsuv.graph.nodes import proto_of
 from onnx_lsuv.graph.records import is_usable, scale
 from onnx_lsuv.graph.representations import Representation
-from onnx_lsuv.graph.state import RewriteContext
+from onnx_lsuv.graph.state import RewriteContext, key_of
 from onnx_lsuv.layers import Layer, channels_last
 from onnx_lsuv.operators import bias_position
 from onnx_lsuv.program import Node
@@ -31,8 +31,7 @@ def write_layer(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> None:
     if layer is None or not rw.rescale:
         scope.nodes.append(proto_of(node))
         if layer is not None:  # else the Add that ends it follows
-            width = rw.columns(layer)
-            rw.decide(scope, layer.weight, lambda: _measure_as_it_is(rw, scope, layer, width), width, rw.use_of(layer))
+            rw.decide(scope, layer, lambda: _measure_as_it_is(rw, scope, layer))
         return
     term: str | None = None
     if node in rw.starts:
@@ -57,7 +56,7 @@ def write_layer(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> None:
         both = scope.op("Add", raw, added)
         return joined(scope, [found, *(_measure(rw, scope, layer, value) for value in (spread, both))])
 
-    found = rw.decide(scope, layer.weight, own, width, rw.use_of(layer))
+    found = rw.decide(scope, layer, own)
     if centre:
         channels, found = found, within(scope, found)
         raw = _centred(scope, layer, raw, channels, found)
@@ -100,7 +99,7 @@ def write_waiting_layer(rw: RewriteContext, scope: ScopeBuilder, layer: Layer) -
     def own() -> Moments:
         return _measure(rw, scope, layer, raw) if image is None else _measure_in_blocks(rw, scope, layer, raw, image)
 
-    found = rw.decide(scope, layer.weight, own, 1, rw.use_of(layer))
+    found = rw.decide(scope, layer, own)
     # What it is multiplied by later may be a single number, which must stay one.
     factor = scale(scope, found, rw.targets[layer.weight], with_term=False, elem_type=elem_type, scalar=True)
     reps.current[output] = Representation(raw, factor, image is not None)
@@ -179,7 +178,8 @@ def _measure_in_blocks(
 ) -> Moments:
     """Measure an image in blocks; by its channels where a norm that reads it needs them anyhow."""
     (n, c, *places), size, block = image, math.prod(image), rw.reps.block
-    norms = rw.norms_on(layer.node.outputs[0])
+    readers = (reader for reader, _ in rw.plan.program.consumers.get(layer.node.outputs[0], ()))
+    norms = [key_of(rw.norms[reader]) for reader in readers if reader in rw.norms]
     if norms and (found := rw.moments_in_blocks(scope, raw, image, layer.weight, *norms)):
         return over_channels(scope, found, size)
 
@@ -191,10 +191,10 @@ def _measure_in_blocks(
     return moments(scope, raw, TensorProto.FLOAT, dims, size=size, shifted=shifted, less=less)
 
 
-def _measure_as_it_is(rw: RewriteContext, scope: ScopeBuilder, layer: Layer, width: int) -> Moments:
+def _measure_as_it_is(rw: RewriteContext, scope: ScopeBuilder, layer: Layer) -> Moments:
     """Measure a layer's output, and with two columns before it what its weight alone gives, which decides."""
     found = _measure(rw, scope, layer, layer.end.outputs[0])
-    if width == 1:
+    if rw.columns(layer) == 1:
         return found
     if not layer.stays:
         return joined(scope, [found, found])

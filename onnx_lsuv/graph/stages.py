@@ -61,7 +61,6 @@ class Calibration:
     graph: GraphBuilder
     stages: tuple[Stage, ...]
     records: Mapping[str, tuple[str, ...]]  # by key: the records of its uses, the first usable of which decides
-    cuts: Mapping[str, str]
     values: Mapping[str, Value]  # what inference found
     rough: Mapping[str, Rough]  # by key: what is asked of a record that must not have a large mean
 
@@ -102,7 +101,7 @@ def build(
     rw = RewriteContext(plan, rescale, staged, targets, values, centred, shifted, graph, reps)
     nodes, records = rewrite(rw)
     wanted = {*(name for names in records.values() for name in names), *rw.cuts}
-    return Calibration(program, graph, tuple(_stages(nodes, wanted, rw)), records, rw.cuts, values, rw.rough)
+    return Calibration(program, graph, tuple(_stages(nodes, wanted, rw)), records, values, rw.rough)
 
 
 def _prefix(program: Program) -> str:

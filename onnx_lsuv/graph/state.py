@@ -36,7 +36,7 @@ class RewriteContext:
     shifted: Set[str]  # keys of the records that are measured about the mean
     graph: GraphBuilder
     reps: Representations  # of the main graph's values
-    cuts: dict[str, str] = field(default_factory=dict)  # record name -> key
+    cuts: set[str] = field(default_factory=set)  # records
     uses: dict[str, list[str]] = field(default_factory=dict)  # key -> records of the main graph's uses, when measuring
     given: dict[str, str] = field(default_factory=dict)  # key -> record of the run before, inside what is run again
     again: dict[str, tuple[str, int]] = field(default_factory=dict)  # record -> what it is fed back as, its columns
@@ -58,45 +58,26 @@ class RewriteContext:
         if self.rescale:
             self.norms = {norm.node: norm for norm in self.plan.norms}
 
-    # --- keys and columns
-
     def keys_inside(self, node: Node) -> dict[str, int]:
         """Return the keys of all records inside a node's scopes, in the order of execution, with their columns."""
-        keys: dict[str, int] = {}
-        for inner in (each for body in node.bodies.values() for each in walk(body)):
-            if inner in self.ends:
-                keys.setdefault(self.ends[inner].weight, self.columns(self.ends[inner]))
-            elif inner in self.norms:
-                keys.setdefault(norm_key(self.norms[inner]), self.channels(self.norms[inner]))
-        return keys
+        inside = (inner for body in node.bodies.values() for inner in walk(body))
+        owners = [owner for inner in inside if (owner := self.ends.get(inner) or self.norms.get(inner))]
+        return {key_of(owner): self.columns(owner) for owner in owners}
 
-    def columns(self, layer: Layer) -> int:
-        """Return the number of columns of a layer's record."""
-        if layer.weight in self.centred:
-            return self.centred[layer.weight]
+    def columns(self, owner: Layer | Norm) -> int:
+        """Return the number of columns of a record."""
+        if isinstance(owner, Norm):
+            return self.plan.program.constants[owner.mean].size
+        if owner.weight in self.centred:
+            return self.centred[owner.weight]
         # Every layer that shares the weight counts: the record's shape must be one for all of them.
-        users = [user for user in self.plan.weights[layer.weight].layers if user.scaled]
+        users = [user for user in self.plan.weights[owner.weight].layers if user.scaled]
         if not any(user.stays for user in users):
             return 1
         if self.rescale:
             return 3
         # Where one execution cannot but decide, what the product gives by itself is of no interest.
         return 1 if len(users) == 1 and users[0].node in self.outer else 2
-
-    def channels(self, norm: Norm) -> int:
-        """Return the number of columns of a norm's record."""
-        return self.plan.program.constants[norm.mean].size
-
-    def norms_on(self, name: str) -> list[str]:
-        """Return the keys of the BatchNormalizations that read a value."""
-        readers = (node for node, _ in self.plan.program.consumers.get(name, ()))
-        return [norm_key(self.norms[node]) for node in readers if node in self.norms]
-
-    # --- records
-
-    def use_of(self, layer: Layer) -> int:
-        """Return which of its weight's layers this is."""
-        return next(i for i, user in enumerate(self.plan.weights[layer.weight].layers) if user is layer)
 
     def moments_in_blocks(
         self, scope: ScopeBuilder, value: str, image: tuple[int, int, int, int], *keys: str
@@ -107,11 +88,14 @@ class RewriteContext:
             self.measured[value] = moments_in_blocks(scope, value, image, self.reps.block, shifted=shifted)
         return self.measured[value]
 
-    def decide(self, scope: ScopeBuilder, key: str, own: Callable[[], Moments], width: int, use: int = 0) -> Moments:
+    def decide(self, scope: ScopeBuilder, owner: Layer | Norm, own: Callable[[], Moments]) -> Moments:
         """Return the moments that decide at a use, which `own` measures where no earlier use surely did.
 
-        The scope's record of the key, of a width, is from then on the one that decides so far.
+        The scope's record of that weight or norm is from then on the one that decides so far.
         """
+        key, width, use = key_of(owner), self.columns(owner), 0
+        if isinstance(owner, Layer):
+            use = next(i for i, user in enumerate(self.plan.weights[key].layers) if user is owner)
         before, layer = scope.records.get(key), key in self.plan.weights
         if before is not None and before.certain:
             return self._decided(scope, key, before.name, width)
@@ -125,7 +109,7 @@ class RewriteContext:
         trail = _appended(scope, before.trail, record) if before is not None and before.trail is not None else None
         cut = scope.top and self.staged and self.rescale
         if cut:
-            self.cuts[record] = key
+            self.cuts.add(record)
         if scope.top and not self.rescale:
             self.uses.setdefault(key, []).append(record)
         elif before is not None:
@@ -139,6 +123,11 @@ class RewriteContext:
         if key in self.given:
             record = reached_or(scope, self.given[key], record, width)
         return from_record(scope, record, width)
+
+
+def key_of(owner: Layer | Norm) -> str:
+    """Return the key of the record of a layer's weight, or of a BatchNormalization."""
+    return owner.weight if isinstance(owner, Layer) else norm_key(owner)
 
 
 def norm_key(norm: Norm) -> str:
