@@ -2,7 +2,7 @@
 
 A program and its plan pass through these modules in this order:
 
-    models           the program as a model, for shape inference and as what is run
+    models           the program as a model, for shape inference and as what is run; bfloat16 without kernels for it
     shapes           where inference and ONNX Runtime's kernels do not agree
     rewrite          the nodes of every scope are written again; records go into scopes and come out of them
     scaling          layers, with their std and the division by it
@@ -12,12 +12,11 @@ A program and its plan pass through these modules in this order:
 
 on these:
 
-    builder, nodes   nodes and constants as protobuf, in any opset
+    builder          nodes and constants as protobuf, in any opset
     state            what a rewriting knows; which record decides
     moments          count, mean and variance of a value
     records          what a record is, in the graph and as an array; the scale that it gives
     blocked          convolutions in blocks of channels
-    precision        bfloat16 where there are no kernels for it
 
 The mathematics: with z = W x a layer's product and s its scale to a std of t,
 
@@ -26,10 +25,9 @@ The mathematics: with z = W x a layer's product and s its scale to a std of t,
     n = sum n_i,  m = sum n_i m_i / n,  v = sum n_i (v_i + (m_i - m)^2) / n          over batches (Chan et al. 1979)
 """
 
-from onnx_lsuv.graph.models import IR_MAX, expression
-from onnx_lsuv.graph.nodes import is_random
+from onnx_lsuv.graph.builder import is_random
+from onnx_lsuv.graph.models import BFLOAT16, IR_MAX, expression, has_bfloat16, widened
 from onnx_lsuv.graph.norms import variance_limits
-from onnx_lsuv.graph.precision import BFLOAT16, has_bfloat16, widened
 from onnx_lsuv.graph.records import (
     COUNT,
     MEAN,

@@ -1,22 +1,22 @@
 """Write the nodes of a graph and of the scopes inside it, in any opset from 7 on.
 
-Only operators are written whose meaning is the same in every opset, or whose change is hidden here: reduction axes
-are an attribute before opset 18 (ReduceSum: 13) and an input from it on; Where is an If before opset 9.
+Those of the program are written as they are, with chance taken out of them. Beside them only operators are written
+whose meaning is the same in every opset, or whose change is hidden here: reduction axes are an attribute before opset
+18 (ReduceSum: 13) and an input from it on; Where is an If before opset 9.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from onnx_lsuv.graph.nodes import proto_of
-from onnx_lsuv.program import Node
+from onnx_lsuv.program import Body, Node
 
 MOST = 32  # bytes of a constant that its name spells out
 
@@ -135,3 +135,54 @@ class ScopeBuilder:
             output = helper.make_tensor_value_info(name, TensorProto.DOUBLE, None)
             branches[key] = helper.make_graph([helper.make_node("Identity", [value], [name])], "body", [], [output])
         return self.op("If", self.reshape(condition), **branches)
+
+
+# ------------------------------------------------------------------------------------------------ nodes of the program
+
+
+def neutral(node: Node) -> Node:
+    """Return a node with chance taken out: Dropout as identity, random operators with a fixed seed.
+
+    A BatchNormalization in training form becomes the inference form.
+    """
+    if node.domain != "":
+        return node
+    if node.op_type == "Dropout" and len([o for o in node.outputs if o]) == 1:
+        return replace(node, op_type="Identity", inputs=node.inputs[:1], outputs=node.outputs[:1], attributes={})
+    # A Dropout whose mask is used cannot be left out. Before opset 12 it is none: it does nothing.
+    masked = node.op_type == "Dropout" and len(node.inputs) > 2
+    if masked or node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial"):
+        attribute = helper.make_attribute("seed", 0 if masked else 0.0)
+        return replace(node, attributes={"seed": attribute, **node.attributes})
+    if node.op_type == "BatchNormalization" and node.int_attribute("training_mode", 0):
+        attributes = {k: a for k, a in node.attributes.items() if k != "training_mode"}
+        return replace(node, outputs=node.outputs[:1], attributes=attributes)
+    return node
+
+
+def neutral_nodes(node: Node) -> list[Node]:
+    """Return a node with chance taken out; what a BatchNormalization says of its statistics are those it reads."""
+    if node.op != "BatchNormalization" or len(node.outputs) == 1:
+        return [neutral(node)]
+    mean, var = node.inputs[3:5]
+    told = [(name, value) for name, value in zip(node.outputs[1:], (mean, var, mean, var), strict=False) if name]
+    copies = [replace(node, op_type="Identity", inputs=(v,), outputs=(n,), attributes={}) for n, v in told]
+    return [neutral(replace(node, outputs=node.outputs[:1])), *copies]
+
+
+def is_random(node: Node) -> bool:
+    """Say whether a node is one that `neutral` takes the chance out of."""
+    return neutral(node) is not node
+
+
+def proto_of(node: Node, close: Callable[[Body], GraphProto] | None = None) -> NodeProto:
+    """Return a node as protobuf; `close` turns a scope into a graph."""
+    proto = NodeProto(op_type=node.op_type, domain=node.domain, input=node.inputs, output=node.outputs)
+    # Names must be unique and valid in every ONNX Runtime message; the label says where the node stands.
+    proto.name = f"{node.label} -> {next((o for o in node.outputs if o), '')}"
+    attributes: list[AttributeProto] = list(node.attributes.values())
+    proto.attribute.extend(attributes)
+    if close is not None:
+        for name, body in node.bodies.items():
+            proto.attribute.append(helper.make_attribute(name, close(body)))
+    return proto

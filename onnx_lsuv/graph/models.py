@@ -6,13 +6,13 @@ from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
 
 from onnx_lsuv.graph.blocked import DOMAIN
-from onnx_lsuv.graph.builder import Value
-from onnx_lsuv.graph.nodes import neutral_nodes, proto_of
-from onnx_lsuv.model import is_hollow, unused
+from onnx_lsuv.graph.builder import Value, neutral_nodes, proto_of
+from onnx_lsuv.model import Array, is_hollow, names_type, unused
 from onnx_lsuv.program import Body, Constant, Node, Program, tensor_type
 
 # The IR versions that ONNX Runtime 1.24 to 1.31 reads; a file of a later one is calibrated at the last of these.
@@ -122,6 +122,30 @@ def _collect(graph: GraphProto, found: dict[str, Value]) -> None:
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
                 _collect(attribute.g, found)
+
+
+# ---------------------------------------------------------------------------------------------------------- bfloat16
+
+# ONNX Runtime's CPU provider can cast to and from bfloat16, and little else. There a calibration graph is computed in
+# float32, which has the same range: each bfloat16 number is one of float32, so nothing that the file stores changes its
+# value, and only the rounding between the nodes is left out. The file keeps its types; new values are rounded to them.
+BFLOAT16 = frozenset({TensorProto.BFLOAT16})
+
+
+def has_bfloat16(program: Program) -> bool:
+    """Say whether some value of a program is of this type: an input, a constant, or what a node makes of others."""
+    return (
+        any(value.type.tensor_type.elem_type in BFLOAT16 for value in program.body.inputs)
+        or any(constant.elem_type in BFLOAT16 for constant in program.constants.values())
+        or any(names_type(a, TensorProto.BFLOAT16) for node in program.walk() for a in node.attributes.values())
+    )
+
+
+def widened(array: Array, elem_type: int, *, wide: bool = True) -> tuple[Array, int]:
+    """Return an array and its element type, with `wide` as a graph that is computed in float32 takes them."""
+    if wide and elem_type in BFLOAT16:
+        return np.asarray(array, np.float32), int(TensorProto.FLOAT)
+    return array, elem_type
 
 
 # ------------------------------------------------------------------------------------ a value computed from constants

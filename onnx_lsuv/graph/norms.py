@@ -16,9 +16,8 @@ from onnx import TensorProto
 
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.graph.blocked import scale_and_shift
-from onnx_lsuv.graph.builder import ScopeBuilder, Value
+from onnx_lsuv.graph.builder import ScopeBuilder, Value, neutral_nodes, proto_of
 from onnx_lsuv.graph.moments import Moments, moments
-from onnx_lsuv.graph.nodes import neutral_nodes, proto_of
 from onnx_lsuv.graph.representations import Representation
 from onnx_lsuv.graph.state import RewriteContext, key_of
 from onnx_lsuv.program import Node

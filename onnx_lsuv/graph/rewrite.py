@@ -25,9 +25,8 @@ from dataclasses import replace
 
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper
 
-from onnx_lsuv.graph.builder import ScopeBuilder, ScopedRecord
+from onnx_lsuv.graph.builder import ScopeBuilder, ScopedRecord, neutral, neutral_nodes, proto_of
 from onnx_lsuv.graph.models import with_rank
-from onnx_lsuv.graph.nodes import neutral, neutral_nodes, proto_of
 from onnx_lsuv.graph.norms import write_norm, write_norm_in_blocks
 from onnx_lsuv.graph.records import ROWS, first_usable, reached_or
 from onnx_lsuv.graph.representations import write_node

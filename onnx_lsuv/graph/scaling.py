@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from onnx import TensorProto, helper
 
 from onnx_lsuv.graph.blocked import convolve, padded, reads_plain, scale_and_shift
-from onnx_lsuv.graph.builder import ScopeBuilder
+from onnx_lsuv.graph.builder import ScopeBuilder, proto_of
 from onnx_lsuv.graph.moments import Dims, Moments, joined, moments, over_channels, size_of, within
-from onnx_lsuv.graph.nodes import proto_of
 from onnx_lsuv.graph.records import is_usable, scale
 from onnx_lsuv.graph.representations import Representation
 from onnx_lsuv.graph.state import RewriteContext, key_of

@@ -17,8 +17,7 @@ from types import MappingProxyType
 from onnx import AttributeProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
 
 from onnx_lsuv.graph.builder import GraphBuilder, ScopeBuilder, Value
-from onnx_lsuv.graph.models import add_constants, infer, input_of, model_of, with_rank
-from onnx_lsuv.graph.precision import BFLOAT16
+from onnx_lsuv.graph.models import BFLOAT16, add_constants, infer, input_of, model_of, with_rank
 from onnx_lsuv.graph.records import Rough
 from onnx_lsuv.graph.representations import Representations
 from onnx_lsuv.graph.rewrite import rewrite

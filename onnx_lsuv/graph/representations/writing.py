@@ -10,7 +10,7 @@ import numpy as np
 from onnx import NodeProto, helper
 
 from onnx_lsuv.graph.blocked import DOMAIN, MULTIPLE, add_product, padded, pools_in_blocks
-from onnx_lsuv.graph.nodes import proto_of
+from onnx_lsuv.graph.builder import proto_of
 from onnx_lsuv.graph.representations.current import Representation, Representations
 from onnx_lsuv.program import SHAPE_READERS, Node, known
 
