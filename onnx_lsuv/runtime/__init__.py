@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from onnx_lsuv.runtime.devices import Device, block, device_of, open_device
     from onnx_lsuv.runtime.package import version
-    from onnx_lsuv.runtime.providers import check_device
+    from onnx_lsuv.runtime.providers import check_device, device_words
     from onnx_lsuv.runtime.sessions import Session, load, output_types, release, run
     from onnx_lsuv.runtime.values import array_of, value_of
 
@@ -29,6 +29,7 @@ __all__ = [
     "block",
     "check_device",
     "device_of",
+    "device_words",
     "load",
     "open_device",
     "output_types",

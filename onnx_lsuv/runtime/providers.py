@@ -105,20 +105,23 @@ def providers_of(word: str) -> Iterator[tuple[Provider, int]]:
     yield from ((p, int(index or 0)) for p in reversed(PROVIDERS) if p.word == name or (name == "auto" and p.automatic))
 
 
+def device_words() -> list[str]:
+    """Return what `--device` takes, N standing for a number."""
+    return ["auto", *(word for p in PROVIDERS for word in [p.word, f"{p.word}:N"][: 1 + p.numbered])]
+
+
 def check_device(word: str) -> None:
     """Raise DeviceError for a word that no device has."""
     if _is_known(word):
         return
-    wish, words = word.lower(), ["auto"]
+    wish, words = word.lower(), device_words()
     for provider in PROVIDERS:
-        words += [provider.word, f"{provider.word}:N"][: 1 + provider.numbered]
         for nickname in provider.nicknames:
             wish = wish.replace(nickname, provider.word)
         if provider.numbered:
             wish = re.sub(rf"^{provider.word}:?(\d+)$", rf"{provider.word}:\1", wish)
     near = f" (did you mean {wish!r}?)" if _is_known(wish) else meant(wish, words)
-    listed = f"{', '.join(map(repr, words[:-1]))} or {words[-1]!r}"
-    raise DeviceError(f"the device must be {listed}, not {word!r}{near}")
+    raise DeviceError(f"the device must be {', '.join(map(repr, words[:-1]))} or {words[-1]!r}, not {word!r}{near}")
 
 
 def _is_known(word: str) -> bool:

@@ -26,10 +26,21 @@ from onnx_lsuv.runtime.values import type_of
 _PARTS = min(os.cpu_count() or 1, 16)
 
 _LONGEST = 280  # characters of its words that a message repeats
-# What C++ says of the function that raised: "virtual Status onnxruntime::Reshape::Compute(OpKernelContext*) const ".
-_SIGNATURE = re.compile(
-    r"(?:(?:virtual|static|void|bool|[\w:<>&*]*::[\w:<>&*]+) )*onnxruntime::[\w:~]+\((?:[^()]|\([^()]*\))*\)"
-    r"(?: const)?(?: \[with [^\]]*\])? "
+# What is replaced in them, in this order.
+_CLEARER = (
+    (r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", ""),
+    (r"^Error in execution: ", ""),
+    (r"^Non-zero status code returned while running (\w+) node\. Name:'([^']*)' Status Message: ", r"\1 '\2': "),
+    # The source position, and what C++ says of the function: "file.cc:12 void f(const Tensor*) [with T = float] ",
+    (r"\S*/onnxruntime\S*:\d+ (?:[^\[]*?\)(?: const)? \[with [^\]]*\] )?", ""),
+    # or "virtual Status onnxruntime::Reshape::Compute(OpKernelContext*) const ".
+    (
+        r"(?:(?:virtual|static|void|bool|[\w:<>&*]*::[\w:<>&*]+) )*onnxruntime::[\w:~]+\((?:[^()]|\([^()]*\))*\)"
+        r"(?: const)?(?: \[with [^\]]*\])? ",
+        "",
+    ),
+    # Names of nodes are ours: the label in the file, and the output.
+    (r"('[^']*?) -> [^']*'", r"\1'"),
 )
 
 
@@ -208,15 +219,7 @@ def _message(error: Exception) -> str:
     """Return ONNX Runtime's own words without its code and source positions."""
     # A name may have megabytes, and the patterns take the square of a text's length.
     text = shorten(" ".join(shorten(word, _LONGEST // 2) for word in str(error).split()), 20 * _LONGEST)
-    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
-    text = re.sub(r"^Error in execution: ", "", text)
-    text = re.sub(
-        r"^Non-zero status code returned while running (\w+) node\. Name:'([^']*)' Status Message: ", r"\1 '\2': ", text
-    )
-    # The source position, and what C++ says of the function: "file.cc:12 void f(const Tensor*) [with T = float] ".
-    text = re.sub(r"\S*/onnxruntime\S*:\d+ (?:[^\[]*?\)(?: const)? \[with [^\]]*\] )?", "", text)
-    text = _SIGNATURE.sub("", text)
-    # Names of nodes are ours: the label in the file, and the output.
-    text = re.sub(r"('[^']*?) -> [^']*'", r"\1'", text)
+    for pattern, instead in _CLEARER:
+        text = re.sub(pattern, instead, text)
     text = text.rstrip(". ")
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

@@ -58,6 +58,12 @@ def test_a_word_that_was_meant_otherwise(name: str, wish: str) -> None:
         runtime.check_device(name)
 
 
+def test_the_words_of_the_option() -> None:
+    assert runtime.device_words() == ["auto", "cpu", "cuda", "cuda:N"]
+    for word in runtime.device_words():
+        runtime.check_device(word.replace("N", "12"))
+
+
 def test_words_are_checked_before_anything_is_loaded() -> None:
     code = "import sys; from onnx_lsuv import runtime; runtime.check_device('cuda:1'); "
     code += "print(*sorted({'numpy', 'onnx', 'onnxruntime'} & sys.modules.keys()))"

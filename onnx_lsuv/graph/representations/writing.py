@@ -44,7 +44,7 @@ def write_node(reps: Representations, node: Node) -> bool:
     elif op in _HOMOGENEOUS and alone:
         _homogeneous(reps, node)
     elif op in _ALIKE and reps.of(first).blocked and reps.image(node.outputs[0]):
-        _write(reps, node, (reps.divided(first).name,), Representation("", None, True))
+        _write(reps, node, (reps.divided(first).name,), None, blocked=True)
     elif op in _JOINS and len(node.outputs) == 1:
         return _join(reps, node)
     elif op == "Mul":
@@ -54,9 +54,11 @@ def write_node(reps: Representations, node: Node) -> bool:
     return True
 
 
-def _write(reps: Representations, node: Node, inputs: Sequence[str], rep: Representation, domain: str = "") -> None:
+def _write(
+    reps: Representations, node: Node, inputs: Sequence[str], factor: str | None, *, blocked: bool, domain: str = ""
+) -> None:
     """Write a node of one output on other operands; the output is represented as told, under a new name."""
-    reps.current[node.outputs[0]] = replace(rep, name=reps.scope.copy(node, inputs, domain=domain))
+    reps.current[node.outputs[0]] = Representation(reps.scope.copy(node, inputs, domain=domain), factor, blocked)
 
 
 def _homogeneous(reps: Representations, node: Node) -> None:
@@ -65,11 +67,12 @@ def _homogeneous(reps: Representations, node: Node) -> None:
         if node.op_type == "Relu" and _fuse(reps, node, "Relu"):
             return
         if node.op_type in _ALIKE and not rest:
-            _write(reps, node, (rep.name,), rep)
+            _write(reps, node, (rep.name,), rep.factor, blocked=True)
             return
         if node.op_type in _POOLS and pools_in_blocks(node):
             attributes = {key: a for key, a in node.attributes.items() if key != "storage_order"}
-            _write(reps, replace(node, attributes=attributes), (rep.name,), rep, DOMAIN)
+            node = replace(node, attributes=attributes)
+            _write(reps, node, (rep.name,), rep.factor, blocked=True, domain=DOMAIN)
             return
     rep = reps.unblocked(node.inputs[0])
     # What a MaxPool or a Dropout gives beside its first output has no factor.
@@ -117,7 +120,7 @@ def _clip(reps: Representations, node: Node) -> None:
             limits[i] = limits[i] if number is None else float(number.reshape(()))
         if _fuse(reps, node, "Clip", *limits):
             return
-    _write(reps, node, (rep.name, *bounds), rep)
+    _write(reps, node, (rep.name, *bounds), rep.factor, blocked=rep.blocked)
 
 
 # --------------------------------------------------------------------------------------- sums, maxima and products
@@ -148,7 +151,7 @@ def _join(reps: Representations, node: Node) -> bool:
             operands.append(reps.scope.op("Div", rep.name, factor))
         else:
             operands.append(reps.scope.op("Mul", rep.name, _ratio(reps, rep.factor, factor)))
-    _write(reps, node, operands, Representation("", factor, blocked))
+    _write(reps, node, operands, factor, blocked=blocked)
     return True
 
 
@@ -219,4 +222,4 @@ def _product(reps: Representations, node: Node) -> None:
     operands = [Representation(name) if name in single else get(name) for name in node.inputs]
     factors = [rep.factor for rep in operands if rep.factor is not None]
     factor = reps.scope.op("Mul", *factors) if len(factors) == 2 else next(iter(factors), None)
-    _write(reps, node, [rep.name for rep in operands], Representation("", factor, blocked))
+    _write(reps, node, [rep.name for rep in operands], factor, blocked=blocked)
