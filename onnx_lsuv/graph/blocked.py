@@ -23,6 +23,7 @@ from math import prod
 from onnx import NodeProto, helper
 
 from onnx_lsuv.graph.builder import ScopeBuilder
+from onnx_lsuv.operators import Attributes
 from onnx_lsuv.program import Node
 
 DOMAIN = "com.microsoft.nchwc"
@@ -83,7 +84,7 @@ def convolve(
         # Now that there is a copy, it is multiplied in place; and flat, see `ScopeBuilder.multiply`.
         filters = scope.op("Mul", scope.reshape(filters, rows * c * places), factor)
     if c == 1 and m == node.int_attribute("group", 1) > 1:  # depthwise
-        node = replace(node, attributes={**node.attributes, "group": helper.make_attribute("group", rows)})
+        node = replace(node, attributes=Attributes(node.attributes, group=helper.make_attribute("group", rows)))
     elif not plain:
         columns = padded(c, block)
         if columns > c:

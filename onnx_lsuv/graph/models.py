@@ -13,6 +13,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnx_lsuv.graph.blocked import DOMAIN
 from onnx_lsuv.graph.builder import Value, neutral_nodes, proto_of
 from onnx_lsuv.model import Array, is_hollow, names_type, unused
+from onnx_lsuv.operators import Attributes
 from onnx_lsuv.program import Body, Constant, Node, Program, tensor_type
 
 # The IR versions that ONNX Runtime 1.24 to 1.31 reads; a file of a later one is calibrated at the last of these.
@@ -173,7 +174,7 @@ def expression(program: Program, name: str, exact: Collection[Node] = ()) -> tup
         node, _ = program.producers[value]
         seen.update(node.outputs)
         if node in exact:
-            node = replace(node, op_type="Identity", domain="", inputs=node.inputs[:1], attributes={})
+            node = replace(node, op_type="Identity", domain="", inputs=node.inputs[:1], attributes=Attributes())
         for each in filter(None, node.inputs):
             visit(each)
         nodes.append(node)

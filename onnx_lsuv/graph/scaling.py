@@ -17,11 +17,8 @@ from onnx_lsuv.graph.records import is_usable, scale
 from onnx_lsuv.graph.representations import Representation
 from onnx_lsuv.graph.state import RewriteContext, key_of
 from onnx_lsuv.layers import Layer, channels_last
-from onnx_lsuv.operators import bias_position
+from onnx_lsuv.operators import bias_position, of
 from onnx_lsuv.program import Node
-
-# Layers of two operands, linear in both.
-_WAITING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 def write_layer(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> None:
@@ -34,7 +31,7 @@ def write_layer(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> None:
         return
     term: str | None = None
     if node in rw.starts:
-        if bias_position(node) is not None and layer.addend is not None:
+        if bias_position(node, layer.position) is not None and layer.addend is not None:
             term = _own_term(scope, layer)
         if layer.fixed_term is not None:
             fixed = _product(rw, scope, layer, _moved(scope, layer.fixed_term.other, layer.fixed_term.moves))
@@ -72,12 +69,12 @@ def write_layer(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> None:
 def write_waiting_layer(rw: RewriteContext, scope: ScopeBuilder, layer: Layer) -> bool:
     """Write a layer of the main graph whose division can wait, a convolution in blocks; say whether it was."""
     node, shape, reps, elem_type = layer.node, layer.source.shape, rw.reps, layer.source.elem_type
-    if layer.stays or layer.weight in rw.centred or rw.columns(layer) > 1 or len(shape) < 2 or node.op not in _WAITING:
+    if layer.stays or layer.weight in rw.centred or rw.columns(layer) > 1 or len(shape) < 2 or not of(node).bilinear:
         return False
     if elem_type not in (TensorProto.FLOAT, TensorProto.DOUBLE):
         return False
     at, output, inputs = 1 - layer.position, node.outputs[0], _without_bias(rw, layer)
-    image = reps.image(output) if node.op_type == "Conv" and reps.block > 1 and reps.image(inputs[at]) else None
+    image = reps.image(output) if of(node).blocked and reps.block > 1 and reps.image(inputs[at]) else None
     plain = reads_plain(node, shape, reps.block) if image is not None else None
     dims = reps.dims(inputs[at])
     if plain is None:
@@ -131,7 +128,7 @@ def _moved(scope: ScopeBuilder, name: str, moves: Sequence[Node]) -> str:
 
 def _without_bias(rw: RewriteContext, layer: Layer) -> list[str]:
     """Return a layer's operands without its own bias: it is zero, or is added after the scaling."""
-    inputs, bias = list(layer.node.inputs), bias_position(layer.node)
+    inputs, bias = list(layer.node.inputs), bias_position(layer.node, layer.position)
     if bias is not None:
         needed = layer.node.op_type == "Gemm" and rw.graph.opset < 11
         dtype = helper.tensor_dtype_to_np_dtype(layer.source.elem_type)
@@ -208,6 +205,6 @@ def _dims(rw: RewriteContext, layer: Layer) -> Dims | None:
     known = rw.values.get(layer.end.outputs[0]) or rw.values.get(layer.node.outputs[0])
     if known is not None and known.dims is not None and known.dims and known.dims[-1]:
         return known.dims
-    if layer.node.op_type in ("MatMul", "Gemm") and layer.position == 1 and len(layer.source.shape) > 1:
-        return (None, layer.matrix.fan_out)
+    if channels_last(layer.node) and layer.position == 1 and len(layer.source.shape) > 1:
+        return (None, layer.matrix.fan_out * layer.matrix.side_by_side)
     return known.dims if known is not None else None

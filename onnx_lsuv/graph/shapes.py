@@ -23,12 +23,10 @@ from onnx import ValueInfoProto
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.graph.builder import Value
 from onnx_lsuv.layers import Plan
+from onnx_lsuv.operators import of
 from onnx_lsuv.program import Node, Program, known, tensor_type
 
 Dims = tuple[int | None, ...]
-_POOLS = frozenset({"MaxPool", "AveragePool", "LpPool"})
-# Operands that must be vectors, which shape inference does not look at.
-_VECTORS = {"Reshape": (1,), "Slice": (1, 2, 3, 4), "Split": (1,), "Squeeze": (1,), "Unsqueeze": (1,)}
 
 
 def is_mistaken(program: Program, values: Mapping[str, Value]) -> bool:
@@ -48,7 +46,7 @@ def _differs(program: Program, node: Node, before: Dims, after: Dims) -> bool:
     same = node.text_attribute("auto_pad").startswith("SAME")
     if node.op_type == "ConvTranspose":
         return same and any(node.ints_attribute("output_padding") or ())
-    if node.op_type in _POOLS:
+    if of(node).windows:
         if same and any(d > 1 for d in node.ints_attribute("dilations") or ()):
             return True
         rank = len(after) - 2
@@ -85,7 +83,7 @@ def check_runnable(program: Program, values: Mapping[str, Value]) -> None:
             raise ModelError(f"{begin} has a kernel of no length, {list(dims[1] or ())}: {end}")
         if node.op in ("LSTM", "GRU") and any(0 in (each or ())[i == 0 :] for i, each in enumerate(dims[:3])):
             raise ModelError(f"{begin} has an operand without any values: export the model again.")
-        for name, each in ((node.inputs[i], dims[i]) for i in _VECTORS.get(node.op, ()) if i < len(dims)):
+        for name, each in ((node.inputs[i], dims[i]) for i in of(node).vectors if i < len(dims)):
             if each is not None and (len(each) > 1 or (not each and node.op != "Unsqueeze")):
                 raise ModelError(f"{begin} should read a vector as {name!r}, but its shape is {list(each)}: {end}")
         if node.op != "Einsum":

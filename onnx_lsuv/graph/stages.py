@@ -25,7 +25,8 @@ from onnx_lsuv.graph.shapes import check_runnable, is_mistaken, without_lengths
 from onnx_lsuv.graph.state import RewriteContext
 from onnx_lsuv.layers import Plan
 from onnx_lsuv.model import in_float32
-from onnx_lsuv.program import RANDOM_OPS, Program, tensor_type
+from onnx_lsuv.operators import of
+from onnx_lsuv.program import Program, tensor_type
 
 # The time in which ONNX Runtime makes a session grows faster than the number of nodes; so many at most go into one.
 STAGE_NODES = 400
@@ -172,7 +173,7 @@ def _turns(
     moving: set[int] = set()  # what depends on the data, cuts aside
     filled: dict[int, int] = {}
     for i in sorted(needed):
-        fixed = nodes[i].op_type not in RANDOM_OPS and data.isdisjoint(reads[i])
+        fixed = not of(nodes[i]).random and data.isdisjoint(reads[i])
         fixed = fixed and moving.isdisjoint(at for at, cut in sources[i] if not cut and at != i)
         if not fixed or i in together or any(n in wanted for n in nodes[i].output):
             moving.add(i)

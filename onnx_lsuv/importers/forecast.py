@@ -16,14 +16,9 @@ from onnx import TensorProto, defs
 from onnx_lsuv.importers.table import IMPORTERS, KINDS, Importer
 from onnx_lsuv.importers.traits import Traits, counted, initializers, stored_nodes, traits
 from onnx_lsuv.layers import Layer, Plan
+from onnx_lsuv.operators import of
 from onnx_lsuv.program import Node, walk
 from onnx_lsuv.program.program import DEFAULT_DOMAINS
-
-# Operators whose result has no gradient, so that training need not go back through them.
-_DEAD_ENDS = frozenset(
-    {"Shape", "Size", "NonZero", "ArgMax", "ArgMin", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
-    | {"Not", "And", "Or", "Xor", "IsNaN", "IsInf", "OneHot", "NonMaxSuppression"}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,12 +213,12 @@ def _path(plan: Plan) -> dict[str, None]:
     for node in program.body.nodes:
         if live & _reads(node):
             fed.append(node)
-            if node.op not in _DEAD_ENDS and not _to_integers(node):
+            if not of(node).no_gradient and not _to_integers(node):
                 live.update(node.outputs)
     wanted = {v.name for v in program.body.outputs}
     found: dict[str, None] = {}
     for node in reversed(fed):
-        if wanted & set(node.outputs) and node.op not in _DEAD_ENDS and not _to_integers(node):
+        if wanted & set(node.outputs) and not of(node).no_gradient and not _to_integers(node):
             wanted |= _reads(node)
             found[node.op.removeprefix("com.microsoft.")] = None
     return dict.fromkeys(reversed(found))

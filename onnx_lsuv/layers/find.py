@@ -13,9 +13,10 @@ from onnx import GraphProto
 
 from onnx_lsuv.layers.plan import REASONS, Layer, Plan, Skipped, Weight, tensor_names
 from onnx_lsuv.model import graphs_in
-from onnx_lsuv.operators.linear import OPERATORS, Matrix, matrix, misfit, operator_of
+from onnx_lsuv.operators import Matrix, of
+from onnx_lsuv.operators.matrices import misfit
 from onnx_lsuv.program.order import settled_order
-from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, Node, Program, walk
+from onnx_lsuv.program.program import FLOAT_TYPES, Node, Program, walk
 from onnx_lsuv.roles.terms import bias_of, find_norms, settle_biases, uses, writable
 from onnx_lsuv.sources.moves import FixedTerm, Source, Untraceable
 from onnx_lsuv.sources.tracing import overlap, region, trace, trace_sum
@@ -61,7 +62,7 @@ def find_layers(
         _consider(search, node)
     layers = []
     for candidate, key in _settle(search, wanted):
-        end, addend, bias = bias_of(program, candidate.node)
+        end, addend, bias = bias_of(program, candidate.node, candidate.position)
         if candidate.fixed_term and end is not candidate.node:
             # Two terms that stay, of two nodes, are one too many: the layer ends before its Add.
             end, addend, bias = candidate.node, None, ()
@@ -105,14 +106,14 @@ def find_layers(
 def _consider(search: _Search, node: Node) -> None:
     """Enter a node as a candidate, or as left alone with the reason."""
     program = search.program
-    operator = operator_of(node)
-    if operator is None:
+    operator = of(node)
+    if not operator.weights:
         reason = _lookalike(node)
         if reason:
             search.skip(node, *reason)
         return
     # A state of such a Scan has a batch axis, and each sequence starts anew: no record can travel with it.
-    scaled = operator.scaled and node not in program.old_scans
+    scaled = not operator.unscaled and node not in program.old_scans
     found = [
         (p, trace(program, node.inputs[p], several=True))
         for p in operator.weights
@@ -154,8 +155,7 @@ def _consider(search: _Search, node: Node) -> None:
 def _makes_weight(program: Program, node: Node) -> bool:
     """Say whether a node's output is, through constant nodes, another layer's weight."""
     for reader, position in uses(program, node.outputs[0]):
-        operator = operator_of(reader) if reader is not None else None
-        if operator is not None and position in operator.weights:
+        if reader is not None and position in of(reader).weights:
             return True
     return False
 
@@ -164,13 +164,15 @@ def _enter(
     search: _Search, node: Node, position: int, source: Source, *, scaled: bool, fixed_term: FixedTerm | None = None
 ) -> None:
     program = search.program
-    view = matrix(node, position, source.shape)
+    matrix = of(node).matrix
+    view = matrix(node.attributes, position, source.shape) if matrix else None
+    view = view and view.parted(_parts(program, node))
     constant = program.constants[source.constant]
     touched = [program.constants[name] for name in source.touched]
     if source.elem_type not in FLOAT_TYPES or constant.elem_type not in FLOAT_TYPES:
         search.skip(node, "type", f"{REASONS['type']}: floating point of 16, 32 or 64 bits is", source)
     elif view is None:
-        search.skip(node, "type", misfit(node, position, source.shape), source)
+        search.skip(node, "type", misfit(node.op, node.attributes, position, source.shape), source)
     elif 0 in source.shape or 0 in constant.dims:
         search.skip(node, "empty", REASONS["empty"], source)
     elif not all(map(writable, touched)):
@@ -179,35 +181,32 @@ def _enter(
         search.candidates.append(_Candidate(node, position, source, view, scaled, fixed_term))
 
 
+def _parts(program: Program, node: Node) -> int:
+    """Return how many matrices a product has packed into one for the only operator that reads it."""
+    readers = program.consumers.get(node.outputs[0], ())
+    if len(readers) == 1 and readers[0][0].op == "Add":
+        readers = program.consumers.get(readers[0][0].outputs[0], ())
+    packed = of(readers[0][0]).packed if len(readers) == 1 and readers[0][1] == 0 else None
+    return packed(readers[0][0].attributes) if packed and not any(readers[0][0].inputs[1:3]) else 1
+
+
 def _lookalike(node: Node) -> tuple[str, str] | None:
     """Return why an operator that carries weights of another kind is left alone; None for any other operator."""
-    name = node.op_type
-    if (
-        name.startswith("QLinear")
-        or name.endswith(("Integer", "NBits", "Bnb4", "Float8"))
-        or name.startswith(("DynamicQuantize", "QAttention", "QGemm", "QMoE"))
-    ):
-        if name in ("QLinearAdd", "QLinearConcat", "QLinearSigmoid", "DynamicQuantizeLinear"):
-            return None
-        return "quantised", f"{node.op} holds quantised weights: give the float model"
-    if node.domain.endswith("nchwc") and name == "Conv":
-        return "layout", REASONS["layout"]
-    if node.domain == "ai.onnx.ml" and name.startswith(("Linear", "SVM")):
-        return "attribute", REASONS["attribute"]
-    if name in ("FusedConv", "FusedGemm", "NhwcConv", "NhwcFusedConv", "MoE", "LongformerAttention"):
-        return "operator", f"{REASONS['operator']} ({node.op})"
-    if name in ("BeamSearch", "GreedySearch", "Sampling"):
-        return "decoder", f"{node.op} holds its weights in a decoder graph: give the decoder itself as a model"
-    if any(_holds_layer(graph) for attribute in node.attributes.values() for graph in graphs_in(attribute)):
-        return "operator", f"{REASONS['operator']} ({node.op})"
-    return None
+    reason = of(node).left
+    if not reason and any(_holds_layer(graph) for each in node.attributes.values() for graph in graphs_in(each)):
+        reason = "operator"
+    details = {
+        "quantised": f"{node.op} holds quantised weights: give the float model",
+        "operator": f"{REASONS['operator']} ({node.op})",
+        "decoder": f"{node.op} holds its weights in a decoder graph: give the decoder itself as a model",
+    }
+    return (reason, details.get(reason, REASONS[reason])) if reason else None
 
 
 def _holds_layer(graph: GraphProto) -> bool:
     """Say whether some operator of a graph, or of those inside it, is linear in a weight."""
     return any(
-        ("" if node.domain in DEFAULT_DOMAINS else node.domain, node.op_type) in OPERATORS
-        or any(_holds_layer(inner) for attribute in node.attribute for inner in graphs_in(attribute))
+        of(node).weights or any(_holds_layer(inner) for attribute in node.attribute for inner in graphs_in(attribute))
         for node in graph.node
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from onnx_lsuv.operators.linear import Matrix
+from onnx_lsuv.operators import Matrix
 from onnx_lsuv.program.program import Body, Constant, Node, Program
 from onnx_lsuv.sources.moves import FixedTerm, QuantiserStep, Source
 

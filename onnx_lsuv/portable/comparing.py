@@ -20,12 +20,12 @@ from onnx_lsuv.lsuv.prepare import checked
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import HOLLOW_BYTES, Model, in_float32, is_hollow, tensors
 from onnx_lsuv.model.elements import bindable
+from onnx_lsuv.operators import of
 from onnx_lsuv.portable.draft import open_draft
 from onnx_lsuv.portable.header import all_nodes, name_nodes
 from onnx_lsuv.portable.precision import floats_of
 from onnx_lsuv.portable.scopes import attribute_of, is_op
 from onnx_lsuv.program import tensor_type
-from onnx_lsuv.program.program import RANDOM_OPS
 from onnx_lsuv.runtime import Device, Session
 
 # Relative differences that rounding explains: the same type in another order of sums, and a type that became float32.
@@ -201,4 +201,4 @@ def _is_active(node: NodeProto, off: set[str], opset: int) -> bool:
     if is_op(node, "BatchNormalization"):
         mode = attribute_of(node, "training_mode")
         return mode is not None and mode.i != 0 if opset >= 14 else len(node.output) > 1
-    return is_op(node, *RANDOM_OPS)
+    return of(node).random

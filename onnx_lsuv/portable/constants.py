@@ -20,24 +20,12 @@ from onnx import GraphProto, NodeProto, SparseTensorProto, TensorProto, helper
 from onnx_lsuv.batches import default_limit
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.model import HOLLOW_BYTES, Array
+from onnx_lsuv.operators import of
 from onnx_lsuv.portable.draft import Draft, mark_of
 from onnx_lsuv.portable.scopes import Uses, all_graphs, attribute_of, is_op, remove_nodes, uses_of
 
-# Which inputs of an operator are parameters, whatever their size.
-PARAMETERS: dict[str, tuple[int, ...]] = {
-    "Conv": (1, 2),
-    "ConvTranspose": (1, 2),
-    "Gemm": (1, 2),
-    "MatMul": (1,),
-    "LSTM": (1, 2, 3),
-    "GRU": (1, 2, 3),
-    "RNN": (1, 2, 3),
-    "BatchNormalization": (1, 2, 3, 4),
-    "InstanceNormalization": (1, 2),
-    "LayerNormalization": (1, 2),
-    "GroupNormalization": (1, 2),
-    "PRelu": (1,),
-}
+# What an operator's inputs after the first are parameters by, whatever their size.
+_ROLES = ("weight", "bias", "scale", "statistics", "slope")
 # What layers are trained in, before `widen` or where it does not apply too.
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 _INTEGERS = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
@@ -188,7 +176,7 @@ def _why(uses: Uses, name: str, tensor: TensorProto) -> str | None:
 def _is_parameter(uses: Uses, name: str) -> bool:
     """Say whether some node reads a value as one of its parameters."""
     for node, position in uses.readers.get(name, ()):
-        if is_op(node, *PARAMETERS) and position in PARAMETERS[node.op_type]:
+        if position and not of(node).domain and of(node).role(position) in _ROLES:
             return True
         # The bias of a layer with one unit is a single number.
         other = uses.makers.get(node.input[1 - position]) if is_op(node, "Add") else None

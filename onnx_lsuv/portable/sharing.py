@@ -11,17 +11,10 @@ from __future__ import annotations
 import numpy as np
 from onnx import NodeProto, TensorProto
 
+from onnx_lsuv.operators import of
 from onnx_lsuv.portable.constants import FLOATS
 from onnx_lsuv.portable.draft import Draft
 from onnx_lsuv.portable.scopes import Uses, attribute_of, is_op, remove_nodes, uses_of
-
-_LINEAR = ("Conv", "ConvTranspose", "Gemm")
-_NORMS: dict[str, tuple[int, ...]] = {
-    "BatchNormalization": (1, 2, 3, 4),
-    "InstanceNormalization": (1, 2),
-    "LayerNormalization": (1, 2),
-    "GroupNormalization": (1, 2),
-}
 
 
 def bypass_identities(draft: Draft) -> None:
@@ -105,11 +98,12 @@ def _parameter(
     draft: Draft, uses: Uses, known: dict[str, TensorProto], node: NodeProto, position: int, tensor: TensorProto
 ) -> tuple[str, ...] | None:
     """Return what parameter a node reads a vector as; None where it is none."""
-    if is_op(node, *_LINEAR):
-        return (node.input[1],) if position == 2 else None
-    if is_op(node, *_NORMS) and position in _NORMS[node.op_type]:
+    operator = of(node)
+    if position in operator.biases and not operator.domain:
+        return (node.input[1],)
+    if operator.norm and position in operator.roles and not operator.domain:
         before = uses.makers.get(node.input[0])
-        if before is not None and is_op(before, *_LINEAR, "MatMul") and before.input[1] in known:
+        if before is not None and of(before).bilinear and before.input[1] in known:
             return before.input[1], node.op_type, str(position)
         return node.output[0], node.op_type, str(position)
     if is_op(node, "PRelu") and position == 1:
@@ -130,6 +124,6 @@ def _name_of_copy(draft: Draft, group: list[tuple[NodeProto, int]], name: str) -
     alias = draft.aliases.get((node.output[0], position))
     if alias is not None:
         return draft.fresh(alias)
-    if is_op(node, *_LINEAR) and node.input[1].endswith(".weight"):
+    if position in of(node).biases and node.input[1].endswith(".weight"):
         return draft.fresh(node.input[1].removesuffix("weight") + "bias")
     return draft.fresh(name)

@@ -10,6 +10,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorPro
 
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.model import Model, Site, check, unused
+from onnx_lsuv.operators import Attributes, of
 from onnx_lsuv.program.order import check_trips, in_order, invariant_states
 from onnx_lsuv.program.program import (
     DEFAULT_DOMAINS,
@@ -42,8 +43,6 @@ DEPTH_MAX = 100
 GRAPHS_MAX = 30
 # Functions that call each other twice double with every one: a file of a few kilobytes stands for billions of nodes.
 CALLED_MAX = 100_000
-# Operators whose graph attributes are ordinary scopes; any other operator's (a decoder of BeamSearch, say) stay closed.
-CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 
 def expand(model: Model) -> Program:
@@ -249,7 +248,8 @@ class _Expander:
                     outside = names[given.pop(first_in + k)]
                     if k < len(made_outputs) and (left := made_outputs.pop(k)):
                         names[left] = outside
-            if proto.op_type in CONTROL_FLOW and proto.domain in DEFAULT_DOMAINS:
+            # Graphs of other operators, as the decoder of a BeamSearch, stay closed.
+            if of(proto).scopes:
                 for j, attribute in enumerate(proto.attribute):
                     if attribute.type == AttributeProto.GRAPH:
                         inner = (*site, (NODE_ATTRIBUTE, j), (ATTRIBUTE_G, 0))
@@ -267,7 +267,7 @@ class _Expander:
                 domain="" if proto.domain == "ai.onnx" else proto.domain,
                 inputs=inputs,
                 outputs=tuple(names[n] if n else "" for n in made_outputs),
-                attributes={k: a for k, a in attributes.items() if k not in bodies},
+                attributes=Attributes((k, a) for k, a in attributes.items() if k not in bodies),
                 bodies=bodies,
             )
             if node.op == "SequenceMap" and bodies:
@@ -376,4 +376,4 @@ class _Expander:
 
 
 def _identity(scope: str, before: str, after: str) -> Node:
-    return Node(f"{scope.removeprefix('main/')}/{after}", scope, "Identity", "", (before,), (after,), {}, {})
+    return Node(f"{scope.removeprefix('main/')}/{after}", scope, "Identity", "", (before,), (after,), Attributes(), {})

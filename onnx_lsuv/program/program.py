@@ -20,18 +20,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import AttributeProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
+from onnx import NodeProto, TensorProto, TypeProto, ValueInfoProto
 from onnx.numpy_helper import to_array
 
 from onnx_lsuv.model import Model, Site, fill, is_hollow, read
+from onnx_lsuv.operators import Attributes, of
 
 DEFAULT_DOMAINS = frozenset({"", "ai.onnx"})
 FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
-# Operators that read only the shape.
-SHAPE_READERS = frozenset({"Shape", "Size"})
-RANDOM_OPS = frozenset(
-    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,7 +74,7 @@ class Node:
     domain: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    attributes: Mapping[str, AttributeProto]
+    attributes: Attributes
     bodies: Mapping[str, Body]
 
     @property
@@ -88,19 +84,19 @@ class Node:
 
     def int_attribute(self, name: str, default: int) -> int:
         """Return an integer attribute or its default."""
-        return int(self.attributes[name].i) if name in self.attributes else default
+        return self.attributes.integer(name, default)
 
     def float_attribute(self, name: str, default: float) -> float:
         """Return a float attribute or its default."""
-        return float(self.attributes[name].f) if name in self.attributes else default
+        return self.attributes.real(name, default)
 
     def text_attribute(self, name: str) -> str:
         """Return a text, "" where the attribute is absent; what is no UTF-8 in it is replaced."""
-        return self.attributes[name].s.decode(errors="replace") if name in self.attributes else ""
+        return self.attributes.text(name)
 
     def ints_attribute(self, name: str) -> tuple[int, ...] | None:
         """Return a list of integers, or None where the attribute is absent."""
-        return tuple(self.attributes[name].ints) if name in self.attributes else None
+        return self.attributes.integers(name)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -227,8 +223,7 @@ def static_nodes(body: Body, constants: Mapping[str, Constant]) -> frozenset[Nod
     found: set[Node] = set()
     fixed = set(constants)
     for node in walk(body):
-        chance = node.domain in DEFAULT_DOMAINS and node.op_type in RANDOM_OPS
-        if not chance and not node.bodies and all(not name or name in fixed for name in node.inputs):
+        if not of(node).random and not node.bodies and all(not name or name in fixed for name in node.inputs):
             found.add(node)
             fixed.update(node.outputs)
     return frozenset(found)

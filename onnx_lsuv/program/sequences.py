@@ -18,18 +18,13 @@ from dataclasses import replace
 
 from onnx import TensorProto, TypeProto, ValueInfoProto, helper
 
-from onnx_lsuv.program.program import DEFAULT_DOMAINS, Body, Node, tensor_type
-
-_MAKERS = frozenset({
-    "SequenceConstruct", "SequenceEmpty", "SequenceInsert", "SequenceErase", "SequenceMap", "SplitToSequence",
-})  # fmt: skip
+from onnx_lsuv.operators import Attributes, of
+from onnx_lsuv.program.program import Body, Node, tensor_type
 
 
 def made_sequences(node: Node, sequences: set[str]) -> list[str]:
     """Return which outputs of a node are sequences, by those among the values before it."""
-    if node.domain not in DEFAULT_DOMAINS:
-        return []
-    if node.op_type in _MAKERS or (node.op_type in ("Identity", "Optional") and not sequences.isdisjoint(node.inputs)):
+    if of(node).makes_sequence or (node.op in ("Identity", "Optional") and not sequences.isdisjoint(node.inputs)):
         return [name for name in node.outputs if name]
     first = 1 if node.op_type == "Loop" else 0
     return [
@@ -63,7 +58,7 @@ def as_loop(node: Node, scope: str, fresh: Callable[[str], str], sequences: set[
     before = [_node(node, "SequenceLength", (node.inputs[0],), length)]
     for output, kind in zip(empty, types, strict=True):
         dtype = helper.make_attribute("dtype", kind.sequence_type.elem_type.tensor_type.elem_type)
-        before.append(replace(_node(node, "SequenceEmpty", (), output), attributes={"dtype": dtype}))
+        before.append(replace(_node(node, "SequenceEmpty", (), output), attributes=Attributes(dtype=dtype)))
     own = replace(node, scope=scope)
     nodes = [
         _node(own, "SequenceAt", (given, turn), formal.name)
@@ -107,6 +102,6 @@ def _node(node: Node, op_type: str, inputs: tuple[str, ...], output: str) -> Nod
         op_type=op_type,
         inputs=inputs,
         outputs=(output,),
-        attributes={},
+        attributes=Attributes(),
         bodies={},
     )

@@ -13,11 +13,9 @@ from functools import lru_cache
 from onnx import AttributeProto, NodeProto, defs
 
 from onnx_lsuv.errors import ModelError
-from onnx_lsuv.operators.linear import OPERATORS
+from onnx_lsuv.operators import MICROSOFT, of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS
 
-# Operators of ONNX Runtime that are read as if they were ONNX's own; onnx has no definitions of them.
-_CONTRIBUTED = frozenset({"FusedConv", "FusedGemm", *(op for domain, op in OPERATORS if domain)})
 _SINGLE = defs.OpSchema.FormalParameterOption.Single
 _KINDS = dict(AttributeProto.AttributeType.items())
 _MANY = 2**31 - 1
@@ -51,7 +49,8 @@ def check_node(
 
 def _fault(proto: NodeProto, attributes: Mapping[str, AttributeProto], opset: int) -> str | None:
     """Return what a node lacks or has too much of, or None where its operator's definition is met."""
-    if proto.domain == "com.microsoft" and proto.op_type in _CONTRIBUTED:
+    if proto.domain == MICROSOFT and (of(proto).weights or of(proto).fused):
+        # Read as if it were ONNX's own; onnx has no definition of it.
         return _counted("input", proto.input, 2, _MANY, 2) or _counted("output", proto.output, 1, _MANY, 1)
     schema = _definition(proto.op_type, opset) if proto.domain in DEFAULT_DOMAINS else None
     if schema is None:

@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_lsuv.model import is_hollow, read
+from onnx_lsuv.operators import of
 from onnx_lsuv.program.folding import FOLDS, LIMIT, Known, Unfoldable, split, unknown, values
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, Constant, Node, Program, known
 
@@ -58,7 +59,7 @@ def _reads(program: Program, node: Node) -> list[str]:
     """Return the operands that a node's values are computed from."""
     if node.domain not in DEFAULT_DOMAINS or node.bodies:
         return []
-    if node.op_type in ("Shape", "Size"):
+    if of(node).reads_shape:
         # What is declared need not be computed.
         return [] if _dims(program, node.inputs[0]) is not None else [node.inputs[0]]
     return [each for each in node.inputs if each] if node.op_type in FOLDS or node.op_type == "Split" else []
@@ -67,7 +68,7 @@ def _reads(program: Program, node: Node) -> list[str]:
 def _made(program: Program, node: Node) -> list[Known | None]:
     """Return a node's values as far as its operands tell."""
     nothing: list[Known | None] = [None] * len(node.outputs)
-    if node.domain in DEFAULT_DOMAINS and node.op_type in ("Shape", "Size"):
+    if of(node).reads_shape:
         return [_shape(program, node)]
     if not _reads(program, node):
         return nothing

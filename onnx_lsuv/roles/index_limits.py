@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from onnx_lsuv.operators import WHOLE, of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, Program
 from onnx_lsuv.sources.moves import Source
 from onnx_lsuv.sources.tracing import trace
 
-# Operators that hand integers on without changing them.
-_MOVES = frozenset({"Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split"})
-_MOVES |= {"Expand", "Tile", "Concat", "Gather", "If", "Loop"}
+# Integers are handed on without being changed.
+_MOVES = WHOLE | {"casts", "takes", "picks", "repeats", "joins"}
 
 
 def vocabulary(program: Program) -> dict[str, int]:
@@ -22,6 +22,7 @@ def vocabulary(program: Program) -> dict[str, int]:
                 continue
             seen.add(name)
             for node, position in program.consumers.get(name, ()):
+                move = of(node).move
                 if node.domain not in DEFAULT_DOMAINS:
                     continue
                 if node.op_type == "Gather" and position == 1:
@@ -29,6 +30,6 @@ def vocabulary(program: Program) -> dict[str, int]:
                     if isinstance(table, Source) and table.shape:
                         length = table.shape[node.int_attribute("axis", 0)]
                         high[value.name] = min(length, high.get(value.name, length))
-                elif node.op_type in _MOVES and (position == 0 or node.op_type == "Concat"):
+                elif (move in _MOVES or node.op in ("If", "Loop")) and (position == 0 or move == "joins"):
                     todo += [output for output in node.outputs if output]
     return high

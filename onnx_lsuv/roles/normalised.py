@@ -10,14 +10,9 @@ followed by them too.
 
 from __future__ import annotations
 
+from onnx_lsuv.operators import WHOLE, of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, Node, Program, number
 
-NORMS = frozenset({
-    "BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization",
-    "MeanVarianceNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization",
-    "SkipSimplifiedLayerNormalization", "GroupNorm", "SkipGroupNorm",
-})  # fmt: skip
-_PASS = frozenset({"Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"})
 _UP = 6  # operators between a mean of squares and its root: an epsilon, a Cast, a Clip, a division
 
 
@@ -43,7 +38,7 @@ def _producer(program: Program, name: str) -> Node | None:
     """Return the node that makes a value, before operators that only move it."""
     while name in program.producers:
         node, _ = program.producers[name]
-        if node.domain not in DEFAULT_DOMAINS or node.op_type not in _PASS:
+        if of(node).move not in WHOLE | {"casts"}:
             return node
         name = node.inputs[0]
     return None
@@ -55,7 +50,7 @@ def _is_normalised(program: Program, name: str) -> bool:
 
 
 def _is_normal(program: Program, node: Node) -> bool:
-    if node.op_type in NORMS:
+    if of(node).norm:
         return True
     if node.op == "Div":
         return node.inputs[0] not in program.constants and _is_root(program, node.inputs[1])

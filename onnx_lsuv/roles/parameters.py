@@ -23,49 +23,15 @@ import numpy as np
 
 from onnx_lsuv.layers.plan import Plan
 from onnx_lsuv.model import Array
-from onnx_lsuv.operators.linear import operator_of
-from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, SHAPE_READERS, Constant, Node, Program, stored
+from onnx_lsuv.operators import WHOLE, of
+from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, Constant, Node, Program, stored
 from onnx_lsuv.roles.normalised import is_norm_bias, is_norm_scale
 from onnx_lsuv.roles.reachability import Flow, flow_of, leads_to_add, leads_to_width
 from onnx_lsuv.roles.terms import writable
 from onnx_lsuv.sources.tracing import is_constant
 
 VALUES = {"scale": 1.0, "bias": 0.0, "slope": 0.25, "state": 0.0}
-
-# Roles by operand position. ContribOperators.md of ONNX Runtime for com.microsoft.
-_NORM = {1: "scale", 2: "bias"}
-_OPERANDS: dict[str, dict[int, str]] = {
-    "BatchNormalization": _NORM,
-    "InstanceNormalization": _NORM,
-    "LayerNormalization": _NORM,
-    "GroupNormalization": _NORM,
-    "GroupNorm": _NORM,
-    "SkipGroupNorm": {**_NORM, 4: "bias"},
-    "RMSNormalization": {1: "scale"},
-    "SimplifiedLayerNormalization": {1: "scale"},
-    "SkipLayerNormalization": {2: "scale", 3: "bias", 4: "bias"},
-    "SkipSimplifiedLayerNormalization": {2: "scale", 3: "bias"},
-    "EmbedLayerNormalization": {2: "embedding", 3: "embedding", 4: "embedding", 5: "scale", 6: "bias"},
-    "PRelu": {1: "slope"},
-    # The last operand of an LSTM lets its gates see its cell; started at zero they do not.
-    "LSTM": {3: "bias", 5: "state", 6: "state", 7: "bias"},
-    "GRU": {3: "bias", 5: "state"},
-    "RNN": {3: "bias", 5: "state"},
-    "BiasGelu": {1: "bias"},
-    "FastGelu": {1: "bias"},
-    "BiasSplitGelu": {1: "bias"},
-    "BiasAdd": {1: "bias"},
-    "MultiHeadAttention": {3: "bias"},
-}
-# Operators whose constant operands are settings, not parameters.
-_SETTINGS = frozenset({
-    "Resize", "Upsample", "Clip", "Pad", "QuantizeLinear", "DequantizeLinear", "Range", "OneHot", "Where", "Equal",
-    "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Dropout", "Pow", "Mod", "NonMaxSuppression", "RoiAlign",
-    "RotaryEmbedding", "GroupQueryAttention", "STFT", "CastLike", "ConstantOfShape",
-})  # fmt: skip
-_MOVES = frozenset({
-    "Identity", "Cast", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Expand", "Tile",
-})  # fmt: skip
+_MOVES = WHOLE | {"casts", "takes", "repeats"}
 # How far along an axis to look for a rule, and how well it must fit: half precision is off by some 0.4%.
 _LOOK, _COLUMNS, _FIT = 64, 4096, 1e-2
 _SAMPLE = 1 << 16
@@ -164,11 +130,10 @@ def _uses(program: Program, name: str) -> Iterator[_Use]:
         if here in program.exits and here not in outputs:
             below.append(_Use(None, 0, looked_up))
         for node, position in program.consumers.get(here, ()):
-            if node.domain in DEFAULT_DOMAINS and node.op_type in SHAPE_READERS:
+            if of(node).reads_shape:
                 continue
-            own = node.domain in DEFAULT_DOMAINS and position == 0
-            table = own and node.op_type == "Gather" and is_constant(program, node)
-            if table or (own and node.op_type in _MOVES):
+            table = position == 0 and node.op == "Gather" and is_constant(program, node)
+            if table or (position == 0 and of(node).move in _MOVES):
                 below += [(output, looked_up or table) for output in node.outputs if output]
             else:
                 below.append(_Use(node, position, looked_up))
@@ -180,16 +145,9 @@ def _role(program: Program, flow: Flow, constant: Constant, use: _Use) -> str:
     node, position = use.node, use.position
     if node is None:
         return ""
-    operator = operator_of(node)
-    role = _OPERANDS.get(node.op_type, {}).get(position, "")
+    role = of(node).role(position)
     if role:
         return role
-    if operator is not None and position == operator.bias:
-        return "bias"
-    if operator is not None and position in operator.weights:
-        return "weight"
-    if node.op_type in _SETTINGS:
-        return "setting"
     if node.domain not in DEFAULT_DOMAINS or is_constant(program, node):
         return ""
     if node.op_type == "Mul" and is_norm_scale(program, node, position):
@@ -246,7 +204,7 @@ def _linear_before(program: Program, flow: Flow, add: Node) -> Iterator[Node]:
             node, _ = program.producers[name]
             if node in flow.linear:
                 yield node
-            if node.op_type not in _MOVES:
+            if of(node).move not in _MOVES:
                 break
             name = node.inputs[0]
 

@@ -6,17 +6,12 @@ from collections.abc import Set
 from dataclasses import dataclass
 
 from onnx_lsuv.layers.plan import Layer, Plan
-from onnx_lsuv.operators.linear import operator_of
-from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, Body, Node, Program, walk
+from onnx_lsuv.operators import of
+from onnx_lsuv.program.program import FLOAT_TYPES, Body, Node, Program, walk
 from onnx_lsuv.sources.tracing import is_constant
 
-# Operators that keep the meaning of the last axis: what a position embedding passes on its way to a layer.
-_WIDTH_KEEPERS = frozenset({
-    "Add", "Sub", "Mul", "Div", "Identity", "Dropout", "Cast", "Concat", "Slice", "LayerNormalization",
-    "SkipLayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization",
-    "ReduceMean", "Pow", "Sqrt", "Reciprocal",
-})  # fmt: skip
-_WITHOUT_EFFECT = frozenset({"Identity", "Dropout", "Cast", "Reshape", "Transpose", "Mul", "Add"})
+# On the way from a norm to the Add of a residual connection.
+_ON_BRANCH = frozenset({"Identity", "Dropout", "Cast", "Reshape", "Transpose", "Mul", "Add"})
 _FAR = 200  # nodes to look at
 
 
@@ -35,13 +30,13 @@ def flow_of(plan: Plan) -> Flow:
     program = plan.program
     nodes = {layer.node for layer in plan.layers}
     nodes |= {
-        left.node for left in plan.skipped if operator_of(left.node) and left.reason not in ("dynamic", "constant")
+        left.node for left in plan.skipped if of(left.node).weights and left.reason not in ("dynamic", "constant")
     }
     tables = {
         node
         for node in program.walk()
         if (node.op == "Gather" and not is_constant(program, node) and _is_float(program, node.inputs[0]))
-        or node.op_type == "EmbedLayerNormalization"
+        or "embedding" in of(node).roles.values()
     }
     learned: set[str] = set()
     leading: set[str] = set()
@@ -91,7 +86,7 @@ def leads_to_width(program: Program, flow: Flow, name: str, width: int) -> bool:
             if node in flow.layers:
                 if flow.layers[node].matrix.fan_in == width:
                     return True
-            elif node.op_type in _WIDTH_KEEPERS:
+            elif of(node).keeps_width:
                 todo += [output for output in node.outputs if output]
     return False
 
@@ -103,7 +98,7 @@ def leads_to_add(program: Program, name: str) -> bool:
         if len(readers) != 1 or name in program.exits:
             return False
         node, position = readers[0]
-        if node.domain not in DEFAULT_DOMAINS or node.op_type not in _WITHOUT_EFFECT:
+        if node.op not in _ON_BRANCH:
             return False
         if node.op_type == "Add" and node.inputs[1 - position] not in program.constants:
             return True

@@ -11,11 +11,14 @@ from dataclasses import replace
 
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.layers.plan import Addend, Layer, Norm, Skipped
-from onnx_lsuv.operators.linear import operator_of
-from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, SHAPE_READERS, Body, Constant, Node, Program
+from onnx_lsuv.operators import WHOLE, bias_position, of
+from onnx_lsuv.program.program import FLOAT_TYPES, Body, Constant, Node, Program
 from onnx_lsuv.program.protos import MODEL_FUNCTIONS
-from onnx_lsuv.sources.moves import MOVES, Source
+from onnx_lsuv.sources.moves import Source
 from onnx_lsuv.sources.tracing import is_constant, trace
+
+# Each value of an operand, or of a part of it, is handed on once.
+_MOVES = WHOLE | {"casts", "takes", "joins"}
 
 
 def writable(constant: Constant) -> bool:
@@ -43,26 +46,25 @@ def uses(program: Program, name: str) -> Iterator[tuple[Node | None, int]]:
         seen.add(at)
         below: list[str | tuple[Node | None, int]] = [(None, 0)] if at in program.exits and at not in outputs else []
         for node, position in program.consumers.get(at, ()):
-            if node.domain in DEFAULT_DOMAINS and node.op_type in SHAPE_READERS:
+            operator = of(node)
+            if operator.reads_shape:
                 continue
-            place = position == 0 or node.op_type == "Concat"
-            moved = node.domain in DEFAULT_DOMAINS and node.op_type in MOVES - {"Gather"} and place
-            if (moved or is_constant(program, node)) and operator_of(node) is None:
+            moved = operator.move in _MOVES and (position == 0 or operator.move == "joins")
+            if (moved or is_constant(program, node)) and not operator.weights:
                 below += [output for output in node.outputs if output]
             else:
                 below.append((node, position))
         todo += reversed(below)
 
 
-def bias_of(program: Program, node: Node) -> tuple[Node, Addend | None, tuple[str, ...]]:
+def bias_of(program: Program, node: Node, weight: int) -> tuple[Node, Addend | None, tuple[str, ...]]:
     """Return the node at which a layer ends, its additive term, and the constants that hold the term if any do."""
-    operator = operator_of(node)
-    assert operator is not None
-    if operator.bias is not None and len(node.inputs) > operator.bias and node.inputs[operator.bias]:
+    bias = bias_position(node, weight)
+    if bias is not None:
         if node.op_type == "Gemm" and node.float_attribute("beta", 1.0) == 0.0:
             return node, None, ()
-        return node, Addend(node, operator.bias), _holders(program, node.inputs[operator.bias])
-    readers = program.consumers.get(node.outputs[0], ()) if operator.scaled else ()
+        return node, Addend(node, bias), _holders(program, node.inputs[bias])
+    readers = program.consumers.get(node.outputs[0], ()) if not of(node).unscaled else ()
     if len(readers) != 1 or node.outputs[0] in program.exits:
         return node, None, ()
     after, position = readers[0]

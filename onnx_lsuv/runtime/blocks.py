@@ -15,6 +15,7 @@ from onnx import NodeProto, helper, numpy_helper
 
 from onnx_lsuv.graph import blocked
 from onnx_lsuv.graph.builder import GraphBuilder, ScopeBuilder
+from onnx_lsuv.operators import Attributes
 from onnx_lsuv.program import Node
 from onnx_lsuv.runtime.package import small_session
 
@@ -66,7 +67,7 @@ def _write_in_blocks(scope: ScopeBuilder, shapes: dict[str, tuple[int, ...]], wi
     c, rows = shapes["w"][0], blocked.padded(shapes["w"][0], width)
 
     def conv(x: str, weight: str, factor: str | None, group: int = 1) -> str:
-        node = Node("", "", "Conv", "", (x, weight), ("",), {"group": helper.make_attribute("group", group)}, {})
+        node = Node("", "", "Conv", "", (x, weight), ("",), Attributes(group=helper.make_attribute("group", group)), {})
         return blocked.convolve(scope, node, x, weight, factor, shapes[weight], width, plain=x == "x")
 
     def ending(made: NodeProto, activation: str, *limits: float) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from corpus import ABSENT, CORPUS, ENTRIES
 from onnx import ModelProto, TensorProto, numpy_helper
 from oracle import normal, parse
 
@@ -20,9 +20,6 @@ from onnx_lsuv.layers import Plan, find_layers
 from onnx_lsuv.portable import make_portable
 from onnx_lsuv.program import expand
 
-CORPUS = Path(__file__).resolve().parents[3] / "shared" / "corpus"
-MANIFEST = CORPUS / "manifest.json"
-ENTRIES: list[dict[str, Any]] = json.loads(MANIFEST.read_text()) if MANIFEST.is_file() else []
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>'
 KERAS, ORT, JAX = "onnx2keras", "onnxruntime-training", "jaxonnxruntime"
 
@@ -313,7 +310,7 @@ def test_the_tables_words_are_known() -> None:
 # --------------------------------------------------------------------------------------------------------------- corpus
 
 
-@pytest.mark.skipif(not ENTRIES, reason="the corpus is not there: ../shared/corpus/manifest.json")
+@pytest.mark.skipif(not ENTRIES, reason=ABSENT)
 @pytest.mark.parametrize("file", [entry["file"] for entry in ENTRIES])
 def test_corpus(file: str) -> None:
     try:

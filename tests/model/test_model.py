@@ -11,14 +11,13 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
+from corpus import CORPUS, LIGHT
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_lsuv import model as m
 from onnx_lsuv.errors import ModelError, OutputError, UsageError
 from onnx_lsuv.model import elements, saving
 
-LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
-CORPUS = Path(__file__).resolve().parents[3] / "shared" / "corpus"
 W = ((7, 0), (5, 0))  # the first initializer
 
 

@@ -12,40 +12,26 @@ from onnx import NodeProto, helper
 from onnx_lsuv.graph.blocked import DOMAIN, MULTIPLE, add_product, padded, pools_in_blocks
 from onnx_lsuv.graph.builder import proto_of
 from onnx_lsuv.graph.representations.current import Representation, Representations
-from onnx_lsuv.program import SHAPE_READERS, Node, known
-
-# Positively homogeneous in their first operand, whatever the others are.
-_HOMOGENEOUS = frozenset({
-    "Relu", "LeakyRelu", "PRelu", "Identity", "Dropout", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool",
-    "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "DepthToSpace", "SpaceToDepth",
-    "ReduceMean", "ReduceSum", "ReduceMax", "Abs", "Neg", "Expand", "Tile", "Gather",
-})  # fmt: skip
-_POOLS = frozenset({"MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"})
-# These treat every value alike, whatever its place. They give a finite number for 0: the channels that fill the last
-# block stay finite, and the next filter has zeros there.
-_ALIKE = frozenset({
-    "Relu", "LeakyRelu", "Elu", "Selu", "Celu", "ThresholdedRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh",
-    "Softplus", "Softsign", "Gelu", "Erf", "Abs", "Neg", "Identity",
-})  # fmt: skip
-_JOINS = frozenset({"Add", "Sub", "Sum", "Max", "Min", "Concat"})
+from onnx_lsuv.operators import Attributes, of
+from onnx_lsuv.program import Node, known
 
 
 def write_node(reps: Representations, node: Node) -> bool:
     """Write a node on the current representations of its operands, where it can be; say whether it was."""
     if node.domain != "" or node.bodies or not any(name in reps.current for name in node.inputs):
         return False
-    op, first = node.op_type, node.inputs[0]
+    op, operator, first = node.op_type, of(node), node.inputs[0]
     # Whether the first operand is the only one that is not there in plain.
     alone = not any(name in reps.current and name not in reps.plain for name in node.inputs[1:])
-    if op in SHAPE_READERS:
+    if operator.reads_shape:
         reps.scope.nodes.append(proto_of(replace(node, inputs=(reps.unblocked(first).name,))))
     elif op == "Clip" and reps.scope.graph.opset >= 11 and alone:
         _clip(reps, node)
-    elif op in _HOMOGENEOUS and alone:
+    elif operator.waits and alone:
         _homogeneous(reps, node)
-    elif op in _ALIKE and reps.of(first).blocked and reps.image(node.outputs[0]):
+    elif operator.pointwise and reps.of(first).blocked and reps.image(node.outputs[0]):
         _write(reps, node, (reps.divided(first).name,), None, blocked=True)
-    elif op in _JOINS and len(node.outputs) == 1:
+    elif operator.sums and len(node.outputs) == 1:
         return _join(reps, node)
     elif op == "Mul":
         _product(reps, node)
@@ -66,11 +52,11 @@ def _homogeneous(reps: Representations, node: Node) -> None:
     if rep.blocked and len(node.outputs) == 1 and reps.image(node.outputs[0]):
         if node.op_type == "Relu" and _fuse(reps, node, "Relu"):
             return
-        if node.op_type in _ALIKE and not rest:
+        if of(node).pointwise and not rest:
             _write(reps, node, (rep.name,), rep.factor, blocked=True)
             return
-        if node.op_type in _POOLS and pools_in_blocks(node):
-            attributes = {key: a for key, a in node.attributes.items() if key != "storage_order"}
+        if of(node).blocked and pools_in_blocks(node):
+            attributes = Attributes((key, a) for key, a in node.attributes.items() if key != "storage_order")
             node = replace(node, attributes=attributes)
             _write(reps, node, (rep.name,), rep.factor, blocked=True, domain=DOMAIN)
             return
