@@ -125,7 +125,4 @@ def check_device(word: str) -> None:
 
 
 def _is_known(word: str) -> bool:
-    name, colon, index = word.partition(":")
-    return word == "auto" or any(
-        p.word == name and (not colon or (p.numbered and index.isdecimal())) for p in PROVIDERS
-    )
+    return any(re.fullmatch(each.replace(":N", r":\d+"), word) for each in device_words())
