@@ -181,10 +181,10 @@ def _read_batches(model: Model, options: Options) -> Batches:
     cut: dict[str, Any] = {"batch_size": options.batch_size, "samples": options.samples}
     if options.random:
         from onnx_lsuv.program import expand  # noqa: PLC0415
-        from onnx_lsuv.roles import vocabulary  # noqa: PLC0415
+        from onnx_lsuv.roles import limits_of  # noqa: PLC0415
 
         shapes = kinds.parse_shapes(inputs, options.shape or [])
-        return kinds.from_random(inputs, shapes, seed=options.seed, high=vocabulary(expand(model)), **cut)
+        return kinds.from_random(inputs, shapes, seed=options.seed, high=limits_of(expand(model)), **cut)
     if not options.data and inputs:
         names = listing(each.name for each in inputs)
         raise UsageError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from onnx_lsuv.layers.plan import Layer, Plan
 from onnx_lsuv.operators import bias_position, of
 from onnx_lsuv.program.program import Node
-from onnx_lsuv.roles.terms import uses
+from onnx_lsuv.roles.products import uses
 from onnx_lsuv.sources.moves import Source
 from onnx_lsuv.sources.tracing import trace
 

@@ -18,8 +18,7 @@ from onnx_lsuv.graph import BFLOAT16, IR_MAX, widened
 from onnx_lsuv.lsuv.execute import Progress, quiet
 from onnx_lsuv.lsuv.prepare import checked
 from onnx_lsuv.lsuv.scratch import Scratch
-from onnx_lsuv.model import HOLLOW_BYTES, Model, in_float32, is_hollow, tensors
-from onnx_lsuv.model.elements import bindable
+from onnx_lsuv.model import HOLLOW_BYTES, Model, bindable, in_float32, is_hollow, tensors
 from onnx_lsuv.operators import of
 from onnx_lsuv.portable.draft import open_draft
 from onnx_lsuv.portable.header import all_nodes, name_nodes

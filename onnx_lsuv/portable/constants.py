@@ -15,7 +15,7 @@ import math
 from collections import Counter
 
 import numpy as np
-from onnx import GraphProto, NodeProto, SparseTensorProto, TensorProto, helper
+from onnx import GraphProto, NodeProto, SparseTensorProto, TensorProto, helper, numpy_helper
 
 from onnx_lsuv.batches import default_limit
 from onnx_lsuv.errors import ModelError
@@ -23,6 +23,7 @@ from onnx_lsuv.model import HOLLOW_BYTES, Array
 from onnx_lsuv.operators import of
 from onnx_lsuv.portable.draft import Draft, mark_of
 from onnx_lsuv.portable.scopes import Uses, all_graphs, attribute_of, is_op, remove_nodes, uses_of
+from onnx_lsuv.program.protos import tensor_of
 
 # What an operator's inputs after the first are parameters by, whatever their size.
 _ROLES = ("weight", "bias", "scale", "statistics", "slope")
@@ -149,19 +150,10 @@ def _constant(draft: Draft, node: NodeProto) -> TensorProto | None:
     """Return the tensor that a Constant node makes, as one of the draft; None for strings."""
     if not node.attribute:
         return None  # broken
-    attribute = node.attribute[0]
-    match attribute.name:
-        case "value":
-            return attribute.t if attribute.t.data_type != TensorProto.STRING else None
-        case "value_float":
-            return draft.tensor("", np.array(attribute.f, np.float32))
-        case "value_floats":
-            return draft.tensor("", np.array(attribute.floats, np.float32))
-        case "value_int":
-            return draft.tensor("", np.array(attribute.i, np.int64))
-        case "value_ints":
-            return draft.tensor("", np.array(attribute.ints, np.int64))
-    return None
+    tensor = tensor_of(node.attribute[0])
+    if tensor is None or tensor.data_type == TensorProto.STRING:
+        return None
+    return tensor if node.attribute[0].name == "value" else draft.tensor("", numpy_helper.to_array(tensor))
 
 
 def _why(uses: Uses, name: str, tensor: TensorProto) -> str | None:

@@ -11,7 +11,6 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
 
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
@@ -127,16 +126,15 @@ def open_draft(model: Model, room: Scratch) -> Draft:
     copy = replace(model, proto=proto)
     gone: list[tuple[GraphProto, NodeProto]] = []
     for site, value in model.values.items():
-        kind, here = message(copy, site)
-        if kind == "tensor":
+        here = message(copy, site)
+        if isinstance(here, TensorProto):
             draft.new[draft.marks[site]] = value
-        elif kind == "attribute":
-            attribute = cast(AttributeProto, here)
+        elif isinstance(here, AttributeProto):
             tensor = draft.tensor("", value, site)
-            attribute.Clear()
-            attribute.CopyFrom(helper.make_attribute("value", tensor))
+            here.Clear()
+            here.CopyFrom(helper.make_attribute("value", tensor))
         else:
-            node, graph = cast(NodeProto, here), cast(GraphProto, message(copy, site[:-1])[1])
+            node, graph = here, message(copy, site[:-1])
             graph.initializer.append(draft.tensor(node.output[0], value, site))
             gone.append((graph, node))
     for graph, node in gone:
@@ -197,7 +195,7 @@ def _hold(tensor: TensorProto, array: Array) -> bool:
 def _stored_size(draft: Draft, tensor: TensorProto) -> int:
     home = draft.homes[mark_of(tensor)]
     assert home is not None
-    stored = cast(TensorProto, message(draft.model, home)[1])
+    stored = message(draft.model, home)
     itemsize: int = helper.tensor_dtype_to_np_dtype(stored.data_type).itemsize
     return int(math.prod(stored.dims)) * itemsize
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from onnx import GraphProto
 
 from onnx_lsuv.portable.draft import Draft
-from onnx_lsuv.portable.scopes import all_graphs, attribute_of, drop_attributes, free_names, graphs_of, is_op, label_of
+from onnx_lsuv.portable.scopes import all_graphs, attribute_of, drop_attributes, graphs_of, is_op, label_of
+from onnx_lsuv.program.protos import free_names
 
 
 def settle_norms(draft: Draft) -> None:
@@ -57,5 +58,5 @@ def _read_names(graph: GraphProto) -> set[str]:
     for node in graph.node:
         read.update(node.input)
         for inner in graphs_of(node):
-            read |= free_names(inner)
+            read.update(free_names(inner))
     return read

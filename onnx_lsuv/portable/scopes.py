@@ -9,6 +9,7 @@ from onnx import AttributeProto, GraphProto, NodeProto
 
 from onnx_lsuv.model import graphs_in
 from onnx_lsuv.program.program import DEFAULT_DOMAINS
+from onnx_lsuv.program.protos import free_names
 
 
 @dataclass(slots=True)
@@ -41,7 +42,7 @@ def uses_of(graph: GraphProto) -> Uses:
             if name:
                 uses.makers[name] = node
         for inner in graphs_of(node):
-            uses.captured |= free_names(inner)
+            uses.captured.update(free_names(inner))
     return uses
 
 
@@ -57,19 +58,6 @@ def all_graphs(graph: GraphProto) -> Iterator[GraphProto]:
     for node in graph.node:
         for inner in graphs_of(node):
             yield from all_graphs(inner)
-
-
-def free_names(graph: GraphProto) -> set[str]:
-    """Return the names that a graph takes from those around it."""
-    own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-    own |= {sparse.values.name for sparse in graph.sparse_initializer}
-    read = {value.name for value in graph.output}
-    for node in graph.node:
-        own.update(node.output)
-        read.update(node.input)
-        for inner in graphs_of(node):
-            read |= free_names(inner)
-    return read - own - {""}
 
 
 def all_names(graph: GraphProto) -> set[str]:

@@ -86,14 +86,16 @@ def _counted(what: str, names: Sequence[str], least: int, most: int, needed: int
 
 def _fault_of_graphs(proto: NodeProto, attributes: Mapping[str, AttributeProto], opset: int) -> str | None:
     """Return what does not fit between a control-flow node and its inner graphs."""
-    given, made = len(proto.input), len(proto.output)
+    made = len(proto.output)
     if proto.op_type == "If":
-        for name in ("then_branch", "else_branch"):
-            if len(attributes[name].g.output) < made:
-                return f"has {made} output(s), but its {name} has {len(attributes[name].g.output)}"
-        return None
-    if proto.op_type not in ("Loop", "Scan"):
-        return None
+        results = {name: len(attributes[name].g.output) for name in ("then_branch", "else_branch")}
+        faults = (f"has {made} output(s), but its {name} has {n}" for name, n in results.items() if n < made)
+        return next(faults, None)
+    return _fault_of_body(proto, attributes, opset) if proto.op_type in ("Loop", "Scan") else None
+
+
+def _fault_of_body(proto: NodeProto, attributes: Mapping[str, AttributeProto], opset: int) -> str | None:
+    given, made = len(proto.input), len(proto.output)
     body = attributes["body"].g
     # Before its states a loop's body has the number of the iteration and the condition, and after it the condition.
     formals, results = (given, made + 1) if proto.op_type == "Loop" else (given - (opset < 9), made)

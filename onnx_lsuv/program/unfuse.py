@@ -33,57 +33,44 @@ _PARAMETERS: dict[str, tuple[str, ...]] = {
 
 
 def unfused(node: Node, fresh: Callable[[str], str], constants: dict[str, Constant], opset: int) -> list[Node]:
-    """Return the nodes that a fused node stands for, or the node itself.
+    """Return the nodes that a fused node stands for, or the node itself; add the bounds of a Clip to the constants.
 
-    Args:
-        node: any node.
-        fresh: makes a name unique.
-        constants: of the program; the bounds of a Clip are added.
-        opset: the model's.
+    `fresh` makes a name unique.
     """
-    fused = of(node).fused
+    fused, made = of(node).fused, node.outputs[0]
     if fused is None:
         return [node]
     activation = fused.activation or node.text_attribute("activation")
     if activation and activation not in (fused.activation, *_PARAMETERS):
         return [node]
-    own = Attributes((k, a) for k, a in node.attributes.items() if not k.startswith("activation"))
-    out = fresh(f"{node.outputs[0]}.linear")
+    out = fresh(f"{made}.linear")
     linear = replace(
-        node, op_type=fused.linear, domain="", inputs=node.inputs[: fused.operands], outputs=(out,), attributes=own
+        node,
+        op_type=fused.linear,
+        domain="",
+        inputs=node.inputs[: fused.operands],
+        outputs=(out,),
+        attributes=Attributes((k, a) for k, a in node.attributes.items() if not k.startswith("activation")),
     )
     nodes = [linear]
     if fused.added is not None and any(node.inputs[fused.added : fused.added + 1]):
-        total = fresh(f"{node.outputs[0]}.sum")
-        nodes.append(_node(node, "Add", (out, node.inputs[fused.added]), total))
+        total = fresh(f"{made}.sum")
+        nodes.append(node.beside("Add", (out, node.inputs[fused.added]), total))
         out = total
     if not activation:
-        nodes[-1] = replace(nodes[-1], outputs=node.outputs[:1])
+        nodes[-1] = replace(nodes[-1], outputs=(made,))
         return nodes
     names = _PARAMETERS.get(activation, ())
-    values = {n: a.f for n in names if (a := node.attributes.get(f"activation_{n}")) is not None}
+    values = {n: float(a.f) for n in names if (a := node.attributes.get(f"activation_{n}")) is not None}
     if "activation_params" in node.attributes:
-        values = dict(zip(names, node.attributes["activation_params"].floats, strict=False))
-    inputs: tuple[str, ...] = (out,)
-    attributes = Attributes((n, helper.make_attribute(n, float(v))) for n, v in values.items())
-    if activation == "Clip" and opset >= 11:
-        for bound in names:
-            name = fresh(f"{node.outputs[0]}.{bound}")
-            tensor = helper.make_tensor(name, TensorProto.FLOAT, [], [values.get(bound, 0.0)])
-            constants[name] = Constant(name, name, node.scope, "initializer", TensorProto.FLOAT, (), None, tensor)
-            inputs += (name,)
-        attributes = Attributes()
-    made = _node(node, activation, inputs, node.outputs[0], attributes)
-    return [*nodes, replace(made, domain=node.domain if fused.activation else "")]
-
-
-def _node(node: Node, op_type: str, inputs: tuple[str, ...], output: str, attributes: Attributes | None = None) -> Node:
-    return replace(
-        node,
-        label=f"{node.label}.{op_type}",
-        op_type=op_type,
-        domain="",
-        inputs=inputs,
-        outputs=(output,),
-        attributes=attributes or Attributes(),
-    )
+        values = dict(zip(names, map(float, node.attributes["activation_params"].floats), strict=False))
+    if activation != "Clip" or opset < 11:
+        last = node.beside(activation, (out,), made, **values)
+        return [*nodes, replace(last, domain=node.domain if fused.activation else "")]
+    inputs = [out]
+    for bound in names:
+        name = fresh(f"{made}.{bound}")
+        tensor = helper.make_tensor(name, TensorProto.FLOAT, [], [values.get(bound, 0.0)])
+        constants[name] = Constant(name, name, node.scope, "initializer", TensorProto.FLOAT, (), None, tensor)
+        inputs.append(name)
+    return [*nodes, node.beside(activation, tuple(inputs), made)]

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from onnx_lsuv.errors import DeviceError
+from onnx_lsuv.orthonormal import usable_cores
 from onnx_lsuv.runtime.package import package
 from onnx_lsuv.runtime.providers import Provider, providers_of
 
@@ -67,7 +68,7 @@ def open_device(
             missing = f"the installed ONNX Runtime is built without {provider.title} (install {provider.package!r})"
         if missing is None:
             word = f"{provider.word}:{index}" if provider.numbered else provider.word
-            return Device(word, threads or _cores(), allow_tf32, tuple(custom_ops))
+            return Device(word, threads or usable_cores(), allow_tf32, tuple(custom_ops))
     raise DeviceError(f"The device {name!r} was asked for, but {missing}: use '--device cpu' to run without it.")
 
 
@@ -79,10 +80,6 @@ def device_of(device: str | Device, *, threads: int | None = None) -> Device:
 def block(device: Device) -> int:
     """Return how many channels ONNX Runtime puts side by side for convolutions on a device; 1 where it does not."""
     return device.provider.block()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager

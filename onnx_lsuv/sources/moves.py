@@ -14,7 +14,7 @@ from onnx import TensorProto
 from onnx_lsuv.operators import of
 from onnx_lsuv.program.folding import FOLDS, Unfoldable, split
 from onnx_lsuv.program.program import FLOAT_TYPES, Node, Program
-from onnx_lsuv.program.static_integers import folded, lengths
+from onnx_lsuv.program.static_integers import folded, known_integers
 
 Array = NDArray[Any]
 View = Callable[[Mapping[str, Array]], Array]
@@ -128,7 +128,7 @@ def _ints(program: Program, node: Node, position: int) -> tuple[int, ...]:
     name = node.inputs[position]
     if name in program.constants and len(program.constants[name].dims) > 1 and node.op != "Gather":
         raise Untraceable("computed", f"what {node.op} {node.label!r} takes of the weight is no list of numbers")
-    values = lengths(program, name)
+    values = known_integers(program, name)
     if values is None or None in values:
         raise Untraceable("computed", f"what {node.op} {node.label!r} takes of the weight is known only at run time")
     return tuple(v for v in values if v is not None)

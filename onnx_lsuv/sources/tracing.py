@@ -19,7 +19,7 @@ import numpy as np
 from onnx_lsuv.model import read
 from onnx_lsuv.operators import WHOLE, of
 from onnx_lsuv.program.program import Constant, Node, Program, number
-from onnx_lsuv.program.static_integers import lengths
+from onnx_lsuv.program.static_integers import known_integers
 from onnx_lsuv.sources.degrees import degrees
 from onnx_lsuv.sources.moves import MOVES, Array, FixedTerm, Source, Untraceable, extend, join, phantom
 from onnx_lsuv.sources.quantisers import Follow, bounded, is_quantiser, rounded
@@ -166,7 +166,10 @@ def _centred(program: Program, node: Node, follow: Follow) -> Source:
 def _from_sequence(program: Program, node: Node, follow: Follow) -> Source:
     """Follow one part of a weight that SplitToSequence cuts."""
     cut, _ = program.producers[node.inputs[0]]
-    at, sizes = lengths(program, node.inputs[1]), lengths(program, cut.inputs[1]) if len(cut.inputs) > 1 else None
+    at, sizes = (
+        known_integers(program, node.inputs[1]),
+        known_integers(program, cut.inputs[1]) if len(cut.inputs) > 1 else None,
+    )
     if cut.op != "SplitToSequence" or at is None or at[0] is None or sizes is None or None in sizes:
         raise Untraceable("computed", f"the weight is an element of a sequence that {cut.op} {cut.label!r} makes")
     source = follow(cut.inputs[0])

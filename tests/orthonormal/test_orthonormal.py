@@ -432,7 +432,7 @@ def test_few_weights_are_drawn_ahead_of_a_slow_reader() -> None:
 
 
 def test_at_least_one_core_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert drawing._usable_cores() >= 1
+    assert drawing.usable_cores() >= 1
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert drawing._usable_cores() == 1
+    assert drawing.usable_cores() == 1
