@@ -5,6 +5,7 @@
     model = onnx_lsuv.load("resnet18.onnx")
     result = onnx_lsuv.initialize(model, [{"image": batch}], seed=0)
     onnx_lsuv.save(result.model, "resnet18.lsuv.onnx")
+    onnx_lsuv.write_report(result, "resnet18.html")
 
 The library never prints, reads no environment variables and never exits: it returns values, raises the errors
 of `onnx_lsuv.errors`, and calls back.
@@ -15,21 +16,26 @@ if TYPE_CHECKING:
     from typing import Any
 
     from onnx_lsuv.errors import DataError, DeviceError, LsuvError, ModelError, OutputError, UsageError
+    from onnx_lsuv.importers import Forecast, forecast
     from onnx_lsuv.lsuv import Change, LayerReport, Result, SkippedReport, initialize, measure
     from onnx_lsuv.model import Model, from_proto, load, save, save_weights, to_bytes
+    from onnx_lsuv.report.writing import write_report
 
 __version__ = "0.1.0"
 
 # Loaded on first use, so that `onnx-lsuv --help` does not wait for numpy, onnx and ONNX Runtime.
 _HOMES = {
     "errors": ("DataError", "DeviceError", "LsuvError", "ModelError", "OutputError", "UsageError"),
+    "importers": ("Forecast", "forecast"),
     "lsuv": ("Change", "LayerReport", "SkippedReport", "Result", "initialize", "measure"),
     "model": ("Model", "from_proto", "load", "save", "save_weights", "to_bytes"),
+    "report.writing": ("write_report",),
 }
 __all__ = [
     "Change",
     "DataError",
     "DeviceError",
+    "Forecast",
     "LayerReport",
     "LsuvError",
     "Model",
@@ -38,6 +44,7 @@ __all__ = [
     "Result",
     "SkippedReport",
     "UsageError",
+    "forecast",
     "from_proto",
     "initialize",
     "load",
@@ -45,6 +52,7 @@ __all__ = [
     "save",
     "save_weights",
     "to_bytes",
+    "write_report",
 ]
 
 

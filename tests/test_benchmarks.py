@@ -50,6 +50,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, str, Path]:
     return json.loads((folder / "b.json").read_text()), markdown, folder / "models"
 
 
+@pytest.mark.slow
 def test_every_measurement_gives_numbers(quick: tuple[dict, str, Path]) -> None:
     document, _, folder = quick
     rows = {row["name"]: row for row in document["rows"]}
@@ -70,6 +71,7 @@ def test_every_measurement_gives_numbers(quick: tuple[dict, str, Path]) -> None:
     assert not list(folder.iterdir())
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_said(quick: tuple[dict, str, Path]) -> None:
     document, markdown, _ = quick
     (row,) = (row for row in document["rows"] if row["name"] == "lsuv/fitnet4")
@@ -79,6 +81,7 @@ def test_what_is_missing_is_said(quick: tuple[dict, str, Path]) -> None:
     assert markdown.rstrip().endswith("; not measured: lsuv/fitnet4")
 
 
+@pytest.mark.slow
 def test_tables_are_whole(quick: tuple[dict, str, Path]) -> None:
     document, markdown, _ = quick
     lines = markdown.splitlines()

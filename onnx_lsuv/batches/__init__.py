@@ -1,18 +1,19 @@
 """Calibration data: .npy, .npz, .safetensors, .pb files, folders of them, arrays, or random draws, as batches.
 
     inputs    which graph inputs need data, and how messages speak of them
-    stored    an array at rest: dtype and shape known, values read on demand
-    files     opened, and values read or mapped
+    sources   the values of `--data [NAME=]PATH` -> stored arrays for each input; the table of formats
     npy       .npy (numpy.lib.format)
     npz       .npz (zip), unpacked row after row
     tensors   .safetensors and ONNX's TensorProto (.pb)
-    sources   the values of `--data [NAME=]PATH` -> stored arrays for each input
+    stored    an array at rest: dtype and shape known, values read on demand, or mapped
+    draw      random data, and the shapes for it
     values    which dtypes may become which, and one pass over the values: finite? mean, std, range
     plan      stored arrays -> pieces, one for each input and batch, checked against the model's shapes
-    hold      what of it is held in memory, and whether a batch fits there
-    draw      random data, and the shapes for it
+    advice    what to do about data that do not fit
+    memory    what of it is held in memory, and whether a batch fits there
     build     the three ways in, and the result: a sequence of batches
 
+A new format is a file with its reader (`stored.Reader`) and a row in `sources`.
 Nothing is unpickled and nothing is executed. Headers are read first, and no more of a header than it may have; values
 are read, mapped or unpacked batch by batch, so the data may be larger than memory as long as one batch fits.
 """

@@ -10,25 +10,10 @@ from itertools import islice
 from pathlib import Path
 
 from onnx_lsuv.errors import meant, quote
+from onnx_lsuv.model.kinds import SUFFIXES
 
 NEAR = 4096  # names of a folder that are compared with one that is missing
 Dims = Sequence[int | str | None]
-
-# What people keep samples or models in, by the file's suffix.
-OTHERS = {
-    **dict.fromkeys(
-        (".onnx", ".ort"), "is a model, not data: the model comes first, as in 'onnx-lsuv MODEL --data PATH'"
-    ),
-    **dict.fromkeys(
-        (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"),
-        "is an image: load and preprocess it as in training",
-    ),
-    **dict.fromkeys((".pt", ".pth", ".ckpt"), "is of PyTorch: load it there and take x.numpy()"),
-    **dict.fromkeys((".pkl", ".pickle", ".joblib"), "is a pickle, which is never opened: load it where it comes from"),
-    **dict.fromkeys((".csv", ".tsv", ".txt", ".json", ".parquet"), "is a table or text: load it and take the numbers"),
-    **dict.fromkeys((".h5", ".hdf5", ".mat"), "holds arrays in another format: load it there"),
-    **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".7z", ".xz"), "is an archive: unpack it first"),
-}
 
 
 def fits(want: Dims, have: Sequence[int]) -> bool:
@@ -82,13 +67,9 @@ def _same_rank(want: Dims, have: Sequence[int]) -> str:
 def file_advice(path: Path, known: Sequence[str]) -> str:
     """Return what is wrong with a data file of another suffix than those known, and what to do."""
     suffix = path.suffix.lower()
-    if suffix in OTHERS:
-        more = (
-            ""
-            if suffix in (".onnx", ".ort")
-            else f", and write it with numpy.save as {quote(path.with_suffix('.npy'))}"
-        )
-        return f"{OTHERS[suffix]}{more}"
+    if suffix in SUFFIXES and (kind := SUFFIXES[suffix]).data:
+        again = f", and write it with numpy.save as {quote(path.with_suffix('.npy'))}"
+        return kind.data if suffix in (".onnx", ".ort") else kind.data + again
     what = f"an unknown extension {quote(path.suffix)}" if suffix else "no extension"
     return f"has {what}{meant(suffix, known)}; known are {', '.join(known)}"
 

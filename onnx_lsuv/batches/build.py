@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from onnx_lsuv.batches.draw import batches_for, complete_shapes, draw_input
-from onnx_lsuv.batches.hold import check_memory, check_sums, hold
-from onnx_lsuv.batches.inputs import Input, closest, show_shape, type_name
+from onnx_lsuv.batches.inputs import Input, closest, show_shape
+from onnx_lsuv.batches.memory import check_memory, check_sums, hold
 from onnx_lsuv.batches.plan import plan_batches
 from onnx_lsuv.batches.sources import Source, read_sources
-from onnx_lsuv.batches.stored import Array, Stored, batch_limit, default_limit, held, reason
-from onnx_lsuv.batches.values import INTS, Piece, Stats, check_dtype, dtype_of, read_piece, scan
+from onnx_lsuv.batches.stored import Stored, default_limit, held, reason
+from onnx_lsuv.batches.values import INTS, Piece, Stats, check_dtype, read_piece, scan
 from onnx_lsuv.errors import DataError, UsageError, listing, quote
+from onnx_lsuv.model import Array
 
 Batch = Mapping[str, Array]
 
@@ -76,7 +77,7 @@ class Batches:
         pieces, stats = _distinct(self.pieces, each), self.stats[each.name]
         moments = {"mean": stats.mean, "std": stats.std, "min": stats.low, "max": stats.high}
         return {
-            "type": type_name(each.elem_type),
+            "type": each.type_name,
             "declared": None if each.shape is None else list(each.shape),
             "shape": list(pieces[0].shape),  # of the first batch; only the last may differ in its first length
             "batches": len(pieces),  # 1: the same for every batch
@@ -99,7 +100,8 @@ def from_paths(
     batches; an eighth of the physical memory unless given.
     Raises UsageError for options that do not go together, DataError for data that are broken or do not fit.
     """
-    limit = batch_limit() if limit_bytes is None else limit_bytes
+    # Running a batch takes several times as much.
+    limit = default_limit() // 4 if limit_bytes is None else limit_bytes
     found, sources, notes = read_sources(inputs, data, limit)
     return _build(inputs, found, sources, notes, batch_size=batch_size, samples=samples, limit=limit)
 
@@ -128,11 +130,11 @@ def from_arrays(
         for each in inputs:
             if each.name not in batch:
                 raise DataError(
-                    f"batch {index} has no array for input {quote(each.name)} ({type_name(each.elem_type)}); "
+                    f"batch {index} has no array for input {quote(each.name)} ({each.type_name}); "
                     f"every batch needs {listing(one.name for one in inputs)}"
                 )
             where = f"the array for {quote(each.name)} in batch {index}"
-            found[each.name].append(held(each.name, where, _as_array(batch[each.name], where)))
+            found[each.name].append(held(where, _as_array(batch[each.name], where)))
     source = Source("arrays", tuple(each.name for each in inputs))
     return _build(inputs, found, [source], [], batch_size=batch_size, samples=samples)
 
@@ -167,14 +169,14 @@ def from_random(
     complete = complete_shapes(inputs, shapes)
     if batches is None:
         batches = batches_for(inputs, shapes, complete, samples)
-    for name, shape in complete.items():
-        each = next(one for one in inputs if one.name == name)
-        top = (high or {}).get(name, 2)
-        where = f"the random array for {quote(name)}"
-        drawn = draw_input(each, shape, seed, batches=batches, high=top, limit=limit)
-        found[name] = [held(name, where, array) for array in drawn]
-        if dtype_of(each) in INTS and name not in (high or {}):
-            notes.append(f"input {quote(name)} is given random integers 0 and 1; real data will say more")
+    for each in inputs:
+        where = f"the random array for {quote(each.name)}"
+        drawn = draw_input(
+            each, complete[each.name], seed, batches=batches, high=(high or {}).get(each.name, 2), limit=limit
+        )
+        found[each.name] = [held(where, array) for array in drawn]
+        if each.dtype in INTS and each.name not in (high or {}):
+            notes.append(f"input {quote(each.name)} is given random integers 0 and 1; real data will say more")
     sources = [Source("random", tuple(found), seed=seed)]
     return _build(inputs, found, sources, notes, batch_size=batch_size, samples=samples)
 
@@ -192,42 +194,37 @@ def _build(
     for value, what in ((batch_size, "a batch size"), (samples, "a number of samples")):
         if value is not None and value < 1:
             raise UsageError(f"{what} of {value} was asked for; ask for at least 1")
-    converted = {each.name: tuple(_conversions(each, found[each.name])) for each in inputs}
+    # What has to be converted, without repetition.
+    every = {each.name: [check_dtype(each, stored) for stored in found[each.name]] for each in inputs}
+    converted = {name: tuple(dict.fromkeys(what for what in each if what)) for name, each in every.items()}
     pieces, total = plan_batches(inputs, found, batch_size, samples)
     if limit is not None:  # the data come from files
         check_memory(inputs, pieces, limit)
         check_sums(pieces)
         pieces = hold(inputs, pieces, limit)
     stats = {each.name: scan(each, _distinct(pieces, each)) for each in inputs}
-    every = list(notes)
-    for each in inputs:
-        if stats[each.name].count == 0 and len(inputs) == 1:
-            one = found[each.name][0]
-            raise DataError(f"{one.where} has the shape {show_shape(one.shape)} and so no values; give some")
+    if len(inputs) == 1 and stats[inputs[0].name].count == 0:
+        one = found[inputs[0].name][0]
+        raise DataError(f"{one.where} has the shape {show_shape(one.shape)} and so no values; give some")
+    facts = list(notes)
     if samples is not None and total is not None and total < samples:
-        every.append(f"{samples} samples were asked for, but there are {total}; all of them are used")
+        facts.append(f"{samples} samples were asked for, but there are {total}; all of them are used")
     if total == 1:
-        every.append("there is one sample only, so all statistics are those of one sample; give more where you can")
-    return Batches(tuple(inputs), tuple(sources), total, tuple(every), converted, stats, tuple(pieces))
-
-
-def _conversions(each: Input, arrays: Sequence[Stored]) -> list[str]:
-    """Return what has to be converted, without repetition; raises DataError where it may not be."""
-    return list(dict.fromkeys(what for stored in arrays if (what := check_dtype(each, stored)) is not None))
+        facts.append("there is one sample only, so all statistics are those of one sample; give more where you can")
+    return Batches(tuple(inputs), tuple(sources), total, tuple(facts), converted, stats, tuple(pieces))
 
 
 def _distinct(batches: Sequence[Mapping[str, Piece]], each: Input) -> list[Piece]:
     """Return an input's pieces, one that is repeated for every batch only once."""
-    if all(batch[each.name] is batches[0][each.name] for batch in batches):
-        return [batches[0][each.name]]
-    return [batch[each.name] for batch in batches]
+    pieces = [batch[each.name] for batch in batches]
+    return pieces[:1] if all(piece is pieces[0] for piece in pieces) else pieces
 
 
 def _remarks(each: Input, stats: Stats, converted: Sequence[str], *, prepared: bool) -> list[str]:
     name = quote(each.name)
     notes = []
     for what in converted:
-        raw = what.startswith("uint8") and (stats.high or 0) > 1 and dtype_of(each) not in INTS and not prepared
+        raw = what.startswith("uint8") and (stats.high or 0) > 1 and each.dtype not in INTS and not prepared
         reach = f"; its values reach {stats.high:g}, as pixels do that were not preprocessed" if raw else ""
         notes.append(f"input {name} is converted from {what}{reach}")
     if stats.mean is None or stats.std is None or stats.count < 2:

@@ -6,7 +6,6 @@ depends on no other, and not on the order of the inputs.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -15,10 +14,12 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_lsuv.batches.inputs import Input, closest, show_shape, type_name
-from onnx_lsuv.batches.stored import Array, Layout
-from onnx_lsuv.batches.values import dtype_of
+from onnx_lsuv.batches.advice import fits
+from onnx_lsuv.batches.inputs import Input, closest, show_shape
+from onnx_lsuv.batches.stored import Layout
 from onnx_lsuv.errors import UsageError, listing, quote
+from onnx_lsuv.model import Array
+from onnx_lsuv.orthonormal import seed_of
 
 SAMPLES = 32  # drawn where no shape says how many
 ENOUGH = 1 << 28  # bytes of all samples together from which on fewer will do: each of them is large
@@ -56,27 +57,24 @@ def parse_shapes(inputs: Sequence[Input], texts: Sequence[str]) -> dict[str, tup
     shapes: dict[str, tuple[int, ...]] = {}
     for text in texts:
         name, shape = parse_shape(text)
-        if name is None:
-            if len(inputs) != 1:
-                raise UsageError(
-                    f"the shape {quote(text)} could be for any of {listing(each.name for each in inputs)}; "
-                    f"give NAME={text}"
-                    if inputs
-                    else f"the shape {quote(text)} is for no input: the model has none that needs data; leave it out"
-                )
-            name = inputs[0].name
+        if name is None and len(inputs) != 1:
+            raise UsageError(
+                f"the shape {quote(text)} could be for any of {listing(each.name for each in inputs)}; give NAME={text}"
+                if inputs
+                else f"the shape {quote(text)} is for no input: the model has none that needs data; leave it out"
+            )
+        name = inputs[0].name if name is None else name
         if name in shapes:
             raise UsageError(f"input {quote(name)} is given a shape twice, again by {quote(text)}; give it once")
         shapes[name] = shape
-    _check_names(inputs, shapes, "shape")
+    _check_names(inputs, shapes)
     return shapes
 
 
-def _check_names(inputs: Sequence[Input], given: Mapping[str, object], what: str) -> None:
-    names = {each.name for each in inputs}
-    for name in given:
-        if name not in names:
-            raise UsageError(f"a {what} is given for {quote(name)}, but {closest(name, inputs)}")
+def _check_names(inputs: Sequence[Input], shapes: Mapping[str, object]) -> None:
+    for name in shapes:
+        if name not in {each.name for each in inputs}:
+            raise UsageError(f"a shape is given for {quote(name)}, but {closest(name, inputs)}")
 
 
 def complete_shapes(inputs: Sequence[Input], shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
@@ -85,7 +83,7 @@ def complete_shapes(inputs: Sequence[Input], shapes: Mapping[str, Sequence[int]]
     A name that a given shape settles is settled everywhere; what is left open is filled in only where it is the first
     axis, with as many samples as the given shapes agree on, else 32. Raises UsageError where more is open.
     """
-    _check_names(inputs, shapes, "shape")
+    _check_names(inputs, shapes)
     known: dict[str, int] = {}
     firsts: set[int] = set()
     for each in inputs:
@@ -94,7 +92,7 @@ def complete_shapes(inputs: Sequence[Input], shapes: Mapping[str, Sequence[int]]
             for dim, length in zip(each.shape or (), shapes[each.name], strict=each.shape is not None):
                 if isinstance(dim, str):
                     known.setdefault(dim, length)
-            if each.shape and not isinstance(each.shape[0], int):
+            if each.shape and each.fixed is None:
                 firsts.add(shapes[each.name][0])
     samples = firsts.pop() if len(firsts) == 1 else SAMPLES
     for each in inputs:
@@ -106,14 +104,15 @@ def complete_shapes(inputs: Sequence[Input], shapes: Mapping[str, Sequence[int]]
 def _complete(each: Input, given: Sequence[int] | None, known: Mapping[str, int], samples: int) -> tuple[int, ...]:
     if given is not None:
         return tuple(given)
-    shape = []
-    for axis, dim in enumerate(each.shape or ()):
-        length = dim if isinstance(dim, int) else known.get(dim) if isinstance(dim, str) else None
-        shape.append(samples if length is None and axis == 0 else length)
+    shape = [known.get(dim) if isinstance(dim, str) else dim for dim in each.shape or ()]
+    if shape and shape[0] is None:
+        shape[0] = samples
     if each.shape is None or None in shape:
+        lengths = [dim if isinstance(dim, int) else 8 * axis for axis, dim in enumerate(each.shape or (), 1)]
+        example = ",".join(map(str, lengths)) or "1,3,224,224, for example"
         raise UsageError(
             f"input {quote(each.name)} is declared with {show_shape(each.shape)}, so random data need its shape; "
-            f"give --shape {each.name}={_example(each)}"
+            f"give --shape {each.name}={example}"
         )
     return tuple(length for length in shape if length is not None)
 
@@ -126,26 +125,16 @@ def batches_for(
 ) -> int:
     """Return how many batches to draw, so that a model whose first axes are all fixed gets as many samples as others.
 
-    Args:
-        inputs: of the model.
-        given: shapes that a caller gave; one that is longer than the model's first axis says how many samples.
-        shapes: of all inputs.
-        samples: how many were asked for.
+    `given` are the shapes that a caller gave, one of which is perhaps longer than the model's first axis and so says
+    how many samples; `shapes` are those of all inputs.
     """
     counted = [each for each in inputs if each.shape]
-    lengths = [dim for each in counted if isinstance(dim := (each.shape or ())[0], int) and dim > 0]
-    if len(lengths) < len(counted) or not lengths:
+    lengths = [each.fixed for each in counted if each.fixed]
+    longer = any(given[each.name][0] != each.fixed for each in counted if each.name in given)
+    if len(lengths) < len(counted) or not lengths or longer:
         return 1
-    if any(given[each.name][0] != (each.shape or ())[0] for each in counted if each.name in given):
-        return 1
-    size = sum(math.prod(shapes[each.name]) * dtype_of(each).itemsize for each in inputs)
+    size = sum(math.prod(shapes[each.name]) * each.dtype.itemsize for each in inputs)
     return max(1, min(-(-(samples or SAMPLES) // min(lengths)), ENOUGH // max(size, 1)))
-
-
-def _example(each: Input) -> str:
-    if each.shape is None:
-        return "1,3,224,224, for example"
-    return ",".join(str(dim) if isinstance(dim, int) else str(8 * (axis + 1)) for axis, dim in enumerate(each.shape))
 
 
 def _check_given(each: Input, given: Sequence[int]) -> None:
@@ -155,17 +144,14 @@ def _check_given(each: Input, given: Sequence[int]) -> None:
         raise UsageError(f"{shown}, but a length cannot be below 0, nor the first one 0; give positive lengths")
     if want is None:
         return
-    fits = len(want) == len(given)
-    for axis, (dim, length) in enumerate(zip(want, given, strict=False)):
-        if isinstance(dim, int) and dim != length and not (axis == 0 and dim and length % dim == 0):
-            fits = False
-    if not fits:
+    several = bool(each.fixed and given) and given[0] % (each.fixed or 1) == 0
+    if not fits((None, *want[1:]) if several else want, given):
         raise UsageError(f"{shown}, but the model expects {show_shape(want)}; give one that fits")
 
 
 def draw_input(each: Input, shape: Sequence[int], seed: int, *, batches: int, high: int, limit: int) -> list[Array]:
     """Draw `batches` arrays: floats standard normal, integers in [0, high), bools fair; raises UsageError."""
-    dtype = dtype_of(each)
+    dtype = each.dtype
     what = f"random data of shape {show_shape(shape)} for input {quote(each.name)}"
     try:
         needed = Layout(dtype, tuple(shape)).size * batches
@@ -175,12 +161,8 @@ def draw_input(each: Input, shape: Sequence[int], seed: int, *, batches: int, hi
         raise UsageError(
             f"{what} would take {needed} bytes, more than the limit of {limit}; give a smaller shape or fewer batches"
         )
-    generator = np.random.Generator(np.random.PCG64(_seed(seed, each.name)))
+    generator = np.random.Generator(np.random.PCG64(seed_of(f"{seed}:{each.name}")))
     return [_draw(each, dtype, shape, generator, high) for _ in range(batches)]
-
-
-def _seed(seed: int, name: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogatepass")).digest(), "little")
 
 
 def _draw(each: Input, dtype: np.dtype[Any], shape: Sequence[int], generator: np.random.Generator, high: int) -> Array:
@@ -190,8 +172,7 @@ def _draw(each: Input, dtype: np.dtype[Any], shape: Sequence[int], generator: np
         return np.asarray(generator.standard_normal(shape))
     if "complex" in dtype.name or dtype.kind == "O":
         raise UsageError(
-            f"random data cannot be drawn for input {quote(each.name)} of type {type_name(each.elem_type)}; "
-            "give data of your own"
+            f"random data cannot be drawn for input {quote(each.name)} of type {each.type_name}; give data of your own"
         )
     if "float" in dtype.name:
         return np.asarray(generator.standard_normal(shape, dtype=np.float32)).astype(dtype)
@@ -202,6 +183,6 @@ def _draw(each: Input, dtype: np.dtype[Any], shape: Sequence[int], generator: np
     if high < 1 or not fits:
         raise UsageError(
             f"integers in [0, {high}) cannot be drawn for input {quote(each.name)} of type "
-            f"{type_name(each.elem_type)}; give a range that the type holds"
+            f"{each.type_name}; give a range that the type holds"
         )
     return generator.integers(0, high, size=shape, dtype=np.int64).astype(dtype)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import onnx
 
 from onnx_lsuv.errors import ModelError, listing, meant, quote, shorten
@@ -25,6 +27,21 @@ class Input:
     name: str
     elem_type: int
     shape: tuple[int | str | None, ...] | None  # None: the rank is unknown
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The NumPy dtype that ONNX Runtime takes; text is an object array of str."""
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.elem_type))
+
+    @property
+    def type_name(self) -> str:
+        """The element type as ONNX text writes it, such as "float" or "int64"."""
+        return str(onnx.TensorProto.DataType.Name(self.elem_type)).lower()
+
+    @property
+    def fixed(self) -> int | None:
+        """The length to which the model fixes the first axis, None where it is dynamic or absent."""
+        return self.shape[0] if self.shape and isinstance(self.shape[0], int) else None
 
 
 def inputs_of(graph: onnx.GraphProto) -> tuple[Input, ...]:
@@ -97,8 +114,3 @@ def show_shape(shape: Sequence[int | str | None] | None) -> str:
     if len(shown) > SHOWN:
         shown[SHOWN // 2 : -SHOWN // 2] = [f"… {len(shown) - SHOWN} more"]
     return shorten("[" + ", ".join(shown) + "]")
-
-
-def type_name(elem_type: int) -> str:
-    """Return the name of an element type as ONNX text writes it, such as "float" or "int64"."""
-    return str(onnx.TensorProto.DataType.Name(elem_type)).lower()

@@ -10,16 +10,15 @@ import io
 import struct
 import tokenize
 import warnings
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
 
-from onnx_lsuv.batches.files import load_rows, looks_like, open_file, size_of
 from onnx_lsuv.batches.inputs import show_shape
-from onnx_lsuv.batches.stored import Layout, Stored, reason
+from onnx_lsuv.batches.stored import Layout, Stored, in_file, looks_like, open_file, reason, size_of
 from onnx_lsuv.errors import DataError, quote
 
 HEADER_LIMIT = 10_000  # bytes; NumPy refuses longer ones too, but reads them first
@@ -37,12 +36,11 @@ def read_npy(path: Path) -> list[Stored]:
         try:
             layout = read_header(file, where)
         except BROKEN as error:
-            broken = f"has a broken .npy header ({reason(error)})"
-            what = looks_like(path, broken)
+            what = looks_like(path, broken := f"has a broken .npy header ({reason(error)})")
             what = broken if what == "is a .npy file" else what
             raise DataError(f"{where} {what}; write it again with numpy.save") from error
         check_length(where, layout, size_of(file))
-    return [Stored(None, where, layout.dtype, layout.shape, partial(load_rows, path, where, layout))]
+    return [in_file(None, where, path, layout)]
 
 
 def read_header(file: BinaryIO, where: str) -> Layout:

@@ -21,10 +21,10 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from onnx_lsuv.batches.files import load_rows, looks_like, open_file, size_of
 from onnx_lsuv.batches.npy import BROKEN, HEADER_LIMIT, check_length, read_header
-from onnx_lsuv.batches.stored import MOST, Array, Layout, Stored, reason
+from onnx_lsuv.batches.stored import MOST, Layout, Stored, in_file, looks_like, open_file, reason, size_of
 from onnx_lsuv.errors import DataError, quote
 
 UNREADABLE = (*BROKEN, zipfile.BadZipFile, zlib.error)
@@ -89,12 +89,17 @@ def _check_members(where: str, members: list[zipfile.ZipInfo], names: Container[
 def _member(path: Path, where: str, file: BufferedReader, member: zipfile.ZipInfo) -> Stored:
     key = member.filename.removesuffix(".npy")
     place = f"array {quote(key)} of {where.removeprefix('the data file ')}"
-    begin = _data_start(file, member)
+    # The local header repeats name and extra field with lengths of its own (4.3.7).
+    file.seek(member.header_offset)
+    head = file.read(30)
+    if head[:4] != b"PK\x03\x04":
+        raise zipfile.BadZipFile("no local header")
+    begin = member.header_offset + 30 + sum(struct.unpack("<HH", head[26:]))
     if begin + member.compress_size > size_of(file):
         raise zipfile.BadZipFile("a member ends behind the file")
     packed = member.compress_type == zipfile.ZIP_DEFLATED
     if packed:
-        stream = Inflation(path, begin, member.compress_size, member.file_size, member.CRC)
+        stream = Inflation(begin, member.compress_size, member.file_size, member.CRC)
         top = bytearray(min(member.file_size, HEADER_LIMIT + 12))
         stream.read(0, memoryview(top), file)
         stream.rest()
@@ -105,22 +110,21 @@ def _member(path: Path, where: str, file: BufferedReader, member: zipfile.ZipInf
         top = bytearray(file.read(min(member.file_size, HEADER_LIMIT + 12)))
     layout = read_header(io.BytesIO(top), place)
     check_length(place, layout, member.file_size)
-    if packed:
-        load = partial(_unpack, place, stream, layout)
-        return Stored(key, place, layout.dtype, layout.shape, load, packed=True, apart=layout.order == "C")
-    there = replace(layout, offset=layout.offset + begin)
-    check = partial(_check_sum, path, place, begin, member)
-    return Stored(key, place, layout.dtype, layout.shape, partial(load_rows, path, place, there), check=check)
+    if not packed:
+        check = partial(_check_sum, path, place, begin, member)
+        return in_file(key, place, path, replace(layout, offset=layout.offset + begin), check)
 
+    def read(part: Layout) -> NDArray[np.uint8]:
+        try:
+            values = np.empty(part.size, np.uint8)
+            with open_file(path) as again:
+                stream.read(part.offset, values.data, again)
+        except UNREADABLE as error:
+            raise DataError(f"{place} cannot be unpacked: {reason(error)}; write it again") from error
+        return values
 
-def _data_start(file: BufferedReader, member: zipfile.ZipInfo) -> int:
-    # The local header repeats name and extra field with lengths of its own (4.3.7).
-    file.seek(member.header_offset)
-    head = file.read(30)
-    if head[:4] != b"PK\x03\x04":
-        raise zipfile.BadZipFile("no local header")
-    name, extra = struct.unpack("<HH", head[26:30])
-    return member.header_offset + 30 + int(name) + int(extra)
+    apart = layout.order == "C"
+    return Stored(key, place, layout.dtype, layout.shape, layout.loader(read), True, apart)
 
 
 def _check_sum(path: Path, where: str, begin: int, member: zipfile.ZipInfo) -> None:
@@ -133,18 +137,6 @@ def _check_sum(path: Path, where: str, begin: int, member: zipfile.ZipInfo) -> N
         raise DataError(f"{where} is damaged: its checksum is wrong; get the file again, or write it again")
 
 
-def _unpack(where: str, stream: Inflation, layout: Layout, start: int, stop: int | None) -> Array:
-    part = layout.rows(start, stop)
-    try:
-        values = np.empty(part.size, np.uint8)
-        with open_file(stream.path) as file:
-            stream.read(part.offset, values.data, file)
-    except UNREADABLE as error:
-        raise DataError(f"{where} cannot be unpacked: {reason(error)}; write it again") from error
-    array: Array = values.view(part.dtype).reshape(part.shape, order=part.order)
-    return array if part is not layout or stop is None else array[start:stop]
-
-
 @dataclass(slots=True)
 class Inflation:
     """A deflated member as bytes that are unpacked one after the other; to go back is to start anew.
@@ -153,7 +145,6 @@ class Inflation:
     size, crc:     of what they unpack to.
     """
 
-    path: Path
     begin: int
     packed: int
     size: int
@@ -168,33 +159,31 @@ class Inflation:
 
     def read(self, offset: int, into: memoryview, file: BufferedReader) -> None:
         """Fill a buffer with the bytes from an offset on; raises ValueError or zlib.error where they cannot be had."""
+        status = os.fstat(file.fileno())
+        stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         with self._lock:
-            self._read(offset, into, file)
+            if self._stamp not in ((), stamp):
+                raise ValueError("the file changed while it was read")
+            self._stamp = stamp
+            if self._engine is None or offset < self._given:
+                self._engine = zlib.decompressobj(-zlib.MAX_WBITS)
+                self._taken, self._left, self._given, self._sum = 0, b"", 0, 0
+            file.seek(self.begin + self._taken)
+            while self._given < offset:
+                self._next(offset - self._given, file)
+            done = 0
+            while done < len(into):
+                data = self._next(len(into) - done, file)
+                into[done : done + len(data)] = data
+                done += len(data)
+            if self._given == self.size:
+                self.rest()
+                if self._sum != self.crc:
+                    raise ValueError("its checksum is wrong")
 
     def rest(self) -> None:
         """Give back what the engine takes, some 40 KB; there may be a hundred thousand files."""
         self._engine = None
-
-    def _read(self, offset: int, into: memoryview, file: BufferedReader) -> None:
-        stamp = _stamp_of(file)
-        if self._stamp not in ((), stamp):
-            raise ValueError("the file changed while it was read")
-        if self._engine is None or offset < self._given:
-            self._engine = zlib.decompressobj(-zlib.MAX_WBITS)
-            self._taken, self._left, self._given, self._sum = 0, b"", 0, 0
-        self._stamp = stamp
-        file.seek(self.begin + self._taken)
-        while self._given < offset:
-            self._next(offset - self._given, file)
-        done = 0
-        while done < len(into):
-            data = self._next(len(into) - done, file)
-            into[done : done + len(data)] = data
-            done += len(data)
-        if self._given == self.size:
-            self.rest()
-            if self._sum != self.crc:
-                raise ValueError("its checksum is wrong")
 
     def _next(self, most: int, file: BufferedReader) -> bytes:
         """Return the next bytes, at most so many."""
@@ -209,8 +198,3 @@ class Inflation:
         self._given += len(found)
         self._sum = zlib.crc32(found, self._sum)
         return found
-
-
-def _stamp_of(file: BufferedReader) -> tuple[int, ...]:
-    status = os.fstat(file.fileno())
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -12,8 +12,9 @@ Inputs are put together by position: every input has as many batches as the othe
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from itertools import islice
+from itertools import accumulate, islice
 
 from onnx_lsuv.batches.advice import fits, layout_advice
 from onnx_lsuv.batches.inputs import Input, show_shape
@@ -38,12 +39,16 @@ def plan_batches(
     for each in inputs:
         for stored in given[each.name]:
             check_shape(each, stored)
-    sizes = {each.name: _cut_length(each, inputs, given, batch_size) for each in inputs}
-    pieces = {each.name: _cut(given[each.name], sizes[each.name], samples) for each in inputs}
-    _check_counts(inputs, pieces)
-    counting = _counting(inputs, given, pieces)
+    pieces = {
+        each.name: _cut(given[each.name], _cut_length(each, inputs, given, batch_size), samples) for each in inputs
+    }
+    number = max((len(cuts) for cuts in pieces.values()), default=1)
+    _check_counts(pieces, number)
+    # The input whose first axis counts the samples: one that surely has such an axis, else the first.
+    able = [each for each in inputs if len(pieces[each.name]) == number and given[each.name][0].shape]
+    counting = next((each for each in able if not _stateless(each, given[each.name])), able[0] if able else None)
     if samples is not None:
-        pieces = _limit(inputs, given, pieces, counting, samples)
+        pieces = _limit(inputs, pieces, counting, samples)
     _check_remainders(inputs, pieces, samples)
     total = None if counting is None else sum(piece.shape[0] for piece in pieces[counting.name])
     number = max((len(cuts) for cuts in pieces.values()), default=1)
@@ -66,14 +71,9 @@ def check_shape(each: Input, stored: Stored) -> None:
         raise DataError(f"input {quote(each.name)} expects {show_shape(want)}, but {found}: {advice}")
 
 
-def _fixed(each: Input) -> int | None:
-    """Return the length to which the model fixes the first axis, None where it is dynamic or absent."""
-    return each.shape[0] if each.shape and isinstance(each.shape[0], int) else None
-
-
 def _stateless(each: Input, stored: Sequence[Stored]) -> bool:
     """Tell whether the first axis may count something else than samples, and the arrays leave that open."""
-    return all(not array.shape or array.shape[0] == _fixed(each) for array in stored)
+    return all(not array.shape or array.shape[0] == each.fixed for array in stored)
 
 
 def _cut_length(
@@ -82,25 +82,25 @@ def _cut_length(
     """Return after how many samples to cut the arrays of an input, None for not at all."""
     mine = given[each.name]
     if _stateless(each, mine):
-        takers = [other for other in inputs if _fixed(other) in (None, batch_size) and given[other.name][0].shape]
+        takers = [other for other in inputs if other.fixed in (None, batch_size) and given[other.name][0].shape]
         if batch_size is not None and not takers:
             raise DataError(
                 f"a batch size of {batch_size} was asked for, but input {quote(each.name)} has it fixed: "
                 f"{show_shape(each.shape)}; leave the batch size out, or export the model with a dynamic batch axis"
             )
         return None
-    fixed = _fixed(each)
-    if fixed is not None:
-        if batch_size not in (None, fixed):
+    if each.fixed is not None:
+        if batch_size not in (None, each.fixed):
             raise DataError(
-                f"a batch size of {batch_size} was asked for, but input {quote(each.name)} has it fixed to {fixed}: "
-                f"{show_shape(each.shape)}; give {fixed}, or export the model with a dynamic batch axis"
+                f"a batch size of {batch_size} was asked for, but input {quote(each.name)} has it fixed to "
+                f"{each.fixed}: {show_shape(each.shape)}; give {each.fixed}, or export the model with a dynamic batch "
+                "axis"
             )
-        return fixed
+        return each.fixed
     others = [other for other in inputs if not _stateless(other, given[other.name]) and len(given[other.name]) == 1]
     if batch_size is None:
         # Next to an input whose fixed axis cuts its array, a dynamic one with as many samples is cut alike.
-        lengths = {_fixed(other) for other in others} - {None}
+        lengths = {other.fixed for other in others} - {None}
         batch_size = lengths.pop() if len(lengths) == 1 else None
     if batch_size is not None and len(mine) == 1:
         for other in others:
@@ -130,74 +130,60 @@ def _cut(arrays: Sequence[Stored], size: int | None, samples: int | None) -> lis
     return list(islice(pieces, number))
 
 
-def _check_counts(inputs: Sequence[Input], pieces: Pieces) -> None:
-    number = max((len(cuts) for cuts in pieces.values()), default=1)
-    for each in inputs:
-        if len(pieces[each.name]) not in (1, number):
+def _check_counts(pieces: Pieces, number: int) -> None:
+    for name, cuts in pieces.items():
+        if len(cuts) not in (1, number):
             most = next(name for name, cuts in pieces.items() if len(cuts) == number)
             raise DataError(
                 f"every input needs the same number of batches, but {quote(most)} has {number} and "
-                f"{quote(each.name)} has {len(pieces[each.name])}; give as many, or a single one for all batches"
+                f"{quote(name)} has {len(cuts)}; give as many, or a single one for all batches"
             )
 
 
-def _counting(inputs: Sequence[Input], given: Mapping[str, Sequence[Stored]], pieces: Pieces) -> Input | None:
-    """Return the input whose first axis counts the samples: one that surely has such an axis, else the first."""
-    number = max((len(cuts) for cuts in pieces.values()), default=1)
-    able = [each for each in inputs if len(pieces[each.name]) == number and given[each.name][0].shape]
-    sure = [each for each in able if not _stateless(each, given[each.name])]
-    return next(iter(sure or able), None)
-
-
-def _limit(
-    inputs: Sequence[Input], given: Mapping[str, Sequence[Stored]], pieces: Pieces, counting: Input | None, samples: int
-) -> Pieces:
+def _limit(inputs: Sequence[Input], pieces: Pieces, counting: Input | None, samples: int) -> Pieces:
     if counting is None:
         raise UsageError(
             f"the first {samples} samples were asked for, but no input has an axis that counts samples "
             f"({listing(each.name for each in inputs)}); leave the number out"
         )
-    kept, seen = 0, 0
-    lengths = [piece.shape[0] for piece in pieces[counting.name]]
-    while kept < len(lengths) and seen + lengths[kept] <= samples:
-        seen += lengths[kept]
-        kept += 1
-    if kept == len(lengths):
+    ends = list(accumulate(piece.shape[0] for piece in pieces[counting.name]))
+    kept = bisect_right(ends, samples)
+    if kept == len(ends):
         return pieces
-    partial = samples - seen
+    seen = ends[kept - 1] if kept else 0
     result: Pieces = {}
     for each in inputs:
         cuts = pieces[each.name]
-        if len(cuts) == 1 and len(lengths) > 1:
+        if len(cuts) == 1 and len(ends) > 1:
             result[each.name] = cuts
             continue
         result[each.name] = cuts[:kept]
-        if partial:
+        if seen < samples:
             last = cuts[kept]
-            if last.stored.shape and last.shape[0] == lengths[kept] and (_fixed(each) is None or each is counting):
-                last = Piece(last.stored, last.start, last.start + partial)
+            whole = bool(last.shape) and last.shape[0] == ends[kept] - seen
+            if whole and (each.fixed is None or each is counting):
+                last = Piece(last.stored, last.start, last.start + samples - seen)
             result[each.name].append(last)
     return result
 
 
 def _check_remainders(inputs: Sequence[Input], pieces: Pieces, samples: int | None) -> None:
     for each in inputs:
-        fixed = _fixed(each)
-        if fixed is None:
+        fixed = each.fixed
+        odd = next((piece for piece in pieces[each.name] if fixed is not None and piece.shape[0] != fixed), None)
+        if fixed is None or odd is None:
             continue
         total = sum(piece.shape[0] for piece in pieces[each.name])
-        for piece in pieces[each.name]:
-            if piece.shape[0] != fixed:
-                low = total // fixed * fixed
-                choices = f"{low} or {low + fixed}" if low else f"{fixed}"
-                if total % fixed == 0:
-                    choices = f"multiples of {fixed} in every file"
-                limited = " that were asked for" if samples is not None and samples == total else ""
-                raise DataError(
-                    f"the {total} samples{limited} of {piece.stored.where} do not divide into batches of {fixed}, to "
-                    f"which input {quote(each.name)} is fixed: {show_shape(each.shape)}; give {choices}, "
-                    "or export the model with a dynamic batch axis"
-                )
+        low = total // fixed * fixed
+        choices = f"{low} or {low + fixed}" if low else f"{fixed}"
+        if total % fixed == 0:
+            choices = f"multiples of {fixed} in every file"
+        limited = " that were asked for" if samples == total else ""
+        raise DataError(
+            f"the {total} samples{limited} of {odd.stored.where} do not divide into batches of {fixed}, to "
+            f"which input {quote(each.name)} is fixed: {show_shape(each.shape)}; give {choices}, "
+            "or export the model with a dynamic batch axis"
+        )
 
 
 def _check_named(inputs: Sequence[Input], batches: Sequence[Mapping[str, Piece]]) -> None:

@@ -9,23 +9,29 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from onnx_lsuv.batches.advice import file_advice
-from onnx_lsuv.batches.files import open_file
-from onnx_lsuv.batches.inputs import Input, closest, show_shape, type_name
+from onnx_lsuv.batches.inputs import Input, closest, show_shape
 from onnx_lsuv.batches.npy import read_npy
 from onnx_lsuv.batches.npz import read_npz
 from onnx_lsuv.batches.plan import check_shape
-from onnx_lsuv.batches.stored import Stored, reason
-from onnx_lsuv.batches.tensors import read_pb, read_safetensors
+from onnx_lsuv.batches.stored import READERS, Stored, open_file, reason
+from onnx_lsuv.batches.tensors import INPUT_PB, read_pb, read_safetensors
 from onnx_lsuv.batches.values import check_dtype
 from onnx_lsuv.errors import DataError, UsageError, listing, quote
 
-KNOWN = (".npy", ".npz", ".safetensors", ".pb")
-INPUT_PB = re.compile(r"input_([0-9]+)\.pb")
+# A new format is a row here and a file with its reader.
+READERS |= {
+    ".npy": lambda path, names, limit: read_npy(path),
+    ".npz": lambda path, names, limit: read_npz(path, names),
+    ".safetensors": lambda path, names, limit: read_safetensors(path),
+    ".pb": read_pb,
+}
 OUTPUT_PB = re.compile(r"output_[0-9]+\.pb")
 
 
@@ -40,8 +46,7 @@ class Source:
     seed: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Folder:
+class Folder(NamedTuple):
     """The data files of a folder, batch by batch."""
 
     kind: str
@@ -57,87 +62,81 @@ def read_sources(
     Raises UsageError where it is open which input is meant, DataError where data are broken or missing.
     """
     found: dict[str, list[Stored]] = {}
-    sources: list[Source | None] = []
+    sources: list[Source] = []
     notes: list[str] = []
-    unnamed: list[tuple[int, Source, list[Stored]]] = []
+    unnamed: list[tuple[int, list[Stored]]] = []
     for value in data:
         name, path = split_name(inputs, value)
         folder = list_folder(path) if _is_folder(path) else Folder(path.suffix.lower()[1:], ((path,),))
-        if folder.left_out:
-            count = len(folder.left_out)
+        if count := len(folder.left_out):
             notes.append(f"{count} other file{'s' * (count > 1)} in {quote(path)} left out: {listing(folder.left_out)}")
         arrays = _collect(inputs, name, folder, limit)
-        files = sum(map(len, folder.batches))
-        source = Source(folder.kind, tuple(key for key in arrays if key is not None), files, str(path))
         for key, each in arrays.items():
-            if key is None:
-                unnamed.append((len(sources), source, each))
-            elif key in found:
+            if key in found:
                 raise UsageError(
                     f"input {quote(key)} is given data twice, again by {quote(value)}; give it once, "
                     "several files as their folder"
                 )
+            if key is None:
+                unnamed.append((len(sources), each))
             else:
                 found[key] = each
-        sources.append(source)
+        names = tuple(key for key in arrays if key is not None)
+        sources.append(Source(folder.kind, names, sum(map(len, folder.batches)), str(path)))
     _take_in_order(inputs, unnamed, found, sources, notes)
-    _check_complete(inputs, found)
-    return found, [source for source in sources if source is not None], notes
+    if lacking := [one for one in inputs if one.name not in found]:
+        what = ", ".join(f"{quote(one.name)} ({_expected(one)})" for one in lacking)
+        raise DataError(
+            f"the model needs data for input{'s' * (len(lacking) > 1)} {what}, but none was given; "
+            f"give --data {lacking[0].name}=PATH"
+        )
+    return found, sources, notes
+
+
+def _expected(one: Input) -> str:
+    return f"{one.type_name} {show_shape(one.shape)}"
 
 
 def _take_in_order(
     inputs: Sequence[Input],
-    unnamed: Sequence[tuple[int, Source, list[Stored]]],
+    unnamed: Sequence[tuple[int, list[Stored]]],
     found: dict[str, list[Stored]],
-    sources: list[Source | None],
+    sources: list[Source],
     notes: list[str],
 ) -> None:
     """Give arrays without a name to the inputs that lack data, one each, in their order."""
     lacking = [one for one in inputs if one.name not in found]
     if unnamed and len(unnamed) != len(lacking):
-        many = len(unnamed) > len(lacking)
-        raise UsageError(_which(inputs, unnamed[-1][1], [] if many else [one.name for one in lacking]))
-    for (index, source, arrays), one in zip(unnamed, lacking, strict=False):
+        path = sources[unnamed[-1][0]].path
+        if len(unnamed) < len(lacking):
+            why = f"{listing(one.name for one in lacking)} still need data; say which with NAME={path}"
+        elif inputs:
+            every = listing(one.name for one in inputs)
+            why = f"every input already has data ({every}); give each input once"
+        else:
+            why = "the model has no input that needs data; leave it out"
+        raise UsageError(f"{quote(path)} holds one array without a name, but {why}")
+    for (index, arrays), one in zip(unnamed, lacking, strict=False):
+        path = sources[index].path
         if len(unnamed) > 1:
             if wrong := next((stored for stored in arrays if not _goes(one, stored)), None):
                 raise UsageError(
-                    f"data without names go to the inputs in their order, but {quote(source.path)} ({wrong.dtype} "
-                    f"{list(wrong.shape)}) does not fit {quote(one.name)} ({type_name(one.elem_type)} "
-                    f"{show_shape(one.shape)}); say which is for which with NAME=PATH"
+                    f"data without names go to the inputs in their order, but {quote(path)} ({wrong.dtype} "
+                    f"{list(wrong.shape)}) does not fit {quote(one.name)} ({_expected(one)}); say which is for which "
+                    "with NAME=PATH"
                 )
-            notes.append(f"input {quote(one.name)} was given {quote(source.path)}, by the order of the inputs")
+            notes.append(f"input {quote(one.name)} was given {quote(path)}, by the order of the inputs")
         found[one.name] = arrays
-        sources[index] = Source(source.kind, (one.name,), source.files, source.path)
+        sources[index] = replace(sources[index], inputs=(one.name,))
 
 
 def _goes(one: Input, stored: Stored) -> bool:
     """Whether an array may be data for an input."""
-    try:
+    with suppress(DataError):
         check_shape(one, stored)
         check_dtype(one, stored)
-    except DataError:
-        return False
-    return True
-
-
-def _which(inputs: Sequence[Input], source: Source, lacking: Sequence[str]) -> str:
-    what = f"{quote(source.path)} holds one array without a name"
-    if not inputs:
-        return f"{what}, but the model has no input that needs data; leave it out"
-    if not lacking:
-        every = f"every input already has data ({listing(one.name for one in inputs)})"
-        return f"{what}, but {every}; give each input once"
-    return f"{what}, but {listing(lacking)} still need data; say which with NAME={source.path}"
-
-
-def _check_complete(inputs: Sequence[Input], found: Mapping[str, object]) -> None:
-    lacking = [one for one in inputs if one.name not in found]
-    if lacking:
-        what = ", ".join(f"{quote(one.name)} ({type_name(one.elem_type)} {show_shape(one.shape)})" for one in lacking)
-        raise DataError(
-            f"the model needs data for input{'s' * (len(lacking) > 1)} {what}, but none was given; "
-            f"give --data {lacking[0].name}=PATH"
-        )
+        return True
+    return False
 
 
 def split_name(inputs: Sequence[Input], value: str) -> tuple[str | None, Path]:
@@ -190,30 +189,28 @@ def list_folder(path: Path) -> Folder:
             return Folder("test data sets", tuple(_one_set(each) for each in sets))
     except OSError as error:
         raise DataError(f"the data folder {quote(path)} cannot be read: {reason(error)}") from error
-    usable = [one for one in files if one.suffix.lower() in KNOWN and not OUTPUT_PB.fullmatch(one.name)]
-    other = tuple(one.name for one in files if one.suffix.lower() not in KNOWN)
+    usable = [one for one in files if one.suffix.lower() in READERS and not OUTPUT_PB.fullmatch(one.name)]
     kinds = sorted({one.suffix.lower() for one in usable})
+    tests = tuple(one for one in usable if INPUT_PB.fullmatch(one.name))
+    what = f"the data folder {quote(path)}"
     if not usable:
-        what = f"only {listing(one.name for one in entries)}" if entries else "nothing"
+        inside = f"only {listing(one.name for one in entries)}" if entries else "nothing"
         raise DataError(
-            f"the data folder {quote(path)} has to hold {', '.join(KNOWN)} files or test_data_set_* folders, "
-            f"but holds {what}; give another folder or a file"
+            f"{what} has to hold {', '.join(READERS)} files or test_data_set_* folders, but holds {inside}; give "
+            "another folder or a file"
         )
     if len(kinds) > 1:
         raise DataError(
-            f"the data folder {quote(path)} has to hold files of one format, but holds {' and '.join(kinds)}; "
-            "keep one format, or give the files by name"
+            f"{what} has to hold files of one format, but holds {' and '.join(kinds)}; keep one format, or give the "
+            "files by name"
         )
-    onnx_own = [one for one in usable if INPUT_PB.fullmatch(one.name)]
-    if not onnx_own:
-        return Folder(f"folder of {kinds[0][1:]}", tuple((one,) for one in usable), other)
-    if len(onnx_own) < len(usable):
-        odd = next(one for one in usable if one not in onnx_own)
-        raise DataError(
-            f"the data folder {quote(path)} holds input_K.pb files, that is one batch, but also {quote(odd.name)}; "
-            "keep either"
-        )
-    return Folder("test data sets", (tuple(onnx_own),), other)
+    if 0 < len(tests) < len(usable):
+        odd = next(one.name for one in usable if one not in tests)
+        raise DataError(f"{what} holds input_K.pb files, that is one batch, but also {quote(odd)}; keep either")
+    left_out = tuple(one.name for one in files if one.suffix.lower() not in READERS)
+    if tests:
+        return Folder("test data sets", (tests,), left_out)
+    return Folder(f"folder of {kinds[0][1:]}", tuple((one,) for one in usable), left_out)
 
 
 def _one_set(path: Path) -> tuple[Path, ...]:
@@ -237,43 +234,22 @@ def _collect(inputs: Sequence[Input], name: str | None, folder: Folder, limit: i
         place = files[0] if len(files) == 1 else files[0].parent
         batch = _assign(inputs, name, arrays, place)
         if found and batch.keys() != found.keys():
+            here, before = (listing(key or "one input without a name" for key in keys) for keys in (batch, found))
             raise DataError(
-                f"{quote(place)} holds data for {listing(_shown(batch))}, but the batches before it for "
-                f"{listing(_shown(found))}; every batch needs the same inputs"
+                f"{quote(place)} holds data for {here}, but the batches before it for {before}; every batch needs the "
+                "same inputs"
             )
         for key, stored in batch.items():
             found.setdefault(key, []).append(stored)
     return found
 
 
-def _shown(batch: Mapping[str | None, object]) -> list[str]:
-    return ["one input without a name" if key is None else key for key in batch]
-
-
 def _read(inputs: Sequence[Input], path: Path, limit: int) -> list[Stored]:
-    names = [each.name for each in inputs]
-    match path.suffix.lower():
-        case ".npy":
-            return read_npy(path)
-        case ".npz":
-            return read_npz(path, names)
-        case ".safetensors":
-            return read_safetensors(path)
-        case ".pb":
-            [stored] = read_pb(path, limit)
-            if stored.key in names:
-                return [stored]
-            # The names of test tensors mean nothing unless they are the model's; then the file's number counts.
-            number = INPUT_PB.fullmatch(path.name)
-            if number and int(number[1]) >= len(names):
-                raise DataError(
-                    f"{quote(path)} is for graph input number {int(number[1])}, counted from 0, but the model has "
-                    f"{len(names)} that need data ({listing(names)}); remove it or rename it"
-                )
-            key = names[int(number[1])] if number else None
-            return [Stored(key, stored.where, stored.dtype, stored.shape, stored.load)]
+    reader = READERS.get(path.suffix.lower())
+    if reader is not None:
+        return reader(path, [each.name for each in inputs], limit)
     open_file(path).close()  # what is missing, or a folder, is said first
-    raise DataError(f"the data file {quote(path)} {file_advice(path, KNOWN)}")
+    raise DataError(f"the data file {quote(path)} {file_advice(path, tuple(READERS))}")
 
 
 def _assign(

@@ -1,26 +1,37 @@
-"""An array at rest: its dtype and shape, and how to get its values, all of them or some rows.
+"""An array at rest: its dtype and shape, and how to get its values, all of them or some rows; files are opened here.
 
 Every reader returns these after looking at a header only, so that data can be checked against the model before
 gigabytes are touched, and a folder of a hundred thousand files is no hundred thousand open files.
+
+What is mapped from a file that somebody cuts short ends the process with SIGBUS, and nothing in Python can catch it. So
+what is small is read, and before each use of what is mapped the file is seen to be long enough. What remains is a file
+that is cut while the values of a batch of more than SMALL bytes are in use.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from io import BufferedReader
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_lsuv.batches.advice import missing_advice
 from onnx_lsuv.batches.inputs import AXES
+from onnx_lsuv.errors import DataError, quote
+from onnx_lsuv.model import Array
+from onnx_lsuv.model.kinds import recognise
+from onnx_lsuv.model.opening import NotRegularError, open_regular
 
-Array = NDArray[Any]
 Load = Callable[[int, int | None], Array]
 MOST = 10_000  # arrays in one file
 LARGEST = (1 << 63) - 1  # length, and number of bytes, that NumPy can count
+SMALL = 1 << 26  # bytes that are read and not mapped: some 20 ms, as a file in the cache is
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +69,16 @@ class Layout:
         row = self.size // self.shape[0]
         return replace(self, shape=(stop - start, *self.shape[1:]), offset=self.offset + start * row)
 
+    def loader(self, read: Callable[[Layout], NDArray[np.uint8]]) -> Load:
+        """Return how to load rows of the array, made of the bytes that `read` gives where they lie."""
+
+        def load(start: int, stop: int | None) -> Array:
+            part = self.rows(start, stop)
+            array: Array = read(part).view(part.dtype).reshape(part.shape, order=part.order)
+            return array if part is not self or stop is None else array[start:stop]
+
+        return load
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stored:
@@ -81,9 +102,42 @@ class Stored:
     check: Callable[[], None] | None = None
 
 
-def held(key: str | None, where: str, array: Array) -> Stored:
+Reader = Callable[[Path, Sequence[str], int], list[Stored]]
+"""Reads the headers of a file: its path, the inputs' names, the bytes that this may take -> its arrays; DataError."""
+
+READERS: dict[str, Reader] = {}
+"""By suffix; `sources` has the table."""
+
+
+def held(where: str, array: Array, key: str | None = None) -> Stored:
     """Return an array in memory as a stored one."""
     return Stored(key, where, array.dtype, array.shape, rows_of(array))
+
+
+def in_file(key: str | None, where: str, path: Path, layout: Layout, check: Callable[[], None] | None = None) -> Stored:
+    """Return an array that lies in a file as it is."""
+
+    def read(part: Layout) -> NDArray[np.uint8]:
+        if part.size == 0:
+            return np.empty(0, np.uint8)
+        try:
+            with open_file(path) as file:
+                return _bytes(file, part)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{where} cannot be read: {reason(error)}") from error
+
+    return Stored(key, where, layout.dtype, layout.shape, layout.loader(read), check=check)
+
+
+def _bytes(file: BufferedReader, part: Layout) -> NDArray[np.uint8]:
+    there = size_of(file) >= part.offset + part.size
+    if there and part.size > SMALL:
+        return np.asarray(np.memmap(file, np.uint8, "r", part.offset, (part.size,)))
+    values = np.empty(part.size if there else 0, np.uint8)
+    file.seek(part.offset)
+    if file.readinto(values.data) != part.size:
+        raise ValueError("the file became shorter while it was in use; run again when it stays as it is")
+    return values
 
 
 def rows_of(array: Array) -> Load:
@@ -107,6 +161,42 @@ def default_limit() -> int:
         return 8 << 30
 
 
-def batch_limit() -> int:
-    """Return how many bytes one batch may be unpacked to where nobody says: running it takes several times as much."""
-    return default_limit() // 4
+def open_file(path: Path) -> BufferedReader:
+    """Open a regular file that is not empty; raises DataError for anything else."""
+    what = f"the data file {quote(path)}"
+    try:
+        file = open_regular(path)
+    except NotRegularError as error:
+        kind = "a directory" if error.is_folder else "no regular file"
+        raise DataError(f"{what} is {kind}; give a {_formats()} file") from None
+    except FileNotFoundError as error:
+        raise DataError(f"{what} is missing{missing_advice(path) or f'; give a {_formats()} file'}") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{what} cannot be read: {reason(error)}") from error
+    if size_of(file) == 0:
+        file.close()
+        raise DataError(f"{what} is empty (0 bytes); write it again")
+    return file
+
+
+def _formats() -> str:
+    *most, last = READERS
+    return f"{', '.join(most)} or {last}"
+
+
+def size_of(file: BufferedReader) -> int:
+    """Return the size of an open file as it is now."""
+    return os.fstat(file.fileno()).st_size
+
+
+def looks_like(path: Path, otherwise: str) -> str:
+    """Say what a file that could not be read is, judged by its first bytes."""
+    try:
+        with open_file(path) as file:
+            start = file.read(512)
+            kind = recognise(start, size_of(file)).data
+    except (OSError, DataError):  # it was there a moment ago
+        return otherwise
+    if kind:
+        return f"is {kind}"
+    return "is a text file" if all(byte >= 0x20 or byte in b"\t\r\n" for byte in start) else otherwise

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,17 +21,18 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from onnx_lsuv.batches.files import load_rows, looks_like, open_file, size_of
-from onnx_lsuv.batches.stored import MOST, Array, Layout, Stored, reason, rows_of
-from onnx_lsuv.errors import DataError, ModelError, quote
+from onnx_lsuv.batches.stored import MOST, Layout, Stored, in_file, looks_like, open_file, reason, rows_of, size_of
+from onnx_lsuv.errors import DataError, ModelError, listing, quote
+from onnx_lsuv.model import Array
+from onnx_lsuv.model.arrays import decode, dtype_of, shape_of
 from onnx_lsuv.model.payload import chunks
-from onnx_lsuv.model.tensors import decode, dtype_of, shape_of
-from onnx_lsuv.model.wire import BYTES, RAW_DATA, Span, WireError, fields, hollow_tensor
+from onnx_lsuv.model.wire import BYTES, RAW_DATA, WireError, fields, root, skeleton
 
 HEADER_LIMIT = 1 << 24  # bytes: a model has few inputs, and half a million entries take seconds to parse
-LISTED = 24  # bytes of memory, for one in the file, while a list of numbers is decoded
+LISTED = 32  # bytes of memory, for one in the file, that protobuf and numpy take while they read a list of numbers
 FIELDS = 1_000_000  # of a tensor
 IT = "the tensor"
+INPUT_PB = re.compile(r"input_([0-9]+)\.pb")
 DTYPES = {
     **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1"},
     **{"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?", "C64": "<c8"},
@@ -86,8 +87,7 @@ def _entries(path: Path, where: str, header: dict[str, Any], size: int, base: in
         if layout.size != end - begin:
             raise ValueError(f"{quote(key)} has {end - begin} bytes where its shape needs other")
         place = f"tensor {quote(key)} of {where.removeprefix('the data file ')}"
-        load = partial(load_rows, path, place, layout)
-        found.append((begin, end, Stored(key, place, dtype, layout.shape, load)))
+        found.append((begin, end, in_file(key, place, path, layout)))
     position = 0
     for begin, end, _ in sorted(found, key=lambda each: each[:2]):
         if begin != position:
@@ -100,10 +100,10 @@ def _entries(path: Path, where: str, header: dict[str, Any], size: int, base: in
     return [stored for _, _, stored in found]
 
 
-def read_pb(path: Path, limit: int) -> list[Stored]:
+def read_pb(path: Path, names: Sequence[str], limit: int) -> list[Stored]:
     """Return the tensor of a .pb file, read again on demand; raises DataError for all but a whole TensorProto.
 
-    `limit` bounds the bytes that reading it may take.
+    `names` are those of the model's inputs, `limit` bounds the bytes that reading it may take.
     """
     where = f"the data file {quote(path)}"
     tensor, view = _parse(path, where, limit)
@@ -115,9 +115,23 @@ def read_pb(path: Path, limit: int) -> list[Stored]:
     def load(start: int, stop: int | None) -> Array:
         again, view = _parse(path, where, limit)
         with _refusing(path, where):
-            return rows_of(decode(view, (_whole(view),), again, IT))(start, stop)
+            return rows_of(decode(view, (root(view),), again, IT))(start, stop)
 
-    return [Stored(tensor.name or None, where, layout.dtype, layout.shape, load, packed=True, apart=False)]
+    key = tensor.name if tensor.name in names else _numbered(path, where, names)
+    return [Stored(key, where, layout.dtype, layout.shape, load, packed=True, apart=False)]
+
+
+def _numbered(path: Path, where: str, names: Sequence[str]) -> str | None:
+    """Return the input that a test tensor is for, whose own name means nothing unless it is the model's."""
+    found = INPUT_PB.fullmatch(path.name)
+    if found is None:
+        return None
+    if (number := int(found[1])) >= len(names):
+        raise DataError(
+            f"{where.removeprefix('the data file ')} is for graph input number {number}, counted from 0, but the model "
+            f"has {len(names)} that need data ({listing(names)}); remove it or rename it"
+        )
+    return names[number]
 
 
 def _parse(path: Path, where: str, limit: int) -> tuple[onnx.TensorProto, memoryview]:
@@ -130,20 +144,16 @@ def _parse(path: Path, where: str, limit: int) -> tuple[onnx.TensorProto, memory
         # A list with a field of its own for each element, which nobody writes, takes a second a million.
         if next(islice(fields(view, 0, size), FIELDS, None), None) is not None:
             raise ValueError(f"more than {FIELDS} fields")
-        tensor = onnx.TensorProto.FromString(hollow_tensor(view))
+        tensor = onnx.TensorProto.FromString(skeleton(view, "tensor", 0))
         if tensor.data_type == onnx.TensorProto.UNDEFINED:
             raise ValueError("no element type")
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             raise ValueError("its values lie in another file")
         if not isinstance(tensor.name, str):  # what protobuf gives for a string that is none
             raise ValueError("its name is no text")
-        raw = chunks(view, (_whole(view),), RAW_DATA, BYTES)
+        raw = chunks(view, (root(view),), RAW_DATA, BYTES)
     _check_size(where, size if raw else size * LISTED, limit)
     return tensor, view
-
-
-def _whole(view: memoryview) -> Span:
-    return Span(0, -1, 0, len(view), None, 0)
 
 
 def _check_size(where: str, size: int, limit: int) -> None:

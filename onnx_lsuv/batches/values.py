@@ -20,16 +20,15 @@ import ml_dtypes
 import numpy as np
 import onnx
 
-from onnx_lsuv.batches.inputs import Input, type_name
-from onnx_lsuv.batches.stored import Array, Stored
+from onnx_lsuv.batches.inputs import Input
+from onnx_lsuv.batches.stored import Stored
 from onnx_lsuv.errors import DataError, quote
+from onnx_lsuv.model import Array
 
 CHUNK = 1 << 16  # values looked at together: half a megabyte in float64, which stays in the cache
-KINDS = {"f": "float", "i": "int", "u": "int", "b": "bool", "c": "complex", "U": "text", "T": "text"} | {
-    "S": "text",
-    "O": "object",
-    "V": "raw",
-}
+KINDS = {"f": "float", "i": "int", "u": "int", "b": "bool", "c": "complex", "O": "object", "V": "raw"} | dict.fromkeys(
+    "UTS", "text"
+)
 # Float and int types that conversions may end in. Those of ml_dtypes of a byte and less, float8 and int4 and the like,
 # are quantised values, which mean nothing without their scale: they have to be given, and taken, as they are.
 FLOATS = (np.dtype("f4"), np.dtype("f2"), np.dtype("f8"), np.dtype(ml_dtypes.bfloat16))
@@ -62,14 +61,9 @@ class Stats:
     high: float | None = None
 
 
-def dtype_of(target: Input) -> np.dtype[Any]:
-    """Return the NumPy dtype that ONNX Runtime takes for an input; text is an object array of str."""
-    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(target.elem_type))
-
-
 def check_dtype(target: Input, stored: Stored) -> str | None:
     """Return what is converted, such as "float64 to float32", or None; raises DataError where it may not be."""
-    want, have = dtype_of(target), stored.dtype
+    want, have = target.dtype, stored.dtype
     if have.kind != "T":  # text of variable length has no byte order
         have = have.newbyteorder("=")
     text = target.elem_type == onnx.TensorProto.STRING
@@ -84,11 +78,10 @@ def check_dtype(target: Input, stored: Stored) -> str | None:
             return f"{have} to {want}"
     elif kind == "raw" and _is_extension(want) and have.itemsize == want.itemsize:
         return f"{have.itemsize} raw bytes a value, as numpy.save writes {want}, to {want}"
-    found = {"structured": "a structured dtype", "object": "Python objects", "raw": "raw bytes"}.get(kind, str(have))
-    if kind == "text":
-        found = "text"
+    words = {"structured": "a structured dtype", "object": "Python objects", "raw": "raw bytes", "text": "text"}
+    found = words.get(kind, have)
     raise DataError(
-        f"{stored.where} holds {found}, but input {quote(target.name)} takes {type_name(target.elem_type)}; "
+        f"{stored.where} holds {found}, but input {quote(target.name)} takes {target.type_name}; "
         + _advice(kind, want, text)
     )
 
@@ -136,7 +129,7 @@ def _raw(piece: Piece) -> Array:
 
 
 def _converted(target: Input, stored: Stored, array: Array) -> Array:
-    want = dtype_of(target)
+    want = target.dtype
     if target.elem_type == onnx.TensorProto.STRING:
         return _text(target, stored, array)
     if array.dtype.kind == "V" and not _is_extension(array.dtype):
@@ -165,39 +158,36 @@ def _text(target: Input, stored: Stored, array: Array) -> Array:
 
 def scan(target: Input, pieces: Iterable[Piece]) -> Stats:
     """Pass over all values of an input once; raises DataError for NaN, infinities and integers that do not fit."""
-    want = dtype_of(target)
+    want = target.dtype
     count, mean, square = 0, 0.0, 0.0
     low, high = math.inf, -math.inf
-    bad, first = 0, ""
+    bad, first, floats = 0, "", _kind(want) == "float"
     with np.errstate(all="ignore"):
         for piece in pieces:
             if target.elem_type == onnx.TensorProto.STRING:
                 count += read_piece(target, piece).size
                 continue
             for at, chunk in _chunks(_raw(piece)):
-                if want.kind in "iu":
+                if want in INTS:
                     _check_fits(target, piece.stored, chunk, want)
                 values = _converted(target, piece.stored, chunk)
                 count += values.size
-                if _kind(want) != "float":
-                    if want in INTS:
-                        low, high = min(low, int(values.min())), max(high, int(values.max()))
-                    elif want.kind == "c":
-                        bad += int((~np.isfinite(values)).sum())
-                        first = first or (_first(piece, at, chunk, values) if bad else "")
+                if want in INTS:
+                    low, high = min(low, int(values.min())), max(high, int(values.max()))
+                if not floats and want.kind != "c":
                     continue
-                wide = values.astype(np.float64)
-                own = float(wide.mean())
-                if not math.isfinite(own) and (wrong := int((~np.isfinite(wide)).sum())):
+                wide = values.astype(np.float64) if floats else values
+                own = wide.mean()
+                if not np.isfinite(own) and (wrong := int((~np.isfinite(wide)).sum())):
                     bad += wrong
                     first = first or _first(piece, at, chunk, wide)
-                    continue
-                low, high = min(low, float(wide.min())), max(high, float(wide.max()))
-                wide -= own
-                delta, share = own - mean, values.size / count
-                np.square(wide, out=wide)
-                square += float(wide.sum()) + delta * delta * (count - values.size) * share
-                mean += delta * share
+                elif floats:
+                    low, high = min(low, float(wide.min())), max(high, float(wide.max()))
+                    wide -= own
+                    delta, share = float(own) - mean, values.size / count
+                    np.square(wide, out=wide)
+                    square += float(wide.sum()) + delta * delta * (count - values.size) * share
+                    mean += delta * share
     if bad:
         more = f" and {bad - 1} more such values" if bad > 1 else ""
         raise DataError(
@@ -207,7 +197,8 @@ def scan(target: Input, pieces: Iterable[Piece]) -> Stats:
         return Stats(count)
     if want in INTS:
         return Stats(count, low=low, high=high)
-    return Stats(count, *(_finite(value) for value in (mean, math.sqrt(square / count), low, high)))
+    found = (mean, math.sqrt(square / count), low, high)
+    return Stats(count, *(value if math.isfinite(value) else None for value in found))
 
 
 def _chunks(array: Array) -> Iterator[tuple[int, Array]]:
@@ -224,7 +215,7 @@ def _chunks(array: Array) -> Iterator[tuple[int, Array]]:
 
 
 def _check_fits(target: Input, stored: Stored, chunk: Array, want: np.dtype[Any]) -> None:
-    if want in INTS and chunk.dtype.kind in "iu" and not np.can_cast(chunk.dtype, want):
+    if chunk.dtype.kind in "iu" and not np.can_cast(chunk.dtype, want):
         limits = np.iinfo(want)
         for value in (int(chunk.min()), int(chunk.max())):
             if not int(limits.min) <= value <= int(limits.max):
@@ -243,7 +234,3 @@ def _first(piece: Piece, at: int, chunk: Array, values: Array) -> str:
     if _kind(chunk.dtype) == "float" and np.isfinite(given.astype(np.longdouble)):
         return f"{piece.stored.where} has {given} at index {index}, too large for the input's type,"
     return f"{piece.stored.where} has {found} at index {index}"
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

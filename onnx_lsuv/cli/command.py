@@ -13,11 +13,13 @@ from onnx_lsuv.cli import help as helping
 from onnx_lsuv.cli.failures import guarded
 from onnx_lsuv.cli.options import Color, Format, Init, Options, model_path
 from onnx_lsuv.cli.streams import emit
+from onnx_lsuv.report.formats import FORMATS
 
 app = typer.Typer(add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 DATA, OUTPUT, TRAINING, METHOD = "Data", "Output", "Training", "Method"
 RUNTIME, MODES, MESSAGES = "Runtime", "Modes", "Messages"
 MOST = 10**9  # of samples or cores
+ENDINGS = ",".join(suffix.removeprefix(".") for suffix in FORMATS)
 
 
 def _version(wanted: bool) -> None:
@@ -70,7 +72,7 @@ def command(
     ] = None,
     force: Annotated[bool, _option(OUTPUT, "Replace existing outputs.", "--force")] = False,
     report: Annotated[
-        list[Path] | None, _option(OUTPUT, "Write a report. Repeatable.", metavar="PATH.{json,md,html}")
+        list[Path] | None, _option(OUTPUT, "Write a report. Repeatable.", metavar=f"PATH.{{{ENDINGS}}}")
     ] = None,
     fresh: Annotated[
         bool, _option(TRAINING, "Give every other parameter its usual starting value too.", "--fresh")
@@ -171,7 +173,7 @@ def command(
     given = frozenset(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
 
     def work() -> int:
-        options = Options(**values, given=given)
+        options = Options(**values, given=given, command=context.obj or ())
         from onnx_lsuv.cli.work import perform  # noqa: PLC0415
 
         return perform(options)

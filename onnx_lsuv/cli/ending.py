@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnx_lsuv import __version__
 from onnx_lsuv.cli import terminal
 from onnx_lsuv.cli.failures import say
 from onnx_lsuv.cli.options import Format, Options
@@ -40,16 +39,21 @@ def finish(options: Options, ending: Ending, staged: Staging) -> int:
 
     What is printed comes before: where it cannot be, no file stays. That files are saved is said once they are.
     """
+    from onnx_lsuv.report.formats import format_of  # noqa: PLC0415
+    from onnx_lsuv.report.markdown import as_markdown  # noqa: PLC0415
+
     result = ending.result
     about = _about(options, ending, staged) if options.report or options.output_format is not Format.text else {}
     for path in options.report or ():
         place = Path(os.path.realpath(path))
-        staged.add(place.parent, place.name, [_report(path.suffix.lower(), ending, about).encode()])
+        text = format_of(path)(result, about, options.command, other=ending.other)
+        staged.add(place.parent, place.name, [text.encode()])
     saved = [named for named, _ in ending.files.values()]
     summary = step_summary(options)
     try:
         if summary is not None:
-            _summarise(summary, _report(".md", ending, about), staged)
+            text = as_markdown(result, about, options.command, other=ending.other)
+            _summarise(summary, text, staged)
         if not options.quiet:
             emit(*_printed(options, ending, about))
         staged.commit()
@@ -74,39 +78,28 @@ def kept(files: Sequence[Path]) -> str:
 
 def _printed(options: Options, ending: Ending, about: dict[str, Any]) -> tuple[str, bool | None]:
     """Return what goes to standard output, and whether it is coloured."""
-    from onnx_lsuv import report  # noqa: PLC0415
+    from onnx_lsuv.report.document import as_json  # noqa: PLC0415
+    from onnx_lsuv.report.github import as_github  # noqa: PLC0415
+    from onnx_lsuv.report.text import as_text  # noqa: PLC0415
 
     if options.output_format is Format.json:
-        return report.as_json(ending.result, about).removesuffix("\n"), None
+        return as_json(ending.result, about, other=ending.other).removesuffix("\n"), None
     if options.output_format is Format.github:
-        return "\n".join(report.as_github(ending.result)), None
+        return "\n".join(as_github(ending.result, other=ending.other)), None
     color = terminal.colored(options.color, sys.stdout)
     shown: dict[str, Any] = {
         "width": terminal.width(),
         "encoding": terminal.encoding(),
         "wrap": terminal.is_terminal(sys.stdout),
         "verbose": options.verbose > 0,
+        "plan": options.dry_run,
+        "other": ending.other,
         "trains": ending.trains if options.dry_run or options.portable or options.verbose else (),
     }
-    lines = [
-        report.plan(ending.result, **shown)
-        if options.dry_run
-        else report.text(ending.result, **shown, color=color, other=ending.other)
-    ]
+    lines = [as_text(ending.result, **shown, color=color)]
     if ending.other is not None:
         lines.append(f"other: {clean(str(options.compare))}")
     return "\n".join(lines), color
-
-
-def _report(suffix: str, ending: Ending, about: dict[str, Any]) -> str:
-    from onnx_lsuv import report  # noqa: PLC0415
-
-    command = ["onnx-lsuv", *sys.argv[1:]]
-    if suffix == ".json":
-        return report.as_json(ending.result, about)
-    if suffix == ".md":
-        return report.as_markdown(ending.result, about, command)
-    return report.as_html(ending.result, about, command=command, other=ending.other)
 
 
 def _summarise(path: Path, text: str, staged: Staging) -> None:
@@ -130,7 +123,7 @@ def _summarise(path: Path, text: str, staged: Staging) -> None:
 
 
 def _missed(result: Result) -> str:
-    from onnx_lsuv.report import misses, told  # noqa: PLC0415
+    from onnx_lsuv.report.words import misses, told  # noqa: PLC0415
 
     rows = misses(result)
     named: list[str] = []
@@ -145,23 +138,11 @@ def _missed(result: Result) -> str:
 
 
 def _about(options: Options, ending: Ending, staged: Staging) -> dict[str, Any]:
-    import platform  # noqa: PLC0415
-
-    import numpy  # noqa: PLC0415
-    import onnx  # noqa: PLC0415
-
-    from onnx_lsuv import runtime  # noqa: PLC0415
     from onnx_lsuv.model import digest  # noqa: PLC0415
+    from onnx_lsuv.report.writing import versions  # noqa: PLC0415
 
-    versions = {
-        "onnx-lsuv": __version__,
-        "onnx": onnx.__version__,
-        "onnxruntime": runtime.version(),
-        "numpy": numpy.__version__,
-        "python": platform.python_version(),
-    }
     given = {"model": options.model, "compare": options.compare}
     files = {role: {"path": str(path), "sha256": digest(path)} for role, path in given.items() if path is not None}
     for role, (named, target) in ending.files.items():
         files[role] = {"path": str(named), "sha256": digest(staged.waiting(target))}
-    return {"versions": versions, "files": files, "trains": list(ending.trains)}
+    return {"versions": versions(), "files": files, "trains": list(ending.trains)}

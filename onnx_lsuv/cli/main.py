@@ -56,6 +56,8 @@ def _parse_and_run(arguments: Sequence[str]) -> int:
     command = get_command(app)  # once: it takes a tenth of the time that the help takes
     try:
         refuse_repeated(command, arguments)
+        # What was given travels as the context's object: reports show it.
+        more["obj"] = ("onnx-lsuv", *arguments)
         result: Any = command(list(arguments), prog_name="onnx-lsuv", standalone_mode=False, **more)
     except Exception as error:
         # The parser's own exceptions, whose module differs between versions of typer.

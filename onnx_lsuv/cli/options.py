@@ -12,8 +12,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from onnx_lsuv.errors import DeviceError, ModelError, UsageError, meant
+from onnx_lsuv.report.formats import suffix_of
 
-REPORTS = (".json", ".md", ".html")
 WEIGHTS = (".safetensors", ".npz")
 DATA = (".npy", ".npz", ".pb", ".safetensors")
 # What a mode has no use for. --seed it has where data are random.
@@ -106,6 +106,7 @@ class Options:
     verbose: int
     quiet: bool
     given: frozenset[str] = frozenset()  # those that were typed, by their names here
+    command: tuple[str, ...] = ()  # the program and its arguments, where it was called as one
 
     @property
     def writes(self) -> bool:
@@ -156,11 +157,7 @@ def validate(options: Options) -> None:
     if options.tolerance is not None and not 0 < options.tolerance < 1:
         raise UsageError(f"--tolerance must lie between 0 and 1, not {options.tolerance}")
     for path in options.report or ():
-        if path.suffix.lower() not in REPORTS:
-            raise UsageError(
-                f"a report is written as {', '.join(REPORTS)}, but {str(path)!r} ends otherwise"
-                f"{meant(path.suffix, REPORTS)}"
-            )
+        suffix_of(path)
     if options.weights_out is not None and options.weights_out.suffix.lower() not in WEIGHTS:
         raise UsageError(
             f"weights are written as {' or '.join(WEIGHTS)}, but {str(options.weights_out)!r} ends otherwise"

@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx_lsuv.cli.foreign import TENSORFLOW
 from onnx_lsuv.cli.options import Format, Options
 from onnx_lsuv.errors import ModelError, meant
 
@@ -25,6 +24,8 @@ def check_model(path: Path) -> None:
 
 def _check_model(path: Path) -> None:
     if path.is_dir():
+        from onnx_lsuv.model.kinds import TENSORFLOW  # noqa: PLC0415
+
         inside = sorted(path.glob("*.onnx"))
         more = f": give the file in it, {str(inside[0])!r}" if len(inside) == 1 else " without .onnx files: give a file"
         more = f": give a file in it, such as {str(inside[0])!r}" if len(inside) > 1 else more

@@ -10,6 +10,7 @@ from onnx_lsuv.cli.options import Options, memory
 
 if TYPE_CHECKING:
     from onnx_lsuv.batches import Batches
+    from onnx_lsuv.cli.ending import Ending
     from onnx_lsuv.lsuv import Result
     from onnx_lsuv.model import Model
     from onnx_lsuv.portable import Portable
@@ -31,7 +32,7 @@ def made_portable(
         notes += portable.same_outputs(result.model, form.model, batches, device=device).notes
     carried = replace(portable.carry(result, form), notes=tuple(notes))
     suited = None if batches is None else portable.suit(batches, form.model)
-    return carried, suited, trains_where(result.model, form.model)
+    return carried, suited, _trains(result.model, form.model)
 
 
 def made_of(form: Portable) -> list[str]:
@@ -41,9 +42,18 @@ def made_of(form: Portable) -> list[str]:
     return [f"made portable: {done}" if done else "made portable: nothing had to change"]
 
 
-def trains_where(model: Model, form: Model) -> list[dict[str, Any]]:
-    """Return for each framework's importer how it takes a model and its portable form, as plain values."""
-    from onnx_lsuv.importers.forecast import trains  # noqa: PLC0415
-    from onnx_lsuv.lsuv import plan_of  # noqa: PLC0415
+def portable_beforehand(ending: Ending, options: Options) -> Ending:
+    """Return what a dry run came to, with what would be done to make the model portable, and what trains where."""
+    from onnx_lsuv.portable import make_portable  # noqa: PLC0415
 
-    return [each.as_dict() for each in trains(plan_of(model), plan_of(form))]
+    result = ending.result
+    form = make_portable(result.model, memory=memory(options), scratch=options.scratch)
+    notes = (*result.notes, *made_of(form), *form.notes)
+    return replace(ending, result=replace(result, notes=notes), trains=_trains(result.model, form.model))
+
+
+def _trains(model: Model, form: Model) -> list[dict[str, Any]]:
+    """Return for each framework's importer how it takes a model and its portable form, as plain values."""
+    from onnx_lsuv.importers import forecast  # noqa: PLC0415
+
+    return [each.as_dict() for each in forecast(model, form)]

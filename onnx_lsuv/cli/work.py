@@ -66,14 +66,13 @@ def _trains(ending: Ending, options: Options) -> Ending:
     told = options.dry_run or options.verbose or options.report or options.output_format is not Format.text
     if ending.trains or not told:
         return ending
-    from onnx_lsuv.cli.training import made_of, trains_where  # noqa: PLC0415
-    from onnx_lsuv.portable import make_portable  # noqa: PLC0415
+    if options.portable:
+        from onnx_lsuv.cli.training import portable_beforehand  # noqa: PLC0415
 
-    model = ending.result.model
-    form = make_portable(model, memory=memory(options), scratch=options.scratch)
-    asked = (*made_of(form), *form.notes) if options.portable else ()
-    result = replace(ending.result, notes=(*ending.result.notes, *asked))
-    return replace(ending, result=result, trains=trains_where(model, form.model))
+        return portable_beforehand(ending, options)
+    from onnx_lsuv.importers import forecast  # noqa: PLC0415
+
+    return replace(ending, trains=[each.as_dict() for each in forecast(ending.result.model)])
 
 
 def _stand(options: Options, staged: Staging) -> str | None:
@@ -181,10 +180,10 @@ def _read_batches(model: Model, options: Options) -> Batches:
     cut: dict[str, Any] = {"batch_size": options.batch_size, "samples": options.samples}
     if options.random:
         from onnx_lsuv.program import expand  # noqa: PLC0415
-        from onnx_lsuv.roles import vocabulary  # noqa: PLC0415
+        from onnx_lsuv.roles import limits_of  # noqa: PLC0415
 
         shapes = kinds.parse_shapes(inputs, options.shape or [])
-        return kinds.from_random(inputs, shapes, seed=options.seed, high=vocabulary(expand(model)), **cut)
+        return kinds.from_random(inputs, shapes, seed=options.seed, high=limits_of(expand(model)), **cut)
     if not options.data and inputs:
         names = listing(each.name for each in inputs)
         raise UsageError(

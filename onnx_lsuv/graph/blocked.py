@@ -23,6 +23,7 @@ from onnx import NodeProto, helper
 
 from onnx_lsuv.graph.builder import GraphBuilder
 from onnx_lsuv.graph.nodes import proto_of
+from onnx_lsuv.operators import Attributes
 from onnx_lsuv.program import Node
 
 DOMAIN = "com.microsoft.nchwc"
@@ -112,7 +113,7 @@ def convolve(
     filters = builder.reshape(filters, rows, c, *kernel)
     if depthwise:
         group = helper.make_attribute("group", rows)
-        node = replace(node, attributes={**node.attributes, "group": group})
+        node = replace(node, attributes=Attributes(node.attributes, group=group))
     raw = builder.book.fresh()
     builder.nodes.append(proto_of(replace(node, domain=DOMAIN, inputs=(x, filters), outputs=(raw,))))
     return raw

@@ -10,6 +10,7 @@ from onnx import TensorProto, ValueInfoProto, helper
 from onnx_lsuv.graph.models import model_of
 from onnx_lsuv.graph.nodes import proto_of
 from onnx_lsuv.model import unused
+from onnx_lsuv.operators import Attributes
 from onnx_lsuv.program import Node, Program, tensor_type
 
 
@@ -35,7 +36,7 @@ def expression(program: Program, name: str, exact: Collection[Node] = ()) -> tup
         node, _ = program.producers[value]
         seen.update(node.outputs)
         if node in exact:
-            node = replace(node, op_type="Identity", domain="", inputs=node.inputs[:1], attributes={})
+            node = replace(node, op_type="Identity", domain="", inputs=node.inputs[:1], attributes=Attributes())
         for each in node.inputs:
             if each:
                 visit(each)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from onnx import AttributeProto, GraphProto, NodeProto, helper
 
+from onnx_lsuv.operators import Attributes, of
 from onnx_lsuv.program import Body, Node
 
 
@@ -18,14 +19,16 @@ def neutral(node: Node) -> Node:
     if node.domain != "":
         return node
     if node.op_type == "Dropout" and len([o for o in node.outputs if o]) == 1:
-        return replace(node, op_type="Identity", inputs=node.inputs[:1], outputs=node.outputs[:1], attributes={})
+        return replace(
+            node, op_type="Identity", inputs=node.inputs[:1], outputs=node.outputs[:1], attributes=Attributes()
+        )
     # A Dropout whose mask is used cannot be left out. Before opset 12 it is none: it does nothing.
     masked = node.op_type == "Dropout" and len(node.inputs) > 2
-    if masked or node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial"):
+    if masked or of(node).random:
         attribute = helper.make_attribute("seed", 0 if masked else 0.0)
-        return replace(node, attributes={"seed": attribute, **node.attributes})
+        return replace(node, attributes=Attributes({"seed": attribute, **node.attributes}))
     if node.op_type == "BatchNormalization" and node.int_attribute("training_mode", 0):
-        attributes = {k: a for k, a in node.attributes.items() if k != "training_mode"}
+        attributes = Attributes((k, a) for k, a in node.attributes.items() if k != "training_mode")
         return replace(node, outputs=node.outputs[:1], attributes=attributes)
     return node
 
@@ -36,7 +39,7 @@ def neutral_nodes(node: Node) -> list[Node]:
         return [neutral(node)]
     mean, var = node.inputs[3:5]
     told = [(name, value) for name, value in zip(node.outputs[1:], (mean, var, mean, var), strict=False) if name]
-    copies = [replace(node, op_type="Identity", inputs=(v,), outputs=(n,), attributes={}) for n, v in told]
+    copies = [replace(node, op_type="Identity", inputs=(v,), outputs=(n,), attributes=Attributes()) for n, v in told]
     return [neutral(replace(node, outputs=node.outputs[:1])), *copies]
 
 

@@ -29,11 +29,8 @@ from onnx_lsuv.graph.norms import write_norm, write_norm_in_blocks
 from onnx_lsuv.graph.records import merge
 from onnx_lsuv.graph.state import Kept, Rewriter, columns, keys_inside, use_of
 from onnx_lsuv.layers import Layer, channels_last
-from onnx_lsuv.operators import bias_position
+from onnx_lsuv.operators import bias_position, of
 from onnx_lsuv.program import Body, Node
-
-# Layers of two operands, linear in both.
-_WAITING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 def rewrite(rewriter: Rewriter) -> tuple[list[NodeProto], dict[str, tuple[str, ...]]]:
@@ -96,7 +93,7 @@ def _layer(rw: Rewriter, builder: GraphBuilder, node: Node, records: dict[str, K
         builder.nodes.append(proto_of(node))
         return
     if start is not None:
-        if bias_position(node) is not None and layer.addend is not None:
+        if bias_position(node, layer.position) is not None and layer.addend is not None:
             term = _own_term(rw, builder, layer)
         if layer.fixed_term is not None:
             rest = _product(rw, builder, layer, _moved(builder, layer.fixed_term.other, layer.fixed_term.moves))
@@ -143,14 +140,14 @@ def _layer(rw: Rewriter, builder: GraphBuilder, node: Node, records: dict[str, K
 def _waiting_layer(rw: Rewriter, builder: GraphBuilder, layer: Layer, records: dict[str, Kept]) -> bool:
     """Write a layer of the main graph whose division can wait, a convolution in blocks; say whether it was."""
     node, shape, forms = layer.node, layer.source.shape, rw.forms
-    if layer.stays or layer.weight in rw.centred or columns(rw, layer) > 1 or len(shape) < 2 or node.op not in _WAITING:
+    if layer.stays or layer.weight in rw.centred or columns(rw, layer) > 1 or len(shape) < 2 or not of(node).bilinear:
         return False
     if layer.source.elem_type not in (TensorProto.FLOAT, TensorProto.DOUBLE):
         return False
     at = 1 - layer.position
     output, inputs = node.outputs[0], _without_bias(rw, layer)
     image, plain = forms.image(output), None
-    if node.op_type == "Conv" and forms.block > 1 and image is not None and forms.image(inputs[at]) is not None:
+    if of(node).blocked and forms.block > 1 and image is not None and forms.image(inputs[at]) is not None:
         plain = reads_plain(node, shape, forms.block)
     dims = forms.dims(inputs[at])
     if plain is None:
@@ -236,7 +233,7 @@ def _drawn_weight(builder: GraphBuilder, layer: Layer) -> str:
 
 def _without_bias(rw: Rewriter, layer: Layer) -> list[str]:
     """Return a layer's operands without its own bias: it is zero, or is added after the scaling."""
-    inputs, own_bias = list(layer.node.inputs), bias_position(layer.node)
+    inputs, own_bias = list(layer.node.inputs), bias_position(layer.node, layer.position)
     if own_bias is not None:
         inputs[own_bias] = _zero(rw, layer) if layer.node.op_type == "Gemm" and rw.book.opset < 11 else ""
     while not inputs[-1]:
@@ -272,8 +269,8 @@ def _dims(rw: Rewriter, layer: Layer) -> Dims | None:
     known = rw.values.get(layer.end.outputs[0]) or rw.values.get(layer.node.outputs[0])
     if known is not None and known.dims is not None and known.dims and known.dims[-1]:
         return known.dims
-    if layer.node.op_type in ("MatMul", "Gemm") and layer.position == 1 and len(layer.source.shape) > 1:
-        return (None, layer.matrix.fan_out)
+    if channels_last(layer.node) and layer.position == 1 and len(layer.source.shape) > 1:
+        return (None, layer.matrix.fan_out * layer.matrix.side_by_side)
     return known.dims if known is not None else None
 
 

@@ -23,12 +23,10 @@ from onnx import ValueInfoProto
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.graph.builder import Value
 from onnx_lsuv.layers import Plan
+from onnx_lsuv.operators import of
 from onnx_lsuv.program import Node, Program, known, tensor_type
 
 Dims = tuple[int | None, ...]
-_POOLS = frozenset({"MaxPool", "AveragePool", "LpPool"})
-# Operands that must be vectors, which shape inference does not look at.
-_VECTORS = {"Reshape": (1,), "Slice": (1, 2, 3, 4), "Split": (1,), "Squeeze": (1,), "Unsqueeze": (1,)}
 
 
 def is_mistaken(program: Program, values: Mapping[str, Value]) -> bool:
@@ -46,9 +44,9 @@ def is_mistaken(program: Program, values: Mapping[str, Value]) -> bool:
 
 def _differs(program: Program, node: Node, before: Dims, after: Dims) -> bool:
     same = "auto_pad" in node.attributes and node.attributes["auto_pad"].s.startswith(b"SAME")
-    if node.op_type in _POOLS and same and any(d > 1 for d in node.ints_attribute("dilations") or ()):
+    if of(node).windows and same and any(d > 1 for d in node.ints_attribute("dilations") or ()):
         return True
-    if node.op_type in _POOLS and node.int_attribute("ceil_mode", 0):
+    if of(node).windows and node.int_attribute("ceil_mode", 0):
         rank = len(after) - 2
         strides, pads = node.ints_attribute("strides") or (1,) * rank, node.ints_attribute("pads") or (0,) * rank
         return any(
@@ -90,7 +88,7 @@ def check_runnable(program: Program, values: Mapping[str, Value]) -> None:
             0 in (dims(name) or ())[i == 0 :] for i, name in enumerate(node.inputs[:3])
         ):
             raise ModelError(f"{node.op} {node.label!r} has an operand without any values: export the model again.")
-        for name in (node.inputs[i] for i in _VECTORS.get(node.op, ()) if i < len(node.inputs)):
+        for name in (node.inputs[i] for i in of(node).vectors if i < len(node.inputs)):
             found = dims(name)
             if found is not None and (len(found) > 1 or (not found and node.op != "Unsqueeze")):
                 raise ModelError(

@@ -27,7 +27,8 @@ from onnx_lsuv.graph.shapes import check_runnable, is_mistaken, without_lengths
 from onnx_lsuv.graph.state import Rewriter
 from onnx_lsuv.layers import Plan
 from onnx_lsuv.model import in_float32
-from onnx_lsuv.program import RANDOM_OPS, Program, tensor_type
+from onnx_lsuv.operators import of
+from onnx_lsuv.program import Program, tensor_type
 
 # The time in which ONNX Runtime makes a session grows faster than the number of nodes; so many at most go into one.
 STAGE_NODES = 400
@@ -148,7 +149,7 @@ def _stages(nodes: Sequence[NodeProto], wanted: Mapping[str, None], rewriter: Re
     filled: dict[int, int] = {}
     for i in sorted(needed):
         made_by = [makers[n] for n in reads[i] if n in makers and n not in cuts and makers[n] != i]
-        fixed = nodes[i].op_type not in RANDOM_OPS and data.isdisjoint(reads[i]) and moving.isdisjoint(made_by)
+        fixed = not of(nodes[i]).random and data.isdisjoint(reads[i]) and moving.isdisjoint(made_by)
         if not fixed or i in together or any(n in wanted for n in nodes[i].output):
             moving.add(i)
         if i in level:

@@ -5,15 +5,17 @@ What a file declares of the values in between, and of its outputs, is a claim th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-from onnx import ModelProto, TensorProto, ValueInfoProto, numpy_helper, shape_inference
+from onnx import ModelProto, TensorProto, ValueInfoProto, defs, numpy_helper, shape_inference
 
+from onnx_lsuv.importers.table import IMPORTERS
 from onnx_lsuv.model import Array
 from onnx_lsuv.program import tensor_type
 
 Shape = tuple[int | None, ...]  # None: not known
+Lead = tuple[int, ...]  # the lengths of all axes but the last, with one -1; empty for data of two axes
 
 
 def shapes_of(proto: ModelProto, values: Callable[[TensorProto], Array | None]) -> dict[str, Shape]:
@@ -47,3 +49,40 @@ def shapes_of(proto: ModelProto, values: Callable[[TensorProto], Array | None]) 
         for value in (*inferred.input, *inferred.value_info)
         if value.type.tensor_type.HasField("shape")
     }
+
+
+def lead_of(shape: Shape) -> Lead | None:
+    """Return how a Reshape has to part the rows of data of a shape again; None where it cannot know.
+
+    Where every length is known, the first one is left to the Reshape all the same: it is most often the batch's, and
+    in training it may be another.
+    """
+    if len(shape) == 2:
+        return ()
+    unknown = [axis for axis, length in enumerate(shape[:-1]) if length is None]
+    if len(unknown) > 1:
+        return None
+    inferred = unknown[0] if unknown else 0
+    return tuple(-1 if axis == inferred or length is None else length for axis, length in enumerate(shape[:-1]))
+
+
+def reads_rows(opset: int) -> bool:
+    """Say whether those for which a Gemm is better than a MatMul read the Reshapes of this opset that it needs."""
+    version = defs.get_schema("Reshape", opset).since_version
+    rows = [row for row in IMPORTERS.values() if row.parameters is not None and "MatMul" not in row.parameters]
+    return all(row.operators is None or version in row.operators["Reshape"] for row in rows)
+
+
+def permutation(perm: Iterable[int] | None, rank: int) -> tuple[int, ...]:
+    """Return the order of axes that a Transpose makes by its attribute, or without one."""
+    return tuple(reversed(range(rank))) if perm is None else tuple(perm)
+
+
+def is_flat(dims: Sequence[int], width: int) -> bool:
+    """Say whether a term is one value for each of `width` units, or for all: one axis, or leading axes of one."""
+    return all(d == 1 for d in dims[:-1]) and (not dims or dims[-1] in (1, width))
+
+
+def is_bias(dims: Sequence[int], lead: Lead, width: int) -> bool:
+    """Say whether a Gemm can add a term itself, and leave its result as many axes."""
+    return len(dims) <= max(2, len(lead) + 1) and is_flat(dims, width)

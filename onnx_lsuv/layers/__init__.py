@@ -1,8 +1,18 @@
-"""Which nodes are layers, where their weight comes from, its matrix view; or the reason why not."""
+"""Which nodes are layers, their weights as matrices, and the Plan: what will happen to every constant.
+
+    find      program -> Plan: products of data and a constant, parted by tensor; what the constants are, roles say
+    plan      ... Layer, Weight, Plan; the reasons why something is left alone
+    centres   which layers have a bias that can give each channel of their output a mean of zero
+
+A layer's output is W x + b, its weight W blocks of matrices (fan_out, fan_in). One tensor, one decision: it is drawn
+only where all that reads it is the weight of a layer. With W / s a layer gives W x / s + b, so the Plan says of each
+layer where that output stands (`end`), which b becomes zero, and which stays (`addend`).
+"""
 
 from onnx_lsuv.layers.centres import Centre, channels_last, find_centres
 from onnx_lsuv.layers.find import find_layers
-from onnx_lsuv.layers.plan import REASONS, Addend, Layer, Norm, Plan, Skipped, Weight, tensor_names
+from onnx_lsuv.layers.plan import REASONS, Layer, Plan, Weight, tensor_names
+from onnx_lsuv.roles import Addend, Norm, Skipped
 
 __all__ = [
     "REASONS",

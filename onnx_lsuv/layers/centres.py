@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from onnx_lsuv.layers.plan import Layer, Plan
-from onnx_lsuv.operators.linear import bias_position
+from onnx_lsuv.operators import bias_position, of
 from onnx_lsuv.program.program import Node
-from onnx_lsuv.roles.terms import uses
+from onnx_lsuv.roles.products import uses
 from onnx_lsuv.sources.moves import Source
 from onnx_lsuv.sources.tracing import trace
-
-_FIRST, _LAST = frozenset({"Conv", "ConvTranspose"}), frozenset({"Gemm", "MatMul"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,7 +23,7 @@ class Centre:
 
 def channels_last(node: Node) -> bool:
     """Say whether a centred layer's channels are its output's last axis; else they are axis 1."""
-    return node.op_type in _LAST
+    return of(node).channels == -1
 
 
 def find_centres(plan: Plan) -> dict[str, Centre]:
@@ -42,11 +40,11 @@ def find_centres(plan: Plan) -> dict[str, Centre]:
 
 def _centre(plan: Plan, layer: Layer) -> Centre | None:
     node = layer.node
-    if node.domain or node.op_type not in _FIRST | _LAST or not layer.scaled or layer.stays:
+    if of(node).channels is None or not layer.scaled or layer.stays:
         return None
     if len(layer.source.shape) < 2 or layer.position != 1 or len(layer.bias) != 1 or layer.bias[0] not in plan.zeroed:
         return None
-    own = bias_position(node)
+    own = bias_position(node, layer.position)
     if layer.end is node:
         assert own is not None
         operand = node.inputs[own]
@@ -57,7 +55,7 @@ def _centre(plan: Plan, layer: Layer) -> Centre | None:
         return None
     if len(list(uses(plan.program, layer.bias[0]))) != 1:
         return None
-    channels = layer.matrix.fan_out * (1 if channels_last(node) else layer.matrix.blocks)
+    channels = layer.matrix.fan_out * (layer.matrix.side_by_side if channels_last(node) else layer.matrix.blocks)
     after = 0 if channels_last(node) or layer.end is node else len(layer.source.shape) - 2
     if source.size != channels or len(source.shape) <= after or source.shape[-1 - after] != channels:
         return None

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from onnx_lsuv.operators.linear import Matrix
+from onnx_lsuv.operators import Matrix
 from onnx_lsuv.program.program import Body, Constant, Node, Program
+from onnx_lsuv.roles import Addend, Norm, Parameters, Role, Skipped
 from onnx_lsuv.sources.moves import FixedTerm, QuantiserStep, Source
 
 REASONS: dict[str, str] = {
@@ -31,14 +32,6 @@ def tensor_names(program: Program, source: Source) -> tuple[str, ...]:
     """Return what a weight is called: its tensor's name, or all of them joined, and then each alone."""
     names = tuple(program.constants[name].label for name in source.constants)
     return names if len(names) == 1 else (" + ".join(names), *names)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Addend:
-    """A term that stays added to a layer's output."""
-
-    node: Node  # the layer's own node, or the Add after it
-    position: int  # the operand that holds the term
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,26 +81,6 @@ class Weight:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Norm:
-    """A BatchNormalization whose running statistics can be written."""
-
-    node: Node
-    mean: str  # constants
-    var: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Skipped:
-    """A node that looks like a layer, or a norm, and is left alone."""
-
-    node: Node
-    weight: str | None  # the tensor's name in the file, where there is one
-    shape: tuple[int, ...] | None
-    reason: str  # a key of REASONS
-    detail: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """What will be initialised and what will not."""
 
@@ -119,4 +92,6 @@ class Plan:
     norms: tuple[Norm, ...]
     skipped: tuple[Skipped, ...]
     kept_statistics: tuple[Skipped, ...]  # BatchNormalizations that keep their stored statistics
+    parameters: Parameters  # that start anew, or might; none where nobody asked
+    roles: Mapping[str, Role]  # of the constants that change
     order: Mapping[Body, tuple[Node, ...]]  # of the nodes of scopes that use a weight more than once

@@ -16,8 +16,7 @@ from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batch, Batches
 from onnx_lsuv.graph import ROWS, Calibration, Record, Stage, close, executions, first_usable_of, has_bfloat16, widened
 from onnx_lsuv.lsuv.scratch import Scratch
-from onnx_lsuv.model import is_hollow, read
-from onnx_lsuv.model.elements import bindable
+from onnx_lsuv.model import bindable, is_hollow, read
 from onnx_lsuv.program import Program
 from onnx_lsuv.runtime import Device, Session
 

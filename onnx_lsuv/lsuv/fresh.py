@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from hashlib import sha256
 
 import numpy as np
 from onnx import helper
@@ -14,11 +13,10 @@ from onnx_lsuv.layers import Plan
 from onnx_lsuv.lsuv.draw import Array
 from onnx_lsuv.lsuv.result import SkippedReport
 from onnx_lsuv.lsuv.scratch import Scratch
-from onnx_lsuv.orthonormal.normal import fill_normal
+from onnx_lsuv.orthonormal import normals, run_by, seed_of
 from onnx_lsuv.program import stored
 from onnx_lsuv.roles import VALUES, Parameters
 
-_CHUNK = 1 << 18  # numbers with a stream of their own; a change here changes every draw
 _FEW = 5
 
 
@@ -37,28 +35,13 @@ def fresh_values(plan: Plan, found: Parameters, seed: int, threads: int, scratch
             if np.array_equal(before, array):
                 continue
         else:
-            array = _normal(constant.dims, parameter.std, f"{seed}\0{constant.identity}", threads)
-            array = array.astype(dtype, copy=False)
+            with ThreadPoolExecutor(max(1, threads), thread_name_prefix="draw") as pool:
+                key = seed_of(f"{seed}\0{constant.identity}")
+                array = normals(constant.dims, parameter.std, key, run_by(pool)).astype(dtype, copy=False)
             if before.ndim == 2 and (used := (before != 0).any(1)).any():
                 array[~used] = 0
         values[constant.name] = scratch.keep(array)
     return values
-
-
-def _normal(dims: tuple[int, ...], std: float, identity: str, threads: int) -> Array:
-    """Return N(0, std^2) numbers in float32 that depend on the identity alone, not on the number of threads."""
-    array = np.empty(dims, np.float32)
-    flat = array.reshape(-1)
-    key = int.from_bytes(sha256(identity.encode("utf-8", "surrogatepass")).digest(), "little")
-
-    def fill(chunk: int) -> None:
-        part = flat[chunk * _CHUNK : (chunk + 1) * _CHUNK]
-        fill_normal(part, key, chunk)
-        part *= np.float32(std)
-
-    with ThreadPoolExecutor(max(1, threads), thread_name_prefix="draw") as pool:
-        list(pool.map(fill, range(-(-flat.size // _CHUNK))))
-    return array
 
 
 def fresh_notes(plan: Plan, found: Parameters) -> list[str]:

@@ -16,19 +16,15 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from onnx_lsuv.layers import Layer, Plan
+from onnx_lsuv.operators import WHOLE, of
 from onnx_lsuv.program import Node, Program
-from onnx_lsuv.roles.normalised import NORMS
 
 SECTION = "What the notes say"  # of README
 FEW, PATTERNS = 3, 3
 LONG = 4  # additions to a stream from which on it is worth a word
 
-_NORMS = frozenset(name for name in NORMS if not name.startswith("Skip"))  # those normalise a sum
-_MOVES = frozenset({"Identity", "Cast", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Split", "Dropout"})
-_GATES = frozenset({"Sigmoid", "HardSigmoid", "Softmax"})
-_GATED = frozenset({"Mul", "MatMul", "Einsum"})
-# What a residual stream passes without being normalised, and a branch on its way from its last layer.
-_STREAM = _MOVES | {"Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Gelu", "Clip", "MaxPool", "AveragePool", "Pad"}
+# What a stream or a branch passes as it is.
+_MOVES = WHOLE | {"casts", "drops"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +83,10 @@ def _listed(layers: Sequence[Layer]) -> str:
     return ", ".join(repr(layer.node.label) for layer in layers[:FEW]) + more
 
 
+def _moves(node: Node) -> bool:
+    return of(node).move in _MOVES or node.op == "Split"
+
+
 def _readers(program: Program, name: str) -> Iterator[tuple[Node | None, int]]:
     """Yield who reads a value, through operators that move it; None for a graph's output."""
     todo, seen = [name], {name}
@@ -95,7 +95,7 @@ def _readers(program: Program, name: str) -> Iterator[tuple[Node | None, int]]:
         if at in program.exits:
             yield None, 0
         for node, position in program.consumers.get(at, ()):
-            if node.domain == "" and node.op_type in _MOVES and position == 0:
+            if _moves(node) and position == 0:
                 new = [output for output in node.outputs if output and output not in seen]
                 seen.update(new)
                 todo += new
@@ -105,15 +105,15 @@ def _readers(program: Program, name: str) -> Iterator[tuple[Node | None, int]]:
 
 def _feeds_norms_alone(program: Program, layer: Layer) -> bool:
     readers = list(_readers(program, layer.end.outputs[0]))
-    return bool(readers) and all(node and node.op_type in _NORMS and position == 0 for node, position in readers)
+    return bool(readers) and all(node and of(node).norm == "own" and position == 0 for node, position in readers)
 
 
 def _feeds_gate(program: Program, layer: Layer) -> bool:
     for node, _ in _readers(program, layer.end.outputs[0]):
-        if node is None or node.op not in _GATES:
+        if node is None or not of(node).gate:
             continue
         for product, position in _readers(program, node.outputs[0]):
-            if product is None or product.op not in _GATED:
+            if product is None or not of(product).products:
                 continue
             # x * sigmoid(x) is an activation of its own, no gate.
             others = [name for i, name in enumerate(product.inputs) if i != position]
@@ -147,7 +147,7 @@ def _origin(program: Program, name: str) -> str:
     """Return the value that a stream carries on, through operators that leave its size about as it is."""
     while name in program.producers:
         node, _ = program.producers[name]
-        if node.domain != "" or node.op_type not in _STREAM:
+        if not _moves(node) and not of(node).on_stream:
             break
         name = node.inputs[0]
     return name
@@ -178,7 +178,7 @@ def _last_layer(program: Program, ends: dict[Node, Layer], name: str) -> Layer |
         if node in ends:
             return ends[node]
         data = [each for each in node.inputs if each not in program.constants]
-        plain = node.op_type in _MOVES or (node.op_type in ("Mul", "Add") and len(data) == 1)
+        plain = _moves(node) or (node.op_type in ("Mul", "Add") and len(data) == 1)
         if node.domain != "" or not plain or not data:
             return None
         name = data[0]

@@ -23,7 +23,7 @@ from onnx_lsuv.lsuv.result import Result
 from onnx_lsuv.lsuv.rows import row_of, skipped_row
 from onnx_lsuv.model import Model
 from onnx_lsuv.program import expand
-from onnx_lsuv.roles import Parameters, find_parameters, prepared_inputs
+from onnx_lsuv.roles import Parameters, prepared_inputs
 from onnx_lsuv.runtime import Device
 
 
@@ -49,11 +49,10 @@ def plans_of(
     """
     program = expand(model)
     choice = Choice(include, exclude)
-    plan = find_layers(program, wanted=choice.wanted, keep_bias=keep_bias)
-    found = find_parameters(plan, choice.wanted) if fresh else Parameters((), (), ())
+    plan = find_layers(program, wanted=choice.wanted, keep_bias=keep_bias, fresh=fresh)
     for pattern in choice.unmatched:
         raise UsageError(no_match(pattern, find_layers(program).layers))
-    return plan, found
+    return plan, plan.parameters
 
 
 def describe(

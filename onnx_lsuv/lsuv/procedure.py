@@ -28,7 +28,6 @@ from onnx_lsuv.lsuv.result import Change, Result
 from onnx_lsuv.lsuv.rows import drawn_row, noted, skipped_row, usable_scale
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import Model, promoted, with_values
-from onnx_lsuv.roles import Parameters
 from onnx_lsuv.runtime import Device
 
 
@@ -158,7 +157,7 @@ def initialize(
         ),
         skipped=tuple(redrawn(skipped_row(each), plan, others) for each in plan.skipped),
         kept_statistics=tuple(map(skipped_row, plan.kept_statistics)),
-        changes=_changes(plan, found, new, values),
+        changes=_changes(plan, new, values),
         notes=(
             *run_notes(plan, data, where),
             *altered(plan, drawn.methods),
@@ -215,15 +214,11 @@ def _without_stored(plan: Plan, values: Mapping[str, Array], fresh: Mapping[str,
     return {name: array for name, array in values.items() if name not in same or name in fresh}
 
 
-def _changes(plan: Plan, found: Parameters, new: Model, values: Iterable[str]) -> tuple[Change, ...]:
+def _changes(plan: Plan, new: Model, values: Iterable[str]) -> tuple[Change, ...]:
     """Return what became of each tensor that has new values."""
     moved = set(promoted(new))
-    roles = {name: "statistics" for norm in plan.norms for name in (norm.mean, norm.var)}
-    roles |= dict.fromkeys(plan.zeroed, "bias")
-    roles |= {each.operand.constant: "step" for weight in plan.weights.values() for each in weight.quantiser_steps}
-    roles |= {parameter.constant: parameter.role for parameter in found.fresh}
     constants = [plan.program.constants[name] for name in values]
-    return tuple(Change(c.label, c.scope, roles.get(c.name, "weight"), c.site in moved) for c in constants)
+    return tuple(Change(c.label, c.scope, plan.roles[c.name].role, c.site in moved) for c in constants)
 
 
 def _norm_values(plan: Plan, records: Mapping[str, Record]) -> dict[str, Array]:

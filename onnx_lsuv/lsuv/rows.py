@@ -11,6 +11,7 @@ from onnx import TensorProto
 from onnx_lsuv.graph import COUNT, MEAN, TINY, USE, VAR, Record, scale_of
 from onnx_lsuv.layers import Layer, Plan, Skipped, tensor_names
 from onnx_lsuv.lsuv.result import LayerReport, SkippedReport
+from onnx_lsuv.operators import of
 
 TOLERANCE, TOLERANCE_HALF = 0.005, 0.02
 HALF = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
@@ -70,9 +71,7 @@ def drawn_row(
     target = targets[layer.weight]
     row = row_of(plan, layer, methods[layer.weight], target, "scaled" if rescale else "drawn", records)
     if not layer.scaled:
-        bounded = layer.node.op_type in ("LSTM", "GRU", "RNN") or layer.node.op_type.endswith("Attention")
-        why = "its gates or its attention bound the output" if bounded else "it stands in a Scan of opset 8"
-        note = f"not rescaled: {why}"
+        note = f"not rescaled: {of(layer.node).unscaled or 'it stands in a Scan of opset 8'}"
         return replace(row, status=row.status if row.status == "shared" else "drawn", note=note)
     if row.status == "shared":
         return row

@@ -1,23 +1,43 @@
 """A model file <-> memory: load without reading weights, read a weight, write values only, save whole or not at all.
 
-A tensor is addressed by a site, (protobuf field number, occurrence index) steps from the ModelProto down:
-((7, 0), (5, 3)) is the fourth initializer, ((7, 0), (1, 2), (5, 0), (5, 0)) the tensor in the first attribute of the
-third node. The indices are those of `Model.proto`, a skeleton of the model without its large payloads.
+    opening     a file that somebody named, opened with care and mapped
+    wire        protobuf's bytes: where a message and its parts lie in them; the skeleton
+    sites       where a message stands in a model, as named steps down from it
+    kinds       what a file is that is no model (or no data), and what to do
+    loading     the file mapped, its skeleton parsed: a Model
+    payload     where the values of a tensor lie in its bytes, and what puts others there
+    arrays      those bytes <-> an array
+    external    values in files beside the model, and whether these may be trusted
+    values      read the values at a site, or say what is to replace them
+    retyping    float types of all that names one, as float32
+    names       one that nothing else has
+    splicing    the bytes with some replaced, and the lengths around them put right
+    edits       what has to be replaced for a model's new values
+    targets     whether the outputs may go where they are to go
+    atomic      files that appear whole and together, or not at all
+    saving      the model and its data files
+    weights     the values alone, for frameworks that read no ONNX
+
+Nothing of a large weight is read before it is asked for. The file is mapped, and `Model.proto` is its skeleton: the
+model without the payloads of dense tensors of more than HOLLOW_BYTES, which are called hollow there (`is_hollow`). A
+site, the steps from the ModelProto down, means the same in the skeleton and in the bytes:
+`((7, 0), (5, 3))`, or MAIN_GRAPH and Step(GRAPH_INITIALIZER, 3), is the fourth initializer.
 """
 
 from __future__ import annotations
 
+from onnx_lsuv.model.arrays import Array, bindable
 from onnx_lsuv.model.atomic import Staging, staging
 from onnx_lsuv.model.edits import promoted
-from onnx_lsuv.model.elements import Array
 from onnx_lsuv.model.loading import Model, digest, from_proto, is_hollow, load
 from onnx_lsuv.model.names import unused
 from onnx_lsuv.model.retyping import graphs_in, in_float32, names_type, retype, retype_attribute
 from onnx_lsuv.model.saving import load_staged, outputs_of, save, stage, to_bytes
+from onnx_lsuv.model.sites import Site, Step, function_of
 from onnx_lsuv.model.targets import Output, check_outputs, read_by
 from onnx_lsuv.model.values import check, fill, message, read, rewritten, tensors, with_values
 from onnx_lsuv.model.weights import check_weights, save_weights, stage_weights
-from onnx_lsuv.model.wire import HOLLOW_BYTES, Site
+from onnx_lsuv.model.wire import HOLLOW_BYTES
 
 __all__ = [
     "HOLLOW_BYTES",
@@ -26,12 +46,15 @@ __all__ = [
     "Output",
     "Site",
     "Staging",
+    "Step",
+    "bindable",
     "check",
     "check_outputs",
     "check_weights",
     "digest",
     "fill",
     "from_proto",
+    "function_of",
     "graphs_in",
     "in_float32",
     "is_hollow",

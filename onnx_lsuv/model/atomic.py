@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from onnx_lsuv.errors import OutputError, quote
-from onnx_lsuv.model.splice import Piece
+from onnx_lsuv.model.splicing import Piece
 
 _CHUNK = 1 << 24
 PREFIX = ".onnx-lsuv-"
@@ -32,15 +32,13 @@ unbroken = threading.RLock()
 _open: list[Staging] = []
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
+class _File(NamedTuple):
     target: Path
     waiting: Path
     leads: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Put:
+class _Put(NamedTuple):
     """A file on its way into place: what it was as it waited, and the name of what was there before it, if anything."""
 
     target: Path
@@ -190,13 +188,9 @@ def _unwritable(target: Path, error: OSError) -> OutputError:
 
 
 def _make_folders(folder: Path, made: list[Path]) -> None:
-    missing = []
-    while not folder.is_dir():
-        missing.append(folder)
-        folder = folder.parent
-    for one in reversed(missing):
-        made.append(one)
-        one.mkdir()
+    for missing in reversed([one for one in (folder, *folder.parents) if not one.is_dir()]):
+        made.append(missing)
+        missing.mkdir()
 
 
 def _write(file: BinaryIO, pieces: Iterable[Piece]) -> None:
@@ -234,22 +228,20 @@ def _put(waiting: Path, target: Path, force: bool) -> None:
 
 
 def _is_there(put: _Put) -> bool:
-    try:
+    with suppress(OSError):
         return os.path.samestat(put.target.lstat(), put.status)
-    except OSError:
-        return False
+    return False
 
 
 def _take_back(put: _Put) -> bool:
     """Undo a file's coming into place; return whether what was there before is there again."""
-    try:
+    with suppress(OSError):
         if os.path.lexists(put.backup):
             put.backup.replace(put.target)
         elif _is_there(put):
             put.target.unlink()
-    except OSError:
-        return not _is_there(put)
-    return True
+        return True
+    return not _is_there(put)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -7,7 +7,6 @@ folder, symbolic links below it, files with several hard links, and whatever is 
 
 from __future__ import annotations
 
-import mmap
 import os
 import re
 import stat
@@ -17,30 +16,36 @@ from pathlib import Path
 import onnx
 
 from onnx_lsuv.errors import ModelError
-from onnx_lsuv.model.tensors import dtype_of, raw_size, shape_of
+from onnx_lsuv.model.arrays import dtype_of, raw_size, shape_of
+from onnx_lsuv.model.opening import LINKS, NotRegularError, mapped, open_regular
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A tensor's bytes in an external file; `length` None: as many as the tensor has."""
+class DataLocation:
+    """Where a tensor's bytes are in an external file; `length` None: as many as the tensor has."""
 
+    tensor: onnx.TensorProto
     location: str
     offset: int
     length: int | None
 
+    @property
+    def file(self) -> str:
+        """The location, normalised: what tensors of one file have in common."""
+        return os.path.normpath(self.location)
 
-def place_of(tensor: onnx.TensorProto, where: str) -> Place:
+
+def location_of(tensor: onnx.TensorProto, where: str) -> DataLocation:
     """Read a tensor's external_data entries; unknown keys are ignored. Raises ModelError."""
     entries = {entry.key: entry.value for entry in tensor.external_data}  # of equal keys the last one counts
     numbers: dict[str, int] = {}
-    for key in ("offset", "length"):
-        text = entries.get(key)
-        if text is None:
-            continue
+    for key in entries.keys() & {"offset", "length"}:
+        text = entries[key]
         if not (isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 20):
             raise ModelError(f"{where} has {key} {text!r} of external data, which should be a number of bytes")
         numbers[key] = int(text)
-    return Place(relative(entries.get("location", ""), where), numbers.get("offset", 0), numbers.get("length"))
+    location = relative(entries.get("location", ""), where)
+    return DataLocation(tensor, location, numbers.get("offset", 0), numbers.get("length"))
 
 
 def relative(location: str | bytes, where: str) -> str:
@@ -66,77 +71,46 @@ def open_data(folder: Path, location: str, model: Path | None, where: str) -> me
     """Map an external data file, read-only; raise ModelError where it is missing or not to be trusted."""
     what = f"the external data file {location!r} of {where}"
     path = folder
-    for part in Path(location).parts:
-        path = path / part
-        try:
-            mode = path.lstat().st_mode
-        except (FileNotFoundError, NotADirectoryError):
-            raise ModelError(f"{what} is missing: there is no {path}; put it there, beside the model") from None
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{what} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-        if stat.S_ISLNK(mode):
-            raise ModelError(
-                f"{what} is reached by the symbolic link {path}, which could lead to any file; put a copy in its place"
-            )
     try:
-        # The flags keep a file put there since from being followed or waited for; not all systems have them.
-        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        descriptor = -1
-        if stat.S_ISREG(mode):
-            descriptor = os.open(path, flags)
-    except OSError as error:
-        raise ModelError(f"{what} cannot be read: {error.strerror}") from None
-    if descriptor < 0:
-        raise ModelError(f"{what} is not a regular file")
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ModelError(f"{what} is not a regular file")
-        if model is not None and os.path.samestat(status, model.stat()):
-            raise ModelError(f"{what} is the model file itself; export the model again")
-        if status.st_nlink > 1:
-            raise ModelError(
-                f"{what} has {status.st_nlink} hard links, so it could be any other file of yours; put "
-                "a copy in its place"
-            )
-        if status.st_size == 0:
-            return memoryview(b"")
-        return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
-    except OSError as error:
-        raise ModelError(f"{what} cannot be read: {error.strerror}") from None
-    finally:
-        os.close(descriptor)
+        for part in Path(location).parts:
+            path = path / part
+            if stat.S_ISLNK(path.lstat().st_mode):
+                raise ModelError(
+                    f"{what} is reached by the symbolic link {path}, which could lead to any file; put a copy in its "
+                    "place"
+                )
+        with open_regular(path, LINKS) as file:
+            status = os.fstat(file.fileno())
+            if model is not None and os.path.samestat(status, model.stat()):
+                raise ModelError(f"{what} is the model file itself; export the model again")
+            if status.st_nlink > 1:
+                raise ModelError(
+                    f"{what} has {status.st_nlink} hard links, so it could be any other file of yours; put "
+                    "a copy in its place"
+                )
+            return mapped(file) if status.st_size else memoryview(b"")
+    except NotRegularError:
+        raise ModelError(f"{what} is not a regular file") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise ModelError(f"{what} is missing: there is no {path}; put it there, beside the model") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{what} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-def whole(view: memoryview, name: str) -> memoryview:
-    """Return a view of a file; raise ModelError where the file has become shorter since it was mapped.
-
-    To read what is not there any more would end the process by a signal, so this is asked right before. It helps where
-    the file is shorter by then, not where it becomes so while it is read.
-    """
-    mapped = view.obj
-    if isinstance(mapped, mmap.mmap) and mapped.size() < len(view):
-        raise ModelError(
-            f"{name} has become shorter while it was in use: it has {mapped.size()} of {len(view)} bytes; leave the "
-            "file as it is until the work is done"
-        )
-    return view
-
-
-def extent(tensor: onnx.TensorProto, place: Place, size: int, where: str) -> tuple[int, int]:
+def extent(data: DataLocation, size: int, where: str) -> tuple[int, int]:
     """Return offset and end of a tensor's bytes in its file of `size` bytes; raise ModelError where they do not fit."""
-    dtype, shape = dtype_of(tensor.data_type, where), shape_of(tensor, where)
-    if tensor.data_type == onnx.TensorProto.STRING:
+    dtype, shape = dtype_of(data.tensor.data_type, where), shape_of(data.tensor, where)
+    if data.tensor.data_type == onnx.TensorProto.STRING:
         raise ModelError(f"{where} has strings as external data, which ONNX does not allow; export the model again")
     needed = raw_size(shape, dtype)
-    if place.length is not None and place.length != needed:
+    if data.length is not None and data.length != needed:
         raise ModelError(
             f"{where} needs {needed} bytes for dims {list(shape)} of {dtype.name}, but its external data has length "
-            f"{place.length}; export the model again"
+            f"{data.length}; export the model again"
         )
-    if place.offset + needed > size:
+    if data.offset + needed > size:
         raise ModelError(
-            f"{where} has its {needed} bytes at offset {place.offset} of {place.location!r}, but that file has "
+            f"{where} has its {needed} bytes at offset {data.offset} of {data.location!r}, but that file has "
             f"only {size} bytes; get the whole file, or export the model again"
         )
-    return place.offset, place.offset + needed
+    return data.offset, data.offset + needed

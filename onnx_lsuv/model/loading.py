@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +14,12 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 
 from onnx_lsuv.errors import ModelError
-from onnx_lsuv.model.elements import Array
+from onnx_lsuv.model.arrays import Array
+from onnx_lsuv.model.kinds import recognise
+from onnx_lsuv.model.opening import NotRegularError, mapped, open_regular
 from onnx_lsuv.model.payload import has_payload
-from onnx_lsuv.model.recognise import recognise
-from onnx_lsuv.model.tensors import count
-from onnx_lsuv.model.wire import Site, Tree, WireError, skeleton
+from onnx_lsuv.model.sites import Site
+from onnx_lsuv.model.wire import Tree, WireError, skeleton
 
 # ONNX Runtime may lag behind: what it gets is written in a version that it reads.
 IR_MAX = max(14, onnx.IR_VERSION)
@@ -57,21 +56,14 @@ def load(path: str | os.PathLike[str]) -> Model:
     """
     given = Path(path)
     try:
-        # checked before it is opened: opening a FIFO waits, and a device may never end
-        if not stat.S_ISREG(given.stat().st_mode):
-            kind = "a folder" if given.is_dir() else "not a regular file"
-            raise ModelError(f"{given} should be an ONNX model file, but is {kind}")
-        descriptor = os.open(given, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise ModelError(f"{given} should be an ONNX model file, but is not a regular file")
-            if status.st_size == 0:
+        with open_regular(given) as file:
+            if os.fstat(file.fileno()).st_size == 0:
                 raise ModelError(f"{given} should be an ONNX model, but is empty; get or export it again")
-            view = memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
-        finally:
-            os.close(descriptor)
+            view = mapped(file)
         resolved = given.parent.resolve() / given.name
+    except NotRegularError as error:
+        kind = "a folder" if error.is_folder else "not a regular file"
+        raise ModelError(f"{given} should be an ONNX model file, but is {kind}") from None
     except FileNotFoundError:
         raise ModelError(f"there is no model file {given}") from None
     except (OSError, ValueError) as error:
@@ -99,7 +91,7 @@ def is_hollow(tensor: onnx.TensorProto) -> bool:
     """Whether a tensor of the skeleton is without its values: left out for their size, or external."""
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return True
-    return count(tensor.dims) != 0 and not has_payload(tensor)
+    return 0 not in tensor.dims and not has_payload(tensor)
 
 
 def digest(path: str | os.PathLike[str]) -> str:
@@ -116,11 +108,12 @@ def _model(view: memoryview, path: Path | None, folder: Path | None) -> Model:
     try:
         proto = onnx.ModelProto.FromString(skeleton(view))
     except (WireError, DecodeError) as error:
-        what = recognise(view)
-        if what is None:
-            reason = f" ({error})" if isinstance(error, WireError) else ""
-            what = f"is truncated, damaged, too deeply nested, or no ONNX model at all{reason}; get or export it again"
-        raise ModelError(f"{name} should be an ONNX model, but {what}") from None
+        reason = f" ({error})" if isinstance(error, WireError) else ""
+        what = (
+            recognise(bytes(view[:512]), len(view)).model
+            or f"truncated, damaged, too deeply nested, or no ONNX model at all{reason}; get or export it again"
+        )
+        raise ModelError(f"{name} should be an ONNX model, but is {what}") from None
     lacks = None
     if not proto.HasField("graph"):
         lacks = "has no graph"
@@ -134,7 +127,8 @@ def _model(view: memoryview, path: Path | None, folder: Path | None) -> Model:
             "upgrade the packages onnx and onnxruntime, or export the model with an older IR version"
         )
     if lacks:
-        what = recognise(view) or f"it {lacks}: it is truncated, or no ONNX model; get or export it again"
+        kind = recognise(bytes(view[:512]), len(view)).model
+        what = f"is {kind}" if kind else f"it {lacks}: it is truncated, or no ONNX model; get or export it again"
         raise ModelError(f"{name} should be an ONNX model, but {what}")
     for inner in _names(proto):
         if not isinstance(inner, str):  # what protobuf gives for a string that is none

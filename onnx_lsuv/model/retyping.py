@@ -35,7 +35,7 @@ def in_float32(proto: ModelProto, others: Set[int]) -> None:
         if tensor.data_type in others and not is_hollow(tensor):
             values = numpy_helper.to_array(tensor).astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    retype_graph(proto.graph, others)
+    _retype_graph(proto.graph, others)
     for function in proto.functions:
         for value in function.value_info:
             retype(value.type, others)
@@ -60,8 +60,7 @@ def graphs_in(attribute: AttributeProto) -> list[GraphProto]:
     return [*([attribute.g] if attribute.type == AttributeProto.GRAPH else []), *attribute.graphs]
 
 
-def retype_graph(graph: GraphProto, others: Set[int]) -> None:
-    """Let the types of a graph's values, and those that its nodes name, be float32; its tensors aside."""
+def _retype_graph(graph: GraphProto, others: Set[int]) -> None:
     for value in (*graph.input, *graph.output, *graph.value_info):
         retype(value.type, others)
     _retype_nodes(graph.node, others)
@@ -72,14 +71,13 @@ def _retype_nodes(nodes: Iterable[NodeProto], others: Set[int]) -> None:
         for attribute in node.attribute:
             retype_attribute(attribute, others)
             for inner in graphs_in(attribute):
-                retype_graph(inner, others)
+                _retype_graph(inner, others)
 
 
 def retype_attribute(attribute: AttributeProto, others: Set[int]) -> None:
     """Let the type that an attribute names be float32; graphs in it aside."""
-    if attribute.type == AttributeProto.INT and attribute.name in TYPE_ATTRIBUTES:
-        if attribute.i in others:
-            attribute.i = TensorProto.FLOAT
+    if attribute.type == AttributeProto.INT and attribute.name in TYPE_ATTRIBUTES and attribute.i in others:
+        attribute.i = TensorProto.FLOAT
     elif attribute.type == AttributeProto.TYPE_PROTO:
         retype(attribute.tp, others)
 
@@ -87,15 +85,10 @@ def retype_attribute(attribute: AttributeProto, others: Set[int]) -> None:
 def retype(kind: TypeProto, others: Set[int]) -> None:
     """Let a type, or the type of what it holds, be float32."""
     match kind.WhichOneof("value"):
-        case "tensor_type":
-            if kind.tensor_type.elem_type in others:
-                kind.tensor_type.elem_type = TensorProto.FLOAT
-        case "sparse_tensor_type":
-            if kind.sparse_tensor_type.elem_type in others:
-                kind.sparse_tensor_type.elem_type = TensorProto.FLOAT
-        case "sequence_type":
-            retype(kind.sequence_type.elem_type, others)
-        case "optional_type":
-            retype(kind.optional_type.elem_type, others)
+        case "tensor_type" | "sparse_tensor_type" as name:
+            held = getattr(kind, name)
+            held.elem_type = TensorProto.FLOAT if held.elem_type in others else held.elem_type
+        case "sequence_type" | "optional_type" as name:
+            retype(getattr(kind, name).elem_type, others)
         case "map_type":
             retype(kind.map_type.value_type, others)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from onnx_lsuv.errors import ModelError, OutputError, quote
 from onnx_lsuv.model.atomic import Staging, staging
-from onnx_lsuv.model.edits import data_edits, external_keys, externals, model_edits
-from onnx_lsuv.model.external import whole
+from onnx_lsuv.model.edits import data_edits, model_edits
 from onnx_lsuv.model.loading import Model, load
 from onnx_lsuv.model.names import unused
-from onnx_lsuv.model.splice import Piece, splice
+from onnx_lsuv.model.opening import whole
+from onnx_lsuv.model.splicing import Piece, splice
 from onnx_lsuv.model.targets import Output, check_outputs, named, read_by
-from onnx_lsuv.model.values import data_file, external_tensors, label
+from onnx_lsuv.model.values import data_file, data_files, externals, label
 
 LIMIT = 2**31 - 1  # bytes that a protobuf message may have
 
@@ -54,7 +54,7 @@ def stage(staged: Staging, model: Model, path: str | os.PathLike[str]) -> tuple[
     outputs = outputs_of(model, path, staged.force)
     target = check_outputs(outputs, read_by(model), force=staged.force)[0]
     outside = externals(model)
-    where = {one.key: label(model, site) for site, one in outside.items()}
+    where = {data.file: label(model, site) for site, data in outside.items()}
     sources = {key: data_file(model, key, where[key]) for key in where}
     names = _names(model, target, tuple(sources), staged.force)
     renamed = {key: name for key, name in names.items() if name != key}
@@ -71,8 +71,8 @@ def stage(staged: Staging, model: Model, path: str | os.PathLike[str]) -> tuple[
 def load_staged(staged: Staging, target: Path) -> Model:
     """Load a model that waits to be put into place, with its data files; it has the path that it will have."""
     model = load(staged.waiting(target))
-    for site, _, place in external_tensors(model):
-        data_file(model, place.location, label(model, site))  # mapped while the path is the one where it is
+    for site, data in externals(model).items():
+        data_file(model, data.file, label(model, site))  # mapped while the path is the one where it is
     return replace(model, path=target)
 
 
@@ -82,7 +82,7 @@ def outputs_of(model: Model, path: str | os.PathLike[str], force: bool) -> list[
     target = Path(os.path.realpath(given))
     folder = target.parent
     # Those that are there: without one there is no output, and reading says why.
-    keys = tuple(key for key in external_keys(model) if model.folder and os.path.lexists(model.folder / key))
+    keys = tuple(key for key in data_files(model) if model.folder and os.path.lexists(model.folder / key))
     refusal = ""
     if keys and folder != Path(os.path.realpath(given.parent)):
         refusal = (
@@ -144,6 +144,6 @@ def _is_free(model: Model, target: Path, key: str, own: frozenset[str]) -> bool:
 def _data_of(target: Path) -> frozenset[str]:
     """Return the data files of the model that is about to be replaced, so that saving again gives the same files."""
     try:
-        return frozenset(one.key for one in externals(load(target)).values())
+        return frozenset(data.file for data in externals(load(target)).values())
     except ModelError:
         return frozenset()

@@ -10,15 +10,15 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from onnx_lsuv.errors import OutputError, UsageError, quote
 from onnx_lsuv.model.atomic import PREFIX, exists
-from onnx_lsuv.model.edits import external_keys
 from onnx_lsuv.model.loading import Model
+from onnx_lsuv.model.values import data_files
 
 Read = tuple[Path | int, str]  # a path or descriptor, and what an output that is the same file would be
 _Identity = tuple[int | str, ...]
@@ -49,24 +49,24 @@ def check_outputs(outputs: Sequence[Output], read: Iterable[Read], *, force: boo
     Raises OutputError for one that is read, exists (without `force`), or could not be written, UsageError for two that
     are the same file. `read` is gone through only where an output is there already.
     """
-    statuses = [_status(output) for output in outputs]
-    places = [Path(os.path.realpath(output.path)) for output in outputs]
-    if any(statuses):
-        _refuse_read(outputs, statuses, read)
+    found = [(output, _status(output), Path(os.path.realpath(output.path))) for output in outputs]
+    there = {(status.st_dev, status.st_ino): output for output, status, _ in found if status is not None}
+    if there:
+        _refuse_read(there, read)
     seen: dict[_Identity, Output] = {}
-    for output, status, place in zip(outputs, statuses, places, strict=True):
-        identity = _new_identity(place) if status is None else (status.st_dev, status.st_ino)
+    for output, status, target in found:
+        identity = _new_identity(target) if status is None else (status.st_dev, status.st_ino)
         other = seen.setdefault(identity, output)
         if other is not output:
             raise UsageError(
                 f"the file {quote(output.path)} is named for two outputs, {other.what} and {output.what}: name another"
             )
-    for output, status, place in zip(outputs, statuses, places, strict=True):
+    for output, status, target in found:
         if output.refusal:
             raise OutputError(output.refusal)
         _refuse_existing(output, status, force)
-        _refuse_folder(output, place)
-    return places
+        _refuse_folder(output, target)
+    return [target for _, _, target in found]
 
 
 def read_by(model: Model) -> Iterator[Read]:
@@ -74,7 +74,7 @@ def read_by(model: Model) -> Iterator[Read]:
     if model.path is not None:
         yield model.path, "the model itself, which is never written to"
     if model.folder is not None:
-        for key in external_keys(model):
+        for key in data_files(model):
             yield model.folder / key, "a data file of the model, which is never written to"
 
 
@@ -82,8 +82,6 @@ def _status(output: Output) -> os.stat_result | None:
     given = named(output.path)
     try:
         status = given.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise OutputError(f"{output.what} {quote(given)} is a folder: name a file")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -92,6 +90,8 @@ def _status(output: Output) -> os.stat_result | None:
                 f"{output.what} {quote(given)} lies behind symbolic links that lead in a circle: name another"
             ) from None
         raise _refused(output, error) from None
+    if stat.S_ISDIR(status.st_mode):
+        raise OutputError(f"{output.what} {quote(given)} is a folder: name a file")
     return status
 
 
@@ -99,12 +99,7 @@ def _refused(output: Output, error: OSError) -> OutputError:
     return OutputError(f"{output.what} {quote(output.path)} cannot be written: {error.strerror}")
 
 
-def _refuse_read(outputs: Sequence[Output], statuses: Sequence[os.stat_result | None], read: Iterable[Read]) -> None:
-    there = {
-        (status.st_dev, status.st_ino): output
-        for output, status in zip(outputs, statuses, strict=True)
-        if status is not None
-    }
+def _refuse_read(there: Mapping[tuple[int, int], Output], read: Iterable[Read]) -> None:
     for file, what in read:
         try:
             status = os.stat(file)  # noqa: PTH116  (also of a descriptor)
@@ -115,13 +110,13 @@ def _refuse_read(outputs: Sequence[Output], statuses: Sequence[os.stat_result | 
             raise OutputError(f"{output.what} {quote(output.path)} is {what}: name another")
 
 
-def _new_identity(place: Path) -> _Identity:
+def _new_identity(target: Path) -> _Identity:
     """Return what two names of a file that is not there yet have in common."""
     try:
-        status = place.parent.stat()
+        status = target.parent.stat()
     except OSError:
-        return (str(place),)
-    return status.st_dev, status.st_ino, place.name.casefold() if _ignores_case(place.parent) else place.name
+        return (str(target),)
+    return status.st_dev, status.st_ino, target.name.casefold() if _ignores_case(target.parent) else target.name
 
 
 def _ignores_case(folder: Path) -> bool:
@@ -144,21 +139,21 @@ def _refuse_existing(output: Output, status: os.stat_result | None, force: bool)
         raise OutputError(exists(output.path))
 
 
-def _refuse_folder(output: Output, place: Path) -> None:
+def _refuse_folder(output: Output, target: Path) -> None:
     """Raise OutputError where no file can be made beside the output, or none of its name."""
-    if output.appended and place.exists():
-        if not os.access(place, os.W_OK):
+    if output.appended and target.exists():
+        if not os.access(target, os.W_OK):
             raise _refused(output, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
         return
     # As it was given, but for what a link leads to. os.path says no, where a Path raises, to a name that is too long.
-    folder = output.inside or (place.parent if os.path.islink(output.path) else output.path.parent)  # noqa: PTH114
+    folder = output.inside or (target.parent if os.path.islink(output.path) else output.path.parent)  # noqa: PTH114
     if not folder.is_dir():
         what = "is no folder" if os.path.lexists(folder) else "does not exist: make it first"
-        raise OutputError(f"the folder {quote(folder)} of {output.what} {quote(place.name)} {what}")
+        raise OutputError(f"the folder {quote(folder)} of {output.what} {quote(target.name)} {what}")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"the folder {quote(folder)} cannot be written to: choose another")
     try:
-        os.stat(place.parent / f"{PREFIX}{'0' * 16}" / place.name)  # noqa: PTH116
+        os.stat(target.parent / f"{PREFIX}{'0' * 16}" / target.name)  # noqa: PTH116
     except FileNotFoundError:
         return
     except OSError as error:  # above all a name that is too long

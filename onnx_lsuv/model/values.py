@@ -7,25 +7,26 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import onnx
 from google.protobuf.message import Message  # type: ignore[import-untyped]
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnx_lsuv.errors import ModelError, UsageError
-from onnx_lsuv.model.elements import Array
-from onnx_lsuv.model.external import Place, extent, open_data, place_of, whole
+from onnx_lsuv.model import arrays, sites
+from onnx_lsuv.model.arrays import Array, decode, dtype_of, from_raw, shape_of
+from onnx_lsuv.model.external import DataLocation, extent, location_of, open_data
 from onnx_lsuv.model.loading import Model
+from onnx_lsuv.model.opening import whole
 from onnx_lsuv.model.payload import has_payload
-from onnx_lsuv.model.tensors import check as check_payload
-from onnx_lsuv.model.tensors import decode, dtype_of, from_raw, shape_of
-from onnx_lsuv.model.wire import SCHEMA, Site, Tree, find
+from onnx_lsuv.model.sites import SCHEMA, Site, Step
+from onnx_lsuv.model.wire import Tree, find
 
 
-def message(model: Model, site: Site) -> tuple[str, Message]:
-    """Return what kind of message (a key of wire.SCHEMA) is at `site` and the message itself, from the skeleton."""
-    kind, here = "model", cast(Message, model.proto)
+def message(model: Model, site: Site) -> Message:
+    """Return the message at `site`, from the skeleton."""
+    kind, here = "model", model.proto
     try:
         for number, index in site:
             name = here.DESCRIPTOR.fields_by_number[number].name
@@ -35,23 +36,21 @@ def message(model: Model, site: Site) -> tuple[str, Message]:
             here = getattr(here, name)[index] if repeated else getattr(here, name)
     except (KeyError, IndexError):
         raise UsageError(f"there is no message at site {site} of {model.name}") from None
-    return kind, here
+    return here
 
 
 def label(model: Model, site: Site) -> str:
     """Return how messages call the tensor at `site`: by its own name or that of the value that its node makes."""
-    kind, here = message(model, site)
-    name = getattr(here, "name", "") if kind == "tensor" else ""
+    here = message(model, site)
+    name = here.name if isinstance(here, TensorProto) else ""
     for length in range(len(site), 0, -1):
-        kind, here = message(model, site[:length])
-        if kind == "node":
-            made = ", ".join(map(repr, cast(onnx.NodeProto, here).output))
+        here = message(model, site[:length])
+        if isinstance(here, NodeProto):
+            made = ", ".join(map(repr, here.output))
             return (
-                f"the tensor in node {made} of {model.name}"
-                if not name
-                else f"tensor {name!r} in {made} of {model.name}"
+                f"tensor {name!r} in {made} of {model.name}" if name else f"the tensor in node {made} of {model.name}"
             )
-        if kind == "graph":
+        if isinstance(here, GraphProto):
             break
     return f"tensor {name!r} of {model.name}"
 
@@ -66,24 +65,20 @@ def read(model: Model, site: Site) -> Array:
     """
     if site in model.values:
         return model.values[site]
-    kind, here = message(model, site)
-    if kind == "tensor":
-        return _read_tensor(model, site, cast(onnx.TensorProto, here))
-    if kind == "attribute":
-        return _read_attribute(cast(onnx.AttributeProto, here), site)
-    raise UsageError(f"a {kind} at site {site} of {model.name} stores no values")
-
-
-def _read_tensor(model: Model, site: Site, tensor: onnx.TensorProto) -> Array:
+    here = message(model, site)
+    if isinstance(here, AttributeProto):
+        return _read_attribute(here, site)
+    if not isinstance(here, TensorProto):
+        kind = type(here).__name__.removesuffix("Proto").lower()
+        raise UsageError(f"a {kind} at site {site} of {model.name} stores no values")
     where = label(model, site)
-    if tensor.HasField("segment"):
-        raise ModelError(f"{where} is stored in segments, which nothing supports; export the model again")
-    if tensor.data_location != onnx.TensorProto.EXTERNAL:
-        return decode(whole(model._tree.view, model.name), find(model._tree, site)[1], tensor, where)
-    place = place_of(tensor, where)
-    view = data_file(model, place.location, where)
-    start, end = extent(tensor, place, len(view), where)
-    return from_raw(view[start:end], shape_of(tensor, where), dtype_of(tensor.data_type, where), where)
+    _refuse_segments(here, where)
+    if here.data_location != TensorProto.EXTERNAL:
+        return decode(whole(model._tree.view, model.name), find(model._tree, site), here, where)
+    data = location_of(here, where)
+    view = data_file(model, data.location, where)
+    start, end = extent(data, len(view), where)
+    return from_raw(view[start:end], shape_of(here, where), dtype_of(here.data_type, where), where)
 
 
 def check(model: Model, site: Site) -> None:
@@ -91,33 +86,36 @@ def check(model: Model, site: Site) -> None:
 
     An attribute has no dims to lie with. A data file that is missing is not missed before its values are.
     """
-    kind, here = message(model, site)
-    if kind != "tensor" or site in model.values:
+    here = message(model, site)
+    if not isinstance(here, TensorProto) or site in model.values or (model._bare and not has_payload(here)):
         return
-    tensor, where = cast(onnx.TensorProto, here), label(model, site)
-    if model._bare and not has_payload(tensor):
-        return
-    if tensor.HasField("segment"):
-        raise ModelError(f"{where} is stored in segments, which nothing supports; export the model again")
-    if tensor.data_location != onnx.TensorProto.EXTERNAL:
-        check_payload(model._tree.view, find(model._tree, site)[1], tensor, where)
+    where = label(model, site)
+    _refuse_segments(here, where)
+    if here.data_location != TensorProto.EXTERNAL:
+        arrays.check(model._tree.view, find(model._tree, site), here, where)
         return
     view = None
     with suppress(ModelError):
-        view = data_file(model, place_of(tensor, where).location, where)
+        data = location_of(here, where)
+        view = data_file(model, data.location, where)
     if view is not None:
-        extent(tensor, place_of(tensor, where), len(view), where)
+        extent(data, len(view), where)
 
 
-def _read_attribute(attribute: onnx.AttributeProto, site: Site) -> Array:
+def _refuse_segments(tensor: TensorProto, where: str) -> None:
+    if tensor.HasField("segment"):
+        raise ModelError(f"{where} is stored in segments, which nothing supports; export the model again")
+
+
+def _read_attribute(attribute: AttributeProto, site: Site) -> Array:
     array: Array
     if attribute.HasField("f"):
         array = np.array(attribute.f, np.float32)
     elif attribute.HasField("i"):
         array = np.array(attribute.i, np.int64)
-    elif attribute.ints or attribute.type == onnx.AttributeProto.INTS:
+    elif attribute.ints or attribute.type == AttributeProto.INTS:
         array = np.array(attribute.ints, np.int64)
-    elif attribute.floats or attribute.type == onnx.AttributeProto.FLOATS:
+    elif attribute.floats or attribute.type == AttributeProto.FLOATS:
         array = np.array(attribute.floats, np.float32)
     else:
         raise UsageError(f"attribute {attribute.name!r} at site {site} holds no number")
@@ -127,12 +125,12 @@ def _read_attribute(attribute: onnx.AttributeProto, site: Site) -> Array:
 
 def fill(model: Model, site: Site) -> Array:
     """Return what a ConstantOfShape node fills its output with, as an array of shape (); its dtype is the output's."""
-    kind, here = message(model, site)
-    if kind != "node" or cast(onnx.NodeProto, here).op_type != "ConstantOfShape":
+    here = message(model, site)
+    if not isinstance(here, NodeProto) or here.op_type != "ConstantOfShape":
         raise UsageError(f"at site {site} of {model.name} is no ConstantOfShape node")
-    for index, attribute in enumerate(cast(onnx.NodeProto, here).attribute):
+    for index, attribute in enumerate(here.attribute):
         if attribute.name == "value" and attribute.HasField("t"):
-            value = read(model, (*site, (5, index), (5, 0)))
+            value = read(model, (*site, Step(sites.NODE_ATTRIBUTE, index), Step(sites.ATTRIBUTE_TENSOR)))
             if value.size != 1:
                 raise ModelError(f"{label(model, site)} should have one value to fill with, but has {value.size}")
             return value.reshape(())
@@ -156,26 +154,23 @@ def with_values(model: Model, values: Mapping[Site, Array]) -> Model:
                 f"{label(model, site)} should get {dtype.name} values of shape "
                 f"{value.shape if shape is None else shape}, but got {value.dtype.name} of {value.shape}"
             )
-        held = value.astype(dtype, copy=False).view()
-        held.flags.writeable = False
-        merged[site] = held
+        merged[site] = value.astype(dtype, copy=False).view()
+        merged[site].flags.writeable = False
     return replace(model, values=MappingProxyType(merged))
 
 
 def form_of(model: Model, site: Site) -> tuple[np.dtype[Any], tuple[int, ...] | None]:
     """Return the type and the shape that new values at a site must have; None for a shape that the file leaves open."""
-    kind, here = message(model, site)
-    where = label(model, site)
-    if kind == "tensor":
-        tensor = cast(onnx.TensorProto, here)
-        if tensor.data_type == onnx.TensorProto.STRING or tensor.HasField("segment"):
+    here, where = message(model, site), label(model, site)
+    if isinstance(here, TensorProto):
+        if here.data_type == TensorProto.STRING or here.HasField("segment"):
             raise ModelError(f"{where} holds strings or segments, which cannot be replaced")
-        return dtype_of(tensor.data_type, where), shape_of(tensor, where)
-    if kind == "attribute":
-        stored = _read_attribute(cast(onnx.AttributeProto, here), site)
-        if stored.dtype != np.float32:
+        return dtype_of(here.data_type, where), shape_of(here, where)
+    if isinstance(here, AttributeProto):
+        array = _read_attribute(here, site)
+        if array.dtype != np.float32:
             raise ModelError(f"{where} holds integers in an attribute, which cannot be replaced")
-        return stored.dtype, stored.shape
+        return array.dtype, array.shape
     if not holds_initializers(model, site):
         raise ModelError(
             f"{where} is made by a ConstantOfShape in a function, or in a subgraph below IR version 4, which cannot be "
@@ -186,7 +181,8 @@ def form_of(model: Model, site: Site) -> tuple[np.dtype[Any], tuple[int, ...] | 
 
 def holds_initializers(model: Model, site: Site) -> bool:
     """Whether the scope around a node or attribute can hold initializers: a graph, below IR version 4 the main one."""
-    return site[0][0] == 7 and (model.proto.ir_version >= 4 or all(number not in (6, 11) for number, _ in site))
+    inner = any(field in (sites.ATTRIBUTE_GRAPH, sites.ATTRIBUTE_GRAPHS) for field, _ in site)
+    return site[:1] == sites.MAIN_GRAPH and (model.proto.ir_version >= 4 or not inner)
 
 
 def data_file(model: Model, location: str, where: str) -> memoryview:
@@ -202,33 +198,43 @@ def data_file(model: Model, location: str, where: str) -> memoryview:
     return whole(model._files[location], f"the external data file {location!r}")
 
 
-def external_tensors(model: Model) -> Iterator[tuple[Site, onnx.TensorProto, Place]]:
-    """Yield every tensor with external data: in graphs, functions and attributes; raise ModelError at a bad place."""
-    for site, tensor in tensors(model.proto):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            yield site, tensor, place_of(tensor, label(model, site))
+def externals(model: Model) -> dict[Site, DataLocation]:
+    """Return where tensors have external data; raise ModelError where a location is not to be trusted."""
+    return {
+        site: location_of(tensor, label(model, site))
+        for site, tensor in tensors(model.proto)
+        if tensor.data_location == TensorProto.EXTERNAL
+    }
 
 
-def tensors(proto: onnx.ModelProto) -> Iterator[tuple[Site, onnx.TensorProto]]:
+def data_files(model: Model) -> list[str]:
+    """Return the files with external data, normalised; locations that are not to be trusted are left out."""
+    found: dict[str, None] = {}
+    for _, tensor in tensors(model.proto):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            with suppress(ModelError):
+                found[location_of(tensor, "").file] = None
+    return list(found)
+
+
+def tensors(proto: ModelProto) -> Iterator[tuple[Site, TensorProto]]:
     """Yield every tensor of a model: in graphs, functions and attributes, sparse ones as their two parts."""
 
-    def walk(site: Site, kind: str, here: Message) -> Iterator[tuple[Site, onnx.TensorProto]]:
+    def walk(site: Site, kind: str, here: Message) -> Iterator[tuple[Site, TensorProto]]:
         if kind == "tensor":
-            yield site, cast(onnx.TensorProto, here)
+            yield site, here
             return
         known = SCHEMA[kind]
         for descriptor, value in here.ListFields():
             if descriptor.number in known:
                 below, repeated = known[descriptor.number]
                 for index, child in enumerate(value if repeated else (value,)):
-                    yield from walk((*site, (descriptor.number, index)), below, child)
+                    yield from walk((*site, Step(descriptor.number, index)), below, child)
 
     return walk((), "model", proto)
 
 
-def rewritten(
-    model: Model, proto: onnx.ModelProto, values: Mapping[Site, Array], files: Mapping[str, memoryview]
-) -> Model:
+def rewritten(model: Model, proto: ModelProto, values: Mapping[Site, Array], files: Mapping[str, memoryview]) -> Model:
     """Return a model of another structure, its tensors given by `values` where `proto` does not hold them.
 
     `proto` is the new skeleton, from now on not to be changed. `files` are the external data files that differ from

@@ -14,34 +14,34 @@ The arrays are written one after the other, so that no second copy of them is in
 from __future__ import annotations
 
 import json
+import math
 import os
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import onnx
 
 from onnx_lsuv.errors import OutputError, UsageError, quote
+from onnx_lsuv.model import sites
+from onnx_lsuv.model.arrays import to_raw
 from onnx_lsuv.model.atomic import Staging, staging
 from onnx_lsuv.model.edits import promoted
 from onnx_lsuv.model.loading import Model
 from onnx_lsuv.model.names import unused
-from onnx_lsuv.model.splice import Piece
+from onnx_lsuv.model.sites import Site, Step
+from onnx_lsuv.model.splicing import Piece
 from onnx_lsuv.model.targets import Output, check_outputs, named, read_by
-from onnx_lsuv.model.tensors import count, to_raw
 from onnx_lsuv.model.values import form_of, holds_initializers, read
-from onnx_lsuv.model.wire import Site
 
 _DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _CHUNK = 1 << 24
 _NAME_BYTES = 1 << 15  # zip has 16 bits for a name's length
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple):
     name: str
     site: Site
     dtype: np.dtype[Any]
@@ -50,7 +50,7 @@ class _Entry:
     @property
     def size(self) -> int:
         """The number of bytes."""
-        return count(self.shape) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def save_weights(model: Model, path: str | os.PathLike[str], *, force: bool = False) -> Path:
@@ -96,9 +96,9 @@ def _entries(model: Model) -> list[_Entry]:
 def _sites(model: Model) -> Iterator[tuple[str, Site]]:
     """Yield the name and site of every initializer, of any type but strings, and of what becomes or stands for one."""
     moved = frozenset(promoted(model))
-    yield from _scope(model, model.proto.graph, ((7, 0),), "", moved)
+    yield from _scope(model, model.proto.graph, sites.MAIN_GRAPH, "", moved)
     for i, function in enumerate(model.proto.functions):
-        yield from _scope(model, function, ((25, i),), f"function:{function.name}/", moved)
+        yield from _scope(model, function, (Step(sites.MODEL_FUNCTION, i),), f"function:{function.name}/", moved)
 
 
 def _scope(
@@ -107,10 +107,10 @@ def _scope(
     if isinstance(here, onnx.GraphProto):
         for i, tensor in enumerate(here.initializer):
             if tensor.data_type != onnx.TensorProto.STRING:
-                yield prefix + tensor.name, (*site, (5, i))
+                yield prefix + tensor.name, (*site, Step(sites.GRAPH_INITIALIZER, i))
     labels: set[str] = set()
     for i, node in enumerate(here.node):
-        place = (*site, (1 if isinstance(here, onnx.GraphProto) else 7, i))
+        place = (*site, Step(sites.GRAPH_NODE if isinstance(here, onnx.GraphProto) else sites.FUNCTION_NODE, i))
         made = next((name for name in node.output if name), f"{node.op_type}_{i}")
         label = node.name or made
         if label in labels:
@@ -119,12 +119,13 @@ def _scope(
         if place in moved:
             yield prefix + made, place
         for j, attribute in enumerate(node.attribute):
-            value: Site = (*place, (5, j))
+            value: Site = (*place, Step(sites.NODE_ATTRIBUTE, j))
             if attribute.HasField("g"):
-                yield from _scope(model, attribute.g, (*value, (6, 0)), f"{prefix}{label}.{attribute.name}/", moved)
+                inner, path = (*value, Step(sites.ATTRIBUTE_GRAPH)), f"{prefix}{label}.{attribute.name}/"
+                yield from _scope(model, attribute.g, inner, path, moved)
             elif node.op_type == "Constant" and node.domain in ("", "ai.onnx") and not attribute.ref_attr_name:
                 if attribute.name == "value" and attribute.t.data_type != onnx.TensorProto.STRING:
-                    value, size = (*value, (5, 0)), count(attribute.t.dims)
+                    value, size = (*value, Step(sites.ATTRIBUTE_TENSOR)), math.prod(attribute.t.dims)
                 elif attribute.name in ("value_float", "value_floats"):
                     size = len(attribute.floats)
                 else:
@@ -157,12 +158,8 @@ def _safetensors(model: Model, entries: list[_Entry]) -> Iterator[Piece]:
     entries = sorted(entries, key=lambda entry: -entry.dtype.itemsize)
     header, end = {}, 0
     for entry in entries:
-        header[entry.name] = {
-            "dtype": _DTYPES[entry.dtype.name],
-            "shape": list(entry.shape),
-            "data_offsets": [end, end + entry.size],
-        }
-        end += entry.size
+        about = {"dtype": _DTYPES[entry.dtype.name], "shape": list(entry.shape)}
+        header[entry.name] = about | {"data_offsets": [end, end := end + entry.size]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
@@ -186,14 +183,11 @@ def _npz(model: Model, entries: list[_Entry]) -> Iterator[Piece]:
     yield from sink.take()
 
 
-@dataclass(slots=True)
-class _Sink:
+class _Sink(list[bytes]):
     """What zipfile writes to: a stream without a way back."""
 
-    pieces: list[bytes] = field(default_factory=list)
-
     def write(self, data: bytes | memoryview) -> int:
-        self.pieces.append(bytes(data))
+        self.append(bytes(data))
         return len(data)
 
     def flush(self) -> None:
@@ -201,7 +195,8 @@ class _Sink:
 
     def take(self) -> list[bytes]:
         """Return what was written since the last time."""
-        taken, self.pieces = self.pieces, []
+        taken = list(self)
+        self.clear()
         return taken
 
 

@@ -4,19 +4,19 @@ A message is a row of fields, each a tag (field number and wire type, one varint
 8 bytes (1), a length varint and so many bytes (2), a group between two tags (3, 4; long out of use), or 4 bytes (5).
 Fields may stand in any order. A singular message field that occurs several times is the merger of its occurrences,
 which is the message one gets by joining their bytes; so a message is a tuple of spans here. Source:
-https://protobuf.dev/programming-guides/encoding/ ; the field numbers are those of onnx.proto.
+https://protobuf.dev/programming-guides/encoding/
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from onnx import TensorProto
 
-Site = tuple[tuple[int, int], ...]
-"""Where a message stands in a ModelProto: (field number, occurrence index) steps, from the ModelProto down."""
+from onnx_lsuv.model.sites import ATTRIBUTE_TENSOR, SCHEMA, Site
 
 HOLLOW_BYTES = 1024
 """A dense tensor with a larger payload is without it in the skeleton."""
@@ -24,28 +24,17 @@ HOLLOW_BYTES = 1024
 VARINT, FIXED64, BYTES, GROUP, GROUP_END, FIXED32 = range(6)
 MAX_DEPTH = 100  # what protobuf's own parsers allow
 
-FLOAT_DATA, INT32_DATA, STRING_DATA, INT64_DATA, RAW_DATA, DOUBLE_DATA, UINT64_DATA = 4, 5, 6, 7, 9, 10, 11
-PAYLOAD = frozenset({FLOAT_DATA, INT32_DATA, STRING_DATA, INT64_DATA, RAW_DATA, DOUBLE_DATA, UINT64_DATA})
-
-# message -> field number -> (message in that field, whether the field is repeated)
-SCHEMA: dict[str, dict[int, tuple[str, bool]]] = {
-    "model": {7: ("graph", False), 20: ("training", True), 25: ("function", True)},
-    "training": {1: ("graph", False), 2: ("graph", False)},
-    "graph": {1: ("node", True), 5: ("tensor", True), 15: ("sparse", True)},
-    "function": {7: ("node", True), 11: ("attribute", True)},
-    "node": {5: ("attribute", True)},
-    "attribute": {
-        5: ("tensor", False),
-        6: ("graph", False),
-        10: ("tensor", True),
-        11: ("graph", True),
-        22: ("sparse", False),
-        23: ("sparse", True),
-    },
-    "sparse": {1: ("tensor", False), 2: ("tensor", False)},
-    "tensor": {13: ("entry", True)},
-    "entry": {},
+RAW_DATA = TensorProto.RAW_DATA_FIELD_NUMBER
+# The lists of a tensor's payload, by the wire type of their elements.
+LISTS = {
+    TensorProto.FLOAT_DATA_FIELD_NUMBER: FIXED32,
+    TensorProto.INT32_DATA_FIELD_NUMBER: VARINT,
+    TensorProto.STRING_DATA_FIELD_NUMBER: BYTES,
+    TensorProto.INT64_DATA_FIELD_NUMBER: VARINT,
+    TensorProto.DOUBLE_DATA_FIELD_NUMBER: FIXED64,
+    TensorProto.UINT64_DATA_FIELD_NUMBER: VARINT,
 }
+PAYLOAD = frozenset({RAW_DATA, *LISTS})
 
 
 class WireError(Exception):
@@ -93,8 +82,11 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
-def fields(view: memoryview, start: int, end: int) -> Iterator[Field]:
-    """Yield the fields of the message in `view[start:end]`; raise WireError where the bytes are not a message."""
+def fields(view: memoryview, start: int, end: int, groups: int = 0) -> Iterator[Field]:
+    """Yield the fields of the message in `view[start:end]`, which lies in so many groups.
+
+    Raises WireError where the bytes are not a message.
+    """
     at = start
     while at < end:
         tag_at = at
@@ -123,7 +115,9 @@ def fields(view: memoryview, start: int, end: int) -> Iterator[Field]:
             at += 4 if wire == FIXED32 else 8
         elif wire == GROUP:
             value_at = at
-            at = _skip_group(view, tag_at, end)
+            at = _group_end(view, at, end, number, groups + 1)
+        elif wire == GROUP_END and groups:
+            value_at = at
         else:
             raise WireError(f"wire type {wire} at byte {tag_at}")
         if at > end:
@@ -131,11 +125,22 @@ def fields(view: memoryview, start: int, end: int) -> Iterator[Field]:
         yield Field(number, wire, tag_at, size_at, value_at, at)
 
 
-def run_end(view: memoryview, first: Field, end: int) -> int:
-    """Return where the row of fields like `first` ends that begins with it: same one-byte tag, same fixed width.
+def runs(view: memoryview, start: int, end: int) -> Iterator[tuple[Field, int]]:
+    """Yield the fields of a message, each with its end; of a row of fields alike the first, with the end of the last.
 
-    A list of fixed-width numbers that is not packed is millions of fields; this finds its end without a step for each.
+    A list of fixed-width numbers that is not packed is millions of fields, which are gone past without a step for each.
     """
+    at = start
+    while at < end:
+        for one in fields(view, at, end):
+            at = _run_end(view, one, end)
+            yield one, at
+            if at > one.end:
+                break  # go on behind the row
+
+
+def _run_end(view: memoryview, first: Field, end: int) -> int:
+    """Return where the row of fields like `first` ends that begins with it: same one-byte tag, same fixed width."""
     step, at, rows = first.end - first.tag, first.end, 16
     if first.wire not in (FIXED32, FIXED64) or first.start != first.tag + 1:
         return at
@@ -160,80 +165,57 @@ def _varint(view: memoryview, at: int, end: int) -> tuple[int, int]:
     raise WireError(f"a varint of more than ten bytes at byte {at - 10}")
 
 
-def _skip_group(view: memoryview, at: int, end: int) -> int:
-    """Return the offset behind the group whose start tag is at `at`; without recursion, whatever the nesting."""
-    opened: list[int] = []
-    while True:
-        tag, at = _varint(view, at, end)
-        wire = tag & 7
-        if wire == GROUP:
-            opened.append(tag >> 3)
-            if len(opened) > MAX_DEPTH:
-                raise WireError(f"groups nested more than {MAX_DEPTH} deep at byte {at}")
-        elif wire == GROUP_END:
-            if opened.pop() != tag >> 3:
-                raise WireError(f"a group's end without its start at byte {at}")
-            if not opened:
-                return at
-        elif wire == VARINT:
-            _, at = _varint(view, at, end)
-        elif wire == BYTES:
-            length, at = _varint(view, at, end)
-            at += length
-        elif wire in (FIXED32, FIXED64):
-            at += 4 if wire == FIXED32 else 8
-        else:
-            raise WireError(f"wire type {wire} at byte {at}")
+def _group_end(view: memoryview, start: int, end: int, number: int, depth: int) -> int:
+    """Return the offset behind a group whose fields begin at `start`."""
+    if depth > MAX_DEPTH:
+        raise WireError(f"groups nested more than {MAX_DEPTH} deep at byte {start}")
+    for one in fields(view, start, end, depth):
+        if one.wire == GROUP_END:
+            if one.number != number:
+                break
+            return one.end
+    raise WireError(f"a group without its end at byte {start}")
 
 
-def find(tree: Tree, site: Site) -> tuple[str, tuple[Span, ...]]:
-    """Return what kind of message (a key of SCHEMA) stands at `site`, and its spans; LookupError if there is none."""
+def root(view: memoryview) -> Span:
+    """Return the whole of some bytes as a message."""
+    return Span(0, -1, 0, len(view), None, 0)
+
+
+def inside(one: Field, parent: Span) -> Span:
+    """Return a field of a message as a message (or packed list) in it."""
+    return Span(one.tag, one.size, one.start, one.end, parent, parent.depth + 1)
+
+
+def find(tree: Tree, site: Site) -> tuple[Span, ...]:
+    """Return the spans of the message at `site`; LookupError if there is none."""
     kind = "model"
-    spans: tuple[Span, ...] = (Span(0, -1, 0, len(tree.view), None, 0),)
-    for step, (number, index) in enumerate(site):
-        below = _children(tree, site[:step], kind, spans)
-        if number not in SCHEMA[kind]:
-            raise LookupError(f"no messages in field {number} of a {kind}")
+    spans: tuple[Span, ...] = (root(tree.view),)
+    for step, (number, nth) in enumerate(site):
+        below = tree.found.get(site[:step])
+        if below is None:
+            below = tree.found[site[:step]] = _below(tree.view, spans, SCHEMA[kind])
         kind, repeated = SCHEMA[kind][number]
-        here = below.get(number, [])
-        if not 0 <= index < (len(here) if repeated else min(len(here), 1)):
-            raise LookupError(f"no {kind} number {index} at {site[: step + 1]}")
-        spans = (here[index],) if repeated else tuple(here)
-    return kind, spans
+        spans = (below[number][nth],) if repeated else tuple(below[number])
+    return spans
 
 
-def children(tree: Tree, site: Site) -> dict[int, list[Span]]:
-    """Return the messages right below the message at `site`: field number -> occurrences, in the order of the file."""
-    kind, spans = find(tree, site)
-    return _children(tree, site, kind, spans)
+def _below(view: memoryview, spans: tuple[Span, ...], known: Container[int]) -> dict[int, list[Span]]:
+    """Return the messages right below another: field number -> occurrences, in the order of the file."""
+    found: dict[int, list[Span]] = {}
+    for span in spans:
+        for one in fields(view, span.start, span.end):
+            if one.wire == BYTES and one.number in known:
+                found.setdefault(one.number, []).append(inside(one, span))
+    return found
 
 
-def _children(tree: Tree, site: Site, kind: str, spans: tuple[Span, ...]) -> dict[int, list[Span]]:
-    below = tree.found.get(site)
-    if below is None:
-        below = {}
-        known = SCHEMA[kind]
-        for span in spans:
-            for one in fields(tree.view, span.start, span.end):
-                if one.wire == BYTES and one.number in known:
-                    child = Span(one.tag, one.size, one.start, one.end, span, span.depth + 1)
-                    below.setdefault(one.number, []).append(child)
-        tree.found[site] = below
-    return below
-
-
-def skeleton(view: memoryview) -> bytes:
-    """Return the model's bytes without the payloads of dense tensors that have more than HOLLOW_BYTES of them.
+def skeleton(view: memoryview, kind: str = "model", limit: int = HOLLOW_BYTES) -> bytes:
+    """Return a message's bytes without the payloads of dense tensors that have more than `limit` bytes of them.
 
     A payload is skipped, not read, so a mapped file's weights stay on the disk. Raises WireError.
     """
-    pieces = _strip(view, 0, len(view), "model", limit=HOLLOW_BYTES, depth=1)
-    return bytes(view) if pieces is None else b"".join(pieces)
-
-
-def hollow_tensor(view: memoryview) -> bytes:
-    """Return the bytes of a TensorProto without its payload, which is skipped, not read. Raises WireError."""
-    pieces = _strip_tensor(view, 0, len(view), 0)
+    pieces = _strip(view, 0, len(view), kind, limit=limit, depth=1)
     return bytes(view) if pieces is None else b"".join(pieces)
 
 
@@ -248,7 +230,7 @@ def _strip(
     known = SCHEMA[kind]
     if kind == "attribute" and limit:
         # a tensor in several pieces is left whole or without any payload
-        parts = [one for one in fields(view, start, end) if one.number == 5 and one.wire == BYTES]
+        parts = [one for one in fields(view, start, end) if one.number == ATTRIBUTE_TENSOR and one.wire == BYTES]
         if len(parts) > 1 and sum(one.end - one.start for one in parts) > limit:
             limit = 0
     pieces: list[memoryview | bytes] = []
@@ -268,18 +250,13 @@ def _strip(
 
 def _strip_tensor(view: memoryview, start: int, end: int, limit: int) -> list[memoryview | bytes] | None:
     pieces: list[memoryview | bytes] = []
-    kept, payload, at = start, 0, start
-    while at < end:
-        for one in fields(view, at, end):
-            at = one.end
-            if one.number in PAYLOAD:
-                at = run_end(view, one, end)
-                payload += at - one.start
-                if one.tag > kept:
-                    pieces.append(view[kept : one.tag])
-                kept = at
-                if at > one.end:
-                    break  # go on behind the run
+    kept, payload = start, 0
+    for one, stop in runs(view, start, end):
+        if one.number in PAYLOAD:
+            payload += stop - one.start
+            if one.tag > kept:
+                pieces.append(view[kept : one.tag])
+            kept = stop
     if payload <= limit:
         return None
     pieces.append(view[kept:end])

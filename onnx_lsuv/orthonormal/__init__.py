@@ -2,7 +2,7 @@
 
     drawing   requests -> weights: one stream of chance per request, weights and their pieces side by side
     haar      the orthonormal matrices: random reflections, applied all at once by matrix products
-    normal    normal numbers
+    normal    normal numbers, and seeds from names
     equal     rows of one length, the columns staying orthonormal
 
 Same bytes for any number of threads and whatever else is drawn: every weight has a stream that only the seed and its
@@ -12,7 +12,19 @@ The bytes do depend on NumPy, its BLAS, and the kind of processor.
 
 from __future__ import annotations
 
-from onnx_lsuv.orthonormal.drawing import Precision, Request, check, draw, draw_all
+from onnx_lsuv.orthonormal.drawing import Request, check, draw, draw_all, usable_cores
 from onnx_lsuv.orthonormal.equal import equal_rows
+from onnx_lsuv.orthonormal.normal import Precision, normals, run_by, seed_of
 
-__all__ = ["Precision", "Request", "check", "draw", "draw_all", "equal_rows"]
+__all__ = [
+    "Precision",
+    "Request",
+    "check",
+    "draw",
+    "draw_all",
+    "equal_rows",
+    "normals",
+    "run_by",
+    "seed_of",
+    "usable_cores",
+]

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from typing import Literal
 
 import numpy as np
 import threadpoolctl
 
-from onnx_lsuv.orthonormal.haar import LARGE, STACK, Run, fill_orthonormal, run_here
-from onnx_lsuv.orthonormal.normal import Array, fill_normal
-
-Precision = type[np.float32] | type[np.float64]
+from onnx_lsuv.model import Array
+from onnx_lsuv.orthonormal.haar import LARGE, fill_orthonormal
+from onnx_lsuv.orthonormal.normal import Precision, Run, normals, run_by, run_here, seed_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +45,8 @@ def draw(request: Request, seed: int, threads: int | None = None) -> Array:
 
     Raises ValueError for sizes that make no sense, and for a delta-orthogonal kernel with more inputs than outputs.
     """
-    for _, weight in draw_all([request], seed, threads):
-        return weight
-    raise AssertionError("one request gives one weight")
+    ((_, weight),) = draw_all([request], seed, threads)
+    return weight
 
 
 def draw_all(requests: Sequence[Request], seed: int, threads: int | None = None) -> Iterator[tuple[int, Array]]:
@@ -62,7 +59,7 @@ def draw_all(requests: Sequence[Request], seed: int, threads: int | None = None)
         raise ValueError(f"drawing needs at least one thread, found {threads}")
     for request in requests:
         check(request)
-    return _draw_in_order(requests, seed, threads if threads is not None else _usable_cores())
+    return _draw_in_order(requests, seed, threads if threads is not None else usable_cores())
 
 
 def check(request: Request) -> None:
@@ -86,40 +83,27 @@ def check(request: Request) -> None:
 
 
 def _draw_in_order(requests: Sequence[Request], seed: int, threads: int) -> Iterator[tuple[int, Array]]:
-    alone = threads == 1 or (len(requests) == 1 and requests[0].size < LARGE)
-    if alone:
+    if threads == 1 or (len(requests) == 1 and requests[0].size < LARGE):
         for index, request in enumerate(requests):
             with _one_blas_thread():
                 weight = _draw(request, seed, run_here)
             yield index, weight
         return
-    with _one_blas_thread():
+    with _one_blas_thread(), contextlib.ExitStack() as stack:
         pool = ThreadPoolExecutor(threads, thread_name_prefix="draw")
-        try:
-            yield from _draw_side_by_side(requests, seed, pool, threads)
-        finally:
-            pool.shutdown(cancel_futures=True)
+        stack.callback(pool.shutdown, cancel_futures=True)
+        # Small weights are drawn ahead, one to a thread; a large one has the pool to itself, piece by piece.
+        ahead: deque[Future[Array] | None] = deque()
+        for index, request in enumerate(requests):
+            while len(ahead) < 2 * threads and index + len(ahead) < len(requests):
+                later = requests[index + len(ahead)]
+                ahead.append(pool.submit(_draw, later, seed, run_here) if later.size < LARGE else None)
+            future = ahead.popleft()
+            yield index, future.result() if future else _draw(request, seed, run_by(pool))
 
 
-def _draw_side_by_side(
-    requests: Sequence[Request], seed: int, pool: ThreadPoolExecutor, threads: int
-) -> Iterator[tuple[int, Array]]:
-    """Draw small weights ahead, one to a thread; a large one has the pool to itself, piece by piece."""
-
-    def run(pieces: Iterable[Callable[[], None]]) -> None:
-        for done in [pool.submit(piece) for piece in pieces]:
-            done.result()
-
-    ahead: deque[Future[Array] | None] = deque()
-    for index, request in enumerate(requests):
-        while len(ahead) < 2 * threads and index + len(ahead) < len(requests):
-            later = requests[index + len(ahead)]
-            ahead.append(pool.submit(_draw, later, seed, run_here) if later.size < LARGE else None)
-        future = ahead.popleft()
-        yield index, future.result() if future else _draw(request, seed, run)
-
-
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -156,40 +140,26 @@ def _one_blas_thread() -> Iterator[None]:
 
 
 def _draw(request: Request, seed: int, run: Run) -> Array:
-    digest = hashlib.sha256(f"{seed}\0{request.identity}".encode("utf-8", "surrogatepass")).digest()
-    key = int.from_bytes(digest, "little")
-    shape = (request.blocks, request.fan_out, request.fan_in)
-    if not request.size:
-        return np.empty(shape, request.precision)
-    match request.method:
+    r, key = request, seed_of(f"{seed}\0{request.identity}")
+    shape = (r.blocks, r.fan_out, r.fan_in)
+    if not r.size:
+        return np.empty(shape, r.precision)
+    match r.method:
         case "orthonormal":
-            weight = np.empty(shape, request.precision)
+            weight = np.empty(shape, r.precision)
             fill_orthonormal(weight, key, run)
         case "delta":
+            weight = np.zeros(shape, r.precision)
             # L. Xiao et al., "Dynamical isometry and a mean field theory of CNNs", 2018, arXiv 1806.05393
-            weight = np.zeros(shape, request.precision)
-            at_centre = replace(request, method="orthonormal", fan_in=request.fan_in // request.taps)
-            weight[:, :, request.centre :: request.taps] = _draw(at_centre, seed, run)
+            at_centre = replace(r, method="orthonormal", fan_in=r.fan_in // r.taps)
+            weight[:, :, r.centre :: r.taps] = _draw(at_centre, seed, run)
         case "he":
             # K. He et al., "Delving deep into rectifiers", 2015, arXiv 1502.01852
-            weight = _draw_normal(shape, request.precision, math.sqrt(2 / request.fan_in), key, run)
+            weight = normals(shape, math.sqrt(2 / r.fan_in), key, run, r.precision)
         case "xavier":
             # X. Glorot and Y. Bengio, "Understanding the difficulty of training deep feedforward networks", 2010.
             # Going back, an input meets every place of the kernel too; of a grouped convolution, its own group's
             # outputs alone (PyTorch counts those of all groups there).
-            std = math.sqrt(2 / (request.fan_in + request.fan_out * request.taps))
-            weight = _draw_normal(shape, request.precision, std, key, run)
-    return weight
-
-
-def _draw_normal(shape: tuple[int, int, int], dtype: Precision, std: float, key: int, run: Run) -> Array:
-    weight = np.empty(shape, dtype)
-    flat = weight.reshape(-1)
-
-    def fill(chunk: int) -> None:
-        part = flat[chunk * STACK : (chunk + 1) * STACK]
-        fill_normal(part, key, chunk)
-        part *= dtype(std)
-
-    run([partial(fill, chunk) for chunk in range(-(-flat.size // STACK))])
+            std = math.sqrt(2 / (r.fan_in + r.fan_out * r.taps))
+            weight = normals(shape, std, key, run, r.precision)
     return weight

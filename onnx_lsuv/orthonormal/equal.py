@@ -17,7 +17,7 @@ import math
 
 import numpy as np
 
-from onnx_lsuv.orthonormal.normal import Array
+from onnx_lsuv.model import Array
 
 _EXACT = 1e-12
 

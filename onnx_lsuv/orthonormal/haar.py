@@ -21,14 +21,12 @@ Tall matrices are the transposed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from functools import partial
 
 import numpy as np
 
-from onnx_lsuv.orthonormal.normal import Array, fill_normal
-
-Run = Callable[[Iterable[Callable[[], None]]], None]
+from onnx_lsuv.model import Array
+from onnx_lsuv.orthonormal.normal import Run, fill_normal, run_here
 
 # Sizes of the pieces. They decide the bytes: a change here changes every draw.
 ROWS = 256  # rows of V to a block
@@ -39,12 +37,6 @@ SUM = 1 << 20  # elements of V to a sum, where V V' has few tiles
 LONG = 1 << 15  # terms of a float32 sum at most, as far as that is up to this module
 STACK = 1 << 18  # elements to a piece of anything else
 LARGE = 1 << 19  # elements from which one matrix is worth several threads
-
-
-def run_here(pieces: Iterable[Callable[[], None]]) -> None:
-    """Run pieces one after the other."""
-    for piece in pieces:
-        piece()
 
 
 def fill_orthonormal(weight: Array, key: int, run: Run) -> None:

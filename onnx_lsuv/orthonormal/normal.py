@@ -7,13 +7,57 @@ G. E. P. Box and M. E. Muller, "A note on the generation of random normal deviat
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from functools import partial
+from hashlib import sha256
 
 import numpy as np
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from onnx_lsuv.model import Array
 
-NORMALS = 1 << 16  # numbers made at a time, so that they stay in the cache; a change here changes every draw
+Precision = type[np.float32] | type[np.float64]
+Run = Callable[[Iterable[Callable[[], None]]], None]
+"""Runs pieces that do not depend on one another."""
+
+# A change here changes every draw.
+NORMALS = 1 << 16  # numbers made at a time, so that they stay in the cache
+PIECE = 1 << 18  # numbers with a stream of their own
+
+
+def seed_of(text: str) -> int:
+    """Return a seed that a text decides: of a run's seed and the name of what is drawn."""
+    return int.from_bytes(sha256(text.encode("utf-8", "surrogatepass")).digest(), "little")
+
+
+def run_here(pieces: Iterable[Callable[[], None]]) -> None:
+    """Run pieces one after the other."""
+    for piece in pieces:
+        piece()
+
+
+def run_by(pool: Executor) -> Run:
+    """Return how to run pieces side by side."""
+
+    def run(pieces: Iterable[Callable[[], None]]) -> None:
+        for done in [pool.submit(piece) for piece in pieces]:
+            done.result()
+
+    return run
+
+
+def normals(shape: tuple[int, ...], std: float, key: int, run: Run, precision: Precision = np.float32) -> Array:
+    """Return independent N(0, std^2) numbers that `key` alone decides, not how the pieces are run."""
+    array = np.empty(shape, precision)
+    flat = array.reshape(-1)
+
+    def fill(chunk: int) -> None:
+        part = flat[chunk * PIECE : (chunk + 1) * PIECE]
+        fill_normal(part, key, chunk)
+        part *= precision(std)
+
+    run([partial(fill, chunk) for chunk in range(-(-flat.size // PIECE))])
+    return array
 
 
 def fill_normal(out: Array, key: int, chunk: int) -> None:

@@ -15,17 +15,16 @@ from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batch, Batches, default_limit, inputs_of
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.graph import BFLOAT16, IR_MAX, widened
+from onnx_lsuv.importers.skeleton import all_nodes, floats_of
 from onnx_lsuv.lsuv.execute import Progress, quiet
 from onnx_lsuv.lsuv.prepare import checked
 from onnx_lsuv.lsuv.scratch import Scratch
-from onnx_lsuv.model import HOLLOW_BYTES, Model, in_float32, is_hollow, tensors
-from onnx_lsuv.model.elements import bindable
+from onnx_lsuv.model import HOLLOW_BYTES, Model, bindable, in_float32, is_hollow, tensors
+from onnx_lsuv.operators import of
 from onnx_lsuv.portable.draft import open_draft
-from onnx_lsuv.portable.header import all_nodes, name_nodes
-from onnx_lsuv.portable.precision import floats_of
-from onnx_lsuv.portable.scopes import attribute_of, is_op
+from onnx_lsuv.portable.scopes import attribute_of, drop, is_op
+from onnx_lsuv.portable.spelling import name_nodes
 from onnx_lsuv.program import tensor_type
-from onnx_lsuv.program.program import RANDOM_OPS
 from onnx_lsuv.runtime import Device, Session
 
 # Relative differences that rounding explains: the same type in another order of sums, and a type that became float32.
@@ -73,23 +72,16 @@ def same_outputs(
     if tolerance is None:
         lost = floats_of(before.proto) - floats_of(after.proto)
         tolerance = max((TOLERANCES[each] for each in lost & set(TOLERANCES)), default=TOLERANCE)
-    chance = sorted(_chance(before.proto))
-    if chance:
-        return Comparison(
-            {},
-            tolerance,
-            (f"The outputs were not compared, as chance or training takes part in them: {', '.join(chance)}.",),
-        )
-    where = runtime.device_of(device, threads=threads)
-    data = checked(before, batches)
+    if chance := sorted(_chance(before.proto)):
+        why = f"The outputs were not compared, as chance or training takes part in them: {', '.join(chance)}."
+        return Comparison({}, tolerance, (why,))
+    where, data = runtime.device_of(device, threads=threads), checked(before, batches)
     old, new = _open(before, where), _open(after, where)
-    given, element = ({each.name: each.elem_type for each in inputs_of(m.proto.graph)} for m in (before, after))
     names = [name for name in dict.fromkeys(old.outputs) if name in new.outputs]  # a file may name one twice
     skipped = [value.name for value in before.proto.graph.output if value.name not in names]
     differences = dict.fromkeys(names, 0.0)
     for i, batch in enumerate(data):
-        found = _run(old, batch, given, names)
-        again = _run(new, {name: _cast(array, element[name]) for name, array in batch.items()}, element, names)
+        found, again = _run(old, batch, names), _run(new, batch, names)
         for name in names:
             differences[name] = max(differences[name], difference(found[name], again[name]))
         progress("compare", i + 1, len(data))
@@ -104,10 +96,6 @@ def same_outputs(
         )
     notes = (f"Not compared, as it is no tensor: {', '.join(map(repr, skipped))}.",) if skipped else ()
     return Comparison(differences, tolerance, notes)
-
-
-def _cast(array: NDArray[Any], elem_type: int) -> NDArray[Any]:
-    return array if elem_type == TensorProto.STRING else np.asarray(array, helper.tensor_dtype_to_np_dtype(elem_type))
 
 
 def difference(before: NDArray[Any], after: NDArray[Any]) -> float:
@@ -133,8 +121,8 @@ class _Opened:
     """A model in a session, its large weights bound from outside."""
 
     session: Session
-    weights: Mapping[str, tuple[NDArray[Any], int]]
-    inputs: frozenset[str]
+    weights: dict[str, tuple[Any, NDArray[Any]]]
+    types: Mapping[str, int]  # of the inputs that data are for
     outputs: tuple[str, ...]
 
 
@@ -142,42 +130,43 @@ def _open(model: Model, device: Device) -> _Opened:
     draft = open_draft(model, Scratch(default_limit()))
     proto, graph = draft.proto, draft.graph
     name_nodes(draft)  # ONNX Runtime wants them unique
+    types = {each.name: each.elem_type for each in inputs_of(graph)}
     weights: dict[str, tuple[NDArray[Any], int]] = {}
-    small = []
     for tensor in graph.initializer:
         array = draft.values(tensor)
-        if tensor.data_type == TensorProto.STRING or array.nbytes <= HOLLOW_BYTES:
-            small.append(tensor)
-        else:
+        if tensor.data_type != TensorProto.STRING and array.nbytes > HOLLOW_BYTES:
             weights[tensor.name] = bindable(array), tensor.data_type
-    del graph.initializer[: len(graph.initializer)]
-    graph.initializer.extend(small)
-    outputs = tuple(v.name for v in graph.output if v.type.WhichOneof("value") in (None, "tensor_type"))
-    given = set(weights) | {tensor.name for tensor in small}
-    inputs = [value for value in graph.input if value.name not in given]
-    inputs += [ValueInfoProto(name=n, type=tensor_type(e, a.shape)) for n, (a, e) in weights.items()]
-    del graph.input[: len(graph.input)]
-    graph.input.extend(inputs)
+    given = draft.initializers()
+    drop(graph.input, lambda value: value.name in given)
+    drop(graph.initializer, lambda tensor: tensor.name in weights)
+    graph.input.extend(ValueInfoProto(name=n, type=tensor_type(e, a.shape)) for n, (a, e) in weights.items())
     for _, tensor in tensors(proto):
         if draft.is_new(tensor) or is_hollow(tensor):
             tensor.CopyFrom(numpy_helper.from_array(np.asarray(draft.values(tensor)), tensor.name))
     proto.ir_version = min(max(proto.ir_version, 7), IR_MAX)
     if device.kind == "cpu":
         in_float32(proto, BFLOAT16)
-        weights = {name: widened(*value) for name, value in weights.items()}
-    return _Opened(runtime.load(proto.SerializeToString(), device), weights, frozenset(v.name for v in inputs), outputs)
+    outputs = tuple(v.name for v in graph.output if v.type.WhichOneof("value") in (None, "tensor_type"))
+    session = runtime.load(proto.SerializeToString(), device)
+    return _Opened(session, _bound(weights, device), types, outputs)
 
 
-def _run(
-    opened: _Opened, batch: Mapping[str, NDArray[Any]], element: Mapping[str, int], names: list[str]
-) -> dict[str, NDArray[Any]]:
-    inputs = {name: runtime.value_of(array, each) for name, (array, each) in opened.weights.items()}
-    held = {name: np.require(a, requirements=["C"]) for name, a in batch.items() if name in opened.inputs}
-    wide = opened.session.device.kind == "cpu"
-    bound = {name: widened(array, element[name], wide=wide) for name, array in held.items()}
-    inputs |= {name: runtime.value_of(array, each) for name, (array, each) in bound.items()}
-    out = runtime.run(opened.session, inputs, names, set(names))
+def _bound(arrays: Mapping[str, tuple[NDArray[Any], int]], device: Device) -> dict[str, tuple[Any, NDArray[Any]]]:
+    """Return arrays as a session takes them, each beside its memory."""
+    wide = {name: widened(*each, wide=device.kind == "cpu") for name, each in arrays.items()}
+    return {name: (runtime.value_of(array, elem_type), array) for name, (array, elem_type) in wide.items()}
+
+
+def _run(opened: _Opened, batch: Mapping[str, NDArray[Any]], names: list[str]) -> dict[str, NDArray[Any]]:
+    data = {name: (_cast(batch[name], elem_type), elem_type) for name, elem_type in opened.types.items()}
+    inputs = opened.weights | _bound(data, opened.session.device)
+    out = runtime.run(opened.session, {name: value for name, (value, _) in inputs.items()}, names, set(names))
     return {name: runtime.array_of(value) for name, value in out.items()}
+
+
+def _cast(array: NDArray[Any], elem_type: int) -> NDArray[Any]:
+    dtype = array.dtype if elem_type == TensorProto.STRING else helper.tensor_dtype_to_np_dtype(elem_type)
+    return np.require(array, dtype, "C")
 
 
 def _chance(proto: ModelProto) -> set[str]:
@@ -201,4 +190,4 @@ def _is_active(node: NodeProto, off: set[str], opset: int) -> bool:
     if is_op(node, "BatchNormalization"):
         mode = attribute_of(node, "training_mode")
         return mode is not None and mode.i != 0 if opset >= 14 else len(node.output) > 1
-    return is_op(node, *RANDOM_OPS)
+    return of(node).random

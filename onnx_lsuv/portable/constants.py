@@ -13,34 +13,23 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
-from onnx import GraphProto, NodeProto, SparseTensorProto, TensorProto, helper
+from onnx import GraphProto, NodeProto, SparseTensorProto, TensorProto, helper, numpy_helper
 
 from onnx_lsuv.batches import default_limit
 from onnx_lsuv.errors import ModelError
-from onnx_lsuv.model import HOLLOW_BYTES, Array
+from onnx_lsuv.importers.skeleton import INTEGERS, all_graphs
+from onnx_lsuv.model import HOLLOW_BYTES
+from onnx_lsuv.operators import of
 from onnx_lsuv.portable.draft import Draft, mark_of
-from onnx_lsuv.portable.scopes import Uses, all_graphs, attribute_of, is_op, remove_nodes, uses_of
+from onnx_lsuv.portable.scopes import Uses, attribute_of, is_op, remove_nodes, uses_of
+from onnx_lsuv.program.program import FLOAT_TYPES
+from onnx_lsuv.program.protos import tensor_of
 
-# Which inputs of an operator are parameters, whatever their size.
-PARAMETERS: dict[str, tuple[int, ...]] = {
-    "Conv": (1, 2),
-    "ConvTranspose": (1, 2),
-    "Gemm": (1, 2),
-    "MatMul": (1,),
-    "LSTM": (1, 2, 3),
-    "GRU": (1, 2, 3),
-    "RNN": (1, 2, 3),
-    "BatchNormalization": (1, 2, 3, 4),
-    "InstanceNormalization": (1, 2),
-    "LayerNormalization": (1, 2),
-    "GroupNormalization": (1, 2),
-    "PRelu": (1,),
-}
-# What layers are trained in, before `widen` or where it does not apply too.
-FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
-_INTEGERS = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
+# What an operator's inputs after the first are parameters by, whatever their size.
+_ROLES = ("weight", "bias", "scale", "statistics", "slope")
 _WHY = "no framework trains a Constant node"
 _WHY_INTEGERS = "JAX takes static arguments from initializers only"
 
@@ -53,72 +42,90 @@ def make_dense(draft: Draft) -> None:
     """
     for graph in all_graphs(draft.graph):
         for sparse in graph.sparse_initializer:
-            name = sparse.values.name
-            graph.initializer.append(draft.tensor(name, _dense(draft, sparse, name)))
-            draft.did("sparse tensor made dense", name, "no importer knows sparse tensors")
+            graph.initializer.append(_dense(draft, sparse, sparse.values.name, sparse.values.name))
         del graph.sparse_initializer[:]
         for node in graph.node:
             found = attribute_of(node, "sparse_value") if is_op(node, "Constant") else None
             if found is not None:
-                tensor = draft.tensor("", _dense(draft, found.sparse_tensor, node.output[0]))
+                tensor = _dense(draft, found.sparse_tensor, "", node.output[0])
                 found.CopyFrom(helper.make_attribute("value", tensor))
-                draft.did("sparse tensor made dense", node.output[0], "no importer knows sparse tensors")
 
 
-def _dense(draft: Draft, sparse: SparseTensorProto, name: str) -> Array:
+def _dense(draft: Draft, sparse: SparseTensorProto, name: str, where: str) -> TensorProto:
     values, indices = draft.values(sparse.values), draft.values(sparse.indices)
     dims = tuple(sparse.dims)
     size = math.prod(dims)
     if size * values.itemsize > default_limit():
-        raise ModelError(f"the sparse tensor {name!r} of shape {dims} does not fit into memory as a dense one")
+        raise ModelError(f"the sparse tensor {where!r} of shape {dims} does not fit into memory as a dense one")
     dense = np.zeros(size, values.dtype)
     try:
-        flat = np.ravel_multi_index(tuple(indices.T), dims) if indices.ndim == 2 else indices
-        dense[flat] = values
+        dense[np.ravel_multi_index(tuple(indices.T), dims) if indices.ndim == 2 else indices] = values
     except (ValueError, IndexError):
-        raise ModelError(f"the sparse tensor {name!r} has indices that do not fit its shape {dims}") from None
-    return dense.reshape(dims)
+        raise ModelError(f"the sparse tensor {where!r} has indices that do not fit its shape {dims}") from None
+    draft.did("sparse tensor made dense", where, "no importer knows sparse tensors")
+    return draft.tensor(name, dense.reshape(dims))
 
 
 def make_initializers(draft: Draft) -> None:
     """Let Constant and ConstantOfShape nodes be initializers of the same name."""
     _join_copies(draft)
     uses = uses_of(draft.graph)
-    gone: list[NodeProto] = []
-    for node in draft.graph.node:
-        if is_op(node, "Constant") and node.output[0] not in uses.outputs:
-            tensor = _constant(draft, node)
-            why = _why(uses, node.output[0], tensor) if tensor is not None else None
-            if tensor is not None and why is not None:
-                _move(draft, draft.graph, node, tensor, why)
-                gone.append(node)
-    remove_nodes(draft.graph, gone)
+    _move(draft, draft.graph, _constants(draft, uses))
+    _move(draft, draft.graph, _filled(draft, uses))
+    for graph in all_graphs(draft.graph):
+        if graph is not draft.graph:
+            _move(draft, graph, _large(draft, graph))
+
+
+_Moves = Iterator[tuple[NodeProto, TensorProto, str]]  # nodes, what they make, and why it becomes an initializer
+
+
+def _move(draft: Draft, graph: GraphProto, moves: _Moves) -> None:
     gone = []
+    for node, tensor, why in moves:
+        _add(graph, tensor, node.output[0])
+        draft.did(f"{node.op_type} made an initializer", node.output[0], why)
+        gone.append(node)
+    remove_nodes(graph, gone)
+
+
+def _add(graph: GraphProto, tensor: TensorProto, name: str) -> None:
+    added = graph.initializer.add()
+    added.CopyFrom(tensor)
+    added.name = name
+
+
+def _constants(draft: Draft, uses: Uses) -> _Moves:
+    for node in draft.graph.node:
+        tensor = _constant(draft, node)
+        if tensor is None or node.output[0] in uses.outputs:
+            continue
+        size, kind = math.prod(tensor.dims), tensor.data_type
+        trained = kind in FLOAT_TYPES and (size > 1 or _is_parameter(uses, node.output[0]))
+        if kind in INTEGERS or trained or size > HOLLOW_BYTES:
+            yield node, tensor, _WHY_INTEGERS if kind in INTEGERS else _WHY
+
+
+def _filled(draft: Draft, uses: Uses) -> _Moves:
     known = draft.initializers()
     for node in draft.graph.node:
-        if is_op(node, "ConstantOfShape") and node.input[0] in known and node.output[0] not in uses.outputs:
-            value = attribute_of(node, "value")
-            floats = value is None or value.t.data_type in FLOATS
-            if floats and _is_parameter(uses, node.output[0]):
-                dims = tuple(int(dim) for dim in draft.values(known[node.input[0]]))
-                number = np.float32(0) if value is None else draft.values(value.t).reshape(-1)[0]
-                _move(draft, draft.graph, node, draft.tensor("", np.full(dims, number)), _WHY)
-                gone.append(node)
-    remove_nodes(draft.graph, gone)
-    for graph in all_graphs(draft.graph):
-        if graph is draft.graph:
+        if not is_op(node, "ConstantOfShape") or node.input[0] not in known or node.output[0] in uses.outputs:
             continue
-        large = [
-            (node, tensor)
-            for node in graph.node
-            if is_op(node, "Constant")
-            and (tensor := _constant(draft, node)) is not None
-            and (draft.is_new(tensor) or draft.values(tensor).nbytes > HOLLOW_BYTES)
-            and node.output[0] not in {value.name for value in graph.output}
-        ]
-        for node, tensor in large:
-            _move(draft, graph, node, tensor, _WHY)
-        remove_nodes(graph, [node for node, _ in large])
+        value = attribute_of(node, "value")
+        if (value is None or value.t.data_type in FLOAT_TYPES) and _is_parameter(uses, node.output[0]):
+            dims = tuple(int(dim) for dim in draft.values(known[node.input[0]]))
+            number = np.float32(0) if value is None else draft.values(value.t).reshape(-1)[0]
+            yield node, draft.tensor("", np.full(dims, number)), _WHY
+
+
+def _large(draft: Draft, graph: GraphProto) -> _Moves:
+    outputs = {value.name for value in graph.output}
+    for node in graph.node:
+        tensor = _constant(draft, node)
+        if tensor is None or node.output[0] in outputs:
+            continue
+        if draft.is_new(tensor) or draft.values(tensor).nbytes > HOLLOW_BYTES:
+            yield node, tensor, _WHY
 
 
 def _join_copies(draft: Draft) -> None:
@@ -128,77 +135,39 @@ def _join_copies(draft: Draft) -> None:
         outputs = {value.name for value in graph.output}
         for node in graph.node:
             value = attribute_of(node, "value") if is_op(node, "Constant") else None
-            if value is not None and node.output[0] not in outputs and value.t.data_type in FLOATS:
+            if value is not None and node.output[0] not in outputs and value.t.data_type in FLOAT_TYPES:
                 places.append((graph, node, value.t))
     counts = Counter(mark_of(tensor) for _, _, tensor in places)
     names: dict[int, str] = {}
     for graph, node, tensor in places:
-        mark = mark_of(tensor)
+        mark, old = mark_of(tensor), node.output[0]
         if counts[mark] == 1 or math.prod(tensor.dims) == 1:
             continue
-        old = node.output[0]
         if mark not in names:
             names[mark] = old if graph is draft.graph else draft.fresh(f"{old}_shared")
-            moved = draft.graph.initializer.add()
-            moved.CopyFrom(tensor)
-            moved.name = names[mark]
+            _add(draft.graph, tensor, names[mark])
             draft.did("Constant of a function made an initializer", names[mark], _WHY)
-        if names[mark] != old:
-            _rename(graph, old, names[mark])
+        for each in all_graphs(graph):
+            for reader in each.node:
+                reader.input[:] = [names[mark] if name == old else name for name in reader.input]
         remove_nodes(graph, [node])
 
 
-def _rename(graph: GraphProto, old: str, new: str) -> None:
-    """Let everything in a graph and inside it that reads `old` read `new`, a name that stands for nothing else."""
-    for each in all_graphs(graph):
-        for node in each.node:
-            for position, name in enumerate(node.input):
-                if name == old:
-                    node.input[position] = new
-
-
 def _constant(draft: Draft, node: NodeProto) -> TensorProto | None:
-    """Return the tensor that a Constant node makes, as one of the draft; None for strings."""
-    if not node.attribute:
-        return None  # broken
-    attribute = node.attribute[0]
-    match attribute.name:
-        case "value":
-            return attribute.t if attribute.t.data_type != TensorProto.STRING else None
-        case "value_float":
-            return draft.tensor("", np.array(attribute.f, np.float32))
-        case "value_floats":
-            return draft.tensor("", np.array(attribute.floats, np.float32))
-        case "value_int":
-            return draft.tensor("", np.array(attribute.i, np.int64))
-        case "value_ints":
-            return draft.tensor("", np.array(attribute.ints, np.int64))
-    return None
-
-
-def _why(uses: Uses, name: str, tensor: TensorProto) -> str | None:
-    """Return why a constant of the main graph becomes an initializer, or None where it stays a node."""
-    if tensor.data_type in _INTEGERS:
-        return _WHY_INTEGERS
-    if tensor.data_type in FLOATS and (math.prod(tensor.dims) > 1 or _is_parameter(uses, name)):
-        return _WHY
-    return _WHY if math.prod(tensor.dims) > HOLLOW_BYTES else None
+    """Return the tensor that a Constant node makes, as one of the draft; None for strings, or what is broken."""
+    if not is_op(node, "Constant") or not node.attribute:
+        return None
+    tensor = tensor_of(node.attribute[0])
+    if tensor is None or tensor.data_type == TensorProto.STRING:
+        return None
+    return tensor if node.attribute[0].name == "value" else draft.tensor("", numpy_helper.to_array(tensor))
 
 
 def _is_parameter(uses: Uses, name: str) -> bool:
     """Say whether some node reads a value as one of its parameters."""
-    for node, position in uses.readers.get(name, ()):
-        if is_op(node, *PARAMETERS) and position in PARAMETERS[node.op_type]:
-            return True
+    return any(
+        (position and not of(node).domain and of(node).role(position) in _ROLES)
         # The bias of a layer with one unit is a single number.
-        other = uses.makers.get(node.input[1 - position]) if is_op(node, "Add") else None
-        if other is not None and is_op(other, "MatMul"):
-            return True
-    return False
-
-
-def _move(draft: Draft, graph: GraphProto, node: NodeProto, tensor: TensorProto, why: str) -> None:
-    moved = graph.initializer.add()
-    moved.CopyFrom(tensor)
-    moved.name = node.output[0]
-    draft.did(f"{node.op_type} made an initializer", moved.name, why)
+        or (is_op(node, "Add") and uses.maker(node.input[1 - position], "MatMul") is not None)
+        for node, position in uses.readers.get(name, ())
+    )

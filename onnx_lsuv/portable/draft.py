@@ -6,12 +6,10 @@ are looked up only when they are needed. Two tensors with one mark are one tenso
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
 
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
@@ -19,7 +17,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnx_lsuv.errors import OutputError
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import HOLLOW_BYTES, Array, Model, Site, is_hollow, message, read, rewritten, tensors, unused
-from onnx_lsuv.portable.scopes import all_names, remove_nodes
+from onnx_lsuv.portable.scopes import all_names, drop, remove_nodes
 from onnx_lsuv.program.program import DEFAULT_DOMAINS
 
 _MARK = "onnx_lsuv.mark"
@@ -42,13 +40,12 @@ class Draft:
 
     model: Model
     proto: ModelProto
-    room: Scratch
+    scratch: Scratch
     steps: list[Step] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     marks: dict[Site, int] = field(default_factory=dict)
     homes: list[Site | None] = field(default_factory=list)  # by mark: where the tensor was in `model`
     new: dict[int, Array] = field(default_factory=dict)  # by mark: what replaces the stored values
-
     aliases: dict[tuple[str, int], str] = field(default_factory=dict)  # by reader: the name that it read a tensor under
     taken: set[str] = field(default_factory=set)  # names of values, once `fresh` was asked
 
@@ -83,7 +80,7 @@ class Draft:
         """Give a tensor other values, and with them their shape and type."""
         tensor.dims[:] = values.shape
         tensor.data_type = helper.np_dtype_to_tensor_dtype(values.dtype)
-        self.new[mark_of(tensor)] = self.room.keep(values)
+        self.new[mark_of(tensor)] = self.scratch.keep(values)
 
     def tensor(self, name: str, values: Array, home: Site | None = None) -> TensorProto:
         """Return a new tensor; `home` is the place in the original model that it stands for."""
@@ -99,6 +96,12 @@ class Draft:
         if home is not None:
             self.marks[home] = mark
         tensor.metadata_props.add(key=_MARK, value=str(mark))
+
+    def add(self, wanted: str, values: Array) -> TensorProto:
+        """Return a new initializer of the main graph, named as wanted or with a number behind it."""
+        tensor: TensorProto = self.graph.initializer.add()
+        tensor.CopyFrom(self.tensor(self.fresh(wanted), values))
+        return tensor
 
     def fresh(self, wanted: str) -> str:
         """Return a name that no value has yet: the wanted one, or with a number behind it."""
@@ -117,26 +120,25 @@ def mark_of(tensor: TensorProto) -> int:
     return next(int(entry.value) for entry in tensor.metadata_props if entry.key == _MARK)
 
 
-def open_draft(model: Model, room: Scratch) -> Draft:
+def open_draft(model: Model, scratch: Scratch) -> Draft:
     """Return a draft of a model, its new values in place."""
     proto = ModelProto()
     proto.CopyFrom(model.proto)
-    draft = Draft(model, proto, room)
+    draft = Draft(model, proto, scratch)
     for site, tensor in tensors(proto):
         draft.mark(tensor, site)
     copy = replace(model, proto=proto)
     gone: list[tuple[GraphProto, NodeProto]] = []
     for site, value in model.values.items():
-        kind, here = message(copy, site)
-        if kind == "tensor":
+        here = message(copy, site)
+        if isinstance(here, TensorProto):
             draft.new[draft.marks[site]] = value
-        elif kind == "attribute":
-            attribute = cast(AttributeProto, here)
+        elif isinstance(here, AttributeProto):
             tensor = draft.tensor("", value, site)
-            attribute.Clear()
-            attribute.CopyFrom(helper.make_attribute("value", tensor))
+            here.Clear()
+            here.CopyFrom(helper.make_attribute("value", tensor))
         else:
-            node, graph = cast(NodeProto, here), cast(GraphProto, message(copy, site[:-1])[1])
+            node, graph = here, message(copy, site[:-1])
             graph.initializer.append(draft.tensor(node.output[0], value, site))
             gone.append((graph, node))
     for graph, node in gone:
@@ -144,62 +146,42 @@ def open_draft(model: Model, room: Scratch) -> Draft:
     return draft
 
 
-def filled(draft: Draft, node: NodeProto, dims: tuple[int, ...]) -> Array:
-    """Return what a ConstantOfShape node makes, as an array of shape `dims`."""
-    for attribute in node.attribute:
-        if attribute.name == "value":
-            value = draft.values(attribute.t)
-            return np.full(dims, value.reshape(-1)[0], value.dtype)
-    return np.zeros(dims, np.float32)
-
-
 def close_draft(draft: Draft) -> tuple[Model, Mapping[Site, Site]]:
     """Return the model that a draft has become, and where each tensor of the original now stands."""
     values: dict[Site, Array] = {}
+    replaced: dict[Site, Array] = {}  # of external data
     moved: dict[Site, Site] = {}
-    outside: list[tuple[Site, TensorProto, Array | None]] = []
+    outside: list[TensorProto] = []
+    resized = False
     for site, tensor in tensors(draft.proto):
         mark = mark_of(tensor)
         home = draft.homes[mark]
         if home is not None:
             moved.setdefault(home, site)
         if tensor.data_location == TensorProto.EXTERNAL:
-            outside.append((site, tensor, draft.new.get(mark)))
+            outside.append(tensor)
+            if mark in draft.new and home is not None:
+                replaced[site] = draft.new[mark]
+                resized |= draft.new[mark].nbytes != read(draft.model, home).nbytes
         elif mark in draft.new or is_hollow(tensor):
             array = draft.values(tensor)
-            if not _hold(tensor, array):
+            if not _takes_in(tensor, array):
                 values[site] = array
-    files = {}
-    if any(new is not None and new.nbytes != _stored_size(draft, tensor) for _, tensor, new in outside):
-        files = _one_file(draft, [tensor for _, tensor, _ in outside])
-    else:
-        values |= {site: new for site, _, new in outside if new is not None}
+    files = _one_file(draft, outside) if resized else {}
     for _, tensor in tensors(draft.proto):
-        kept = [entry for entry in tensor.metadata_props if entry.key != _MARK]
-        del tensor.metadata_props[:]
-        tensor.metadata_props.extend(kept)
-    return rewritten(draft.model, draft.proto, values, files), moved
+        drop(tensor.metadata_props, lambda entry: entry.key == _MARK)
+    return rewritten(draft.model, draft.proto, values if resized else values | replaced, files), moved
 
 
-def _hold(tensor: TensorProto, array: Array) -> bool:
-    """Take the payload off a tensor, or put a small one in; return whether the tensor holds its values now."""
+def _takes_in(tensor: TensorProto, array: Array) -> bool:
+    """Take the payload off a tensor, or put a small one in; return whether the tensor has its values now."""
     for name in ("float_data", "int32_data", "string_data", "int64_data", "raw_data", "double_data", "uint64_data"):
         tensor.ClearField(name)
     if tensor.data_type == TensorProto.STRING:
         tensor.string_data.extend(str(each).encode() for each in array.reshape(-1))
-        return True
-    if array.nbytes > HOLLOW_BYTES:
-        return False
-    tensor.raw_data = numpy_helper.from_array(array).raw_data
-    return True
-
-
-def _stored_size(draft: Draft, tensor: TensorProto) -> int:
-    home = draft.homes[mark_of(tensor)]
-    assert home is not None
-    stored = cast(TensorProto, message(draft.model, home)[1])
-    itemsize: int = helper.tensor_dtype_to_np_dtype(stored.data_type).itemsize
-    return int(math.prod(stored.dims)) * itemsize
+    elif array.nbytes <= HOLLOW_BYTES:
+        tensor.raw_data = numpy_helper.from_array(array).raw_data
+    return tensor.data_type == TensorProto.STRING or array.nbytes <= HOLLOW_BYTES
 
 
 def _one_file(draft: Draft, outside: Sequence[TensorProto]) -> dict[str, memoryview]:
@@ -209,7 +191,7 @@ def _one_file(draft: Draft, outside: Sequence[TensorProto]) -> dict[str, memoryv
     """
     location = os.path.normpath([e.value for e in outside[0].external_data if e.key == "location"][-1])
     places: dict[int, tuple[int, int]] = {}
-    folder = draft.room.folder
+    folder = draft.scratch.folder
     try:
         with tempfile.TemporaryFile(dir=folder, prefix=".onnx-lsuv-") as file:
             for tensor in outside:

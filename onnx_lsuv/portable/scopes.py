@@ -2,74 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from onnx import AttributeProto, GraphProto, NodeProto
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
 
-from onnx_lsuv.model import graphs_in
+from onnx_lsuv.importers.shapes import permutation
+from onnx_lsuv.importers.skeleton import all_graphs, graphs_of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS
+from onnx_lsuv.program.protos import free_names
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class Uses:
-    """The readers of the main graph's values."""
+    """The values of the main graph, as they were when this was made."""
 
+    tensors: Mapping[str, TensorProto]  # its dense initializers
+    outputs: set[str]
     readers: dict[str, list[tuple[NodeProto, int]]] = field(default_factory=dict)  # nodes of the main graph itself
     makers: dict[str, NodeProto] = field(default_factory=dict)
     captured: set[str] = field(default_factory=set)  # names that graphs inside nodes read
-    outputs: set[str] = field(default_factory=set)
 
     def only(self, name: str) -> tuple[NodeProto, int] | None:
         """Return the one reader of a value, where nothing else reads it."""
         readers = self.readers.get(name, [])
-        return readers[0] if len(readers) == 1 and not self.held(name) else None
+        return readers[0] if len(readers) == 1 and self.is_open(name) else None
 
-    def held(self, name: str) -> bool:
-        """Say whether a value is read elsewhere than by nodes of the main graph."""
-        return name in self.captured or name in self.outputs
+    def is_open(self, name: str) -> bool:
+        """Say whether a value is read by nodes of the main graph alone."""
+        return name not in self.captured and name not in self.outputs
+
+    def operand(self, node: NodeProto, position: int) -> TensorProto | None:
+        """Return the float32 initializer that a node reads there, if it does."""
+        tensor = self.tensors.get(node.input[position]) if position < len(node.input) else None
+        return tensor if tensor is not None and tensor.data_type == TensorProto.FLOAT else None
+
+    def maker(self, name: str, *op_types: str) -> NodeProto | None:
+        """Return the node that makes a value, if it is one of these operators."""
+        node = self.makers.get(name)
+        return node if node is not None and is_op(node, *op_types) else None
 
 
 def uses_of(graph: GraphProto) -> Uses:
     """Return who reads what in the main graph."""
-    uses = Uses(outputs={value.name for value in graph.output})
+    uses = Uses({tensor.name: tensor for tensor in graph.initializer}, {value.name for value in graph.output})
     for node in graph.node:
         for position, name in enumerate(node.input):
-            if name:
-                uses.readers.setdefault(name, []).append((node, position))
-        for name in node.output:
-            if name:
-                uses.makers[name] = node
+            uses.readers.setdefault(name, []).append((node, position))
+        uses.makers.update(dict.fromkeys(node.output, node))
         for inner in graphs_of(node):
-            uses.captured |= free_names(inner)
+            uses.captured.update(free_names(inner))
+    uses.readers.pop("", None)
+    uses.makers.pop("", None)
     return uses
 
 
-def graphs_of(node: NodeProto) -> Iterator[GraphProto]:
-    """Yield the graphs among a node's attributes."""
-    for attribute in node.attribute:
-        yield from graphs_in(attribute)
-
-
-def all_graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """Yield a graph and those inside it."""
-    yield graph
-    for node in graph.node:
-        for inner in graphs_of(node):
-            yield from all_graphs(inner)
-
-
-def free_names(graph: GraphProto) -> set[str]:
-    """Return the names that a graph takes from those around it."""
-    own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-    own |= {sparse.values.name for sparse in graph.sparse_initializer}
+def read_names(graph: GraphProto) -> set[str]:
+    """Return the names that something in a graph, or in the graphs inside it, reads."""
     read = {value.name for value in graph.output}
     for node in graph.node:
-        own.update(node.output)
         read.update(node.input)
         for inner in graphs_of(node):
-            read |= free_names(inner)
-    return read - own - {""}
+            read.update(free_names(inner))
+    return read
 
 
 def all_names(graph: GraphProto) -> set[str]:
@@ -93,11 +91,24 @@ def attribute_of(node: NodeProto, name: str) -> AttributeProto | None:
     return next((attribute for attribute in node.attribute if attribute.name == name), None)
 
 
-def drop_attributes(node: NodeProto, *names: str) -> None:
-    """Take attributes off a node."""
-    kept = [attribute for attribute in node.attribute if attribute.name not in names]
-    del node.attribute[:]
-    node.attribute.extend(kept)
+def number(node: NodeProto, name: str, default: float) -> float:
+    """Return an attribute that is a number."""
+    attribute = attribute_of(node, name)
+    if attribute is None:
+        return default
+    return float(attribute.f if attribute.type == AttributeProto.FLOAT else attribute.i)
+
+
+def turn_of(node: NodeProto, rank: int) -> tuple[int, ...]:
+    """Return the order of axes that a Transpose makes."""
+    perm = attribute_of(node, "perm")
+    return permutation(perm and perm.ints, rank)
+
+
+def set_attributes(node: NodeProto, **values: float) -> None:
+    """Give attributes of a node other values, behind those that it keeps."""
+    drop(node.attribute, lambda attribute: attribute.name in values)
+    node.attribute.extend(helper.make_attribute(name, value) for name, value in values.items())
 
 
 def label_of(node: NodeProto) -> str:
@@ -105,9 +116,15 @@ def label_of(node: NodeProto) -> str:
     return node.name or next((name for name in node.output if name), node.op_type)
 
 
+def drop(items: MutableSequence[T], is_gone: Callable[[T], bool]) -> list[T]:
+    """Take items out of a repeated field; return them, the last one first."""
+    found = [(index, item) for index, item in enumerate(items) if is_gone(item)]
+    for index, _ in reversed(found):
+        del items[index]
+    return [item for _, item in reversed(found)]
+
+
 def remove_nodes(graph: GraphProto, gone: Sequence[NodeProto]) -> None:
     """Take nodes out of a graph."""
     marks = set(map(id, gone))
-    for index in reversed(range(len(graph.node))):
-        if id(graph.node[index]) in marks:
-            del graph.node[index]
+    drop(graph.node, lambda node: id(node) in marks)

@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx
-from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto
+from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, ValueInfoProto
 
 from onnx_lsuv.errors import ModelError
-from onnx_lsuv.model import Model, Site, check, unused
-from onnx_lsuv.program.order import check_trips, in_order, invariant_states
-from onnx_lsuv.program.program import (
-    DEFAULT_DOMAINS,
-    Body,
-    Constant,
-    Node,
-    Program,
-    integers,
-    nodes_in_scans,
-    static_nodes,
-    trimmed,
-    walk,
-)
-from onnx_lsuv.program.protos import MODEL_FUNCTIONS, Names, attributes_of, home_of, renamed, scope_name, tensor_of
+from onnx_lsuv.model import Model, Site, Step, sites
+from onnx_lsuv.operators import Attributes, of
+from onnx_lsuv.program.constants import Table
+from onnx_lsuv.program.index import exits_of, makers_of, nodes_in_scans, readers_of, static_nodes, trimmed
+from onnx_lsuv.program.loops import check_trips, hoisted
+from onnx_lsuv.program.order import in_order
+from onnx_lsuv.program.program import DEFAULT_DOMAINS, Body, Node, Program
+from onnx_lsuv.program.protos import attributes_of, renamed, shapes_in
 from onnx_lsuv.program.sequences import as_loop, made_sequences
 from onnx_lsuv.program.signature import NEWEST, check_node
 from onnx_lsuv.program.unfuse import unfused
 
-# Protobuf field numbers on the way from a ModelProto to a tensor (onnx.proto).
-MODEL_GRAPH = 7
-GRAPH_NODE, GRAPH_INITIALIZER = 1, 5
-FUNCTION_NODE = 7
-NODE_ATTRIBUTE = 5
-ATTRIBUTE_T, ATTRIBUTE_G = 5, 6
+Names = dict[str, str]
 
 OPSET_MIN = 7
 # Scopes in each other, functions' and graphs'.
@@ -42,8 +30,6 @@ DEPTH_MAX = 100
 GRAPHS_MAX = 30
 # Functions that call each other twice double with every one: a file of a few kilobytes stands for billions of nodes.
 CALLED_MAX = 100_000
-# Operators whose graph attributes are ordinary scopes; any other operator's (a decoder of BeamSearch, say) stay closed.
-CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 
 def expand(model: Model) -> Program:
@@ -52,15 +38,49 @@ def expand(model: Model) -> Program:
     Raises:
         ModelError: a value is used before it is made, or a function calls itself.
     """
-    proto = model.proto
-    opsets = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in proto.opset_import}
-    for function in proto.functions:
-        for o in function.opset_import:
-            opsets.setdefault("" if o.domain == "ai.onnx" else o.domain, o.version)
+    graph, opsets = model.proto.graph, _opsets(model)
     imported = "" in opsets
-    if not imported:
-        # ONNX leaves the default open then; no node of its own can stand in such a file.
-        opsets[""] = OPSET_MIN
+    # ONNX leaves the default open then; no node of its own can stand in such a file.
+    opsets.setdefault("", OPSET_MIN)
+    _check_opsets(model, opsets)
+    expander = _Expander(
+        functions={(f.domain, f.name, f.overload): (i, f) for i, f in enumerate(model.proto.functions)},
+        model=model,
+        opset=opsets[""],
+        imported=imported,
+        table=Table(model),
+    )
+    main = _Scope(sites.MAIN_GRAPH, sites.GRAPH_NODE, "main", {})
+    body, constants = trimmed(expander.graph(graph, main)), expander.table.constants
+    check_trips(body, constants)
+    return Program(
+        model=model,
+        body=body,
+        constants=constants,
+        opsets=opsets,
+        sparse=frozenset(expander.sparse),
+        producers=makers_of(body),
+        consumers=readers_of(body),
+        exits=exits_of(body),
+        old_scans=nodes_in_scans(body) if opsets[""] < 9 else frozenset(),
+        static=static_nodes(body, constants),
+        declared=shapes_in((*graph.input, *graph.value_info), main.names),
+        names=main.names,
+        doubled=tuple(expander.doubled),
+    )
+
+
+def _opsets(model: Model) -> dict[str, int]:
+    """Return the version of each operator set; the model's own imports count before those of its functions."""
+    opsets = {"" if own.domain == "ai.onnx" else own.domain: own.version for own in model.proto.opset_import}
+    for function in model.proto.functions:
+        for each in function.opset_import:
+            opsets.setdefault("" if each.domain == "ai.onnx" else each.domain, each.version)
+    return opsets
+
+
+def _check_opsets(model: Model, opsets: Mapping[str, int]) -> None:
+    """Raise ModelError for an opset that nothing runs."""
     for domain, version in opsets.items():
         if not -1 << 31 <= version < 1 << 31:
             raise ModelError(f"{model.name} has opset {version} of {domain or 'ai.onnx'!r}: no such one will ever be.")
@@ -74,138 +94,127 @@ def expand(model: Model) -> Program:
             f"{model.name} has opset {opsets['']}, and {NEWEST} is the newest that onnx {onnx.__version__} knows: "
             "upgrade the packages onnx and onnxruntime, or export the model with an older opset."
         )
-    expander = _Expander(
-        functions={(f.domain, f.name, f.overload): (i, f) for i, f in enumerate(proto.functions)},
-        model=model,
-        opset=opsets[""],
-        imported=imported,
-    )
-    names: Names = {}
-    body = trimmed(expander.graph(proto.graph, ((MODEL_GRAPH, 0),), "main", names))
-    check_trips(body, expander.constants)
-    producers: dict[str, tuple[Node, int]] = {}
-    consumers: dict[str, list[tuple[Node, int]]] = {}
-    exits: set[str] = {v.name for v in body.outputs}
-    for node in walk(body):
-        for i, name in enumerate(node.outputs):
-            producers[name] = (node, i)
-        for i, name in enumerate(node.inputs):
-            if name:
-                consumers.setdefault(name, []).append((node, i))
-        for inner in node.bodies.values():
-            exits.update(v.name for v in inner.outputs)
-    return Program(
-        model=model,
-        body=body,
-        constants=expander.constants,
-        opsets=opsets,
-        sparse=frozenset(expander.sparse),
-        producers=producers,
-        consumers={k: tuple(v) for k, v in consumers.items()},
-        exits=frozenset(exits),
-        old_scans=nodes_in_scans(body) if opsets[""] < 9 else frozenset(),
-        static=static_nodes(body, expander.constants),
-        declared={
-            names[v.name]: tuple(d.dim_value if d.HasField("dim_value") else None for d in v.type.tensor_type.shape.dim)
-            for v in (*proto.graph.input, *proto.graph.value_info)
-            if v.name in names and v.type.tensor_type.HasField("shape")
-        },
-        names=names,
-        doubled=tuple(expander.doubled),
-    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """A graph, or a function's body where the function is called."""
+
+    path: Site
+    node_field: int  # the number of the field that its nodes stand in
+    name: str
+    names: Names  # of the values known in it: unique names by those in the file
+    references: Mapping[str, AttributeProto] = field(default_factory=dict)  # the attributes given to the function
+
+    def __str__(self) -> str:
+        """Return what messages call it."""
+        return "the graph" if self.name == "main" else f"the scope {self.name!r}"
+
+    def inner(self, label: str) -> str:
+        """Return what a node in it is called."""
+        return label if self.name == "main" else f"{self.name.removeprefix('main/')}/{label}"
 
 
 @dataclass(slots=True)
 class _Expander:
-    """The state of one expansion: names given out so far, constants found so far."""
+    """The state of one expansion."""
 
     functions: Mapping[tuple[str, str, str], tuple[int, FunctionProto]]
     model: Model
     opset: int
     imported: bool  # whether the file says which opset that is
-    constants: dict[str, Constant] = field(default_factory=dict)
-    by_site: dict[Site, str] = field(default_factory=dict)
+    table: Table
     sparse: set[str] = field(default_factory=set)
     sequences: set[str] = field(default_factory=set)
     doubled: dict[tuple[str, str], None] = field(default_factory=dict)
-    taken: set[str] = field(default_factory=set)
-    tried: dict[str, int] = field(default_factory=dict)
     calls: list[tuple[str, str, str]] = field(default_factory=list)
     depth: int = 0  # scopes around the current one
     called: int = 0  # nodes that came out of functions so far
 
-    def unique(self, name: str) -> str:
-        """Return the name itself, or with a suffix where another scope has it already."""
-        free = unused(name, self.taken, tried=self.tried)
-        self.taken.add(free)
-        return free
-
     def graph(
-        self,
-        graph: GraphProto,
-        path: Site,
-        scope: str,
-        outer: Names,
-        invariant: Mapping[str, str] | None = None,
-        dropped: frozenset[int] = frozenset(),
+        self, graph: GraphProto, scope: _Scope, known: Collection[str] = (), dropped: Collection[int] = ()
     ) -> Body:
         """Expand a graph: the main one, or one held by a node's attribute.
 
-        invariant: formal inputs that always hold an outer value; dropped: the positions of outputs that hand them on.
+        Args:
+            graph: with all that is inside it.
+            scope: what it is.
+            known: formal inputs that always hold an outer value, which the scope has a name for.
+            dropped: the positions of outputs that hand these on.
         """
-        # The main graph's names are also what the caller gets.
-        names = outer if scope == "main" else {**outer, **(invariant or {})}
-        initializers: set[str] = set()
-        for i, tensor in enumerate(graph.initializer):
-            if tensor.name in initializers:
-                self.doubled["initializer", tensor.name] = None
-            initializers.add(tensor.name)
-            site = (*path, (GRAPH_INITIALIZER, i))
-            names[tensor.name] = self.constant(tensor, site, "initializer", tensor.name, scope)
-        for sparse in graph.sparse_initializer:
-            names[sparse.values.name] = self.unique(sparse.values.name)
-            self.sparse.add(names[sparse.values.name])
-        inputs = []
+        names, inputs = scope.names, list[ValueInfoProto]()
+        given = {*self.initializers(graph, scope), *known}
         for value in graph.input:
-            if scope == "main" and value.type.WhichOneof("value") is None:
+            if scope.name == "main" and value.type.WhichOneof("value") is None:
                 raise ModelError(f"The input {value.name!r} of the graph has no type: export the model again.")
-            if value.name in initializers or (invariant and value.name in invariant):
+            if value.name in given:
                 continue
-            names[value.name] = self.unique(value.name)
+            names[value.name] = self.table.unique(value.name)
             inputs.append(renamed(value, names))
             if value.type.HasField("sequence_type"):
                 self.sequences.add(names[value.name])
-        nodes = self.nodes(graph.node, path, GRAPH_NODE, scope, names, {})
+        nodes = self.nodes(graph.node, scope)
         for value in graph.output:
             if value.name not in names:
-                raise ModelError(
-                    f"The output {value.name!r} of {scope_name(scope)} is made by no node: the model is broken."
-                )
-        results = [renamed(v, names) for i, v in enumerate(graph.output) if i not in dropped]
-        if scope != "main":
+                raise ModelError(f"The output {value.name!r} of {scope} is made by no node: the model is broken.")
+        results = [renamed(value, names) for i, value in enumerate(graph.output) if i not in dropped]
+        if scope.name != "main":
             # A scope must make what it returns; a constant, or a value from outside, is returned by an Identity.
             made = {name for node in nodes for name in node.outputs} | {value.name for value in inputs}
             for value in results:
                 if value.name not in made:
-                    nodes.append(_identity(scope, value.name, own := self.unique(value.name)))
-                    value.name = own
+                    outer, value.name = value.name, self.table.unique(value.name)
+                    label = scope.inner(value.name)
+                    nodes.append(Node(label, scope.name, "Identity", "", (outer,), (value.name,), Attributes(), {}))
         return Body(tuple(nodes), tuple(inputs), tuple(results))
 
-    def nodes(
-        self,
-        protos: Sequence[NodeProto],
-        path: Site,
-        field_number: int,
-        scope: str,
-        names: Names,
-        references: Mapping[str, AttributeProto],
-    ) -> list[Node]:
-        """Expand a list of nodes; `references` are the attributes given to the function they stand in."""
+    def initializers(self, graph: GraphProto, scope: _Scope) -> set[str]:
+        """Enter a graph's initializers, and return the names of those that are dense."""
+        found: set[str] = set()
+        for i, tensor in enumerate(graph.initializer):
+            if tensor.name in found:
+                self.doubled["initializer", tensor.name] = None
+            found.add(tensor.name)
+            site = (*scope.path, Step(sites.GRAPH_INITIALIZER, i))
+            scope.names[tensor.name] = self.table.initializer(tensor, site, scope.name)
+        for sparse in graph.sparse_initializer:
+            scope.names[sparse.values.name] = self.table.unique(sparse.values.name)
+            self.sparse.add(scope.names[sparse.values.name])
+        return found
+
+    def nodes(self, protos: Sequence[NodeProto], scope: _Scope) -> list[Node]:
+        """Expand the nodes of a scope."""
+        self.depth += 1
+        self.called += len(protos) if self.calls else 0
+        self.check_size()
         result: list[Node] = []
         labels: set[str] = set()
         given_names: set[str] = set()
-        self.depth += 1
-        self.called += len(protos) if self.calls else 0
+        for i, proto in in_order(protos, scope.names, str(scope)):
+            first = next((name for name in proto.output if name), f"{proto.op_type}_{i}")
+            label = proto.name or first
+            if proto.name and proto.name in given_names:
+                self.doubled["node", proto.name] = None
+            given_names.add(proto.name)
+            if label in labels:
+                label = f"{label}#{first}"
+            labels.add(label)
+            site = (*scope.path, Step(scope.node_field, i))
+            attributes = attributes_of(proto, scope.references)
+            key = (proto.domain, proto.op_type, proto.overload)
+            if key not in self.functions:
+                check_node(proto, attributes, self.opset if self.imported else None, label, str(scope))
+            if self.table.node(proto, attributes, site, scope.name, scope.names):
+                continue
+            if key in self.functions:
+                result += self.call(proto, key, attributes, label, scope)
+            else:
+                result += self.node(proto, attributes, site, label, scope)
+        self.depth -= 1
+        return result
+
+    def check_size(self) -> None:
+        """Raise ModelError for more than any model needs."""
         for found, most, what in (
             (self.depth, DEPTH_MAX, "scopes in each other"),
             (self.depth - len(self.calls), GRAPHS_MAX, "graphs in each other"),
@@ -216,69 +225,6 @@ class _Expander:
                     f"{self.model.name} has more than {most} {what} once each call of a function is replaced by what "
                     "it calls: write it with fewer."
                 )
-        for i, proto in in_order(protos, names, scope_name(scope)):
-            first = next((name for name in proto.output if name), f"{proto.op_type}_{i}")
-            label = proto.name or first
-            if proto.name and proto.name in given_names:
-                self.doubled["node", proto.name] = None
-            given_names.add(proto.name)
-            if label in labels:
-                label = f"{label}#{first}"
-            labels.add(label)
-            site = (*path, (field_number, i))
-            attributes = attributes_of(proto, references)
-            key = (proto.domain, proto.op_type, proto.overload)
-            if key not in self.functions:
-                check_node(proto, attributes, self.opset if self.imported else None, label, scope_name(scope))
-            if self.lifted(proto, attributes, site, scope, names):
-                continue
-            if key in self.functions:
-                result += self.call(proto, key, attributes, label, scope, names)
-                continue
-            bodies: dict[str, Body] = {}
-            given, made_outputs = list(proto.input), list(proto.output)
-            invariant: dict[str, str] = {}
-            dropped: frozenset[int] = frozenset()
-            if proto.op_type in ("Loop", "Scan") and proto.domain in DEFAULT_DOMAINS and self.opset > 8:
-                same = invariant_states(proto)
-                first_in, first_formal, first_out = (2, 2, 1) if proto.op_type == "Loop" else (0, 0, 0)
-                body = next(a.g for a in proto.attribute if a.name == "body")
-                invariant = {body.input[first_formal + k].name: names[given[first_in + k]] for k in same}
-                dropped = frozenset(first_out + k for k in same)
-                for k in reversed(same):
-                    outside = names[given.pop(first_in + k)]
-                    if k < len(made_outputs) and (left := made_outputs.pop(k)):
-                        names[left] = outside
-            if proto.op_type in CONTROL_FLOW and proto.domain in DEFAULT_DOMAINS:
-                for j, attribute in enumerate(proto.attribute):
-                    if attribute.type == AttributeProto.GRAPH:
-                        inner = (*site, (NODE_ATTRIBUTE, j), (ATTRIBUTE_G, 0))
-                        bodies[attribute.name] = self.graph(
-                            attribute.g, inner, f"{scope}/{label}.{attribute.name}", names, invariant, dropped
-                        )
-            inputs = tuple(names[n] if n else "" for n in given)
-            for name in made_outputs:
-                if name:
-                    names[name] = self.unique(name)
-            node = Node(
-                label=label if scope == "main" else f"{scope.removeprefix('main/')}/{label}",
-                scope=scope,
-                op_type=proto.op_type,
-                domain="" if proto.domain == "ai.onnx" else proto.domain,
-                inputs=inputs,
-                outputs=tuple(names[n] if n else "" for n in made_outputs),
-                attributes={k: a for k, a in attributes.items() if k not in bodies},
-                bodies=bodies,
-            )
-            if node.op == "SequenceMap" and bodies:
-                made = as_loop(node, f"{scope}/{label}.body", self.unique, self.sequences)
-            else:
-                made = unfused(node, self.unique, self.constants, self.opset)
-            for each in made:
-                self.sequences.update(made_sequences(each, self.sequences))
-            result += made
-        self.depth -= 1
-        return result
 
     def call(
         self,
@@ -286,94 +232,60 @@ class _Expander:
         key: tuple[str, str, str],
         attributes: Mapping[str, AttributeProto],
         label: str,
-        scope: str,
-        names: Names,
+        scope: _Scope,
     ) -> list[Node]:
         """Replace a call of a model-local function by the function's nodes."""
         if key in self.calls:
             raise ModelError(f"The function {proto.op_type!r} calls itself, which ONNX does not allow.")
         index, function = self.functions[key]
         given = {a.name: a for a in function.attribute_proto} | dict(attributes)
-        formals = dict.fromkeys(function.input, "")
-        formals.update((formal, names[n] if n else "") for formal, n in zip(function.input, proto.input, strict=False))
-        inner: Names = formals
-        self.calls.append(key)
+        actual = (scope.names[name] if name else "" for name in proto.input)
+        names = dict.fromkeys(function.input, "") | dict(zip(function.input, actual, strict=False))
         # The scope of the nodes is the call's, so that labels tell two calls apart; a constant's is the function's.
-        nodes = self.nodes(function.node, ((MODEL_FUNCTIONS, index),), FUNCTION_NODE, f"{scope}/{label}", inner, given)
+        inner = _Scope((Step(sites.MODEL_FUNCTION, index),), sites.FUNCTION_NODE, f"{scope.name}/{label}", names, given)
+        self.calls.append(key)
+        nodes = self.nodes(function.node, inner)
         self.calls.pop()
-        for formal, actual in zip(function.output, proto.output, strict=False):
-            if actual:
-                if formal not in inner:
-                    raise ModelError(f"The output {formal!r} of function {function.name!r} is made by no node.")
-                names[actual] = inner[formal]
+        for formal, name in zip(function.output, proto.output, strict=False):
+            if name and formal not in names:
+                raise ModelError(f"The output {formal!r} of function {function.name!r} is made by no node.")
+            if name:
+                scope.names[name] = names[formal]
         return nodes
 
-    def lifted(
-        self, proto: NodeProto, attributes: Mapping[str, AttributeProto], site: Site, scope: str, names: Names
-    ) -> bool:
-        """Put a node that holds a constant into the table; return whether it was one."""
-        if proto.domain not in DEFAULT_DOMAINS or len(proto.output) != 1:
-            return False
-        if proto.op_type == "ConstantOfShape" and proto.input:
-            dims = integers(self.constants, names[proto.input[0]])
-            if dims is None:
-                return False
-            value = attributes["value"].t if "value" in attributes else None
-            elem_type = value.data_type if value is not None else TensorProto.FLOAT
-            node = NodeProto()
-            node.CopyFrom(proto)
-            node.input[0] = names[proto.input[0]]
-            name = self.by_site.get(site)
-            if name is None:
-                name = self.unique(proto.output[0])
-                node.output[0] = name
-                label = proto.output[0]
-                self.constants[name] = Constant(
-                    name, label, home_of(scope, site, self.model), proto.op_type, elem_type, dims, site, None, node
-                )
-                self.by_site[site] = name
-            names[proto.output[0]] = name
-            return True
-        if proto.op_type != "Constant":
-            return False
-        if "sparse_value" in attributes:
-            return False
-        for j, stored in enumerate(proto.attribute):
-            attribute = attributes[stored.name]
-            place: Site | None = (*site, (NODE_ATTRIBUTE, j))
-            tensor = tensor_of(attribute)
-            if tensor is None:
-                continue
-            if attribute.name == "value" and place is not None:
-                place = (*place, (ATTRIBUTE_T, 0))
-            if stored.ref_attr_name:
-                # The value is an argument of the call; it has no place in the function's body.
-                place = None
-            names[proto.output[0]] = self.constant(tensor, place, "Constant", proto.output[0], scope)
-            return True
-        return False
-
-    def constant(self, tensor: TensorProto, site: Site | None, origin: str, label: str, scope: str) -> str:
-        """Enter a tensor into the table, once for each place in the file, and return its unique name."""
-        if site is not None and site in self.by_site:
-            return self.by_site[site]
-        if site is not None:
-            check(self.model, site)
-        name = self.unique(label)
-        self.constants[name] = Constant(
-            name=name,
-            label=label,
-            scope=home_of(scope, site, self.model),
-            origin=origin,
-            elem_type=tensor.data_type,
-            dims=tuple(tensor.dims),
-            site=site,
-            tensor=tensor,
+    def node(
+        self, proto: NodeProto, attributes: Mapping[str, AttributeProto], site: Site, label: str, scope: _Scope
+    ) -> list[Node]:
+        """Expand a node that calls no function, with the graphs inside it."""
+        names, own = scope.names, proto.domain in DEFAULT_DOMAINS
+        inputs, outputs = list(proto.input), list(proto.output)
+        formals: Names = {}
+        dropped: frozenset[int] = frozenset()
+        if own and proto.op_type in ("Loop", "Scan") and self.opset > 8:
+            inputs, outputs, formals, dropped = hoisted(proto, names)
+        bodies: dict[str, Body] = {}
+        for j, attribute in enumerate(proto.attribute):
+            # Graphs of other operators, as the decoder of a BeamSearch, stay closed.
+            if of(proto).scopes and attribute.type == AttributeProto.GRAPH:
+                path = (*site, Step(sites.NODE_ATTRIBUTE, j), Step(sites.ATTRIBUTE_GRAPH))
+                inner = _Scope(path, sites.GRAPH_NODE, f"{scope.name}/{label}.{attribute.name}", names | formals)
+                bodies[attribute.name] = self.graph(attribute.g, inner, formals, dropped)
+        given = tuple(names[name] if name else "" for name in inputs)
+        names |= {name: self.table.unique(name) for name in outputs if name}
+        node = Node(
+            label=scope.inner(label),
+            scope=scope.name,
+            op_type=proto.op_type,
+            domain="" if own else proto.domain,
+            inputs=given,
+            outputs=tuple(names[name] if name else "" for name in outputs),
+            attributes=Attributes((key, each) for key, each in attributes.items() if key not in bodies),
+            bodies=bodies,
         )
-        if site is not None:
-            self.by_site[site] = name
-        return name
-
-
-def _identity(scope: str, before: str, after: str) -> Node:
-    return Node(f"{scope.removeprefix('main/')}/{after}", scope, "Identity", "", (before,), (after,), {}, {})
+        if node.op == "SequenceMap" and bodies:
+            made = as_loop(node, f"{scope.name}/{label}.body", self.table.unique, self.sequences)
+        else:
+            made = unfused(node, self.table.unique, self.table.constants, self.opset)
+        for each in made:
+            self.sequences.update(made_sequences(each, self.sequences))
+        return made

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,15 @@ from onnx_lsuv.program.program import Node
 
 Known = NDArray[Any]  # of objects
 Given = Sequence[Known | None]  # an operand that is left out is None
+Fold = Callable[[Node, Given], Known]
 LIMIT = 4096  # values that are computed; of larger ones the shape is followed alone
+_CASTS: dict[int, Callable[[Any], Any]] = {
+    TensorProto.INT64: int,
+    TensorProto.INT32: int,
+    TensorProto.BOOL: bool,
+    TensorProto.FLOAT: float,
+    TensorProto.DOUBLE: float,
+}
 
 
 class Unfoldable(Exception):  # noqa: N818 - not an error: a value is not known
@@ -42,7 +51,7 @@ def values(items: Sequence[Any], shape: Sequence[int] | None = None) -> Known:
     return result if shape is None else result.reshape(tuple(shape))
 
 
-def ints(given: Given, position: int, default: Sequence[int] | None = None) -> tuple[int, ...] | None:
+def _optional_ints(given: Given, position: int, default: Sequence[int] | None = None) -> tuple[int, ...] | None:
     """Return an operand's values, all of which must be known; the default where it is left out."""
     value = given[position] if position < len(given) else None
     if value is None:
@@ -52,29 +61,43 @@ def ints(given: Given, position: int, default: Sequence[int] | None = None) -> t
     return tuple(map(int, value.reshape(-1)))
 
 
-def _first(given: Given) -> Known:
-    if not given or given[0] is None:
+def _ints(given: Given, position: int, default: Sequence[int] | None = None) -> tuple[int, ...]:
+    """Return an operand's values, which must be there or have a default."""
+    found = _optional_ints(given, position, default)
+    if found is None:
         raise Unfoldable
-    return given[0]
+    return found
 
 
-def _elementwise(act: Callable[..., Any], *, single: bool | None = None) -> Callable[[Node, Given], Known]:
-    """Return what folds by a function of numbers; floats that it gives are `single`, or as what it is given."""
-
-    def fold(node: Node, given: Given) -> Known:
-        parts = [part for part in given if part is not None]
-        shape = np.broadcast_shapes(*(part.shape for part in parts))
-        if len(parts) < len(given) or not parts:
-            raise Unfoldable
-        if math.prod(shape) > LIMIT:
-            return unknown(shape)
-        rows = zip(*(np.broadcast_to(part, shape).reshape(-1) for part in parts), strict=True)
-        return values([None if None in row else _number(act, row, single=single) for row in rows], shape)
-
-    return fold
+def _first(given: Given) -> Known:
+    return _all(given[:1])[0]
 
 
-def _number(act: Callable[..., Any], row: Sequence[Any], *, single: bool | None = None) -> Any:
+def _all(given: Given) -> list[Known]:
+    """Return operands of which all must be known, at least one of them."""
+    found = [each for each in given if each is not None]
+    if len(found) < len(given) or not found:
+        raise Unfoldable
+    return found
+
+
+def _each(act: Callable[..., Any], given: Given) -> Known:
+    """Return what a function makes of the numbers that broadcasting brings together."""
+    parts = _all(given)
+    shape = np.broadcast_shapes(*(part.shape for part in parts))
+    if math.prod(shape) > LIMIT:
+        return unknown(shape)
+    made: Known = np.frompyfunc(act, len(parts), 1)(*map(np.atleast_1d, parts))
+    return made.reshape(shape)
+
+
+def _number(act: Callable[..., Any], single: bool | None, *row: Any) -> Any:
+    """Return what a function makes of numbers; None where one is not known, or there is no result.
+
+    A float is `single`, or where that is open as what it is made of.
+    """
+    if None in row:
+        return None
     try:
         number = act(*(float(each) if isinstance(each, np.float32) else each for each in row))
     except (ArithmeticError, ValueError):
@@ -88,6 +111,10 @@ def _number(act: Callable[..., Any], row: Sequence[Any], *, single: bool | None 
     return None if isinstance(number, int) and not -(2**63) <= number < 2**63 else number
 
 
+def _elementwise(act: Callable[..., Any], *, single: bool | None = None) -> Fold:
+    return lambda node, given: _each(partial(_number, act, single), given)
+
+
 def _divide(a: Any, b: Any) -> Any:
     if isinstance(a, float) or isinstance(b, float):
         return a / b
@@ -96,119 +123,28 @@ def _divide(a: Any, b: Any) -> Any:
 
 def _modulo(node: Node, given: Given) -> Known:
     act = math.fmod if node.int_attribute("fmod", 0) else operator.mod
-    kept = _elementwise(lambda a, b: type(a)(act(a, b)))
-    return kept(node, given)
+    return _elementwise(lambda a, b: type(a)(act(a, b)))(node, given)
 
 
 def _cast(node: Node, given: Given) -> Known:
     to = node.int_attribute("to", TensorProto.FLOAT)
-    if to in (TensorProto.INT64, TensorProto.INT32):
-        act: Callable[[Any], Any] = int
-    elif to == TensorProto.BOOL:
-        act = bool
-    elif to in (TensorProto.FLOAT, TensorProto.DOUBLE):
-        act = float
-    else:
+    if to not in _CASTS:
         return unknown(_first(given).shape)
-    return _elementwise(act, single=to == TensorProto.FLOAT)(node, given[:1])
+    return _elementwise(_CASTS[to], single=to == TensorProto.FLOAT)(node, given[:1])
 
 
 def _cast_like(node: Node, given: Given) -> Known:
-    like = next((value for value in given[1].reshape(-1) if value is not None), None) if given[1] is not None else None
+    like = None if given[1] is None else next((value for value in given[1].reshape(-1) if value is not None), None)
     if like is None or given[1] is None or given[1].size > LIMIT:
         return unknown(_first(given).shape)
     single = isinstance(like, np.float32)
     return _elementwise(float if single else type(like), single=single)(node, given[:1])
 
 
-def _where(node: Node, given: Given) -> Known:
-    if len(given) != 3 or any(part is None for part in given):
-        raise Unfoldable
-    shape = np.broadcast_shapes(*(part.shape for part in given if part is not None))
-    if math.prod(shape) > LIMIT:
-        return unknown(shape)
-    rows = zip(*(np.broadcast_to(part, shape).reshape(-1) for part in given if part is not None), strict=True)
-    return values([(a if c else b) if c is not None else (a if a == b else None) for c, a, b in rows], shape)
-
-
-def _gather(node: Node, given: Given) -> Known:
-    data, axis = _first(given), node.int_attribute("axis", 0)
-    index = np.array(ints(given, 1), np.int64)
-    where = given[1].shape if given[1] is not None else ()
-    axis += data.ndim if axis < 0 else 0
-    if data.size > LIMIT:
-        # Only small values are computed, but an index beyond the data is none.
-        return unknown((*data.shape[:axis], *where, *data.shape[axis + 1 :]))
-    return np.asarray(data.take(index.reshape(where), axis), object)
-
-
-def _slice(node: Node, given: Given) -> Known:
-    data = _first(given)
-    starts, ends = ints(given, 1, node.ints_attribute("starts")), ints(given, 2, node.ints_attribute("ends"))
-    if starts is None or ends is None:
-        raise Unfoldable
-    axes = ints(given, 3, node.ints_attribute("axes") or range(len(starts))) or ()
-    steps = ints(given, 4, (1,) * len(starts)) or ()
-    return data[slice_index(data.shape, starts, ends, axes, steps)]
-
-
-def slice_index(
-    shape: Sequence[int], starts: Sequence[int], ends: Sequence[int], axes: Sequence[int], steps: Sequence[int]
-) -> tuple[slice, ...]:
-    """Return ONNX's bounds of a Slice as NumPy's."""
-    cut = [slice(None)] * len(shape)
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        # ONNX's "to the very start" for a negative step is an end below -length, which Python reads as None.
-        stop = None if step < 0 and end < -shape[axis] else end
-        cut[axis] = slice(start, stop, step)
-    return tuple(cut)
-
-
-def _concat(node: Node, given: Given) -> Known:
-    parts = [part for part in given if part is not None]
-    axis = node.int_attribute("axis", 1)
-    if len(parts) < len(given):
-        raise Unfoldable
-    if sum(part.size for part in parts) <= LIMIT:
-        return np.concatenate(parts, axis)
-    ranks = {len(part.shape) for part in parts}
-    if len(ranks) > 1 or not -min(ranks) <= axis < min(ranks):
-        raise Unfoldable
-    shape = list(parts[0].shape)
-    shape[axis] = sum(part.shape[axis] for part in parts)
-    return unknown(shape)
-
-
-def _reshape(node: Node, given: Given) -> Known:
-    data = _first(given)
-    target = ints(given, 1, node.ints_attribute("shape"))
-    if target is None:
-        raise Unfoldable
-    return data.reshape(reshape_target(node, data.shape, target))
-
-
-def reshape_target(node: Node, shape: Sequence[int], target: Sequence[int]) -> tuple[int, ...]:
-    """Return a Reshape's target with the zeros that copy a length filled in."""
-    if node.int_attribute("allowzero", 0):
-        return tuple(target)
-    return tuple(shape[i] if d == 0 and i < len(shape) else d for i, d in enumerate(target))
-
-
-def _flatten(node: Node, given: Given) -> Known:
-    data, axis = _first(given), node.int_attribute("axis", 1)
-    axis += data.ndim if axis < 0 else 0
-    return data.reshape(math.prod(data.shape[:axis]), math.prod(data.shape[axis:]))
-
-
-def _expand(node: Node, given: Given) -> Known:
-    data, target = _first(given), ints(given, 1)
-    return np.broadcast_to(data, np.broadcast_shapes(data.shape, target or ()))
-
-
-def _tile(node: Node, given: Given) -> Known:
-    data, repeats = _first(given), ints(given, 1) or ()
-    shape = [length * times for length, times in zip(data.shape, repeats, strict=True)]
-    return np.tile(data, repeats) if math.prod(shape) <= LIMIT else unknown(shape)
+def _choose(condition: Any, one: Any, other: Any) -> Any:
+    if condition is None:
+        return one if one == other else None
+    return one if condition else other
 
 
 def _range(node: Node, given: Given) -> Known:
@@ -221,110 +157,132 @@ def _range(node: Node, given: Given) -> Known:
 
 
 def _filled(node: Node, given: Given) -> Known:
-    shape = ints(given, 0) or ()
-    attribute = node.attributes.get("value")
     fill: Any = np.float32(0)
-    if attribute is not None:
-        fill = None
-        if attribute.t.data_type in (TensorProto.INT64, TensorProto.INT32):
-            fill = int(to_array(attribute.t).reshape(-1)[0])
-    return np.broadcast_to(np.array(fill, object), shape)
+    if "value" in node.attributes:
+        tensor = node.attributes["value"].t
+        integral = tensor.data_type in (TensorProto.INT64, TensorProto.INT32)
+        fill = int(to_array(tensor).reshape(-1)[0]) if integral else None
+    return np.broadcast_to(np.array(fill, object), _ints(given, 0, ()))
 
 
-def _reduce(act: Callable[[list[Any]], Any]) -> Callable[[Node, Given], Known]:
+def _reduced(act: Callable[[Sequence[Any]], Any]) -> Fold:
     def fold(node: Node, given: Given) -> Known:
         data = _first(given)
-        axes = ints(given, 1, node.ints_attribute("axes") or ())
-        if not axes:
-            if node.int_attribute("noop_with_empty_axes", 0):
-                return data
-            axes = tuple(range(data.ndim))
-        axes = tuple(axis % data.ndim for axis in axes)
-        others = [i for i in range(data.ndim) if i not in axes]
-        keep = node.int_attribute("keepdims", 1)
-        shape = [(1 if i in axes else n) for i, n in enumerate(data.shape) if keep or i not in axes]
+        axes = _ints(given, 1, node.ints_attribute("axes") or ())
+        if not axes and node.int_attribute("noop_with_empty_axes", 0):
+            return data
+        axes = tuple(axis % data.ndim for axis in axes) or tuple(range(data.ndim))
+        kept = [1 if i in axes else n for i, n in enumerate(data.shape)]
+        shape = kept if node.int_attribute("keepdims", 1) else [n for i, n in enumerate(kept) if i not in axes]
         if data.size > LIMIT:
             return unknown(shape)
-        rows = data.transpose([*others, *axes]).reshape(math.prod(data.shape[i] for i in others), -1).tolist()
-        return values([None if None in row else _number(lambda *v: act(list(v)), row) for row in rows], shape)
+        rows = np.moveaxis(data, axes, range(-len(axes), 0)).reshape(math.prod(kept), -1).tolist()
+        return values([_number(lambda *row: act(row), None, *row) for row in rows], shape)
 
     return fold
 
 
-def _squeeze(node: Node, given: Given) -> Known:
-    axes = ints(given, 1, node.ints_attribute("axes"))
-    return _first(given).squeeze(axes)
+def _gather(node: Node, given: Given) -> Known:
+    data, axis, where = _first(given), node.int_attribute("axis", 0), _all(given)[1]
+    index = np.array(_ints(given, 1), np.int64).reshape(where.shape)
+    axis += data.ndim if axis < 0 else 0
+    if data.size > LIMIT:
+        # Only small values are computed, but an index beyond the data is none.
+        return unknown((*data.shape[:axis], *where.shape, *data.shape[axis + 1 :]))
+    return np.asarray(data.take(index, axis), object)
 
 
-def _unsqueeze(node: Node, given: Given) -> Known:
-    return np.expand_dims(_first(given), ints(given, 1, node.ints_attribute("axes")) or ())
+def _slice(node: Node, given: Given) -> Known:
+    data = _first(given)
+    starts = _ints(given, 1, node.ints_attribute("starts"))
+    ends = _ints(given, 2, node.ints_attribute("ends"))
+    axes = _ints(given, 3, node.ints_attribute("axes") or range(len(starts)))
+    steps = _ints(given, 4, (1,) * len(starts))
+    cut = [slice(None)] * data.ndim
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        # ONNX's "to the very start" for a negative step is an end below -length, which Python reads as None.
+        cut[axis] = slice(start, None if step < 0 and end < -data.shape[axis] else end, step)
+    return data[tuple(cut)]
 
 
-def _same(node: Node, given: Given) -> Known:
-    return _first(given)
+def _concat(node: Node, given: Given) -> Known:
+    parts, axis = _all(given), node.int_attribute("axis", 1)
+    if sum(part.size for part in parts) <= LIMIT:
+        return np.concatenate(parts, axis)
+    ranks = {part.ndim for part in parts}
+    if len(ranks) > 1 or not -min(ranks) <= axis < min(ranks):
+        raise Unfoldable
+    shape = list(parts[0].shape)
+    shape[axis] = sum(part.shape[axis] for part in parts)
+    return unknown(shape)
 
 
-def _transpose(node: Node, given: Given) -> Known:
-    return _first(given).transpose(node.ints_attribute("perm"))
+def _reshape(node: Node, given: Given) -> Known:
+    data, target = _first(given), _ints(given, 1, node.ints_attribute("shape"))
+    if not node.int_attribute("allowzero", 0):
+        # A zero copies a length.
+        target = tuple(data.shape[i] if d == 0 and i < data.ndim else d for i, d in enumerate(target))
+    return data.reshape(target)
+
+
+def _flatten(node: Node, given: Given) -> Known:
+    data, axis = _first(given), node.int_attribute("axis", 1)
+    axis += data.ndim if axis < 0 else 0
+    return data.reshape(math.prod(data.shape[:axis]), math.prod(data.shape[axis:]))
+
+
+def _expand(node: Node, given: Given) -> Known:
+    data = _first(given)
+    return np.broadcast_to(data, np.broadcast_shapes(data.shape, _ints(given, 1, ())))
+
+
+def _tile(node: Node, given: Given) -> Known:
+    data, repeats = _first(given), _ints(given, 1, ())
+    shape = [length * times for length, times in zip(data.shape, repeats, strict=True)]
+    return np.tile(data, repeats) if math.prod(shape) <= LIMIT else unknown(shape)
 
 
 def split(node: Node, given: Given) -> list[Known]:
     """Return the parts that a Split makes."""
     data, axis = _first(given), node.int_attribute("axis", 0)
-    sizes = split_sizes(node, data.shape[axis], ints(given, 1, node.ints_attribute("split")))
+    sizes = _optional_ints(given, 1, node.ints_attribute("split"))
+    if sizes is None:
+        # Equal parts, the last one smaller where the length does not divide (opset 18).
+        parts, length = node.int_attribute("num_outputs", len(node.outputs)), data.shape[axis]
+        part = -(-length // parts)
+        sizes = (part,) * (parts - 1) + (length - part * (parts - 1),)
     return list(np.split(data, np.cumsum(sizes)[:-1], axis))
 
 
-def split_sizes(node: Node, length: int, sizes: Sequence[int] | None) -> tuple[int, ...]:
-    """Return the lengths of a Split's parts."""
-    if sizes is not None:
-        return tuple(sizes)
-    # Equal parts, the last one smaller where the length does not divide (opset 18).
-    parts = node.int_attribute("num_outputs", len(node.outputs))
-    part = -(-length // parts)
-    return (part,) * (parts - 1) + (length - part * (parts - 1),)
-
-
-FOLDS: dict[str, Callable[[Node, Given], Known]] = {
-    "Abs": _elementwise(abs),
-    "Add": _elementwise(operator.add),
-    "And": _elementwise(lambda a, b: a and b),
+# By operator, as a function of numbers that are known.
+_NUMBERS: dict[str, Callable[..., Any]] = {
+    "Abs": abs, "Add": operator.add, "And": lambda a, b: a and b, "Ceil": lambda a: float(math.ceil(a)),
+    "Div": _divide, "Equal": operator.eq, "Floor": lambda a: float(math.floor(a)), "Greater": operator.gt,
+    "GreaterOrEqual": operator.ge, "Less": operator.lt, "LessOrEqual": operator.le, "Max": max, "Min": min,
+    "Mul": operator.mul, "Neg": operator.neg, "Not": operator.not_, "Or": lambda a, b: a or b,
+    "Round": lambda a: float(round(a)), "Sqrt": math.sqrt, "Sub": operator.sub,
+}  # fmt: skip
+FOLDS: dict[str, Fold] = {
+    **{op: _elementwise(act) for op, act in _NUMBERS.items()},
     "Cast": _cast,
     "CastLike": _cast_like,
-    "Ceil": _elementwise(lambda a: float(math.ceil(a))),
     "Concat": _concat,
     "ConstantOfShape": _filled,
-    "Div": _elementwise(_divide),
-    "Equal": _elementwise(operator.eq),
     "Expand": _expand,
     "Flatten": _flatten,
-    "Floor": _elementwise(lambda a: float(math.floor(a))),
     "Gather": _gather,
-    "Greater": _elementwise(operator.gt),
-    "GreaterOrEqual": _elementwise(operator.ge),
-    "Identity": _same,
-    "Less": _elementwise(operator.lt),
-    "LessOrEqual": _elementwise(operator.le),
-    "Max": _elementwise(max),
-    "Min": _elementwise(min),
+    "Identity": lambda node, given: _first(given),
     "Mod": _modulo,
-    "Mul": _elementwise(operator.mul),
-    "Neg": _elementwise(operator.neg),
-    "Not": _elementwise(operator.not_),
-    "Or": _elementwise(lambda a, b: a or b),
     "Range": _range,
-    "ReduceMax": _reduce(max),
-    "ReduceMin": _reduce(min),
-    "ReduceProd": _reduce(math.prod),
-    "ReduceSum": _reduce(sum),
+    "ReduceMax": _reduced(max),
+    "ReduceMin": _reduced(min),
+    "ReduceProd": _reduced(math.prod),
+    "ReduceSum": _reduced(sum),
     "Reshape": _reshape,
-    "Round": _elementwise(lambda a: float(round(a))),
     "Slice": _slice,
-    "Sqrt": _elementwise(math.sqrt),
-    "Squeeze": _squeeze,
-    "Sub": _elementwise(operator.sub),
+    "Squeeze": lambda node, given: _first(given).squeeze(_optional_ints(given, 1, node.ints_attribute("axes"))),
     "Tile": _tile,
-    "Transpose": _transpose,
-    "Unsqueeze": _unsqueeze,
-    "Where": _where,
+    "Transpose": lambda node, given: _first(given).transpose(node.ints_attribute("perm")),
+    "Unsqueeze": lambda node, given: np.expand_dims(_first(given), _ints(given, 1, node.ints_attribute("axes") or ())),
+    "Where": lambda node, given: _each(_choose, given),
 }

@@ -13,25 +13,21 @@ A function's body is read in the *model's* opset, as ONNX Runtime 1.31 does, wha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import AttributeProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
+from onnx import NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
 from onnx.numpy_helper import to_array
 
 from onnx_lsuv.model import Model, Site, fill, is_hollow, read
+from onnx_lsuv.operators import Attributes, of
 
 DEFAULT_DOMAINS = frozenset({"", "ai.onnx"})
 FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
-# Operators that read only the shape.
-SHAPE_READERS = frozenset({"Shape", "Size"})
-RANDOM_OPS = frozenset(
-    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,7 +74,7 @@ class Node:
     domain: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    attributes: Mapping[str, AttributeProto]
+    attributes: Attributes
     bodies: Mapping[str, Body]
 
     @property
@@ -88,19 +84,32 @@ class Node:
 
     def int_attribute(self, name: str, default: int) -> int:
         """Return an integer attribute or its default."""
-        return int(self.attributes[name].i) if name in self.attributes else default
+        return self.attributes.integer(name, default)
 
     def float_attribute(self, name: str, default: float) -> float:
         """Return a float attribute or its default."""
-        return float(self.attributes[name].f) if name in self.attributes else default
+        return self.attributes.real(name, default)
 
     def text_attribute(self, name: str) -> str:
         """Return a text, "" where the attribute is absent; what is no UTF-8 in it is replaced."""
-        return self.attributes[name].s.decode(errors="replace") if name in self.attributes else ""
+        return self.attributes.text(name)
 
     def ints_attribute(self, name: str) -> tuple[int, ...] | None:
         """Return a list of integers, or None where the attribute is absent."""
-        return tuple(self.attributes[name].ints) if name in self.attributes else None
+        return self.attributes.integers(name)
+
+    def beside(self, op_type: str, inputs: tuple[str, ...], output: str, **attributes: float) -> Node:
+        """Return a node of ONNX's own in the same scope."""
+        return replace(
+            self,
+            label=f"{self.label}.{op_type}",
+            op_type=op_type,
+            domain="",
+            inputs=inputs,
+            outputs=(output,),
+            attributes=Attributes((name, helper.make_attribute(name, value)) for name, value in attributes.items()),
+            bodies={},
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,6 +141,40 @@ class Program:
     def walk(self) -> Iterator[Node]:
         """Yield every node of every scope in the order of execution."""
         return walk(self.body)
+
+    def makers(self, name: str) -> Iterator[Node]:
+        """Yield the node that makes a value, then the one that makes that node's first operand, and so on."""
+        while name in self.producers:
+            node, _ = self.producers[name]
+            yield node
+            name = node.inputs[0] if node.inputs else ""
+
+    def readers(self, name: str, passes: Callable[[Node, int], bool]) -> Iterator[tuple[Node | None, int]]:
+        """Yield who reads a value, and as which operand, in the end: through nodes that hand it on.
+
+        None stands for an output of an inner scope. What leaves the main graph, or reads the shape alone, is no reader.
+
+        Args:
+            name: of the value.
+            passes: says of a node that reads it, as an operand, whether the node's outputs are followed instead.
+        """
+        todo: list[str | tuple[Node | None, int]] = [name]
+        seen: set[str] = set()
+        outputs = {value.name for value in self.body.outputs}
+        while todo:
+            at = todo.pop()
+            if not isinstance(at, str):
+                yield at
+            elif at not in seen:
+                seen.add(at)
+                below: list[str | tuple[Node | None, int]] = []
+                if at in self.exits and at not in outputs:
+                    below.append((None, 0))
+                for node, position in self.consumers.get(at, ()):
+                    if of(node).reads_shape:
+                        continue
+                    below += filter(None, node.outputs) if passes(node, position) else [(node, position)]
+                todo += reversed(below)
 
 
 def walk(body: Body, order: Mapping[Body, Sequence[Node]] = MappingProxyType({})) -> Iterator[Node]:
@@ -182,53 +225,4 @@ def integers(constants: Mapping[str, Constant], name: str) -> tuple[int, ...] | 
 
 def tensor_type(elem_type: int, dims: Sequence[int | str | None] | None) -> TypeProto:
     """Return a tensor type; a dim of None is open, dims of None leave the rank open."""
-    result = TypeProto()
-    result.tensor_type.elem_type = elem_type
-    if dims is not None:
-        result.tensor_type.shape.SetInParent()
-        for dim in dims:
-            entry = result.tensor_type.shape.dim.add()
-            if isinstance(dim, int):
-                entry.dim_value = dim
-            elif isinstance(dim, str):
-                entry.dim_param = dim
-    return result
-
-
-def nodes_in_scans(body: Body) -> frozenset[Node]:
-    """Return the nodes that stand inside a Scan."""
-    scans = [node for node in walk(body) if node.op == "Scan"]
-    return frozenset(node for scan in scans for inner in scan.bodies.values() for node in walk(inner))
-
-
-def trimmed(body: Body) -> Body:
-    """Drop the optional outputs that nothing reads, as the mask of a Dropout."""
-    read = {v.name for v in body.outputs}
-    for node in walk(body):
-        read.update(node.inputs)
-        for inner in node.bodies.values():
-            read.update(v.name for v in inner.outputs)
-
-    def trim(body: Body) -> Body:
-        nodes = []
-        for node in body.nodes:
-            outputs = node.outputs
-            if node.op in ("Dropout", "BatchNormalization"):
-                while len(outputs) > 1 and outputs[-1] not in read:
-                    outputs = outputs[:-1]
-            nodes.append(replace(node, outputs=outputs, bodies={k: trim(b) for k, b in node.bodies.items()}))
-        return replace(body, nodes=tuple(nodes))
-
-    return trim(body)
-
-
-def static_nodes(body: Body, constants: Mapping[str, Constant]) -> frozenset[Node]:
-    """Return the nodes of all scopes that depend on constants alone."""
-    found: set[Node] = set()
-    fixed = set(constants)
-    for node in walk(body):
-        chance = node.domain in DEFAULT_DOMAINS and node.op_type in RANDOM_OPS
-        if not chance and not node.bodies and all(not name or name in fixed for name in node.inputs):
-            found.add(node)
-            fixed.update(node.outputs)
-    return frozenset(found)
+    return helper.make_tensor_type_proto(elem_type, dims)

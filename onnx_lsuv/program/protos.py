@@ -1,27 +1,19 @@
-"""What a node's or a tensor's protobuf says, in the terms of an expansion."""
+"""What a node's or a tensor's protobuf says."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from onnx import AttributeProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto
 
-from onnx_lsuv.model import Model, Site
+from onnx_lsuv.model import graphs_in
 
-Names = dict[str, str]
-MODEL_FUNCTIONS = 25  # field number of ModelProto.functions
-
-
-def home_of(scope: str, site: Site | None, model: Model) -> str:
-    """Return the scope path of a constant: a function's own, however many calls lead to it."""
-    if site is not None and site[0][0] == MODEL_FUNCTIONS:
-        return f"function:{model.proto.functions[site[0][1]].name}"
-    return scope
-
-
-def scope_name(scope: str) -> str:
-    """Return what messages call a scope."""
-    return "the graph" if scope == "main" else f"the scope {scope!r}"
+# What a Constant node's attributes hold: the field of one and of a list of these, the type and the data of a tensor.
+_CONSTANTS = {
+    "value_float": ("f", "floats", TensorProto.FLOAT, "float_data"),
+    "value_int": ("i", "ints", TensorProto.INT64, "int64_data"),
+    "value_string": ("s", "strings", TensorProto.STRING, "string_data"),
+}
 
 
 def attributes_of(proto: NodeProto, references: Mapping[str, AttributeProto]) -> dict[str, AttributeProto]:
@@ -40,27 +32,47 @@ def attributes_of(proto: NodeProto, references: Mapping[str, AttributeProto]) ->
 
 def tensor_of(attribute: AttributeProto) -> TensorProto | None:
     """Return the tensor that one of a Constant node's attributes stands for."""
-    match attribute.name:
-        case "value":
-            return attribute.t
-        case "value_float":
-            return TensorProto(data_type=TensorProto.FLOAT, float_data=[attribute.f])
-        case "value_floats":
-            return TensorProto(data_type=TensorProto.FLOAT, dims=[len(attribute.floats)], float_data=attribute.floats)
-        case "value_int":
-            return TensorProto(data_type=TensorProto.INT64, int64_data=[attribute.i])
-        case "value_ints":
-            return TensorProto(data_type=TensorProto.INT64, dims=[len(attribute.ints)], int64_data=attribute.ints)
-        case "value_string":
-            return TensorProto(data_type=TensorProto.STRING, string_data=[attribute.s])
-        case "value_strings":
-            return TensorProto(
-                data_type=TensorProto.STRING, dims=[len(attribute.strings)], string_data=attribute.strings
-            )
-    return None
+    if attribute.name == "value":
+        return attribute.t
+    single = attribute.name.removesuffix("s")
+    if single not in _CONSTANTS:
+        return None
+    one, many, elem_type, data = _CONSTANTS[single]
+    several = attribute.name != single
+    values = getattr(attribute, many) if several else [getattr(attribute, one)]
+    tensor = TensorProto(data_type=elem_type, dims=[len(values)] if several else [])
+    getattr(tensor, data).extend(values)
+    return tensor
 
 
-def renamed(value: ValueInfoProto, names: Names) -> ValueInfoProto:
+def names_read(proto: NodeProto) -> Iterator[str]:
+    """Yield the names that a node reads, its graphs included, some perhaps more than once."""
+    yield from filter(None, proto.input)
+    for attribute in proto.attribute:
+        for graph in graphs_in(attribute):
+            yield from free_names(graph)
+
+
+def free_names(graph: GraphProto) -> Iterator[str]:
+    """Yield the names that a graph takes from those around it, some perhaps more than once."""
+    own = {value.name for value in (*graph.input, *graph.initializer)}
+    own |= {sparse.values.name for sparse in graph.sparse_initializer}
+    own |= {name for node in graph.node for name in node.output}
+    for node in graph.node:
+        yield from (name for name in names_read(node) if name not in own)
+    yield from (value.name for value in graph.output if value.name not in own)
+
+
+def shapes_in(values: Iterable[ValueInfoProto], names: Mapping[str, str]) -> dict[str, tuple[int | None, ...]]:
+    """Return the shapes that values declare, by unique name; a length of None is open."""
+    return {
+        names[value.name]: tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
+        for value in values
+        if value.name in names and (kind := value.type.tensor_type).HasField("shape")
+    }
+
+
+def renamed(value: ValueInfoProto, names: Mapping[str, str]) -> ValueInfoProto:
     """Return a value under its unique name."""
     result = ValueInfoProto(name=names[value.name])
     if value.HasField("type"):

@@ -13,11 +13,9 @@ from functools import lru_cache
 from onnx import AttributeProto, NodeProto, defs
 
 from onnx_lsuv.errors import ModelError
-from onnx_lsuv.operators.linear import OPERATORS
+from onnx_lsuv.operators import MICROSOFT, of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS
 
-# Operators of ONNX Runtime that are read as if they were ONNX's own; onnx has no definitions of them.
-_CONTRIBUTED = frozenset({"FusedConv", "FusedGemm", *(op for domain, op in OPERATORS if domain)})
 _SINGLE = defs.OpSchema.FormalParameterOption.Single
 _KINDS = dict(AttributeProto.AttributeType.items())
 _MANY = 2**31 - 1
@@ -51,7 +49,8 @@ def check_node(
 
 def _fault(proto: NodeProto, attributes: Mapping[str, AttributeProto], opset: int) -> str | None:
     """Return what a node lacks or has too much of, or None where its operator's definition is met."""
-    if proto.domain == "com.microsoft" and proto.op_type in _CONTRIBUTED:
+    if proto.domain == MICROSOFT and (of(proto).weights or of(proto).fused):
+        # Read as if it were ONNX's own; onnx has no definition of it.
         return _counted("input", proto.input, 2, _MANY, 2) or _counted("output", proto.output, 1, _MANY, 1)
     schema = _definition(proto.op_type, opset) if proto.domain in DEFAULT_DOMAINS else None
     if schema is None:
@@ -87,14 +86,16 @@ def _counted(what: str, names: Sequence[str], least: int, most: int, needed: int
 
 def _fault_of_graphs(proto: NodeProto, attributes: Mapping[str, AttributeProto], opset: int) -> str | None:
     """Return what does not fit between a control-flow node and its inner graphs."""
-    given, made = len(proto.input), len(proto.output)
+    made = len(proto.output)
     if proto.op_type == "If":
-        for name in ("then_branch", "else_branch"):
-            if len(attributes[name].g.output) < made:
-                return f"has {made} output(s), but its {name} has {len(attributes[name].g.output)}"
-        return None
-    if proto.op_type not in ("Loop", "Scan"):
-        return None
+        results = {name: len(attributes[name].g.output) for name in ("then_branch", "else_branch")}
+        faults = (f"has {made} output(s), but its {name} has {n}" for name, n in results.items() if n < made)
+        return next(faults, None)
+    return _fault_of_body(proto, attributes, opset) if proto.op_type in ("Loop", "Scan") else None
+
+
+def _fault_of_body(proto: NodeProto, attributes: Mapping[str, AttributeProto], opset: int) -> str | None:
+    given, made = len(proto.input), len(proto.output)
     body = attributes["body"].g
     # Before its states a loop's body has the number of the iteration and the condition, and after it the condition.
     formals, results = (given, made + 1) if proto.op_type == "Loop" else (given - (opset < 9), made)

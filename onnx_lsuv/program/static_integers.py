@@ -8,20 +8,26 @@ before any data is found here, value by value, each one once.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx.numpy_helper import to_array
 
 from onnx_lsuv.model import is_hollow, read
+from onnx_lsuv.operators import of
 from onnx_lsuv.program.folding import FOLDS, LIMIT, Known, Unfoldable, split, unknown, values
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, Constant, Node, Program, known
+from onnx_lsuv.program.protos import shapes_in
 
 Ints = tuple[int | None, ...]  # None: not known
+_INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
 
 
-def lengths(program: Program, name: str) -> Ints | None:
+def known_integers(program: Program, name: str) -> Ints | None:
     """Return what is known of an integer vector or scalar, or None where nothing is."""
     found = folded(program, name)
     if found is None or found.size > LIMIT:
@@ -32,21 +38,17 @@ def lengths(program: Program, name: str) -> Ints | None:
 
 def folded(program: Program, name: str) -> Known | None:
     """Return what is known of a value: its shape, and perhaps its numbers; None where nothing is."""
-    found = program.folded
-    stack = [name]
+    found, stack = program.folded, [name]
     while stack:
-        at = stack[-1]
+        at = stack.pop()
         if at in found:
-            stack.pop()
             continue
-        node = program.producers[at][0] if at in program.producers else None
-        waiting = [each for each in _reads(program, node) if each not in found] if node is not None else []
-        if waiting:
-            stack += waiting
-            continue
-        stack.pop()
-        if node is None:
+        if at not in program.producers:
             found[at] = _leaf(program, at)
+            continue
+        node, _ = program.producers[at]
+        if waiting := [each for each in _reads(program, node) if each not in found]:
+            stack += [at, *waiting]
             continue
         for output, value in zip(node.outputs, _made(program, node), strict=True):
             made = value if value is not None else _declared(program, output)
@@ -58,7 +60,7 @@ def _reads(program: Program, node: Node) -> list[str]:
     """Return the operands that a node's values are computed from."""
     if node.domain not in DEFAULT_DOMAINS or node.bodies:
         return []
-    if node.op_type in ("Shape", "Size"):
+    if of(node).reads_shape:
         # What is declared need not be computed.
         return [] if _dims(program, node.inputs[0]) is not None else [node.inputs[0]]
     return [each for each in node.inputs if each] if node.op_type in FOLDS or node.op_type == "Split" else []
@@ -67,7 +69,7 @@ def _reads(program: Program, node: Node) -> list[str]:
 def _made(program: Program, node: Node) -> list[Known | None]:
     """Return a node's values as far as its operands tell."""
     nothing: list[Known | None] = [None] * len(node.outputs)
-    if node.domain in DEFAULT_DOMAINS and node.op_type in ("Shape", "Size"):
+    if of(node).reads_shape:
         return [_shape(program, node)]
     if not _reads(program, node):
         return nothing
@@ -77,12 +79,11 @@ def _made(program: Program, node: Node) -> list[Known | None]:
         # Not to be taken for an operand that is left out, as the axes of a Squeeze may be.
         return nothing
     try:
-        if node.op_type == "Split":
-            return [*split(node, given), *nothing][: len(nothing)]
-        return [FOLDS[node.op_type](node, given)]
+        made = split(node, given) if node.op_type == "Split" else [FOLDS[node.op_type](node, given)]
     except (Unfoldable, ValueError, IndexError, TypeError, OverflowError):
         # A model that does not fit together is for ONNX Runtime to refuse.
         return nothing
+    return [*made, *nothing][: len(nothing)]
 
 
 def _shape(program: Program, node: Node) -> Known | None:
@@ -117,9 +118,7 @@ def _leaf(program: Program, name: str) -> Known | None:
     if any(length < 0 for length in constant.dims):
         return None
     numbers = _numbers(program, constant)
-    if numbers is None:
-        return unknown(constant.dims)
-    return values(numbers, constant.dims)
+    return unknown(constant.dims) if numbers is None else values(numbers, constant.dims)
 
 
 def _numbers(program: Program, constant: Constant) -> list[Any] | None:
@@ -128,9 +127,9 @@ def _numbers(program: Program, constant: Constant) -> list[Any] | None:
         return None
     if constant.node is not None:
         fill = next((a.t for a in constant.node.attribute if a.name == "value"), None)
-        one = np.zeros(1, np.float32) if fill is None or is_hollow(fill) else onnx.numpy_helper.to_array(fill)
+        one = np.zeros(1, np.float32) if fill is None or is_hollow(fill) else to_array(fill)
         return _listed(one.reshape(-1)[:1]) * constant.size
-    array = known({constant.name: constant}, constant.name)
+    array = known(program.constants, constant.name)
     if array is None and constant.site is not None and constant.elem_type in _INTEGERS:
         array = read(program.model, constant.site)
     if array is None or constant.elem_type not in (*_INTEGERS, *_FLOATS) or array.shape != constant.dims:
@@ -142,21 +141,11 @@ def _listed(array: NDArray[Any]) -> list[Any]:
     return list(array) if array.dtype == np.float32 else list(array.tolist())
 
 
-_INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
-_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
-
-
 def _inferred(program: Program) -> Mapping[str, Ints]:
     """Return the shapes that ONNX's inference finds in the main graph; it is run when first asked for."""
     if not program.inferred:
         proto = program.model.proto
-        try:
+        with suppress(Exception):  # whatever it makes of a model that does not fit together
             proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-        except Exception:  # whatever it makes of a model that does not fit together
-            proto = program.model.proto
-        program.inferred[""] = ()
-        for value in (*proto.graph.value_info, *proto.graph.output):
-            kind, name = value.type.tensor_type, program.names.get(value.name)
-            if name is not None and kind.HasField("shape"):
-                program.inferred[name] = tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
+        program.inferred.update({"": ()} | shapes_in((*proto.graph.value_info, *proto.graph.output), program.names))
     return program.inferred

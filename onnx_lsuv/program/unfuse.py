@@ -1,7 +1,8 @@
 """Take fused operators of ONNX Runtime apart, so that a layer's own output can be seen.
 
-    FusedConv (X, W, B, Z)   activation(Conv(X, W, B) + Z)
-    FusedGemm (A, B, C)      activation(Gemm(A, B, C))
+    FusedConv (X, W, B, Z)      activation(Conv(X, W, B) + Z)
+    FusedGemm (A, B, C)         activation(Gemm(A, B, C))
+    GemmFastGelu (X, W, bias)   FastGelu(MatMul(X, W) + bias)
 
 (ONNX Runtime, ContribOperators.md.) This is done in the calibration graph only; the file keeps the fused node.
 """
@@ -11,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from onnx import AttributeProto, TensorProto, helper
+from onnx import TensorProto, helper
 
+from onnx_lsuv.operators import Attributes, of
 from onnx_lsuv.program.program import Constant, Node
 
 # The parameters of an activation, in the order in which FusedConv lists them, with ONNX's attribute names.
@@ -31,66 +33,45 @@ _PARAMETERS: dict[str, tuple[str, ...]] = {
 
 
 def unfused(node: Node, fresh: Callable[[str], str], constants: dict[str, Constant], opset: int) -> list[Node]:
-    """Return the nodes that a fused node stands for, or the node itself.
+    """Return the nodes that a fused node stands for, or the node itself; add the bounds of a Clip to the constants.
 
-    Args:
-        node: any node.
-        fresh: makes a name unique.
-        constants: of the program; the bounds of a Clip are added.
-        opset: the model's.
+    `fresh` makes a name unique.
     """
-    if node.domain != "com.microsoft" or node.op_type not in ("FusedConv", "FusedGemm"):
+    fused = of(node).fused
+    if fused is None:
         return [node]
-    activation = node.text_attribute("activation")
-    if activation and activation not in _PARAMETERS:
+    made = node.outputs[0]
+    activation = fused.activation or node.text_attribute("activation")
+    if activation and activation not in (fused.activation, *_PARAMETERS):
         return [node]
-    own = {k: a for k, a in node.attributes.items() if not k.startswith("activation")}
-    fused_conv = node.op_type == "FusedConv"
-    out = fresh(f"{node.outputs[0]}.linear")
+    out = fresh(f"{made}.linear")
     linear = replace(
         node,
-        op_type=node.op_type.removeprefix("Fused"),
+        op_type=fused.linear,
         domain="",
-        inputs=node.inputs[:3],
+        inputs=node.inputs[: fused.operands],
         outputs=(out,),
-        attributes=own,
+        attributes=Attributes((k, a) for k, a in node.attributes.items() if not k.startswith("activation")),
     )
     nodes = [linear]
-    if fused_conv and len(node.inputs) > 3 and node.inputs[3]:
-        total = fresh(f"{node.outputs[0]}.sum")
-        nodes.append(_node(node, "Add", (out, node.inputs[3]), total))
+    if fused.added is not None and any(node.inputs[fused.added : fused.added + 1]):
+        total = fresh(f"{made}.sum")
+        nodes.append(node.beside("Add", (out, node.inputs[fused.added]), total))
         out = total
     if not activation:
-        nodes[-1] = replace(nodes[-1], outputs=node.outputs[:1])
+        nodes[-1] = replace(nodes[-1], outputs=(made,))
         return nodes
-    names = _PARAMETERS[activation]
-    if fused_conv:
-        given = list(node.attributes["activation_params"].floats) if "activation_params" in node.attributes else []
-        values = dict(zip(names, given, strict=False))
-    else:
-        values = {n: a.f for n in names if (a := node.attributes.get(f"activation_{n}")) is not None}
-    inputs: tuple[str, ...] = (out,)
-    attributes = {n: helper.make_attribute(n, float(v)) for n, v in values.items()}
-    if activation == "Clip" and opset >= 11:
-        for bound in names:
-            name = fresh(f"{node.outputs[0]}.{bound}")
-            tensor = helper.make_tensor(name, TensorProto.FLOAT, [], [values.get(bound, 0.0)])
-            constants[name] = Constant(name, name, node.scope, "initializer", TensorProto.FLOAT, (), None, tensor)
-            inputs += (name,)
-        attributes = {}
-    nodes.append(_node(node, activation, inputs, node.outputs[0], attributes))
-    return nodes
-
-
-def _node(
-    node: Node, op_type: str, inputs: tuple[str, ...], output: str, attributes: dict[str, AttributeProto] | None = None
-) -> Node:
-    return replace(
-        node,
-        label=f"{node.label}.{op_type}",
-        op_type=op_type,
-        domain="",
-        inputs=inputs,
-        outputs=(output,),
-        attributes=attributes or {},
-    )
+    names = _PARAMETERS.get(activation, ())
+    values = {n: float(a.f) for n in names if (a := node.attributes.get(f"activation_{n}")) is not None}
+    if "activation_params" in node.attributes:
+        values = dict(zip(names, map(float, node.attributes["activation_params"].floats), strict=False))
+    if activation != "Clip" or opset < 11:
+        last = node.beside(activation, (out,), made, **values)
+        return [*nodes, replace(last, domain=node.domain if fused.activation else "")]
+    inputs = [out]
+    for bound in names:
+        name = fresh(f"{made}.{bound}")
+        tensor = helper.make_tensor(name, TensorProto.FLOAT, [], [values.get(bound, 0.0)])
+        constants[name] = Constant(name, name, node.scope, "initializer", TensorProto.FLOAT, (), None, tensor)
+        inputs.append(name)
+    return [*nodes, node.beside(activation, tuple(inputs), made)]

@@ -1,26 +1,21 @@
-"""A result as text, JSON, Markdown, HTML and CI annotations: strings only, nothing is printed or written here."""
+"""A result as text, JSON, CSV, Markdown, HTML and CI annotations.
 
-from onnx_lsuv.report.document import SCHEMA, as_json, document
-from onnx_lsuv.report.github import as_github
-from onnx_lsuv.report.layout import number, shape, shortened
-from onnx_lsuv.report.markdown import as_markdown
-from onnx_lsuv.report.page import as_html
-from onnx_lsuv.report.text import plan, text
-from onnx_lsuv.report.verdict import misses, told, verdict
+    columns     the columns of every table, once; values as plain text
+    words       the verdict, what missed and by how much, what was left alone, what trains where
+    layout      columns that fit a terminal
+    text        for a terminal or a log
+    github      annotations of a GitHub workflow
+    document    plain values, and JSON; schema.json says what each is
+    tabular     CSV
+    markdown    for the summary of a CI job
+    sections    names, tables and lists in HTML
+    axes        where a value stands in a figure, and its ticks
+    figures     the pictures as SVG
+    page        the page: page.html with page.css and page.js
+    formats     suffix of a file -> format
+    writing     the file
 
-__all__ = [
-    "SCHEMA",
-    "as_github",
-    "as_html",
-    "as_json",
-    "as_markdown",
-    "document",
-    "misses",
-    "number",
-    "plan",
-    "shape",
-    "shortened",
-    "text",
-    "told",
-    "verdict",
-]
+A format is a function of a result, what else is known `about` it, the command and perhaps an `other` result; it returns
+a string. Another one is a module, and an entry in `formats`. Nothing is imported here, so that the command's help can
+ask `formats` for the suffixes without loading the rest.
+"""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from onnx_lsuv.lsuv import Result
+from onnx_lsuv.report.columns import FIELDS, rows_of
+from onnx_lsuv.report.words import path_of
 
 SCHEMA = 1
 
 
-def document(result: Result, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the result as JSON can hold it; `about` adds what only the caller knows: versions, files, digests."""
+def as_document(result: Result, about: Mapping[str, Any], *, other: Result | None = None) -> dict[str, Any]:
+    """Return the result as JSON can hold it; arguments as for `write_report`."""
     whole = {
         "schema": SCHEMA,
         "good": result.good,
@@ -25,22 +27,26 @@ def document(result: Result, about: Mapping[str, Any]) -> dict[str, Any]:
         **about,
         "data": result.data,
         "seconds": {k: round(v, 6) for k, v in result.seconds.items()},
-        "layers": [_record(row) for row in result.layers],
-        "left": [_record(row) for row in result.skipped],
-        "statistics_kept": [_record(row) for row in result.kept_statistics],
-        "changes": [_record(row) for row in result.changes],
+        "layers": _layers(result),
+        "left": list(map(asdict, result.skipped)),
+        "statistics_kept": list(map(asdict, result.kept_statistics)),
+        "changes": list(map(asdict, result.changes)),
         "notes": result.notes,
     }
+    if other is not None:
+        whole["compared"] = {"model": path_of(other, about, "compare"), "good": other.good, "layers": _layers(other)}
     return {key: _plain(value) for key, value in whole.items()}
 
 
-def as_json(result: Result, about: Mapping[str, Any]) -> str:
-    """Return the result as JSON, in ASCII; see `document`."""
-    return json.dumps(document(result, about), indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+def as_json(
+    result: Result, about: Mapping[str, Any], command: Sequence[str] = (), *, other: Result | None = None
+) -> str:
+    """Return the result as JSON, in ASCII, without the command; see `as_document`."""
+    return json.dumps(as_document(result, about, other=other), indent=2, ensure_ascii=True, allow_nan=False) + "\n"
 
 
-def _record(row: Any) -> dict[str, Any]:
-    return {field.name: getattr(row, field.name) for field in fields(row)}
+def _layers(result: Result) -> list[dict[str, Any]]:
+    return [{column.key: row[column.key] for column in FIELDS} for row in rows_of(result)]
 
 
 def _plain(value: Any) -> Any:

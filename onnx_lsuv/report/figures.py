@@ -6,6 +6,7 @@ Places are in percent of the figure, so it fills any width; sizes of marks and t
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -13,8 +14,9 @@ from itertools import groupby
 from onnx_lsuv.errors import clean
 from onnx_lsuv.lsuv import LayerReport
 from onnx_lsuv.report.axes import LogAxis, count_ticks, log_axis
-from onnx_lsuv.report.layout import number, shape, shortened
-from onnx_lsuv.report.markup import escaped
+from onnx_lsuv.report.columns import number, shape
+from onnx_lsuv.report.layout import shortened
+from onnx_lsuv.report.sections import escaped
 
 _TELL = 46  # characters of a name that fit a phone
 _BINS = 24
@@ -38,7 +40,7 @@ def profile(rows: Sequence[LayerReport], series: Sequence[Series]) -> str:
     shown = [value for each in series for value in each.values if value is not None and _drawable(value)]
     axis = log_axis(map(math.log10, [*shown, *(row.target for row in rows)]))
     n = len(rows)
-    parts = [f'<svg class="profile {_size(n)}" role="group" aria-label="std of each layer\'s output">']
+    parts = [f'<svg class="profile {_size(n)[0]}" role="group" aria-label="std of each layer\'s output">']
     for place, label in axis.ticks(8):
         y = _percent(100 - place)
         parts.append(f'<line class="grid" x2="100%" y1="{y}" y2="{y}"/><text class="y" x="-10" y="{y}">{label}</text>')
@@ -48,8 +50,7 @@ def profile(rows: Sequence[LayerReport], series: Sequence[Series]) -> str:
     paths += [f'<path class="{each.mark}" d="{_path([_y(axis, v) for v in each.values])}"/>' for each in series]
     parts.append(f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none">{"".join(paths)}</svg><g class="marks">')
     for i, row in enumerate(rows):
-        stds = {each.mark: each.values[i] for each in series}
-        parts.append(_layer(i, n, row, stds, {mark: _y(axis, std) for mark, std in stds.items()}))
+        parts.append(_layer(axis, i, n, row, {each.mark: each.values[i] for each in series}))
     spans = '<tspan x="0">Point at a layer, or tab to it.</tspan><tspan x="0" dy="15">A click leads to its row.</tspan>'
     parts.append(f'</g><text class="hint" y="-54">{spans}</text></svg>')
     return "\n".join(parts)
@@ -62,10 +63,7 @@ def histogram(values: Iterable[float | None]) -> str:
         return ""
     low, high = math.log10(kept[0]), math.log10(kept[-1])
     width = next((w for w in _WIDTHS if (high - low) / w < _BINS - 1), math.ceil((high - low) / (_BINS - 2)))
-    counts: dict[int, int] = {}
-    for value in kept:
-        place = math.floor(math.log10(value) / width)
-        counts[place] = counts.get(place, 0) + 1
+    counts = Counter(math.floor(math.log10(value) / width) for value in kept)
     axis = log_axis(k * width for k in (min(counts), max(counts) + 1))
     span, most = axis.high - axis.low, max(counts.values())
     parts = ['<svg class="histogram" role="img" aria-label="histogram of scales">']
@@ -82,17 +80,15 @@ def histogram(values: Iterable[float | None]) -> str:
     return "\n".join([*parts, "</svg>"])
 
 
-def _layer(
-    i: int, n: int, row: LayerReport, stds: Mapping[str, float | None], places: Mapping[str, float | None]
-) -> str:
-    """Return the marks of a layer, their hit area, and what they tell; stds and places from the top go by mark."""
-    marks = {mark: y for mark, y in places.items() if y is not None}
+def _layer(axis: LogAxis, i: int, n: int, row: LayerReport, stds: Mapping[str, float | None]) -> str:
+    """Return the marks of a layer, their hit area, and what they tell."""
+    marks = {mark: y for mark, std in stds.items() if (y := _y(axis, std)) is not None}
     x = _percent(100 * (i + 0.5) / n)
     parts = [f'<rect x="{_percent(100 * i / n)}" width="{_percent(100 / n)}" height="100%"/>']
     if "drawn" in marks and "now" in marks:
         ends = f'y1="{_percent(marks["drawn"])}" y2="{_percent(marks["now"])}"'
         parts.append(f'<line class="stem" x1="{x}" x2="{x}" {ends}/>')
-    radius = _radius(n) + (0 if row.good else 1.5)
+    radius = _size(n)[1] + (0 if row.good else 1.5)
     parts += [f'<circle class="{mark}" cx="{x}" cy="{_percent(y)}" r="{radius:g}"/>' for mark, y in marks.items()]
     if not marks or (not row.good and "now" not in marks):
         mark = '<path class="tick" d="M0 0V-6"/>' if row.good else '<path class="cross" d="M-5 -11 5 -1M-5 -1 5 -11"/>'
@@ -143,9 +139,6 @@ def _percent(value: float) -> str:
     return f"{value:.3f}".rstrip("0").rstrip(".") + "%"
 
 
-def _size(n: int) -> str:
-    return "few" if n <= 60 else "some" if n <= 200 else "many"
-
-
-def _radius(n: int) -> float:
-    return {"few": 4, "some": 2.5, "many": 1.6}[_size(n)]
+def _size(n: int) -> tuple[str, float]:
+    """Return the class of a picture of n layers, and the radius of its marks."""
+    return ("few", 4) if n <= 60 else ("some", 2.5) if n <= 200 else ("many", 1.6)

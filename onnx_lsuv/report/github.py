@@ -6,36 +6,38 @@ A line `::error title=T::MESSAGE` on standard output becomes an annotation. In a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from onnx_lsuv.errors import clean
-from onnx_lsuv.lsuv import Result, SkippedReport
+from onnx_lsuv.lsuv import Result
 from onnx_lsuv.report.layout import shortened
-from onnx_lsuv.report.verdict import groups, misses, told, verdict
+from onnx_lsuv.report.words import groups, misses, told, verdict
 
 LIMIT = 10
 _NAME = 200  # GitHub cuts a message at a few thousand characters
 
 
-def as_github(result: Result, limit: int = LIMIT) -> list[str]:
+def as_github(result: Result, limit: int = LIMIT, *, other: Result | None = None) -> list[str]:
     """Return annotations, a line each without its end, at most `limit` of each level.
 
     Errors are the layers that missed, worst first; warnings the layers that the data never reached, and
-    BatchNormalizations that keep their stored statistics; notices the verdict, the notes, and what was left alone.
+    BatchNormalizations that keep their stored statistics; notices the verdict, that of the other model, the notes, and
+    what was left alone.
     """
+    unreached = [row for row in result.layers if row.status == "not-reached"]
+    compared = [] if other is None else [("other model", f"{_name(other.model.name)}: {verdict(other)}")]
     errors = [(f"layer {row.status}", f"{_name(row.name)}: {told(row)}") for row in misses(result)]
-    warnings = [
-        ("layer not reached", f"{_name(row.name)}: {told(row)}") for row in result.layers if row.status == "not-reached"
-    ]
+    warnings = [("layer not reached", f"{_name(row.name)}: {told(row)}") for row in unreached]
     warnings += [("statistics kept", f"{_name(row.name)}: {row.detail}") for row in result.kept_statistics]
-    notices = [("verdict", verdict(result)), *(("note", note) for note in result.notes)]
-    notices += [("left alone", _left(rows)) for rows in groups(result.skipped)]
+    notices = [("verdict", verdict(result)), *compared, *(("note", note) for note in result.notes)]
+    notices += [("left alone", _skipped(group)) for group in groups(result.skipped)]
     return [*_lines("error", errors, limit), *_lines("warning", warnings, limit), *_lines("notice", notices, limit)]
 
 
-def _left(rows: Sequence[SkippedReport]) -> str:
-    more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
-    return f"{rows[0].op} {_name(rows[0].name)}{more}: {rows[0].detail}"
+def _skipped(group: Mapping[str, Any]) -> str:
+    more = f" and {group['nodes'] - 1} more" if group["nodes"] > 1 else ""
+    return f"{group['op']} {_name(group['names'][0])}{more}: {group['detail']}"
 
 
 def _name(name: str) -> str:

@@ -9,23 +9,14 @@ import math
 import textwrap
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+from onnx_lsuv.report.columns import RIGHT, Column
 
 GAP = 2
 LEAST = 6  # what is left of a name in the narrowest terminal
 CODES = {"bold": "1", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}  # SGR, ECMA-48 8.3.117
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A title and its cells, already cleaned."""
-
-    title: str
-    cells: Sequence[str]
-    align: str = "<"
-    least: int = 0  # it may be shortened to so many columns; 0: never
-    drop: int = 0  # where room is lacking, the highest number goes first; 0: never
-    paint: Mapping[str, str] | None = None  # a key of CODES for a cell
+Cells = tuple[Column, Sequence[str]]  # of a column, already cleaned
 
 
 def breadth(text: str) -> int:
@@ -64,55 +55,64 @@ def painted(text: str, code: str | None) -> str:
     return text if code is None else f"\x1b[{CODES[code]}m{text}\x1b[0m"
 
 
-def table(columns: Sequence[Column], width: int, *, color: bool = False) -> str:
-    """Return the columns side by side, not wider than the width if that can be had."""
+def table(columns: Sequence[Cells], width: int, paint: Mapping[str, str] | None = None) -> str:
+    """Return the columns side by side, not wider than the width if that can be had.
+
+    With `paint` the head is bold, and a cell of an outcome that is a key of it has the colour that it says.
+    """
     fitting = list(columns)
-    while _least_room(fitting) > width and any(each.drop for each in fitting):
-        fitting.remove(max(fitting, key=lambda each: each.drop))
+    while _least_room(fitting) > width and _drop(fitting):
+        pass
     if _least_room(fitting) > width:
-        fitting = [replace(each, least=min(each.least, LEAST)) for each in fitting]
+        fitting = [(replace(column, least=min(column.least, LEAST)), cells) for column, cells in fitting]
     while True:
         widths = _widths(fitting, width)
-        cells = [_cut(each, w) for each, w in zip(fitting, widths, strict=True)]
+        cut = [_cut(*each, w) for each, w in zip(fitting, widths, strict=True)]
         # Names that look the same say less than the columns beside them.
-        if len(set(cells[0])) == len(set(fitting[0].cells)) or not any(each.drop for each in fitting):
+        if len(set(cut[0])) == len(set(fitting[0][1])) or not _drop(fitting):
             break
-        fitting.remove(max(fitting, key=lambda each: each.drop))
-    lines = [_line(fitting, widths, [each.title for each in fitting], ["bold" if color else None] * len(fitting))]
-    for row in zip(*cells, strict=True):
-        codes = [
-            each.paint.get(cell) if color and each.paint else None for each, cell in zip(fitting, row, strict=True)
-        ]
-        lines.append(_line(fitting, widths, row, codes))
+    kept, colours = [column for column, _ in fitting], paint or {}
+    lines = [_line(kept, widths, [_title(column) for column in kept], ["bold" if paint else None] * len(kept))]
+    for row in zip(*cut, strict=True):
+        codes = [colours.get(cell) if each.kind == "outcome" else None for each, cell in zip(kept, row, strict=True)]
+        lines.append(_line(kept, widths, row, codes))
     return "\n".join(lines)
 
 
-def _widths(columns: Sequence[Column], width: int) -> list[int]:
-    widths = [_natural(each) for each in columns]
+def _drop(columns: list[Cells]) -> bool:
+    """Take out the column that goes first; return False where none may go."""
+    first = max(columns, key=lambda each: each[0].drop)
+    if first[0].drop:
+        columns.remove(first)
+    return first[0].drop > 0
+
+
+def _widths(columns: Sequence[Cells], width: int) -> list[int]:
+    widths = [_natural(*each) for each in columns]
     while sum(widths) + GAP * (len(widths) - 1) > width:
-        able = [i for i, each in enumerate(columns) if each.least and widths[i] > each.least]
+        able = [i for i, (column, _) in enumerate(columns) if column.least and widths[i] > column.least]
         if not able:
             break
         widths[max(able, key=widths.__getitem__)] -= 1
     return widths
 
 
-def _cut(column: Column, width: int) -> list[str]:
+def _cut(column: Column, whole: Sequence[str], width: int) -> list[str]:
     """Return the cells cut to a width, at the place nearest the middle that keeps most of them apart."""
-    if not column.least or _natural(column) <= width:
-        return [shortened(cell, width) for cell in column.cells]
-    apart = len(set(column.cells))
+    if not column.least or _natural(column, whole) <= width:
+        return [shortened(cell, width) for cell in whole]
+    apart = len(set(whole))
     best: list[str] = []
     # Where no place will do, what all have in front goes first.
-    for start, room in ((0, width), (_common(column.cells), width - 2)):
+    for start, room in ((0, width), (_common(whole), width - 2)):
         middle = max(room - 2, 0) // 2
         for head in (at for step in range(middle + 2) for at in (middle - step, middle + step) if 0 <= at <= room - 2):
-            cells = [".." * bool(start) + shortened(cell[start:], room, head) for cell in column.cells]
+            cells = [".." * bool(start) + shortened(cell[start:], room, head) for cell in whole]
             if not best or len(set(cells)) > len(set(best)):
                 best = cells
             if len(set(best)) == apart:
                 return best
-    return best or [shortened(cell, width) for cell in column.cells]
+    return best or [shortened(cell, width) for cell in whole]
 
 
 def _common(cells: Sequence[str]) -> int:
@@ -121,22 +121,25 @@ def _common(cells: Sequence[str]) -> int:
     return next((i for i, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
 
 
-def _natural(column: Column) -> int:
-    return max(map(breadth, (column.title, *column.cells)))
+def _title(column: Column) -> str:
+    return column.short or column.heading
 
 
-def _least_room(columns: Sequence[Column]) -> int:
-    widths = (min(each.least or math.inf, _natural(each)) for each in columns)
+def _natural(column: Column, cells: Sequence[str]) -> int:
+    return max(map(breadth, (_title(column), *cells)))
+
+
+def _least_room(columns: Sequence[Cells]) -> int:
+    widths = (min(column.least or math.inf, _natural(column, cells)) for column, cells in columns)
     return int(sum(widths)) + GAP * (len(columns) - 1)
 
 
 def _line(columns: Sequence[Column], widths: Sequence[int], cells: Sequence[str], codes: Sequence[str | None]) -> str:
     parts = []
-    for i, (column, width, cell, code) in enumerate(zip(columns, widths, cells, codes, strict=True)):
+    for column, width, cell, code in zip(columns, widths, cells, codes, strict=True):
         shown = shortened(cell, width)
         pad = " " * (width - breadth(shown))
-        last = i == len(columns) - 1
-        parts.append(pad + painted(shown, code) if column.align == ">" else painted(shown, code) + pad * (not last))
+        parts.append(pad + painted(shown, code) if column.kind in RIGHT else painted(shown, code) + pad)
     return (" " * GAP).join(parts).rstrip()
 
 
@@ -148,19 +151,3 @@ def wrapped(line: str, width: int | None) -> str:
     if width < 2 * len(indent):
         indent = ""
     return "\n".join(textwrap.wrap(line, width, subsequent_indent=indent, break_on_hyphens=False))
-
-
-def number(value: float | None) -> str:
-    """Return a number with four significant digits, in a width that lines up."""
-    if value is None:
-        return "-"
-    if not math.isfinite(value):
-        return str(value)
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
-        return f"{value:.4f}" if abs(value) < 1000 else f"{value:.1f}"
-    return f"{value:.2e}"
-
-
-def shape(dims: Sequence[int] | None) -> str:
-    """Return a shape as 64x3x7x7."""
-    return "-" if dims is None else "x".join(map(str, dims)) or "scalar"

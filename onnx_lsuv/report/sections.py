@@ -1,121 +1,69 @@
-"""The tables and lists of the page; each is "" where it would be empty."""
+"""HTML: names and text, and the tables and lists of the page, each "" where it would be empty."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from html import escape
 from typing import Any
 
+from onnx_lsuv.errors import clean
 from onnx_lsuv.lsuv import Change, LayerReport, Result, SkippedReport
-from onnx_lsuv.report.layout import number, shape
-from onnx_lsuv.report.markup import brief, code, escaped
-from onnx_lsuv.report.training import HEAD, cells
-from onnx_lsuv.report.verdict import groups
+from onnx_lsuv.report.columns import INPUTS, RIGHT, SKIPPED, TRAINS, Filled, filled, layers_of, number, plain
+from onnx_lsuv.report.layout import shortened
+from onnx_lsuv.report.words import groups, importers
 
+_NAME = 120
 _NAMES = 8  # of the nodes left alone for one reason
 _PLURALS = {"bias": "biases", "statistics": "statistics"}
+_SHOWN = "place name scope op weight path shape dtype matrices target std_drawn scale mean std std_other outcome"
 
 
-@dataclass(frozen=True, slots=True)
-class _Column:
-    """A column: its head, its cells as HTML, and for numbers what to sort by ("": nothing)."""
-
-    head: str
-    cells: Sequence[str]
-    kind: str = ""  # the class of its cells
-    keys: Sequence[str] | None = None
-
-    def cell(self, i: int) -> str:
-        kind = f' class="{self.kind}"' if self.kind else ""
-        key = f' data-v="{self.keys[i]}"' if self.keys is not None else ""
-        return f"<td{kind}{key}>{self.cells[i]}</td>"
+def escaped(text: str) -> str:
+    """Return text for an element's content or an attribute in double quotes; hidden characters are made visible."""
+    return escape(clean(text))
 
 
-def layers(rows: Sequence[LayerReport], against: Sequence[LayerReport | None] | None, other: str) -> str:
-    """Return the table of layers; a column in which no row has anything to say is left out.
-
-    Args:
-        rows: of the table.
-        against: for each row that of the other result, if there is one.
-        other: the other model's name.
-    """
-    if not rows:
-        return ""
-    mixed, several = len({row.dtype for row in rows}) > 1, len({row.target for row in rows}) > 1
-    columns = [
-        _numbers("#", [i + 1 for i in range(len(rows))], str),
-        _Column("layer", [code(row.name) for row in rows]),
-        _Column("graph", ["" if row.scope == "main" else code(row.scope) for row in rows]),
-        _Column("op", [brief(row.op) for row in rows], "k"),
-        _Column("weight", [code(row.weight) for row in rows]),
-        _Column("through", [escaped(" > ".join(row.path)) for row in rows], "w"),
-        _Column("shape", [shape(row.shape) for row in rows], "k"),
-        _Column("type", [row.dtype if mixed else "" for row in rows], "k"),
-        _Column("matrices", [_matrices(row) for row in rows], "k"),
-        _numbers("std wanted", [row.target if several else None for row in rows]),
-        _numbers("std drawn", [row.std_drawn for row in rows]),
-        _numbers("scale", [row.scale for row in rows]),
-        _numbers("mean now", [row.mean for row in rows]),
-        _numbers("std now", [row.std for row in rows]),
-    ]
-    if against is not None:
-        columns.append(_numbers(f"std of {code(other, 24)}", [None if row is None else row.std for row in against]))
-    columns.append(_Column("status", [_status(row) for row in rows]))
-    marks = [f' id="layer-{i + 1}"' + ("" if row.good else ' class="missed"') for i, row in enumerate(rows)]
-    return _table("Layers", [each for each in columns if any(each.cells)], marks, sortable=True)
+def code(name: str, width: int = _NAME) -> str:
+    """Return a name as code; one that is cut in the middle tells the whole when pointed at."""
+    whole = clean(name)
+    shown = shortened(whole, width)
+    title = f' title="{escape(whole)}"' if shown != whole else ""
+    return f"<code{title}>{escape(shown)}</code>"
 
 
-def left(rows: Sequence[SkippedReport]) -> str:
+def layers(result: Result, other: Result | None, other_name: str) -> str:
+    """Return the table of layers, with the std of another model beside."""
+    columns = layers_of(result, other, _SHOWN)
+    heading = f"std of {code(other_name, 24)}"
+    named = [(replace(each, heading=heading) if each.key == "std_other" else each, values) for each, values in columns]
+    marks = [f' id="layer-{i + 1}"' + ("" if row.good else ' class="missed"') for i, row in enumerate(result.layers)]
+    return _table("Layers", named, marks, sortable=True)
+
+
+def skipped(rows: Sequence[SkippedReport]) -> str:
     """Return what was left alone, grouped by reason, each with its first names."""
-    found = groups(rows)
-    if not found:
-        return ""
-    return _table(
-        "Skipped alone",
-        [
-            _Column("reason", [escaped(group[0].reason) for group in found], "k"),
-            _Column("why", [escaped(group[0].detail) for group in found], "w"),
-            _numbers("nodes", [len(group) for group in found], str),
-            _Column("op", [brief(group[0].op) for group in found], "k"),
-            _Column("names", [_some(group) for group in found], "w"),
-        ],
-    )
+    return _table("Left alone", filled(SKIPPED, groups(rows)))
 
 
 def trains(found: Sequence[Mapping[str, Any]]) -> str:
     """Return how each framework's importer takes the file."""
-    if not found:
-        return ""
-    rows = [cells(each) for each in found]
-    kinds = ("k", "n", "n", "k", "w")
-    columns = [
-        _Column(head, [escaped(row[i]) for row in rows], kind)
-        for i, (head, kind) in enumerate(zip(HEAD, kinds, strict=True))
-    ]
-    return _table("What trains where", columns)
+    return _table("What trains where", filled(TRAINS, importers(found)))
 
 
-def stale(rows: Sequence[SkippedReport]) -> str:
+def kept_statistics(rows: Sequence[SkippedReport]) -> str:
     """Return the BatchNormalizations that keep their stored statistics."""
     return listed(f"{code(row.name)}: {escaped(row.detail)}" for row in rows)
 
 
 def data(about: Mapping[str, Any]) -> str:
     """Return what the data are: the inputs with their moments, and where they came from."""
-    inputs = about.get("inputs", {})
-    if not inputs:
-        return ""
-    given = list(inputs.values())
-    columns = [
-        _Column("input", [code(name) for name in inputs]),
-        _Column("type", [escaped(str(each["type"])) for each in given], "k"),
-        _Column("shape of a batch", [shape(each["shape"]) for each in given], "k"),
-        _numbers("batches", [each["batches"] for each in given], str),
-        *(_numbers(name, [each.get(name) for each in given]) for name in ("mean", "std", "min", "max")),
-    ]
-    sources = [_source(each) for each in about.get("sources", ())]
-    return _table("Inputs", columns) + (f'<div class="after">{listed(sources)}</div>' if sources else "")
+    inputs = [{"input": name, **given} for name, given in about.get("inputs", {}).items()]
+    table = _table("Inputs", filled(INPUTS, inputs))
+    sources = listed(map(_source, about.get("sources", ())))
+    return table + (f'<div class="after">{sources}</div>' if table and sources else "")
 
 
 def changes(rows: Sequence[Change]) -> str:
@@ -131,8 +79,8 @@ def changes(rows: Sequence[Change]) -> str:
     return "\n".join(parts)
 
 
-def made(result: Result, about: Mapping[str, Any]) -> str:
-    """Return the files, the settings, the seconds and the versions."""
+def made(result: Result, about: Mapping[str, Any], command: Sequence[str]) -> str:
+    """Return the files, the settings, the seconds, the versions and the command."""
     facts: dict[str, str] = {}
     for role, file in about.get("files", {}).items():
         facts[role] = f'{code(str(file["path"]))}<span class="note">SHA-256 {code(str(file["sha256"]))}</span>'
@@ -143,7 +91,8 @@ def made(result: Result, about: Mapping[str, Any]) -> str:
     facts["seconds"] = ", ".join(f"{escaped(phase)} {seconds:.2f}" for phase, seconds in result.seconds.items())
     facts["versions"] = ", ".join(f"{escaped(k)} {escaped(str(v))}" for k, v in about.get("versions", {}).items())
     items = "".join(f"<dt>{escaped(k).replace('_', ' ')}</dt><dd>{v}</dd>" for k, v in facts.items() if v)
-    return f'<dl class="made">{items}</dl>'
+    typed = f"<h3>Command</h3><pre><code>{escaped(shlex.join(command))}</code></pre>" if command else ""
+    return f'<dl class="made">{items}</dl>{typed}'
 
 
 def listed(items: Iterable[str]) -> str:
@@ -152,46 +101,67 @@ def listed(items: Iterable[str]) -> str:
     return f"<ul>{lines}</ul>" if lines else ""
 
 
-def _table(label: str, columns: Sequence[_Column], marks: Sequence[str] = (), *, sortable: bool = False) -> str:
+def _table(label: str, columns: Filled, marks: Sequence[str] = (), *, sortable: bool = False) -> str:
     """Return a table in a box that scrolls by itself; `marks` are the attributes of the rows."""
-    heads = "".join(
-        '<th scope="col"' + (' class="n"' if each.kind == "n" else "") + f">{each.head}</th>" for each in columns
-    )
-    lines = [
-        f"<tr{marks[i] if marks else ''}>{''.join(each.cell(i) for each in columns)}</tr>"
-        for i in range(len(columns[0].cells))
+    if not columns or not columns[0][1]:
+        return ""
+    heads = [
+        f'<th scope="col"{_class(column.kind) * (column.kind in RIGHT)}>{column.heading}</th>' for column, _ in columns
     ]
+    rows = zip(*([_cell(column.kind, value) for value in values] for column, values in columns), strict=True)
+    lines = [f"<tr{marks[i] if marks else ''}>{''.join(cells)}</tr>" for i, cells in enumerate(rows)]
     kind = ' class="sortable"' if sortable else ""
     return (
-        f'<div class="box" role="region" aria-label="{label}" tabindex="0"><table{kind}>'
-        f"<thead><tr>{heads}</tr></thead>\n<tbody>\n" + "\n".join(lines) + "\n</tbody></table></div>"
+        f'<div class="box" role="region" aria-label="{label}" tabindex="0"><table{kind}><thead><tr>{"".join(heads)}'
+        "</tr></thead>\n<tbody>\n" + "\n".join(lines) + "\n</tbody></table></div>"
     )
 
 
-def _numbers(head: str, values: Sequence[float | None], shown: Any = number) -> _Column:
-    """Return a column of numbers; NaN sorts with what is missing."""
-    cells = ["" if value is None else escaped(shown(value)) for value in values]
-    keys = ["" if value is None or math.isnan(value) else repr(value).replace("inf", "Infinity") for value in values]
-    return _Column(head, cells, "n", keys)
+def _cell(kind: str, value: Any) -> str:
+    """Return a cell; one with a number has it whole too, to sort by: NaN sorts with what is missing."""
+    key = ""
+    if kind in ("number", "count"):
+        missing = value is None or math.isnan(value)
+        key = f' data-v="{"" if missing else repr(value).replace("inf", "Infinity")}"'
+    tell = _TOLD.get(kind, lambda value: escaped(plain(kind, value)))
+    return f"<td{_class(kind)}{key}>{'' if value is None or value == () else tell(value)}</td>"
 
 
-def _matrices(row: LayerReport) -> str:
-    one = f"{row.fan_out} &times; {row.fan_in}"
-    return one if row.blocks == 1 else f"{row.blocks} of {one}"
+def _class(kind: str) -> str:
+    return f' class="{_CLASSES[kind]}"' if kind in _CLASSES else ""
 
 
-def _status(row: LayerReport) -> str:
+def _matrices(value: tuple[int, int, int]) -> str:
+    blocks, rows, columns = value
+    return f"{blocks} of " * (blocks > 1) + f"{rows} &times; {columns}"
+
+
+def _outcome(row: LayerReport) -> str:
     note = f'<span class="note">{escaped(row.note)}</span>' if row.note else ""
     return f'<span class="{row.status}">{row.status}</span>{note}'
 
 
-def _some(group: Sequence[SkippedReport]) -> str:
-    more = f" and {len(group) - _NAMES} more" if len(group) > _NAMES else ""
-    return ", ".join(code(row.name) for row in group[:_NAMES]) + more
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(code, names[:_NAMES])) + (f" and {len(names) - _NAMES} more" if len(names) > _NAMES else "")
+
+
+_CLASSES = {
+    **dict.fromkeys(RIGHT, "n"),
+    **dict.fromkeys(("word", "dims", "matrices"), "k"),  # kept on one line
+    **dict.fromkeys(("text", "chain", "names"), "w"),  # wide
+}
+_TOLD: dict[str, Callable[[Any], str]] = {
+    "name": code,
+    "names": _some,
+    "scope": lambda scope: "" if scope == "main" else code(scope),
+    "word": lambda word: escape(shortened(clean(str(word)), 40)),
+    "matrices": _matrices,
+    "outcome": _outcome,
+}
 
 
 def _source(source: Mapping[str, Any]) -> str:
-    inputs = ", ".join(code(name) for name in source["inputs"])
+    inputs = ", ".join(map(code, source["inputs"]))
     path = f" {code(str(source['path']))}" if "path" in source else ""
     files = f", {source['files']} files" if source.get("files", 1) > 1 else ""
     seed = f", seed {source['seed']}" if "seed" in source else ""

@@ -1,7 +1,37 @@
-"""What each constant is, and by which evidence."""
+"""What each constant is, and by which evidence. An ONNX file does not say what is trained.
 
-from onnx_lsuv.roles.index_limits import vocabulary
-from onnx_lsuv.roles.parameters import VALUES, Parameter, Parameters, find_parameters
+    find           ask for all of it: products of data and a constant -> a table of Role, and what a Plan needs
+    products       ... what is asked about, and who else reads such a constant in the end
+    biases         ... what is added to a product
+    norms          ... running statistics; norms that exporters write out
+    parameters     ... trained constants beside these, of norms, activations, tables, states; only where they are wanted
+    reachability   ... ... what lies before and after layers
+    values         ... ... what values tell
+    prepared       which inputs the graph prepares itself
+    index_limits   how large the integers of an input may be
+
+An operand of a known operator is what its place says. All else is told by what is around it, and then by its values.
+"""
+
+from onnx_lsuv.roles.biases import Addend
+from onnx_lsuv.roles.find import Role, Roles, find_roles
+from onnx_lsuv.roles.index_limits import limits_of
+from onnx_lsuv.roles.norms import Norm
+from onnx_lsuv.roles.parameters import VALUES, Parameter, Parameters
 from onnx_lsuv.roles.prepared import prepared_inputs
+from onnx_lsuv.roles.products import Product, Skipped
 
-__all__ = ["VALUES", "Parameter", "Parameters", "find_parameters", "prepared_inputs", "vocabulary"]
+__all__ = [
+    "VALUES",
+    "Addend",
+    "Norm",
+    "Parameter",
+    "Parameters",
+    "Product",
+    "Role",
+    "Roles",
+    "Skipped",
+    "find_roles",
+    "limits_of",
+    "prepared_inputs",
+]

@@ -16,61 +16,19 @@ in steps of one half (masks, grids, strides), sinusoids and ramps. What is left 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 
-import numpy as np
-
-from onnx_lsuv.layers.plan import Plan
-from onnx_lsuv.model import Array
-from onnx_lsuv.operators.linear import operator_of
-from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, SHAPE_READERS, Constant, Node, Program, stored
-from onnx_lsuv.roles.normalised import is_norm_bias, is_norm_scale
-from onnx_lsuv.roles.reachability import Flow, flow_of, leads_to_add, leads_to_width
-from onnx_lsuv.roles.terms import writable
-from onnx_lsuv.sources.tracing import is_constant
+from onnx_lsuv.operators import WHOLE, of
+from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, Constant, Node, Program, stored
+from onnx_lsuv.roles.norms import is_norm_bias, is_norm_scale
+from onnx_lsuv.roles.products import Product, Skipped, writable
+from onnx_lsuv.roles.reachability import Reachability, find_reachability, leads_to_add
+from onnx_lsuv.roles.values import is_computed
 
 VALUES = {"scale": 1.0, "bias": 0.0, "slope": 0.25, "state": 0.0}
-
-# Roles by operand position. ContribOperators.md of ONNX Runtime for com.microsoft.
-_NORM = {1: "scale", 2: "bias"}
-_OPERANDS: dict[str, dict[int, str]] = {
-    "BatchNormalization": _NORM,
-    "InstanceNormalization": _NORM,
-    "LayerNormalization": _NORM,
-    "GroupNormalization": _NORM,
-    "GroupNorm": _NORM,
-    "SkipGroupNorm": {**_NORM, 4: "bias"},
-    "RMSNormalization": {1: "scale"},
-    "SimplifiedLayerNormalization": {1: "scale"},
-    "SkipLayerNormalization": {2: "scale", 3: "bias", 4: "bias"},
-    "SkipSimplifiedLayerNormalization": {2: "scale", 3: "bias"},
-    "EmbedLayerNormalization": {2: "embedding", 3: "embedding", 4: "embedding", 5: "scale", 6: "bias"},
-    "PRelu": {1: "slope"},
-    # The last operand of an LSTM lets its gates see its cell; started at zero they do not.
-    "LSTM": {3: "bias", 5: "state", 6: "state", 7: "bias"},
-    "GRU": {3: "bias", 5: "state"},
-    "RNN": {3: "bias", 5: "state"},
-    "BiasGelu": {1: "bias"},
-    "FastGelu": {1: "bias"},
-    "BiasSplitGelu": {1: "bias"},
-    "BiasAdd": {1: "bias"},
-    "MultiHeadAttention": {3: "bias"},
-}
-# Operators whose constant operands are settings, not parameters.
-_SETTINGS = frozenset({
-    "Resize", "Upsample", "Clip", "Pad", "QuantizeLinear", "DequantizeLinear", "Range", "OneHot", "Where", "Equal",
-    "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Dropout", "Pow", "Mod", "NonMaxSuppression", "RoiAlign",
-    "RotaryEmbedding", "GroupQueryAttention", "STFT", "CastLike", "ConstantOfShape",
-})  # fmt: skip
-_MOVES = frozenset({
-    "Identity", "Cast", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Expand", "Tile",
-})  # fmt: skip
-# How far along an axis to look for a rule, and how well it must fit: half precision is off by some 0.4%.
-_LOOK, _COLUMNS, _FIT = 64, 4096, 1e-2
-_SAMPLE = 1 << 16
+_MOVES = WHOLE | {"casts", "takes", "repeats"}
 _WIDTH_MIN = 8
-_RULE_MIN = 6  # four equations for one unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +37,7 @@ class Parameter:
 
     constant: str
     role: str  # "scale", "bias", "slope", "state" or "embedding"
+    evidence: str  # "operand", "norm" or "place"
     std: float | None  # of normal numbers; None: all values are VALUES[role]
 
 
@@ -86,54 +45,58 @@ class Parameter:
 class Parameters:
     """What is found beside the layers."""
 
-    fresh: tuple[Parameter, ...]
-    kept: tuple[str, ...]  # constants that may be trained and keep their values
-    zero_scales: tuple[str, ...]  # norm scales of zero at the end of a residual branch, which stay
+    fresh: tuple[Parameter, ...] = ()
+    kept: tuple[str, ...] = ()  # constants that may be trained and keep their values
+    zero_scales: tuple[str, ...] = ()  # norm scales of zero at the end of a residual branch, which stay
 
 
-@dataclass(frozen=True, slots=True)
-class _Use:
-    node: Node | None  # None: it leaves an inner scope
-    position: int
-    looked_up: bool  # by a Gather on the way
-
-
-def find_parameters(plan: Plan, wanted: Callable[..., bool] = lambda *names: True) -> Parameters:
-    """Find the trained constants beside those that the plan draws, zeroes or sets.
+def find_parameters(
+    program: Program,
+    products: Sequence[Product],
+    skipped: Sequence[Skipped],
+    handled: Set[str],
+    wanted: Callable[..., bool],
+) -> Parameters:
+    """Find the trained constants beside those of layers, biases and statistics; their values are read.
 
     Args:
-        plan: of the whole program.
+        program: all of it.
+        products: those that are drawn.
+        skipped: nodes that are left alone; what an excluded one reads, or its bias, is left alone too.
+        handled: constants whose role is known.
         wanted: called with the label of a node that reads a constant, and the constant's; False leaves it alone.
     """
-    program = plan.program
-    flow = flow_of(plan)
-    handled = {name for layer in plan.layers for name in layer.source.touched} | set(plan.zeroed)
-    handled |= {name for norm in plan.norms for name in (norm.mean, norm.var)}
-    excluded = [left for left in plan.skipped if left.reason == "excluded"]
-    labels, nodes = {left.weight for left in excluded}, {left.node for left in excluded}
+    reachability = find_reachability(program, products, skipped)
+    excluded = [each for each in skipped if each.reason == "excluded"]
+    labels, nodes = {each.weight for each in excluded}, {each.node for each in excluded}
     fresh, kept, zeros = [], [], []
+
+    def passes(node: Node, position: int) -> bool:
+        return position == 0 and (of(node).move in _MOVES or (node.op == "Gather" and node in program.static))
+
     for constant in program.constants.values():
         if constant.name in handled or constant.elem_type not in FLOAT_TYPES or not constant.size:
             continue
         if constant.site is None or constant.label in labels:
             continue
-        uses = tuple(_uses(program, constant.name))
-        if not all(wanted(use.node.label if use.node else "", constant.label) for use in uses):
+        uses = tuple(program.readers(constant.name, passes))
+        if not all(wanted(node.label if node else "", constant.label) for node, _ in uses):
             continue
-        if any(use.node and not nodes.isdisjoint((use.node, *_linear_before(program, flow, use.node))) for use in uses):
+        if any(node and not nodes.isdisjoint((node, *_linear_before(reachability, node))) for node, _ in uses):
             continue  # the bias of a layer that is excluded by its weight's name
-        roles = {_role(program, flow, constant, use) for use in uses}
-        role, std = _settle(constant, roles)
-        if role == "scale" and not stored(program, constant.name).any() and _ends_branch(program, uses):
+        found = dict(_role(reachability, constant, *use) for use in uses)
+        role, std = _agreed(constant, found.keys())
+        ends_branch = all(node and leads_to_add(program, node.outputs[0]) for node, _ in uses)
+        if role == "scale" and ends_branch and not stored(program, constant.name).any():
             zeros.append(constant.name)
-        elif role and _writable(constant):
-            fresh.append(Parameter(constant.name, role, std))
-        elif roles != {"setting"} and constant.size > 1 and not _is_computed(stored(program, constant.name)):
+        elif role and writable(constant) and (constant.origin != "ConstantOfShape" or constant.scope == "main"):
+            fresh.append(Parameter(constant.name, role, found[role], std))
+        elif found.keys() != {"setting"} and constant.size > 1 and not is_computed(stored(program, constant.name)):
             kept.append(constant.name)
     return Parameters(tuple(fresh), tuple(kept), tuple(zeros))
 
 
-def _settle(constant: Constant, roles: set[str]) -> tuple[str, float | None]:
+def _agreed(constant: Constant, roles: Set[str]) -> tuple[str, float | None]:
     """Return the one role of a constant, "" for none, and the std of its values where they are drawn."""
     if roles == {"embedding"}:
         return "embedding", 1.0
@@ -142,138 +105,65 @@ def _settle(constant: Constant, roles: set[str]) -> tuple[str, float | None]:
     return (next(iter(roles)), None) if len(roles) == 1 and roles <= VALUES.keys() else ("", None)
 
 
-def _writable(constant: Constant) -> bool:
-    return writable(constant) and (constant.origin != "ConstantOfShape" or constant.scope == "main")
+def _role(reachability: Reachability, constant: Constant, node: Node | None, position: int) -> tuple[str, str]:
+    """Return what a reader takes a constant for, and by which evidence.
 
-
-def _uses(program: Program, name: str) -> Iterator[_Use]:
-    """Yield who reads a constant in the end, through operators that move or repeat its values."""
-    todo: list[_Use | tuple[str, bool]] = [(name, False)]
-    seen: set[tuple[str, bool]] = set()
-    outputs = {v.name for v in program.body.outputs}
-    while todo:
-        at = todo.pop()
-        if isinstance(at, _Use):
-            yield at
-            continue
-        if at in seen:
-            continue
-        seen.add(at)
-        here, looked_up = at
-        below: list[_Use | tuple[str, bool]] = []
-        if here in program.exits and here not in outputs:
-            below.append(_Use(None, 0, looked_up))
-        for node, position in program.consumers.get(here, ()):
-            if node.domain in DEFAULT_DOMAINS and node.op_type in SHAPE_READERS:
-                continue
-            own = node.domain in DEFAULT_DOMAINS and position == 0
-            table = own and node.op_type == "Gather" and is_constant(program, node)
-            if table or (own and node.op_type in _MOVES):
-                below += [(output, looked_up or table) for output in node.outputs if output]
-            else:
-                below.append(_Use(node, position, looked_up))
-        todo += reversed(below)
-
-
-def _role(program: Program, flow: Flow, constant: Constant, use: _Use) -> str:
-    """Return what a reader takes a constant for: a role, "weight", "setting", or "" where that is in doubt."""
-    node, position = use.node, use.position
+    Returns:
+        A role, "weight", "setting", or "" where that is in doubt; and what tells: the "operand" that it is, the "norm"
+        before it, its "place" among the layers, or its "values".
+    """
     if node is None:
-        return ""
-    operator = operator_of(node)
-    role = _OPERANDS.get(node.op_type, {}).get(position, "")
-    if role:
-        return role
-    if operator is not None and position == operator.bias:
-        return "bias"
-    if operator is not None and position in operator.weights:
-        return "weight"
-    if node.op_type in _SETTINGS:
-        return "setting"
-    if node.domain not in DEFAULT_DOMAINS or is_constant(program, node):
-        return ""
+        return "", ""
+    program = reachability.program
+    if role := of(node).role(position):
+        return role, "operand"
+    if node.domain not in DEFAULT_DOMAINS or node in program.static:
+        return "", ""
     if node.op_type == "Mul" and is_norm_scale(program, node, position):
-        return "scale"
+        return "scale", "norm"
     if node.op_type in ("Add", "Sub") and is_norm_bias(program, node, position):
-        return "bias"
-    role = _role_by_place(program, flow, constant, use, node)
-    if not role:
-        return ""
-    return "setting" if _is_computed(stored(program, constant.name)) else role
+        return "bias", "norm"
+    role = _role_by_place(reachability, constant, node, position)
+    return ("setting", "values") if role and is_computed(stored(program, constant.name)) else (role, "place")
 
 
-def _role_by_place(program: Program, flow: Flow, constant: Constant, use: _Use, node: Node) -> str:
+def _role_by_place(reachability: Reachability, constant: Constant, node: Node, position: int) -> str:
     """Return the role of an operand of a plain operator, "" where it is in doubt."""
+    program, kind = reachability.program, node.op_type
     axes = sum(d != 1 for d in constant.dims)
-    others = [name for i, name in enumerate(node.inputs) if i != use.position and name not in program.constants]
-    if node.op_type == "Gather":
-        index_is_free = not any(name in flow.learned for name in others)
-        return "embedding" if use.position == 0 and len(constant.dims) > 1 and index_is_free else ""
-    learned = any(name in flow.learned for name in others)
-    leads = node.outputs[0] in flow.leading
-    if node.op_type == "Add" and use.looked_up and learned:
-        return "embedding"
-    if node.op_type == "Add" and any(
-        _is_bias_of(flow, constant, linear) for linear in _linear_before(program, flow, node)
-    ):
-        return "bias"
-    if node.op_type == "Add" and axes == 1 and learned:
-        return "bias" if leads else ""
-    if node.op_type == "Mul" and axes == 1 and learned and leads:
-        return "scale"
-    wide = bool(constant.dims) and constant.dims[-1] >= _WIDTH_MIN
-    if node.op_type == "Add" and axes > 1 and wide:
-        return "embedding" if leads_to_width(program, flow, node.outputs[0], constant.dims[-1]) else ""
-    if node.op_type == "Concat" and len(constant.dims) > 2 and wide and learned:
-        axis = node.int_attribute("axis", 0)
-        if axis not in (-1, len(constant.dims) - 1):
-            return "embedding" if leads_to_width(program, flow, node.outputs[0], constant.dims[-1]) else ""
-    return ""
+    others = [name for i, name in enumerate(node.inputs) if i != position and name not in program.constants]
+    learned = any(name in reachability.learned for name in others)
+    leads = node.outputs[0] in reachability.leading
+    if kind == "Gather":
+        return "embedding" if position == 0 and len(constant.dims) > 1 and not learned else ""
+    if kind == "Mul":
+        return "scale" if axes == 1 and learned and leads else ""
+    if kind == "Add":
+        if learned and any(maker.op == "Gather" for maker in program.makers(node.inputs[position])):
+            return "embedding"
+        if any(_is_bias_of(reachability, constant, linear) for linear in _linear_before(reachability, node)):
+            return "bias"
+        if axes == 1:
+            return "bias" if learned and leads else ""
+    last = len(constant.dims) - 1
+    joined = kind == "Concat" and last > 1 and learned and node.int_attribute("axis", 0) not in (-1, last)
+    if not (joined or (kind == "Add" and axes > 1)) or constant.dims[-1] < _WIDTH_MIN:
+        return ""
+    return "embedding" if reachability.leads_to_width(node.outputs[0], constant.dims[-1]) else ""
 
 
-def _is_bias_of(flow: Flow, constant: Constant, linear: Node) -> bool:
+def _is_bias_of(reachability: Reachability, constant: Constant, linear: Node) -> bool:
     """Say whether a constant has a number for each output of a linear operator."""
-    layer = flow.layers.get(linear)
-    outputs = layer.matrix.blocks * layer.matrix.fan_out if layer is not None else 0
+    matrix = reachability.matrices.get(linear)
+    outputs = matrix.blocks * matrix.fan_out if matrix is not None else 0
     return sum(d != 1 for d in constant.dims) == 1 or constant.size == outputs
 
 
-def _linear_before(program: Program, flow: Flow, add: Node) -> Iterator[Node]:
+def _linear_before(reachability: Reachability, add: Node) -> Iterator[Node]:
     """Yield the linear nodes whose outputs, perhaps moved, an Add adds something to."""
     for operand in add.inputs if add.op == "Add" else ():
-        name = operand
-        while name in program.producers:
-            node, _ = program.producers[name]
-            if node in flow.linear:
+        for node in reachability.program.makers(operand):
+            if node in reachability.linear:
                 yield node
-            if node.op_type not in _MOVES:
+            if of(node).move not in _MOVES:
                 break
-            name = node.inputs[0]
-
-
-def _ends_branch(program: Program, uses: tuple[_Use, ...]) -> bool:
-    return all(use.node is not None and leads_to_add(program, use.node.outputs[0]) for use in uses)
-
-
-def _is_computed(values: Array) -> bool:
-    """Say whether somebody computed these values: all alike, in steps of one half, not finite, sinusoids or ramps."""
-    array = values.astype(np.float32) if values.dtype.itemsize == 2 else values
-    flat = array.reshape(-1)
-    if not np.isfinite(flat).all():
-        return True
-    # What holds for all holds for the first, which are soon looked at.
-    for part in (flat[:_SAMPLE], flat):
-        if not (part * 2 == np.rint(part * 2)).all() and not (part == part[0]).all():
-            return any(length >= _RULE_MIN and _follows_rule(array, axis) for axis, length in enumerate(array.shape))
-    return True
-
-
-def _follows_rule(array: Array, axis: int) -> bool:
-    """Say whether x[p+1] + x[p-1] = c x[p] along an axis, c being free for each row, as of sin(w p + a) and a + b p."""
-    rows = np.moveaxis(array, axis, 0)[:_LOOK].reshape(min(_LOOK, array.shape[axis]), -1)[:, :_COLUMNS]
-    x = rows.astype(np.float64)
-    sums, middle = x[2:] + x[:-2], x[1:-1]
-    squares = (middle**2).sum(0)
-    c = (sums * middle).sum(0) / np.where(squares == 0, 1, squares)
-    errors = ((sums - c * middle) ** 2).sum(0)
-    return bool((errors <= _FIT**2 * ((x**2).sum(0) + np.finfo(np.float64).tiny)).all())

@@ -7,15 +7,10 @@ such as a position embedding or a mask, prepares nothing; a mean image that is t
 
 from __future__ import annotations
 
-from onnx_lsuv.program.program import DEFAULT_DOMAINS, SHAPE_READERS, Node, Program
+from onnx_lsuv.operators import of
+from onnx_lsuv.program.program import DEFAULT_DOMAINS, Node, Program
 from onnx_lsuv.program.static_integers import folded
-from onnx_lsuv.roles.normalised import NORMS
 
-_MOVES = frozenset({
-    "Identity", "Cast", "CastLike", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split",
-    "Concat", "Pad", "Resize", "Upsample", "Expand", "Tile", "Gather", "Clip", "Dropout", "SpaceToDepth",
-    "DepthToSpace", "CenterCropPad",
-})  # fmt: skip
 _SCALING = frozenset({"Add", "Sub", "Mul", "Div"})
 
 
@@ -32,11 +27,11 @@ def _is_prepared(program: Program, name: str) -> bool:
             return False
         for node, position in program.consumers.get(at, ()):
             plain = node.domain in DEFAULT_DOMAINS
-            if plain and (node.op_type in SHAPE_READERS or node.op_type.startswith("Reduce")):
+            if plain and (of(node).reads_shape or node.op_type.startswith("Reduce")):
                 continue
-            if node.op_type in NORMS or (plain and node.op_type in _SCALING and _is_scaling(program, node, position)):
+            if of(node).norm or (plain and node.op_type in _SCALING and _is_scaling(program, node, position)):
                 met = True
-            elif plain and node.op_type in _MOVES and (position == 0 or node.op_type == "Concat"):
+            elif of(node).move and (position == 0 or of(node).move == "joins"):
                 new = [output for output in node.outputs if output and output not in seen]
                 seen.update(new)
                 todo += new

@@ -2,52 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from onnx_lsuv.layers.plan import Layer, Plan
-from onnx_lsuv.operators.linear import operator_of
-from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, Body, Node, Program, walk
-from onnx_lsuv.sources.tracing import is_constant
+from onnx_lsuv.operators import Matrix, of
+from onnx_lsuv.program.program import FLOAT_TYPES, Body, Node, Program, walk
+from onnx_lsuv.roles.products import Product, Skipped
 
-# Operators that keep the meaning of the last axis: what a position embedding passes on its way to a layer.
-_WIDTH_KEEPERS = frozenset({
-    "Add", "Sub", "Mul", "Div", "Identity", "Dropout", "Cast", "Concat", "Slice", "LayerNormalization",
-    "SkipLayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization",
-    "ReduceMean", "Pow", "Sqrt", "Reciprocal",
-})  # fmt: skip
-_WITHOUT_EFFECT = frozenset({"Identity", "Dropout", "Cast", "Reshape", "Transpose", "Mul", "Add"})
+# On the way from a norm to the Add of a residual connection.
+_ON_BRANCH = frozenset({"Identity", "Dropout", "Cast", "Reshape", "Transpose", "Mul", "Add"})
 _FAR = 200  # nodes to look at
 
 
 @dataclass(frozen=True, slots=True)
-class Flow:
+class Reachability:
     """Values by their place among the layers, in all scopes."""
 
-    learned: frozenset[str]  # they depend on a layer or on a table that is looked up
-    leading: frozenset[str]  # a layer depends on them
-    linear: frozenset[Node]  # nodes with a constant weight, whether it is drawn or left alone
-    layers: dict[Node, Layer]
+    program: Program
+    learned: Set[str]  # they depend on a layer or on a table that is looked up
+    leading: Set[str]  # a layer depends on them
+    linear: Set[Node]  # nodes with a constant weight, whether it is drawn or left alone
+    matrices: Mapping[Node, Matrix]  # of those whose weight is drawn
+
+    def leads_to_width(self, name: str, width: int) -> bool:
+        """Say whether a value reaches a layer of so many inputs with its last axis as it is."""
+        todo, seen = [name], set[Node]()
+        while todo and len(seen) < _FAR:
+            at = todo.pop(0)
+            for node, _ in self.program.consumers.get(at, ()):
+                if node in seen:
+                    continue
+                seen.add(node)
+                if node in self.matrices:
+                    if self.matrices[node].fan_in == width:
+                        return True
+                elif of(node).keeps_width:
+                    todo += [output for output in node.outputs if output]
+        return False
 
 
-def flow_of(plan: Plan) -> Flow:
+def find_reachability(program: Program, products: Sequence[Product], skipped: Sequence[Skipped]) -> Reachability:
     """Return which values come after a layer, and which before one."""
-    program = plan.program
-    nodes = {layer.node for layer in plan.layers}
-    nodes |= {
-        left.node for left in plan.skipped if operator_of(left.node) and left.reason not in ("dynamic", "constant")
-    }
+    nodes = {product.node for product in products}
+    nodes |= {each.node for each in skipped if of(each.node).weights and each.reason not in ("dynamic", "constant")}
     tables = {
         node
         for node in program.walk()
-        if (node.op == "Gather" and not is_constant(program, node) and _is_float(program, node.inputs[0]))
-        or node.op_type == "EmbedLayerNormalization"
+        if (node.op == "Gather" and node not in program.static and _is_float(program, node.inputs[0]))
+        or "embedding" in of(node).roles.values()
     }
     learned: set[str] = set()
     leading: set[str] = set()
     _forward(program.body, learned, nodes | tables)
     _backward(program.body, leading, nodes)
-    return Flow(frozenset(learned), frozenset(leading), frozenset(nodes), {layer.node: layer for layer in plan.layers})
+    return Reachability(program, learned, leading, nodes, {product.node: product.matrix for product in products})
 
 
 def _is_float(program: Program, name: str) -> bool:
@@ -79,23 +87,6 @@ def _backward(body: Body, leading: set[str], marks: Set[Node]) -> None:
             leading.update(name for name in node.inputs if name)
 
 
-def leads_to_width(program: Program, flow: Flow, name: str, width: int) -> bool:
-    """Say whether a value reaches a layer of so many inputs with its last axis as it is."""
-    todo, seen = [name], set[Node]()
-    while todo and len(seen) < _FAR:
-        at = todo.pop(0)
-        for node, _ in program.consumers.get(at, ()):
-            if node in seen:
-                continue
-            seen.add(node)
-            if node in flow.layers:
-                if flow.layers[node].matrix.fan_in == width:
-                    return True
-            elif node.op_type in _WIDTH_KEEPERS:
-                todo += [output for output in node.outputs if output]
-    return False
-
-
 def leads_to_add(program: Program, name: str) -> bool:
     """Say whether a value goes into the Add of a residual connection, and nowhere else."""
     while True:
@@ -103,7 +94,7 @@ def leads_to_add(program: Program, name: str) -> bool:
         if len(readers) != 1 or name in program.exits:
             return False
         node, position = readers[0]
-        if node.domain not in DEFAULT_DOMAINS or node.op_type not in _WITHOUT_EFFECT:
+        if node.op not in _ON_BRANCH:
             return False
         if node.op_type == "Add" and node.inputs[1 - position] not in program.constants:
             return True

@@ -23,6 +23,7 @@ from onnx import TensorProto, helper
 
 from onnx_lsuv.errors import DeviceError
 from onnx_lsuv.model.atomic import unbroken
+from onnx_lsuv.orthonormal import usable_cores
 from onnx_lsuv.runtime.package import package
 
 
@@ -69,7 +70,7 @@ def open_device(
                 f"The custom-operator library {library!r} is not a file: give the path of a shared library."
             )
     package()  # a missing or doubled package is said now, not after the draw
-    count = threads if threads else _cores()
+    count = threads if threads else usable_cores()
     cpu = Device("cpu", count, allow_tf32, tuple(custom_ops))
     if name == "cpu":
         return cpu
@@ -80,12 +81,6 @@ def open_device(
     if name == "auto":
         return cpu
     raise DeviceError(f"The device {name!r} was asked for, but {missing}: use '--device cpu' to run without it.")
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _missing_for_cuda(index: int) -> str | None:

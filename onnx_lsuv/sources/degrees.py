@@ -9,14 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
-from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, RANDOM_OPS, Node, Program, number
-
-# Operators whose output grows as their first input does.
-_SAME = frozenset({
-    "Identity", "Cast", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Expand", "Tile",
-    "ReduceL1", "ReduceL2", "ReduceSum", "ReduceMean", "ReduceMax", "Abs", "Neg",
-})  # fmt: skip
-
+from onnx_lsuv.operators import of
+from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, Node, Program, number
 
 Degrees = dict[str, float]
 
@@ -27,65 +21,40 @@ def degrees(program: Program, name: str, rounding: Collection[Node] = ()) -> Deg
     NaN stands for a constant in which it is not homogeneous; None for an expression that is not constant. Nodes of
     `rounding` grow as their first operand, since their steps and bounds are scaled with it.
     """
+    found: dict[str, Degrees | None] = {}  # several ways may lead over one value
+
+    def look(name: str) -> Degrees | None:
+        if name not in found:
+            if name in program.constants:
+                found[name] = {name: 1.0} if program.constants[name].elem_type in FLOAT_TYPES else {}
+            else:
+                found[name] = computed(program.producers[name][0]) if name in program.producers else None
+        return found[name]
+
+    def computed(node: Node) -> Degrees | None:
+        if node in rounding:
+            return look(node.inputs[0])
+        if node.domain not in DEFAULT_DOMAINS or node.bodies or of(node).random:
+            return None
+        given = [look(each) for each in node.inputs if each]
+        parts = [part for part in given if part is not None]
+        return _combined(program, node, parts) if parts and len(parts) == len(given) else None
+
     try:
-        return _degrees(program, name, rounding, {})
+        return look(name)
     except RecursionError:
         return None
 
 
-def _degrees(
-    program: Program, name: str, rounding: Collection[Node], found: dict[str, Degrees | None]
-) -> Degrees | None:
-    """Look a value up; `found` has those that several ways lead over."""
-    if name not in found:
-        if name in program.constants:
-            found[name] = {name: 1.0} if program.constants[name].elem_type in FLOAT_TYPES else {}
-        elif name in program.producers:
-            found[name] = _computed(program, program.producers[name][0], rounding, found)
-        else:
-            found[name] = None
-    return found[name]
-
-
-def _computed(
-    program: Program, node: Node, rounding: Collection[Node], found: dict[str, Degrees | None]
-) -> Degrees | None:
-    if node in rounding:
-        return _degrees(program, node.inputs[0], rounding, found)
-    if node.domain not in DEFAULT_DOMAINS or node.bodies or node.op_type in RANDOM_OPS:
-        return None
-    given = [_degrees(program, each, rounding, found) for each in node.inputs if each]
-    parts = [part for part in given if part is not None]
-    if not parts or len(parts) < len(given):
-        return None
-    names = dict.fromkeys(each for part in parts for each in part)
-    first = parts[0]
-
-    def scaled(by: float) -> Degrees:
-        return {n: d * by for n, d in first.items()}
-
-    match node.op_type:
-        case "Mul" | "MatMul":
-            return {n: sum(p.get(n, 0.0) for p in parts) for n in names}
-        case "Div":
-            return {n: first.get(n, 0.0) - parts[1].get(n, 0.0) for n in names}
-        case "Sqrt":
-            return scaled(0.5)
-        case "Reciprocal":
-            return scaled(-1)
-        case "LpNormalization":
-            return scaled(0)
-        case "ReduceSumSquare":
-            return scaled(2)
-        case "Pow":
-            exponent = number(program.constants, node.inputs[1])
-            if exponent is not None:
-                return scaled(exponent)
-        case "Add" | "Sub" | "Max" | "Min" | "Sum" | "Concat":
-            # Terms grow together only in what all of them share to one degree.
-            return {
-                n: first.get(n, math.nan) if all(p.get(n) == first.get(n) for p in parts) else math.nan for n in names
-            }
-        case op if op in _SAME:
-            return first
-    return dict.fromkeys(names, math.nan)
+def _combined(program: Program, node: Node, parts: list[Degrees]) -> Degrees:
+    """Return the degrees of what a node computes from operands of some degrees."""
+    names, first, operator = dict.fromkeys(each for part in parts for each in part), parts[0], of(node)
+    if node.op_type in ("Mul", "MatMul"):
+        return {n: sum(p.get(n, 0.0) for p in parts) for n in names}
+    if node.op_type == "Div":
+        return {n: first.get(n, 0.0) - parts[1].get(n, 0.0) for n in names}
+    if operator.sums:
+        # Terms grow together only in what all of them share to one degree.
+        return {n: first.get(n, math.nan) if all(p.get(n) == first.get(n) for p in parts) else math.nan for n in names}
+    degree = number(program.constants, node.inputs[1]) if node.op_type == "Pow" else operator.degree
+    return {n: d * degree for n, d in first.items()} if degree is not None else dict.fromkeys(names, math.nan)

@@ -10,20 +10,39 @@ New values are written back through that view, or, where NumPy had to copy, by r
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 import numpy as np
 
 from onnx_lsuv.model import read
-from onnx_lsuv.program.program import DEFAULT_DOMAINS, RANDOM_OPS, Node, Program, number
-from onnx_lsuv.program.static_integers import lengths
+from onnx_lsuv.operators import WHOLE, of
+from onnx_lsuv.program.program import Constant, Node, Program, number
+from onnx_lsuv.program.static_integers import known_integers
 from onnx_lsuv.sources.degrees import degrees
-from onnx_lsuv.sources.moves import OPERATORS, Array, FixedTerm, Source, Stop, Untraceable, extend, phantom
-from onnx_lsuv.sources.quantisers import bounded, is_quantiser, rounded
+from onnx_lsuv.sources.moves import MOVES, Array, FixedTerm, Source, Untraceable, extend, join, phantom
+from onnx_lsuv.sources.quantisers import Follow, bounded, is_quantiser, rounded
 
-_PLAIN_MOVES = frozenset({"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Trace:
+    """Finds sources. (A function inside another one that calls itself would keep the model until it is collected.)"""
+
+    program: Program
+    found: dict[str, Source] = field(default_factory=dict)  # several ways may lead over one value
+
+    def __call__(self, name: str) -> Source:
+        """Return the source of a value; raises Untraceable."""
+        if name not in self.found:
+            try:
+                self.found[name] = _follow(self.program, name, self)
+            except (ValueError, IndexError, ZeroDivisionError, OverflowError) as error:
+                # NumPy's words for a shape, axis or bound that the file gives.
+                node, _ = self.program.producers[name]
+                what = f"the weight's way through {node.op} {node.label!r} does not fit its shape"
+                raise Untraceable("computed", what) from error
+        return self.found[name]
 
 
 def trace(program: Program, name: str, *, several: bool = False) -> Source | Untraceable:
@@ -38,17 +57,17 @@ def trace(program: Program, name: str, *, several: bool = False) -> Source | Unt
         The source, or the reason why there is none.
     """
     try:
-        source = _trace(program, name)
-    except Stop as stop:
-        return stop.found
+        source = _Trace(program)(name)
+    except Untraceable as why:
+        return why.with_traceback(None)
     except RecursionError:
         return Untraceable("computed", "the weight's way through the graph has too many operators to be followed")
     if len(source.constants) > 1 and not several:
         return Untraceable("computed", "the weight is joined from several constants")
-    return _with_carrier(program, name, source) if source.computed else source
+    return _with_scaled_constant(program, name, source) if source.computed else source
 
 
-def _with_carrier(program: Program, name: str, source: Source) -> Source | Untraceable:
+def _with_scaled_constant(program: Program, name: str, source: Source) -> Source | Untraceable:
     """Find the constant that can carry the scale of a computed weight."""
     growth = degrees(program, name, source.rounding)
     if growth is None or len(source.constants) != 1:
@@ -73,69 +92,55 @@ def _with_carrier(program: Program, name: str, source: Source) -> Source | Untra
     return replace(source, scaled_constant=scaled_constant, quantiser_steps=quantiser_steps)
 
 
-def _trace(program: Program, name: str, known: dict[str, Source] | None = None) -> Source:
-    """Follow an operand; `known` has the sources of values that several ways lead over."""
-    found = {} if known is None else known
-    if name not in found:
-        try:
-            found[name] = _follow(program, name, found)
-        except (ValueError, IndexError, ZeroDivisionError, OverflowError) as error:
-            # NumPy's words for a shape, axis or bound that the file gives.
-            node, _ = program.producers[name]
-            what = f"the weight's way through {node.op} {node.label!r} does not fit its shape"
-            raise Stop("computed", what) from error
-    return found[name]
-
-
-def _follow(program: Program, name: str, found: dict[str, Source]) -> Source:
-    constant = program.constants.get(name)
-    if constant is not None:
-        if any(d < 0 for d in constant.dims):
-            raise Stop("computed", f"the tensor {constant.label!r} has a negative dimension")
-        try:
-            phantom(constant.dims)
-        except ValueError as error:
-            raise Stop("computed", f"the tensor {constant.label!r} has dims that no array can have") from error
-        return Source((name,), lambda arrays: arrays[name], (), constant.elem_type, constant.dims, partial=False)
+def _follow(program: Program, name: str, follow: Follow) -> Source:
+    """Follow an operand by one operator, and what that reads by `follow`."""
+    if name in program.constants:
+        return _start(program.constants[name])
     if name in program.sparse:
-        raise Stop("sparse", "the weight is a sparse initializer: give the model with dense ones")
+        raise Untraceable("sparse", "the weight is a sparse initializer: give the model with dense ones")
     if name not in program.producers:
-        raise Stop("dynamic", "the weight is an input of its graph, known only at run time")
+        raise Untraceable("dynamic", "the weight is an input of its graph, known only at run time")
     node, output = program.producers[name]
-    if node.domain in DEFAULT_DOMAINS and node.op_type in RANDOM_OPS:
-        raise Stop("random", f"the weight is drawn at run time by {node.op}")
+    static = is_constant(program, node)
+    if of(node).random:
+        raise Untraceable("random", f"the weight is drawn at run time by {node.op}")
     if is_quantiser(node, "DequantizeLinear"):
-        return rounded(program, node, _trace)
-    if node.op == "Clip" and is_constant(program, node):
-        return bounded(program, node, _trace)
+        return rounded(program, node, follow)
     if "Quant" in node.op_type:
-        raise Stop("quantised", f"the weight comes out of {node.op}: give the float model")
-    move = OPERATORS.get(node.op_type) if node.domain in DEFAULT_DOMAINS else None
-    if move is None:
-        if node.op in ("Mul", "Div") and is_constant(program, node):
-            return _product(program, node, found)
-        if node.op == "Sub" and is_constant(program, node):
-            return _centred(program, node, found)
-        if node.op == "LpNormalization" and is_constant(program, node):
-            source = _trace(program, node.inputs[0], found)
-            return replace(source, path=(*source.path, node.op_type), computed=True)
-        if node.op == "SequenceAt" and node.inputs[0] in program.producers:
-            return _from_sequence(program, node, found)
-        if is_constant(program, node):
-            raise Stop("computed", f"the weight is computed from constants by {node.op}")
-        raise Stop("dynamic", f"the weight is computed from the data by {node.op}")
-    inputs = node.inputs if node.op_type == "Concat" else node.inputs[:1]
-    return move(program, node, output, [_trace(program, each, found) for each in inputs])
+        raise Untraceable("quantised", f"the weight comes out of {node.op}: give the float model")
+    if node.op == "Concat":
+        return join(node, [follow(each) for each in node.inputs])
+    if node.op in MOVES:
+        return MOVES[node.op](program, node, output, follow(node.inputs[0]))
+    if node.op == "SequenceAt" and node.inputs[0] in program.producers:
+        return _from_sequence(program, node, follow)
+    if static and node.op in _COMPUTED:
+        return _COMPUTED[node.op](program, node, follow)
+    if static:
+        raise Untraceable("computed", f"the weight is computed from constants by {node.op}")
+    raise Untraceable("dynamic", f"the weight is computed from the data by {node.op}")
 
 
-def _product(program: Program, node: Node, traced: dict[str, Source]) -> Source:
+def _start(constant: Constant) -> Source:
+    """Return a constant as its own source."""
+    name = constant.name
+    if any(d < 0 for d in constant.dims):
+        raise Untraceable("computed", f"the tensor {constant.label!r} has a negative dimension")
+    try:
+        phantom(constant.dims)
+    except ValueError as error:
+        raise Untraceable("computed", f"the tensor {constant.label!r} has dims that no array can have") from error
+    return Source((name,), lambda arrays: arrays[name], (), constant.elem_type, constant.dims, partial=False)
+
+
+def _product(program: Program, node: Node, follow: Follow) -> Source:
     """Follow the factor that is a weight: the largest that is no mask, if the product has its shape."""
     found: list[Source] = []
-    aside: list[tuple[Stop, str]] = []  # constants that a factor is computed from which is no weight itself
+    aside: list[tuple[Untraceable, str]] = []  # constants that a factor is computed from which is no weight itself
     for name in node.inputs if node.op_type == "Mul" else node.inputs[:1]:
         try:
-            found.append(_trace(program, name, traced))
-        except Stop as stopped:
+            found.append(follow(name))
+        except Untraceable as stopped:
             # A plain number, or a mask that is no tensor of floats, multiplies without being a weight itself.
             growth = degrees(program, name)
             if growth is None:
@@ -144,7 +149,7 @@ def _product(program: Program, node: Node, traced: dict[str, Source]) -> Source:
     single = [s for s in found if len(s.constants) == 1]
     weights = [s for s in single if not _is_mask(program, s.constant)] or single
     if not weights or len(single) < len(found):
-        raise Stop("computed", f"the weight is computed from constants by {node.op}")
+        raise Untraceable("computed", f"the weight is computed from constants by {node.op}")
     best = max(weights, key=lambda s: s.size)
     # 1 / |v| is computed from the weight, exp(g) from something smaller; A B may be a weight that nothing can follow.
     for fault, name in aside:
@@ -153,33 +158,33 @@ def _product(program: Program, node: Node, traced: dict[str, Source]) -> Source:
     if sum(s.size == best.size and s.constant != best.constant for s in weights) or any(
         np.broadcast_shapes(s.shape, best.shape) != best.shape for s in found
     ):
-        raise Stop("computed", "the weight is a product of constants of which none has its shape alone")
-    return replace(best, path=(*best.path, node.op_type), computed=True)
+        raise Untraceable("computed", "the weight is a product of constants of which none has its shape alone")
+    return extend(best, node, computed=True)
 
 
-def _centred(program: Program, node: Node, found: dict[str, Source]) -> Source:
+def _centred(program: Program, node: Node, follow: Follow) -> Source:
     """Follow W - mean(W), as weight standardisation begins: what is taken off depends on the weight alone."""
-    source = _trace(program, node.inputs[0], found)
+    source = follow(node.inputs[0])
     if set(degrees(program, node.inputs[1]) or ()) != set(source.constants):
-        raise Stop("computed", f"the weight is computed from constants by {node.op}")
-    return replace(source, path=(*source.path, node.op_type), computed=True)
+        raise Untraceable("computed", f"the weight is computed from constants by {node.op}")
+    return extend(source, node, computed=True)
 
 
-def _from_sequence(program: Program, node: Node, found: dict[str, Source]) -> Source:
+def _from_sequence(program: Program, node: Node, follow: Follow) -> Source:
     """Follow one part of a weight that SplitToSequence cuts."""
     cut, _ = program.producers[node.inputs[0]]
-    at, sizes = lengths(program, node.inputs[1]), lengths(program, cut.inputs[1]) if len(cut.inputs) > 1 else None
+    at, sizes = (
+        known_integers(program, node.inputs[1]),
+        known_integers(program, cut.inputs[1]) if len(cut.inputs) > 1 else None,
+    )
     if cut.op != "SplitToSequence" or at is None or at[0] is None or sizes is None or None in sizes:
-        raise Stop("computed", f"the weight is an element of a sequence that {cut.op} {cut.label!r} makes")
-    source = _trace(program, cut.inputs[0], found)
-    axis = cut.int_attribute("axis", 0)
+        raise Untraceable("computed", f"the weight is an element of a sequence that {cut.op} {cut.label!r} makes")
+    source = follow(cut.inputs[0])
+    axis = cut.attributes.integer("axis", 0)
     step = np.cumsum([0, *(s for s in sizes if s is not None)])
-    if len(sizes) == 1:
-        step = np.arange(0, source.shape[axis] + int(step[1]), int(step[1]))
-    place = at[0] + (len(step) - 1 if at[0] < 0 else 0)
-    index = [slice(None)] * len(source.shape)
-    index[axis] = slice(int(step[place]), int(step[place + 1]))
-    return extend(source, node, lambda a: a[tuple(index)], partial=True)
+    cuts = range(int(step[1]), source.shape[axis], int(step[1])) if len(sizes) == 1 else step[1:-1]
+    place = at[0]
+    return extend(source, node, lambda a: np.split(a, cuts, axis)[place], partial=True)
 
 
 def _is_mask(program: Program, name: str) -> bool:
@@ -188,6 +193,16 @@ def _is_mask(program: Program, name: str) -> bool:
         return False
     values = read(program.model, constant.site)
     return bool(np.isin(values, (0, 1)).all())
+
+
+# How a weight is followed through what computes it from constants.
+_COMPUTED: dict[str, Callable[[Program, Node, Follow], Source]] = {
+    "Mul": _product,
+    "Div": _product,
+    "Sub": _centred,
+    "LpNormalization": lambda program, node, follow: extend(follow(node.inputs[0]), node, computed=True),
+    "Clip": bounded,
+}
 
 
 def is_constant(program: Program, node: Node) -> bool:
@@ -202,26 +217,23 @@ def trace_sum(program: Program, name: str) -> tuple[Source, FixedTerm] | None:
         The source of that term as the operand sees it, and the rest; None where there is no such sum.
     """
     moves: list[Node] = []
-    while name in program.producers:
-        node, _ = program.producers[name]
-        if node.op == "Add" and is_constant(program, node):
-            found = [trace(program, each) for each in node.inputs]
-            plain = [i for i, s in enumerate(found) if isinstance(s, Source) and not s.path and s.size > 1]
-            if len(plain) != 1:
-                return None
-            source = found[plain[0]]
-            assert isinstance(source, Source)
-            try:
-                for move in moves:
-                    source = OPERATORS[move.op_type](program, move, 0, [source])
-            except (Stop, ValueError, IndexError):
-                return None
-            return source, FixedTerm(node.inputs[plain[0]], node.inputs[1 - plain[0]], tuple(moves))
-        if node.domain not in DEFAULT_DOMAINS or node.op_type not in _PLAIN_MOVES:
-            return None
-        moves.insert(0, node)
-        name = node.inputs[0]
-    return None
+    while name in program.producers and of(program.producers[name][0]).move in WHOLE:
+        moves.insert(0, program.producers[name][0])
+        name = moves[0].inputs[0]
+    total = program.producers[name][0] if name in program.producers else None
+    if total is None or total.op != "Add" or not is_constant(program, total):
+        return None
+    terms = [(i, s) for i, each in enumerate(total.inputs) if isinstance(s := trace(program, each), Source)]
+    plain = [(i, s) for i, s in terms if not s.path and s.size > 1]
+    if len(plain) != 1:
+        return None
+    ((drawn, source),) = plain
+    try:
+        for move in moves:
+            source = MOVES[move.op](program, move, 0, source)
+    except (Untraceable, ValueError, IndexError):
+        return None
+    return source, FixedTerm(total.inputs[drawn], total.inputs[1 - drawn], tuple(moves))
 
 
 def region(source: Source, dims: Sequence[int]) -> str:
@@ -233,20 +245,23 @@ def region(source: Source, dims: Sequence[int]) -> str:
         return "+".join(source.constants[1:])
     if not source.partial:
         return ""
-    size = math.prod(dims)
-    positions = np.unique(source.see(np.arange(size, dtype=np.int64).reshape(dims)))
-    if positions.size == size:
+    positions = np.unique(source.see(_index(dims)))
+    if positions.size == math.prod(dims):
         return ""
     return f"{positions[0]}:{positions[-1] + 1}:" + sha256(positions.tobytes()).hexdigest()[:16]
 
 
 def overlap(one: Source, other: Source, dims: Sequence[int]) -> bool:
     """Say whether two operands read some of the same values of their one constant."""
-    size = math.prod(dims)
-    index = np.arange(size, dtype=np.int64).reshape(dims)
-    marks = np.zeros(size, np.bool_)
-    marks[one.see(index).reshape(-1)] = True
-    return bool(marks[other.see(index).reshape(-1)].any())
+    index = _index(dims)
+    marks = np.zeros(index.size, np.bool_)
+    marks[one.see(index)] = True
+    return bool(marks[other.see(index)].any())
+
+
+def _index(dims: Sequence[int], start: int = 0) -> Array:
+    """Return an array whose values are their own places."""
+    return np.arange(start, start + math.prod(dims), dtype=np.int64).reshape(dims)
 
 
 def scatter(bases: Mapping[str, Array], source: Source, values: Array) -> None:
@@ -262,12 +277,9 @@ def scatter(bases: Mapping[str, Array], source: Source, values: Array) -> None:
         seen[...] = values
         return
     starts = np.cumsum([0, *(bases[name].size for name in source.constants)])
-    indexes = {
-        name: np.arange(start, start + bases[name].size, dtype=np.int64).reshape(bases[name].shape)
-        for name, start in zip(source.constants, starts, strict=False)
-    }
-    place = source.view(indexes)
-    for name, start in zip(source.constants, starts, strict=False):
+    numbered = dict(zip(source.constants, starts.tolist(), strict=False))
+    place = source.view({name: _index(bases[name].shape, start) for name, start in numbered.items()})
+    for name, start in numbered.items():
         base = bases[name].reshape(-1)
         here = (place >= start) & (place < start + base.size)
         base[place[here] - start] = values[here]

@@ -575,7 +575,7 @@ def test_a_folder_of_many_files_is_read_file_by_file(tmp_path):
 
 
 def test_a_file_that_changes_between_header_and_values(tmp_path, monkeypatch):
-    monkeypatch.setattr("onnx_lsuv.batches.hold.SMALL", 0)  # what is small is read once
+    monkeypatch.setattr("onnx_lsuv.batches.memory.SMALL", 0)  # what is small is read once
     (tmp_path / "z").mkdir()
     for number in range(2):
         save(tmp_path / f"{number}.npy", normal(4, 3))
@@ -1173,6 +1173,8 @@ def test_random_shapes_that_do_not_fit():
     fails(UsageError, "string", "data of your own", call=draw((Input("x", STR, (2,)),), {}))
     fails(UsageError, "complex64", call=draw((Input("x", TensorProto.COMPLEX64, (2,)),), {}))
     fails(UsageError, "0 batches", call=draw(ONE, {}, batches=0))
+    fails(UsageError, "any shape", "--shape x=1,3,224,224, for example", call=draw((Input("x", F, None),), {}))
+    fails(UsageError, "[N, 3, ?, W]", "--shape x=8,3,24,32", call=draw((Input("x", F, ("N", 3, None, "W")),), {}))
     small = (Input("x", TensorProto.INT8, (2,)),)
     fails(UsageError, "[0, 1000)", "int8", call=draw(small, {}, high={"x": 1000}))
     fails(UsageError, "[0, 0)", call=draw(small, {}, high={"x": 0}))

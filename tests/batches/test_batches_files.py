@@ -8,7 +8,7 @@ import os
 import struct
 import tracemalloc
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from commands import fails, fill
 from numpy.typing import NDArray
 from onnx import GraphProto, TensorProto, helper, numpy_helper
 
-from onnx_lsuv.batches import Batches, Input, files, from_arrays, from_paths, from_random, inputs_of, npz, plan
+from onnx_lsuv.batches import Batches, Input, from_arrays, from_paths, from_random, inputs_of, npz, plan, stored
 from onnx_lsuv.errors import DataError, LsuvError, ModelError, UsageError
 
 X = Input("x", TensorProto.FLOAT, ("N", 3))
@@ -120,7 +120,7 @@ def test_what_is_no_file_in_a_folder_is_not_passed_over(tmp_path: Path) -> None:
 def test_files_are_not_kept_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: Callable[..., None], small: int
 ) -> None:
-    monkeypatch.setattr("onnx_lsuv.batches.hold.SMALL", small)
+    monkeypatch.setattr("onnx_lsuv.batches.memory.SMALL", small)
     data = normal(50, 2, 3)
     for number, array in enumerate(data):
         save(tmp_path / (f"{number}.npy" if save is np.save else f"{number}.npz"), array)
@@ -360,8 +360,8 @@ def test_an_archive_that_changes_while_it_is_unpacked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_a_mapped_file_that_shrinks_is_no_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: Any) -> None:
-    monkeypatch.setattr(files, "SMALL", 1 << 10)
-    monkeypatch.setattr("onnx_lsuv.batches.hold.SMALL", 1 << 10)
+    monkeypatch.setattr(stored, "SMALL", 1 << 10)
+    monkeypatch.setattr("onnx_lsuv.batches.memory.SMALL", 1 << 10)
     data = np.asarray(normal(ROWS, 3), order=order)
     np.save(tmp_path / "a.npy", data)
     batches = read(tmp_path / "a.npy", batch_size=ROWS // 2)
@@ -429,3 +429,33 @@ def test_the_index_of_a_value_that_is_not_finite(tmp_path: Path, order: Any) -> 
     for options in ({}, {"batch_size": 10}):
         with pytest.raises(DataError, match=r"nan at index \[31, 7, 65\]"):
             read(tmp_path / "a.npy", ANY if not options else Input("x", 1, ("N", 50, 70)), **options)
+
+
+# -------------------------------------------------------------------------------------------------- another format
+
+
+def read_rows(path: Path, names: Sequence[str], limit: int) -> list[stored.Stored]:
+    """Read a format of the test's own: a line of the input's name, then rows of two bytes."""
+    with stored.open_file(path) as file:
+        name, _, values = file.read().partition(b"\n")
+    assert name.decode() in names
+    assert len(values) <= limit
+    return [stored.held(str(path), np.frombuffer(values, np.uint8).reshape(-1, 2), key=name.decode())]
+
+
+def test_a_format_is_a_reader_and_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(stored.READERS, ".rows", read_rows)
+    (tmp_path / "1.rows").write_bytes(b"x\n\x01\x02\x03\x04")
+    (tmp_path / "2.ROWS").write_bytes(b"x\n\x05\x06")
+    inputs = (Input("x", TensorProto.FLOAT, ("N", 2)),)
+    for path in (tmp_path, tmp_path / "1.rows"):
+        batches = from_paths(inputs, [str(path)])
+        assert batches[0]["x"].tolist() == [[1, 2], [3, 4]]
+    assert batches.sources[0].kind == "rows"
+    assert [batch["x"].tolist() for batch in from_paths(inputs, [str(tmp_path)])][1] == [[5, 6]]
+    for wrong, says in (
+        ("3.rows", ".npy, .npz, .safetensors, .pb or .rows file"),
+        ("x.row", "(did you mean '.rows'?)"),
+    ):
+        (tmp_path / "x.row").write_bytes(b"x")
+        refused(DataError, says, call=lambda: from_paths(inputs, [str(tmp_path / wrong)]))  # noqa: B023

@@ -20,12 +20,12 @@ import onnx
 import oracle
 import pytest
 from commands import HEAD, call, contents, fails, fill, invoke, mlp, names, process
+from corpus import LIGHT
 from oracle import normal, parse
 
 import onnx_lsuv
 
 SAMPLES = Path(__file__).parents[2] / "sample_models"
-LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 
 
 @pytest.fixture

@@ -21,9 +21,10 @@ from onnx import ModelProto
 from oracle import normal, parse
 
 import onnx_lsuv
-from onnx_lsuv import report
 from onnx_lsuv.lsuv import Result
-from onnx_lsuv.report.layout import Column, breadth, shortened, table
+from onnx_lsuv.report.columns import Column
+from onnx_lsuv.report.layout import breadth, shortened, table
+from onnx_lsuv.report.text import as_text
 
 pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
 RUN = ["m.onnx", "-d", "x.npy", "--device", "cpu", "--force"]
@@ -139,6 +140,7 @@ def test_progress_is_for_terminals(here: Path) -> None:
     assert text.endswith("\x1b[2K")
 
 
+@pytest.mark.slow
 def test_a_signal_gives_the_cursor_back(here: Path) -> None:
     code = f"""
 import os, signal, sys, time
@@ -216,7 +218,7 @@ def result() -> Result:
 
 @pytest.mark.parametrize("width", [24, 30, 40, 60, 80, 120])
 def test_names_are_shortened_where_they_stay_apart(result: Result, width: int) -> None:
-    lines = report.text(result, width).splitlines()[:5]
+    lines = as_text(result, width).splitlines()[:5]
     assert max(map(len, lines)) <= width
     assert lines[0].split()[0] == "layer"
     assert len({line.split()[0] for line in lines[1:]}) == 4
@@ -224,16 +226,16 @@ def test_names_are_shortened_where_they_stay_apart(result: Result, width: int) -
 
 
 def test_columns_go_before_names_become_the_same(result: Result) -> None:
-    assert report.text(result, 120).splitlines()[0].split()[:4] == ["layer", "op", "weight", "shape"]
-    assert "weight" not in report.text(result, 50).splitlines()[0]
-    assert report.text(result, 20).splitlines()[0].split() == ["layer", "status"]
+    assert as_text(result, 120).splitlines()[0].split()[:4] == ["layer", "op", "weight", "shape"]
+    assert "weight" not in as_text(result, 50).splitlines()[0]
+    assert as_text(result, 20).splitlines()[0].split() == ["layer", "status"]
 
 
 def test_wide_characters_count_twice(result: Result) -> None:
     rows = tuple(
         replace(row, name=name) for row, name in zip(result.layers, ("層層層", "abc", "é", "e\u0301"), strict=True)
     )
-    lines = report.text(replace(result, layers=rows), 100).splitlines()[1:5]
+    lines = as_text(replace(result, layers=rows), 100).splitlines()[1:5]
     starts = {breadth(line[: line.index("MatMul")]) for line in lines}
     assert len(starts) == 1
     assert breadth("層a\u0301") == 3
@@ -243,7 +245,7 @@ def test_wide_characters_count_twice(result: Result) -> None:
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_what_the_terminal_cannot_show_is_escaped_and_aligned(result: Result, encoding: str) -> None:
     rows = tuple(replace(row, name=name) for row, name in zip(result.layers, ("層", "é", "a", "b"), strict=True))
-    text = report.text(replace(result, layers=rows), 100, encoding=encoding)
+    text = as_text(replace(result, layers=rows), 100, encoding=encoding)
     text.encode(encoding)
     starts = {breadth(line[: line.index("MatMul")]) for line in text.splitlines()[1:5]}
     assert len(starts) == 1
@@ -262,15 +264,19 @@ def test_an_ascii_terminal(here: Path) -> None:
 
 
 def test_a_table_that_cannot_fit_keeps_its_first_and_last_columns() -> None:
-    columns = [Column("name", ["abcdefghijkl"], least=12), Column("middle", ["1"], drop=1), Column("end", ["x" * 9])]
+    columns = [
+        (Column("a", "name", "name", least=12), ["abcdefghijkl"]),
+        (Column("b", "middle", "word", drop=1), ["1"]),
+        (Column("c", "end", "word"), ["x" * 9]),
+    ]
     assert table(columns, 10) == "name    end\nab..kl  xxxxxxxxx"
 
 
 def test_many_causes_are_cut_unless_asked_for(result: Result) -> None:
     rows = tuple(replace(result.layers[0], name=f"n{i}", status="off", note="why") for i in range(30))
-    assert report.text(replace(result, layers=rows), 100).count("off: n") == 9
-    assert "and 21 more" in report.text(replace(result, layers=rows), 100)
-    assert report.text(replace(result, layers=rows), 100, verbose=True).count("off: n") == 30
+    assert as_text(replace(result, layers=rows), 100).count("off: n") == 9
+    assert "and 21 more" in as_text(replace(result, layers=rows), 100)
+    assert as_text(replace(result, layers=rows), 100, verbose=True).count("off: n") == 30
 
 
 # -------------------------------------------------------------------------------------------------- help and the shell

@@ -6,9 +6,12 @@ through each importer (each in a process of its own), and prints one Markdown ta
 Adam at 0.001, 100 steps of 64 digits, the same digits in the same order for all. Run it in the environment in which
 onnx-lsuv and scikit-learn are installed. tinygrad needs a C compiler by the name of clang.
 
-`--table` holds the table of `onnx_lsuv.importers.table` against the importers instead: for every file of
-`variants.py` the number of weights that three steps train has to be the number foretold; the status is 1 where not.
-`--table --json tests/frameworks/measured.json` records what was found.
+`--measure` makes the table of importers, `onnx_lsuv/importers/table.json`, instead: what each package registers
+(`registered.py`), its version and the date go into its row. For another version, change it in `ENVIRONMENTS` first. The
+other fields of a row are what trying showed: `--table` holds all of it against the importers. For every file of
+`variants.py` the number of weights that three steps train has to be the number foretold; the status is 1 where not, and
+what is printed says which trait, operator or window of a row to change. `--table --json tests/frameworks/measured.json`
+records what was found.
 """
 
 from __future__ import annotations
@@ -18,8 +21,10 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 import venv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +34,13 @@ import onnx
 import variants
 
 import onnx_lsuv
-from onnx_lsuv.importers.forecast import trains
-from onnx_lsuv.importers.table import IMPORTERS
+from onnx_lsuv import importers
+from onnx_lsuv.importers import IMPORTERS, forecast
 from onnx_lsuv.lsuv.prepare import plan_of
 from onnx_lsuv.portable import make_portable
 
 HERE = Path(__file__).resolve().parent
+TABLE = Path(importers.__file__).with_name("table.json")
 TORCH = "torch==2.13.0"
 # For each environment the calls of pip that make it.
 ENVIRONMENTS: dict[str, list[list[str]]] = {
@@ -101,7 +107,7 @@ def write_variants(folder: Path) -> list[tuple[str, dict[str, Any], dict[str, in
             # The table speaks of the file that onnx-lsuv saves, in which these are initializers.
             model = onnx_lsuv.initialize(model, [{"image": train_x[:256]}], init="keep", threads=1).model
         onnx_lsuv.save(model, path, force=True)
-        foretold = {each.importer: each.as_is.trainable for each in trains(plan)}
+        foretold = {each.importer: each.as_is.trainable for each in forecast(plan)}
         jobs.append((name, job_of(path, data) | {"steps": 3}, foretold))
     return jobs
 
@@ -159,11 +165,11 @@ def markdown(rows: Iterable[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def prove(folder: Path, files: Path, importers: Sequence[str]) -> list[dict[str, Any]]:
+def prove(folder: Path, files: Path, chosen: Sequence[str]) -> list[dict[str, Any]]:
     """Train every model in both forms through the importers; return a row for each."""
     jobs = write_files(files)
     rows = []
-    for importer in importers:
+    for importer in chosen:
         found = run(environment(folder, HOMES[importer]), importer, [job for *_, job in jobs], files)
         rows += [
             {"importer": importer, "version": IMPORTERS[importer].version, "model": name, "form": form} | row
@@ -174,11 +180,11 @@ def prove(folder: Path, files: Path, importers: Sequence[str]) -> list[dict[str,
     return rows
 
 
-def hold(folder: Path, files: Path, importers: Sequence[str]) -> list[dict[str, Any]]:
+def hold(folder: Path, files: Path, chosen: Sequence[str]) -> list[dict[str, Any]]:
     """Hold the table against the importers; return a row for each importer and file, with what was foretold."""
     jobs = write_variants(files)
     rows = []
-    for importer in importers:
+    for importer in chosen:
         found = run(environment(folder, HOMES[importer]), importer, [job for _, job, _ in jobs], files)
         for (name, _, foretold), row in zip(jobs, found, strict=True):
             rows.append({"importer": importer, "model": name, "foretold": foretold[importer]} | row)
@@ -191,27 +197,78 @@ def hold(folder: Path, files: Path, importers: Sequence[str]) -> list[dict[str, 
     return rows
 
 
+def measure(folder: Path, chosen: Sequence[str]) -> None:
+    """Write what the packages register, and their versions, into the table."""
+    table = json.loads(TABLE.read_text())
+    for importer in chosen:
+        command = [environment(folder, HOMES[importer]), HERE / "registered.py", importer]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+        row = table["importers"][importer]
+        for field in found.keys() - {"version"}:
+            before, after = set(row[field]), set(found[field])
+            print(
+                f"{importer} {found['version']}, {field}: new {sorted(after - before)}, gone {sorted(before - after)}"
+            )
+        table["importers"][importer] = updated(row, found)
+    TABLE.write_text(written(table))
+
+
+def updated(row: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an importer's row with what its package says, as of today."""
+    unknown = found.keys() - row.keys()
+    if unknown:
+        raise ValueError(f"a row has no {', '.join(sorted(unknown))}")
+    return {**row, **found, "date": datetime.now(UTC).date().isoformat()}
+
+
+def written(table: Mapping[str, Any]) -> str:
+    """Return the table as JSON: a line for each field, wrapped where it is long."""
+
+    def block(name: str, rows: Mapping[str, str]) -> str:
+        lines = ",\n".join(f"  {json.dumps(key)}: {row}" for key, row in rows.items())
+        return f" {json.dumps(name)}: {{\n{lines}\n }}"
+
+    def fields(row: Mapping[str, Any]) -> str:
+        lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in row.items())
+        shape: dict[str, Any] = {"initial_indent": "   ", "subsequent_indent": "    ", "break_on_hyphens": False}
+        wrapped = (textwrap.fill(line, 119, **shape) for line in lines)
+        return "{\n" + ",\n".join(wrapped) + "\n  }"
+
+    words = [block(name, {key: json.dumps(text) for key, text in table[name].items()}) for name in ("kinds", "cures")]
+    rows = ",\n".join(f"  {json.dumps(name)}: {fields(row)}" for name, row in table["importers"].items())
+    return "{\n" + ",\n".join([*words, f' "importers": {{\n{rows}\n }}']) + "\n}\n"
+
+
 def recorded(rows: Sequence[dict[str, Any]]) -> str:
     """Return what was found as JSON: a line for each file, with the weights trained by each importer."""
-    versions = {row["importer"]: IMPORTERS[row["importer"]].version for row in rows}
+    versions, dates = (
+        {row["importer"]: getattr(IMPORTERS[row["importer"]], field) for row in rows} for field in ("version", "date")
+    )
     files: dict[str, dict[str, int]] = {}
     for row in rows:
         files.setdefault(row["model"], {})[row["importer"]] = row["trainable"]
     lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(found)}" for name, found in files.items())
-    return f'{{\n "versions": {json.dumps(versions)},\n "trained": {{\n{lines}\n }}\n}}\n'
+    trained = f'"trained": {{\n{lines}\n }}'
+    return f'{{\n "versions": {json.dumps(versions)},\n {trained},\n "dates": {json.dumps(dates)}\n}}\n'
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the environments and the files go")
     parser.add_argument("importers", nargs="*", help=f"of {', '.join(HOMES)}; all where none is named")
+    parser.add_argument("--measure", action="store_true", help="write what the importers register into the table")
     parser.add_argument("--table", action="store_true", help="hold the table against the importers")
     parser.add_argument("--json", type=Path, help="write the rows here too")
     arguments = parser.parse_intermixed_args()
     folder = arguments.folder.resolve()
     files = folder / "files"
     files.mkdir(parents=True, exist_ok=True)
-    rows = (hold if arguments.table else prove)(folder, files, arguments.importers or list(HOMES))
+    chosen = arguments.importers or list(HOMES)
+    if arguments.measure:
+        measure(folder, chosen)
+        return 0
+    rows = (hold if arguments.table else prove)(folder, files, chosen)
     if arguments.json:
         arguments.json.write_text(recorded(rows) if arguments.table else json.dumps(rows, indent=1) + "\n")
     return int(any(row["trainable"] != row.get("foretold", row["trainable"]) for row in rows))

@@ -6,8 +6,7 @@ Needs the extra `train`; the other importers have environments of their own, see
 from __future__ import annotations
 
 import importlib.metadata
-import inspect
-import re
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,13 @@ import numpy as np
 import onnxruntime
 import prove
 import pytest
+import registered
 import variants
 from safetensors.numpy import load_file
-from train import Job, train, without_torchvision_kernels
+from train import Job, train
 
 import onnx_lsuv
-from onnx_lsuv.importers.forecast import trains
-from onnx_lsuv.importers.table import IMPORTERS
+from onnx_lsuv.importers import IMPORTERS, forecast
 from onnx_lsuv.lsuv.prepare import plan_of
 from onnx_lsuv.portable import make_portable
 
@@ -55,7 +54,7 @@ def forms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str,
 def test_trains(files: dict[tuple[str, str], dict[str, Any]], importer: str, name: str, form: str) -> None:
     row = train(importer, Job(**files[name, form]))
     plan = plan_of(onnx_lsuv.load(files[name, form]["model"]))
-    (foretold,) = (each.as_is for each in trains(plan) if each.importer == importer)
+    (foretold,) = (each.as_is for each in forecast(plan) if each.importer == importer)
     assert (row["trainable"], row["weights"]) == (foretold.trainable, foretold.weights), row
     if foretold.trainable == foretold.weights:
         assert row["difference"] == 0, "the parameters are not the initializers, bit for bit"
@@ -78,22 +77,10 @@ def test_versions(importer: str) -> None:
     assert importlib.metadata.version(importer) == IMPORTERS[importer].version
 
 
-def test_operators_of_onnx2torch() -> None:
-    without_torchvision_kernels()
-    from onnx2torch.node_converters.registry import _CONVERTER_REGISTRY  # noqa: PLC0415
-
-    registered: dict[str, set[int]] = {}
-    for each in _CONVERTER_REGISTRY:
-        registered.setdefault(each.operation_type, set()).add(each.version)
-    assert registered == IMPORTERS["onnx2torch"].operators
-
-
-def test_operators_of_onnx2pytorch() -> None:
-    without_torchvision_kernels()
-    from onnx2pytorch.convert import operations  # noqa: PLC0415
-
-    branches = re.findall(r'node\.op_type == "(\w+)"', inspect.getsource(operations.convert_operations))
-    assert set(branches) == set(IMPORTERS["onnx2pytorch"].operators or ())
+@pytest.mark.parametrize("importer", PAIR)
+def test_operators(importer: str) -> None:
+    row = json.loads(prove.TABLE.read_text())["importers"][importer]
+    assert registered.LISTS[importer]() == {"operators": row["operators"]}
 
 
 class Digits(torch.nn.Module):

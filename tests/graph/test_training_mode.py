@@ -9,11 +9,10 @@ import numpy as np
 import onnx
 import oracle
 import pytest
-import test_corpus
+from corpus import CORPUS, LIGHT, SEEDS, batches_of, named
 from onnx import GraphProto, ModelProto, helper
 from oracle import normal, parse
 from random_graphs import random_case
-from test_zoo import LIGHT
 
 import onnx_lsuv
 
@@ -52,13 +51,13 @@ def check(model: ModelProto, batches: list[dict[str, np.ndarray]], folder: Path,
     assert oracle.changed_tensors(onnx.load(source), onnx.load(target)) <= reported
 
 
-@pytest.mark.parametrize("entry", test_corpus.named(("init", "partial")))
+@pytest.mark.parametrize("entry", named("init", "partial"))
 def test_corpus_model(entry: dict[str, object], tmp_path: Path) -> None:
-    model = onnx.load(str(test_corpus.CORPUS / str(entry["file"])))
+    model = onnx.load(str(CORPUS / str(entry["file"])))
     if not trained(model):
         return  # nothing to switch
-    batches = test_corpus.batches_of(entry)
-    seed = test_corpus.SEEDS.get(str(entry["file"]), 0)
+    batches = batches_of(entry)
+    seed = SEEDS.get(str(entry["file"]), 0)
     check(model, batches[:1], tmp_path, seed)
     check(model, (batches * 2)[:2], tmp_path, seed)
 

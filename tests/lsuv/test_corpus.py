@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,55 +10,15 @@ import numpy as np
 import onnx
 import oracle
 import pytest
+from corpus import ABSENT, CORPUS, ENTRIES, SEEDS, batches_of, named
 
 import onnx_lsuv
 from onnx_lsuv import DeviceError, LayerReport, ModelError, Result
 
-CORPUS = Path(__file__).resolve().parents[3] / "shared" / "corpus"
-MANIFEST = CORPUS / "manifest.json"
-ENTRIES: list[dict[str, Any]] = json.loads(MANIFEST.read_text()) if MANIFEST.is_file() else []
-SAMPLES = 8
-# A squeeze to two units may have both cut off by its ReLU, which is for the report to say; another draw has not.
-SEEDS = {"rapidocr__ch_ppocr_mobile_v2.0_cls_mobile.onnx": 1}
 HALF = ("float16", "bfloat16")
 
 if not ENTRIES:
-    pytest.skip("the corpus is not there: ../shared/corpus/manifest.json", allow_module_level=True)
-
-
-def draw(info: dict[str, Any], shape: list[int], seed: int) -> np.ndarray:
-    """Draw what the manifest says: floats standard normal, integers between its bounds, strings alike."""
-    generator = np.random.default_rng(seed)
-    if info["dtype"] == "string":
-        return np.full(shape, "word", dtype=object)
-    if info["dtype"].startswith("float"):
-        return np.asarray(generator.standard_normal(shape)).astype(info["dtype"])
-    if info["dtype"] == "bool":
-        return generator.integers(0, 2, shape).astype(bool)
-    return np.asarray(generator.integers(info["min"], info["max"] + 1, shape)).astype(info["dtype"])
-
-
-def batches_of(entry: dict[str, Any]) -> list[dict[str, np.ndarray]]:
-    """Return one batch of 8 samples where the model takes more than one at a time, else 8 batches as it takes them.
-
-    Which axis counts samples is seen from what changed when the manifest's author ran a batch of 4.
-    """
-    ort = entry.get("ort") or {}
-    inputs = ort.get("inputs")
-    if not inputs:
-        declared = {v["name"]: v for v in entry.get("declared_inputs") or ()}
-        shapes = {n: [d if isinstance(d, int) and d > 0 else SAMPLES for d in v["shape"]] for n, v in declared.items()}
-        return [{n: draw({"dtype": "float32"}, shape, i) for i, (n, shape) in enumerate(shapes.items())}]
-    if ort.get("batch4"):
-        shapes = {
-            name: [SAMPLES if big == 4 and small == 1 else small for small, big in zip(v["shape"], more, strict=True)]
-            for name, v in inputs.items()
-            for more in [ort["inputs_batch4"].get(name, v["shape"])]
-        }
-        return [{n: draw(v, shapes[n], i) for i, (n, v) in enumerate(inputs.items())}]
-    return [
-        {n: draw(v, v["shape"], 100 * batch + i) for i, (n, v) in enumerate(inputs.items())} for batch in range(SAMPLES)
-    ]
+    pytest.skip(ABSENT, allow_module_level=True)
 
 
 def run(entry: dict[str, Any], folder: Path) -> tuple[Result, Path, list[dict[str, np.ndarray]]]:
@@ -82,18 +41,14 @@ def decides_with(row: LayerReport, other: LayerReport) -> bool:
     )
 
 
-def named(kinds: tuple[str, ...]) -> list[Any]:
-    return [pytest.param(e, id=e["file"].removesuffix(".onnx")) for e in ENTRIES if e["expect"] in kinds]
-
-
 def test_every_entry_is_a_case() -> None:
     assert {e["expect"] for e in ENTRIES} == {"init", "partial", "refuse", "none", "error"}
     assert all((CORPUS / e["file"]).is_file() for e in ENTRIES)
-    assert len(named(("init",))) > 50
+    assert len(named("init")) > 50
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
-@pytest.mark.parametrize("entry", named(("init", "partial")))
+@pytest.mark.parametrize("entry", named("init", "partial"))
 def test_initialised(entry: dict[str, Any], tmp_path: Path, record: Callable[[str, Result], None]) -> None:
     digest = onnx_lsuv.model.digest(CORPUS / entry["file"])
     result, target, batches = run(entry, tmp_path)
@@ -156,7 +111,7 @@ def test_initialised(entry: dict[str, Any], tmp_path: Path, record: Callable[[st
     assert all(np.isfinite(array).all() for name, array in tensors.items() if name in changed)
 
 
-@pytest.mark.parametrize("entry", named(("refuse", "none", "error")))
+@pytest.mark.parametrize("entry", named("refuse", "none", "error"))
 def test_refused(entry: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises((ModelError, DeviceError)) as caught:
         run(entry, tmp_path)

@@ -11,11 +11,11 @@ import numpy as np
 import onnx
 import oracle
 import pytest
+from corpus import LIGHT
 from typer.testing import CliRunner
 
 from onnx_lsuv.cli import app
 
-LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 # Samples, and the number of layers that the architecture has.
 MODELS = {
     "squeezenet": (8, 26),
@@ -33,7 +33,9 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(tmp_path)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", ["squeezenet", *(pytest.param(n, marks=pytest.mark.slow) for n in MODELS if n != "squeezenet")]
+)
 def test_light_model(folder: Path, name: str) -> None:
     samples, layers = MODELS[name]
     source, target, report = LIGHT / f"light_{name}.onnx", folder / "out.onnx", folder / "report.json"

@@ -11,14 +11,13 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
+from corpus import CORPUS, LIGHT
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_lsuv import model as m
 from onnx_lsuv.errors import ModelError, OutputError, UsageError
-from onnx_lsuv.model import elements, saving
+from onnx_lsuv.model import payload, saving
 
-LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
-CORPUS = Path(__file__).resolve().parents[3] / "shared" / "corpus"
 W = ((7, 0), (5, 0))  # the first initializer
 
 
@@ -265,15 +264,40 @@ def test_typed_floats_stay_packed_or_unpacked(pieces: list[int], tmp_path: Path)
 
 
 @pytest.mark.parametrize("block", [1, 2, 7, 10, 64, 1 << 20])
-def test_varints_are_decoded_block_by_block(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(elements, "BLOCK", block)
+def test_varints_are_encoded_block_by_block(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(payload, "BLOCK", block)
     numbers = [0, 127, 128, 2**64 - 1, *(2**63 >> shift for shift in range(64))]
-    data = b"".join(map(varint, numbers))
-    assert elements.from_varints(np.frombuffer(data, np.uint8), "it").tolist() == numbers
-    assert elements.from_varints(np.empty(0, np.uint8), "it").tolist() == []
-    for broken in (data + b"\x80", b"\x80" * 100, b"\x80" * 11 + b"\x01"):
-        with pytest.raises(ModelError, match="row of varints"):
-            elements.from_varints(np.frombuffer(broken, np.uint8), "it")
+
+    def model(values: list[int]) -> onnx.ModelProto:
+        return onnx.ModelProto.FromString(
+            model_bytes(field(5, b"\x08\x44\x10\x0d" + field(8, b"w") + field(11, b"".join(map(varint, values)))))
+        )
+
+    loaded = m.from_proto(model(numbers))
+    assert m.read(loaded, W).tolist() == numbers
+    new = np.array(numbers[::-1], np.uint64)
+    assert m.to_bytes(m.with_values(loaded, {W: new})) == model(numbers[::-1]).SerializeToString()
+
+
+@pytest.mark.parametrize("broken", [b"\x01" * 2000 + b"\x80", b"\x80" * 2000, b"\x80" * 11 + b"\x01" * 2000])
+def test_a_list_of_broken_varints_is_refused(broken: bytes, tmp_path: Path) -> None:
+    loaded = on_disk(model_bytes(field(5, b"\x08\xd1\x0f\x10\x07" + field(8, b"w") + field(7, broken))), tmp_path)
+    with pytest.raises(ModelError, match=r"'w'.*row of varints"):
+        m.read(loaded, W)
+
+
+@pytest.mark.parametrize("depth", [1, 90, 101, 5000])
+def test_groups_are_gone_past_as_deep_as_protobuf_allows(depth: int, tmp_path: Path) -> None:
+    tensor = b"\x08\x90\x03\x10\x01" + field(9, OLD.tobytes()) + field(8, b"w")
+    data = model_bytes(field(5, tensor + varint(4002 << 3 | 3) * depth + varint(4002 << 3 | 4) * depth))
+    if depth > 100:
+        with pytest.raises(ModelError, match="groups nested more than 100 deep"):
+            on_disk(data, tmp_path)
+        return
+    loaded = on_disk(data, tmp_path)
+    np.testing.assert_array_equal(m.read(loaded, W), OLD)
+    after = m.to_bytes(m.with_values(loaded, {W: NEW}))
+    assert after == data.replace(OLD.tobytes(), NEW.tobytes())
 
 
 @pytest.mark.parametrize("data_type", [TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT64])
@@ -447,6 +471,17 @@ def test_a_constant_of_shape_in_a_function_cannot_be_replaced() -> None:
     assert m.fill(loaded, site) == 0
     with pytest.raises(ModelError, match="cannot be replaced there"):
         m.with_values(loaded, {site: pair(1, 2)})
+
+
+def test_a_constant_of_a_training_graph_keeps_its_place() -> None:
+    proto = parse(CONSTANTS.format(ir=10))
+    made = helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(pair(1, 2)))
+    proto.training_info.add().algorithm.node.append(made)
+    site = ((20, 0), (2, 0), (1, 0), (5, 0), (5, 0))
+    changed = m.with_values(m.from_proto(proto), {site: pair(3, 4)})
+    assert m.promoted(changed) == ()
+    proto.training_info[0].algorithm.node[0].attribute[0].t.raw_data = pair(3, 4).tobytes()
+    assert m.to_bytes(changed) == proto.SerializeToString()
 
 
 def test_more_than_two_gib_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

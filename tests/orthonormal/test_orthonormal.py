@@ -139,6 +139,7 @@ def test_moments_of_traces_and_determinants_are_those_of_the_orthogonal_group(fi
     assert mean_is(neighbours**2, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 3), (3, 3), (3, 5), (5, 3), (2, 9)])
 def test_every_entry_has_the_law_of_a_coordinate_on_the_sphere(fill: Fill, shape: tuple[int, int]) -> None:
     q = fill(COUNT, *shape)
@@ -147,6 +148,7 @@ def test_every_entry_has_the_law_of_a_coordinate_on_the_sphere(fill: Fill, shape
         assert stats.kstest((entry + 1) / 2, stats.beta(half, half).cdf).pvalue > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(3, 3), (3, 5), (5, 3)])
 def test_a_rotation_from_either_side_changes_nothing(fill: Fill, shape: tuple[int, int]) -> None:
     q = fill(2 * COUNT, *shape).astype(np.float64)
@@ -430,7 +432,7 @@ def test_few_weights_are_drawn_ahead_of_a_slow_reader() -> None:
 
 
 def test_at_least_one_core_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert drawing._usable_cores() >= 1
+    assert drawing.usable_cores() >= 1
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert drawing._usable_cores() == 1
+    assert drawing.usable_cores() == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import onnx.parser
 import onnxruntime
 import pytest
 import test_portable as small
+from corpus import ABSENT, CORPUS, ENTRIES, LIGHT, SEEDS, batches_of, named
 from numpy.typing import NDArray
 from onnx import ModelProto, helper, numpy_helper
 
@@ -26,10 +26,6 @@ from onnx_lsuv.portable.comparing import difference
 Array = NDArray[Any]
 Batch = Mapping[str, Array]
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_models"
-CORPUS = Path(__file__).resolve().parents[3] / "shared" / "corpus"
-MANIFEST = CORPUS / "manifest.json"
-ENTRIES: list[dict[str, Any]] = json.loads(MANIFEST.read_text()) if MANIFEST.is_file() else []
-LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 HALF = ("float16", "bfloat16")
 
 
@@ -103,7 +99,13 @@ def test_sample(name: str, tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize(("name", "samples"), [("squeezenet", 2), ("resnet50", 2), ("bvlc_alexnet", 1)])
+@pytest.mark.parametrize(
+    ("name", "samples"),
+    [
+        ("squeezenet", 2),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("resnet50", 2), ("bvlc_alexnet", 1))),
+    ],
+)
 def test_light_model(name: str, samples: int, tmp_path: Path) -> None:
     source = LIGHT / f"light_{name}.onnx"
     proto = onnx.load(str(source))
@@ -129,17 +131,12 @@ def test_light_model(name: str, samples: int, tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------------- corpus
 
 
-@pytest.mark.skipif(not ENTRIES, reason="the corpus is not there: ../shared/corpus/manifest.json")
+@pytest.mark.skipif(not ENTRIES, reason=ABSENT)
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
-@pytest.mark.parametrize(
-    "entry",
-    [pytest.param(e, id=e["file"].removesuffix(".onnx")) for e in ENTRIES if e["expect"] in ("init", "partial")],
-)
+@pytest.mark.parametrize("entry", named("init", "partial"))
 def test_corpus(entry: dict[str, Any], tmp_path: Path) -> None:
-    import test_corpus  # noqa: PLC0415  (it skips itself where the corpus is not there)
-
-    source, batches = CORPUS / entry["file"], test_corpus.batches_of(entry)
-    seed = test_corpus.SEEDS.get(entry["file"], 0)
+    source, batches = CORPUS / entry["file"], batches_of(entry)
+    seed = SEEDS.get(entry["file"], 0)
     result, portable, measured, target = whole(source, batches, tmp_path, seed=seed)
     wrong = [(row.name, row.status, row.std, row.note) for row in measured.layers if not row.good]
     assert not wrong

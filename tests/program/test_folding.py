@@ -16,7 +16,7 @@ from oracle import normal, orthonormality, parse
 import onnx_lsuv
 from onnx_lsuv.lsuv import plan_of
 from onnx_lsuv.program import expand
-from onnx_lsuv.program.static_integers import lengths
+from onnx_lsuv.program.static_integers import known_integers
 
 Lsuv = Callable[..., Run]
 
@@ -246,7 +246,7 @@ def test_float32_numbers_are_rounded_at_every_step(text: str, tmp_path: Path) ->
     path = tmp_path / "m.onnx"
     onnx.save(model, str(path))
     (expected,) = oracle.values(path, [{"x": np.zeros(1, np.float32)}], ["k"])["k"]
-    assert lengths(expand(onnx_lsuv.from_proto(model)), "k") == tuple(np.atleast_1d(expected).tolist())
+    assert known_integers(expand(onnx_lsuv.from_proto(model)), "k") == tuple(np.atleast_1d(expected).tolist())
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_an_operand_that_nothing_is_known_of_is_not_left_out(text: str) -> None:
         v=normal(1, 3, 1),
         z=np.array([0]),
     )
-    assert None in (lengths(expand(onnx_lsuv.from_proto(model)), "y") or (None,))
+    assert None in (known_integers(expand(onnx_lsuv.from_proto(model)), "y") or (None,))
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -314,4 +314,4 @@ def test_folding_says_what_onnx_runtime_says(seed: int, tmp_path: Path) -> None:
     expected = oracle.values(path, [{}], made)
     program = expand(onnx_lsuv.from_proto(model))
     for name in vectors[2:]:
-        assert lengths(program, name) == tuple(expected[name][0].tolist()), name
+        assert known_integers(program, name) == tuple(expected[name][0].tolist()), name

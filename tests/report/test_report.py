@@ -13,9 +13,13 @@ import pytest
 from oracle import normal, parse
 
 import onnx_lsuv
-from onnx_lsuv import errors, report
+from onnx_lsuv import errors
 from onnx_lsuv.errors import clean
 from onnx_lsuv.lsuv import GOOD, STATUSES, Result
+from onnx_lsuv.report.columns import number, shape
+from onnx_lsuv.report.document import SCHEMA, as_json
+from onnx_lsuv.report.layout import shortened
+from onnx_lsuv.report.text import as_text
 
 HEAD = '<ir_version: 10, opset_import: ["" : 17]>'
 
@@ -37,7 +41,7 @@ def result() -> Result:
 
 def test_text(result: Result) -> None:
     assert result.good
-    shown = report.text(result, 120)
+    shown = as_text(result, 120)
     assert all(len(line) <= 120 for line in shown.splitlines()[:4])
     header, first, second = shown.splitlines()[:3]
     assert header.split()[:2] == ["layer", "op"]
@@ -54,7 +58,7 @@ def test_text(result: Result) -> None:
 @pytest.mark.parametrize("width", [40, 60, 80, 200])
 def test_table_fits_the_width(result: Result, width: int) -> None:
     long = tuple(replace(row, name=row.name * 40, weight=row.weight * 40) for row in result.layers)
-    lines = report.text(replace(result, layers=long), width).splitlines()[:3]
+    lines = as_text(replace(result, layers=long), width).splitlines()[:3]
     if width >= 80:
         assert max(map(len, lines)) <= width
     assert all(".." in line for line in lines[1:]) == (width < 150)
@@ -69,7 +73,7 @@ def test_what_went_wrong_is_said(result: Result) -> None:
             replace(second, status="degenerate", std=math.nan, note="another cause"),
         ),
     )
-    shown = report.text(bad, 120)
+    shown = as_text(bad, 120)
     assert not bad.good
     assert "off: y: std 1.2500, wanted 1.0000; some cause" in shown
     assert "degenerate: z: another cause" in shown
@@ -78,14 +82,14 @@ def test_what_went_wrong_is_said(result: Result) -> None:
 
 def test_singular_and_plural(result: Result) -> None:
     one = replace(result, layers=result.layers[:1])
-    shown = report.text(one, 120)
+    shown = as_text(one, 120)
     assert re.search(r"\b1 layer\b", shown)
     assert not re.search(r"\b1 (layers|biases|BatchNormalizations|constants|samples|batches)\b", shown)
 
 
 def test_json(result: Result) -> None:
-    document = json.loads(report.as_json(result, {"versions": {"a": "1"}}))
-    assert document["schema"] == report.SCHEMA == 1
+    document = json.loads(as_json(result, {"versions": {"a": "1"}}))
+    assert document["schema"] == SCHEMA == 1
     assert document["good"] is True
     assert document["versions"] == {"a": "1"}
     assert [row["name"] for row in document["layers"]] == ["y", "z"]
@@ -104,16 +108,16 @@ def test_json(result: Result) -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_json_has_no_nan(result: Result, value: float) -> None:
     row = replace(result.layers[0], status="degenerate", std=value, std_drawn=value)
-    shown = report.as_json(replace(result, layers=(row,)), {})
+    shown = as_json(replace(result, layers=(row,)), {})
     document = json.loads(shown, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
     assert document["layers"][0]["std"] == str(value)
     assert document["good"] is False
-    report.text(replace(result, layers=(row,)), 100)
+    as_text(replace(result, layers=(row,)), 100)
 
 
 def test_json_is_ascii(result: Result) -> None:
     row = replace(result.layers[0], name="層\x1b\u202e")
-    shown = report.as_json(replace(result, layers=(row,)), {})
+    shown = as_json(replace(result, layers=(row,)), {})
     assert shown.isascii()
     assert json.loads(shown)["layers"][0]["name"] == "層\x1b\u202e"
 
@@ -122,7 +126,7 @@ def test_text_is_clean(result: Result) -> None:
     evil = "a\x1b[31m\u202e\n\x9b\x00b"
     rows = tuple(replace(row, name=evil, weight=evil, status="off", note=evil) for row in result.layers)
     left = tuple(replace(row, name=evil, detail=evil) for row in result.skipped)
-    shown = report.text(replace(result, layers=rows, skipped=left, kept_statistics=left, notes=(evil,)), 200)
+    shown = as_text(replace(result, layers=rows, skipped=left, kept_statistics=left, notes=(evil,)), 200)
     assert not set(shown) & set("\x1b\u202e\x9b\x00")
     assert not any(line.startswith("\\") for line in shown.splitlines())
 
@@ -132,7 +136,7 @@ def test_text_is_clean(result: Result) -> None:
     [("short", 10, "short"), ("abcdefghij", 10, "abcdefghij"), ("abcdefghijk", 10, "abcd..hijk"), ("abcdef", 3, "abc")],
 )
 def test_shortened(name: str, width: int, shown: str) -> None:
-    assert report.shortened(name, width) == shown
+    assert shortened(name, width) == shown
 
 
 @pytest.mark.parametrize(
@@ -140,16 +144,16 @@ def test_shortened(name: str, width: int, shown: str) -> None:
     [(None, "-"), (1.0, "1.0000"), (0.0, "0.0000"), (12345.6, "12345.6"), (1.5e-7, "1.50e-07"), (1e9, "1.00e+09")],
 )
 def test_number(value: float | None, shown: str) -> None:
-    assert report.number(value) == shown
+    assert number(value) == shown
 
 
 def test_number_that_is_none() -> None:
-    assert report.number(math.inf) == "inf"
-    assert report.number(math.nan) == "nan"
+    assert number(math.inf) == "inf"
+    assert number(math.nan) == "nan"
 
 
 def test_shape() -> None:
-    assert [report.shape(s) for s in ((64, 3, 7, 7), (5,), (), None)] == ["64x3x7x7", "5", "scalar", "-"]
+    assert [shape(s) for s in ((64, 3, 7, 7), (5,), (), None)] == ["64x3x7x7", "5", "scalar", "-"]
 
 
 def test_statuses() -> None:

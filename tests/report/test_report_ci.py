@@ -12,9 +12,13 @@ from markdown_it.token import Token
 from oracle import normal, parse
 
 import onnx_lsuv
-from onnx_lsuv import report
 from onnx_lsuv.errors import clean
 from onnx_lsuv.lsuv import Result, describe
+from onnx_lsuv.report.columns import number
+from onnx_lsuv.report.github import as_github
+from onnx_lsuv.report.layout import shortened
+from onnx_lsuv.report.markdown import as_markdown
+from onnx_lsuv.report.words import misses, verdict
 
 EVIL = "a|b`c``d *e* _f_ <b>g</b> [h](http://i) ![j](k) @l #1 &amp; \\ ~~m~~ www.n.org\x1b\u202e\n- o | p"
 ABOUT = {
@@ -69,32 +73,33 @@ def cells(markdown: str) -> list[list[str]]:
 
 
 def test_markdown_has_its_parts(result: Result) -> None:
-    shown = report.as_markdown(replace(result, notes=("a note",)), ABOUT, ["onnx-lsuv", "a b.onnx"])
+    shown = as_markdown(replace(result, notes=("a note",)), ABOUT, ["onnx-lsuv", "a b.onnx"])
     assert shown.startswith("### onnx-lsuv: `models/net.onnx`\n\n**All 2 layers have the std wanted.**\n")
     rows = cells(shown)
     assert rows[0] == ["layer", "op", "weight", "shape", "std drawn", "scale", "std now", "status"]
     first = result.layers[0]
     assert rows[1][:4] == [first.name, "MatMul", "w", "8x16"]
-    assert rows[1][4:] == [report.number(first.std_drawn), report.number(first.scale), "1.0000", "ok"]
+    assert rows[1][4:] == [number(first.std_drawn), number(first.scale), "1.0000", "ok"]
     assert rows[4] == ["dynamic", "1", "MatMul", result.skipped[0].name, result.skipped[0].detail]
+    assert "#### Left alone\n\n| reason" in shown
     assert "#### Notes\n\n- a note\n" in shown
     assert "onnx-lsuv 0.1.0; python 3.11" in shown
     assert shown.endswith("`onnx-lsuv 'a b.onnx'`\n")
 
 
 def test_markdown_leaves_out_what_was_not_done(result: Result) -> None:
-    assert cells(report.as_markdown(describe(result.model), {}))[0] == ["layer", "op", "weight", "shape", "status"]
-    assert report.as_markdown(replace(describe(result.model), layers=(), skipped=()), {}).count("\n\n") == 1
+    assert cells(as_markdown(describe(result.model), {}))[0] == ["layer", "op", "weight", "shape", "status"]
+    assert as_markdown(replace(describe(result.model), layers=(), skipped=()), {}).count("\n\n") == 1
 
 
 def test_markdown_of_two_models(result: Result) -> None:
     there = replace(result, layers=tuple(replace(row, std=0.25) for row in result.layers[:1]))
-    rows = cells(report.as_markdown(result, ABOUT, other=there))
+    rows = cells(as_markdown(result, ABOUT, other=there))
     assert [row[7] for row in rows[:3]] == ["std other", "0.2500", "-"]
 
 
 def test_markdown_names_the_worst_and_folds_long_tables(result: Result) -> None:
-    shown = report.as_markdown(off(result, 50), ABOUT)
+    shown = as_markdown(off(result, 50), ABOUT)
     assert "**50 of 50 layers missed the std wanted.**" in shown
     listed = re.findall(r"^- (.*)$", shown, re.MULTILINE)
     assert listed[0] == "`/l49` (off): std 0.0180, wanted 1.0000"
@@ -102,11 +107,11 @@ def test_markdown_names_the_worst_and_folds_long_tables(result: Result) -> None:
     assert len(listed) == 11
     assert shown.count("<details>") == shown.count("</details>") == 1
     assert len(cells(shown)) == 1 + 50 + 2
-    assert "<details>" not in report.as_markdown(off(result, 40), ABOUT)
+    assert "<details>" not in as_markdown(off(result, 40), ABOUT)
 
 
 def test_markdown_of_names_is_text(result: Result) -> None:
-    shown = report.as_markdown(hostile(result), {"files": {"model": {"path": EVIL}}, "versions": {EVIL: EVIL}}, [EVIL])
+    shown = as_markdown(hostile(result), {"files": {"model": {"path": EVIL}}, "versions": {EVIL: EVIL}}, [EVIL])
     assert not set(shown) & set("\x1b\u202e")
     tokens = parsed(shown)
     kinds = {token.type for token in tokens}
@@ -129,9 +134,9 @@ def test_markdown_of_names_is_text(result: Result) -> None:
 @pytest.mark.parametrize("name", ["", " ", "`", "|", "``", " a", "a\\", "\\|", "-", "1. a", "# a", "x" * 500, "層"])
 def test_markdown_keeps_odd_names(result: Result, name: str) -> None:
     rows = tuple(replace(row, name=name) for row in result.layers)
-    found = cells(report.as_markdown(replace(result, layers=rows), ABOUT))
+    found = cells(as_markdown(replace(result, layers=rows), ABOUT))
     assert [len(row) for row in found[:3]] == [8, 8, 8]
-    assert found[1][0].strip() == report.shortened(clean(name), 100).strip()
+    assert found[1][0].strip() == shortened(clean(name), 100).strip()
 
 
 def fields(line: str) -> tuple[str, str, str]:
@@ -158,8 +163,8 @@ def test_annotations(result: Result) -> None:
         kept_statistics=(stale,),
         notes=("50% of it, and: more",),
     )
-    assert report.as_github(done)[0] == "::error title=onnx-lsuv%3A layer off::y: std 2.0000, wanted 1.0000"
-    assert [fields(line) for line in report.as_github(done)] == [
+    assert as_github(done)[0] == "::error title=onnx-lsuv%3A layer off::y: std 2.0000, wanted 1.0000"
+    assert [fields(line) for line in as_github(done)] == [
         ("error", "onnx-lsuv: layer off", f"{first.name}: std 2.0000, wanted 1.0000"),
         ("warning", "onnx-lsuv: layer not reached", "n: the data never reach it"),
         ("warning", "onnx-lsuv: statistics kept", "bn: tied"),
@@ -167,11 +172,11 @@ def test_annotations(result: Result) -> None:
         ("notice", "onnx-lsuv: note", "50% of it, and: more"),
         ("notice", "onnx-lsuv: left alone", f"MatMul {result.skipped[0].name}: {result.skipped[0].detail}"),
     ]
-    assert "50%25 of it" in report.as_github(done)[4]
+    assert "50%25 of it" in as_github(done)[4]
 
 
 def test_annotations_of_a_good_result(result: Result) -> None:
-    found = [fields(line) for line in report.as_github(replace(result, skipped=()))]
+    found = [fields(line) for line in as_github(replace(result, skipped=()))]
     assert found == [("notice", "onnx-lsuv: verdict", "All 2 layers have the std wanted.")]
 
 
@@ -179,19 +184,19 @@ def test_annotations_of_a_good_result(result: Result) -> None:
     ("n", "lines", "last"), [(10, 10, "/l0: "), (11, 10, "and 2 more: "), (640, 10, "and 631 more: ")]
 )
 def test_annotations_are_limited(result: Result, n: int, lines: int, last: str) -> None:
-    found = [fields(line) for line in report.as_github(off(result, n))]
+    found = [fields(line) for line in as_github(off(result, n))]
     errors = [message for level, _, message in found if level == "error"]
     assert len(errors) == lines
     assert errors[0].startswith(f"/l{n - 1}: ")
     assert errors[-1].startswith(last)
-    assert len([line for line in report.as_github(off(result, n), limit=3) if line.startswith("::error")]) == 3
+    assert len([line for line in as_github(off(result, n), limit=3) if line.startswith("::error")]) == 3
 
 
 def test_annotations_are_lines(result: Result) -> None:
     evil = "%0A::error::x\r\n::error title=a,b::c\x1b"
     rows = tuple(replace(row, name=evil * 20, status="off", std=2.0, note=evil) for row in result.layers)
     left = tuple(replace(row, name=evil, op=evil, detail=evil) for row in result.skipped)
-    lines = report.as_github(replace(result, layers=rows, skipped=left, kept_statistics=left, notes=(evil,)))
+    lines = as_github(replace(result, layers=rows, skipped=left, kept_statistics=left, notes=(evil,)))
     assert len(lines) == 6
     for line in lines:
         assert not set(line) & set("\r\n\x1b")
@@ -202,9 +207,7 @@ def test_annotations_are_lines(result: Result) -> None:
 
 def test_the_verdict(result: Result) -> None:
     def said(*statuses: str) -> str:
-        return report.verdict(
-            replace(result, layers=tuple(replace(result.layers[0], status=status) for status in statuses))
-        )
+        return verdict(replace(result, layers=tuple(replace(result.layers[0], status=status) for status in statuses)))
 
     assert said("ok", "ok") == "All 2 layers have the std wanted."
     assert said("ok") == "The one layer has the std wanted."
@@ -222,7 +225,7 @@ def test_the_worst_come_first(result: Result) -> None:
         replace(result.layers[0], name=name, status="off" if name in "abd" else "degenerate", std=std)
         for name, std in stds.items()
     ]
-    assert [row.name for row in report.misses(replace(result, layers=tuple(rows)))] == list("cefgbda")
+    assert [row.name for row in misses(replace(result, layers=tuple(rows)))] == list("cefgbda")
     # Off by a factor counts the same upwards and downwards, relative to the layer's own target.
     pair = [replace(rows[0], name="x", target=0.1, std=0.2), replace(rows[0], name="y", target=4.0, std=1.0)]
-    assert [row.name for row in report.misses(replace(result, layers=tuple(pair)))] == ["y", "x"]
+    assert [row.name for row in misses(replace(result, layers=tuple(pair)))] == ["y", "x"]

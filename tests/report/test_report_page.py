@@ -18,12 +18,13 @@ import pytest
 from oracle import normal, parse
 
 import onnx_lsuv
-from onnx_lsuv import report
 from onnx_lsuv.errors import clean
 from onnx_lsuv.lsuv import Result, describe
 from onnx_lsuv.lsuv.result import STATUSES
 from onnx_lsuv.report.axes import count_ticks, log_axis
-from onnx_lsuv.report.page import aligned
+from onnx_lsuv.report.columns import aligned, number
+from onnx_lsuv.report.page import as_html
+from onnx_lsuv.report.words import misses
 
 EVIL = "</script><img src=x onerror=alert(1)>\"'&<b>|`\x1b[31m\u202eabc\u2066\n\x00]]>-->"
 HIDDEN = set("\x1b\u202e\u2066\x00")
@@ -137,7 +138,7 @@ def percent(text: str) -> float:
 
 
 def test_the_page_has_its_parts(result: Result) -> None:
-    page = read(report.as_html(result, ABOUT, command=["onnx-lsuv", "net.onnx", "-o", "a b.onnx"]))
+    page = read(as_html(result, ABOUT, command=["onnx-lsuv", "net.onnx", "-o", "a b.onnx"]))
     assert page.all("html")[0].attributes["lang"] == "en"
     assert [e.text for e in page.all("h1")] == ["net.onnx"]
     assert page.all("p", kind="verdict yes")[0].text == "All 3 layers have the std wanted."
@@ -145,6 +146,7 @@ def test_the_page_has_its_parts(result: Result) -> None:
     assert sections == ["std", "scales", "layers", "left", "data", "changes", "made"]
     assert [e.attributes["href"] for e in page.all("nav")[0].all("a")] == [f"#{name}" for name in sections]
     left = page.all("section", id="left")[0].text
+    assert left.startswith("\nLeft alone 1\n")
     assert "dynamic" in left
     assert result.skipped[0].name in left
     assert "onnx-lsuv net.onnx -o 'a b.onnx'" in page.all("pre")[0].text
@@ -155,7 +157,7 @@ def test_the_page_has_its_parts(result: Result) -> None:
 
 
 def test_the_table_has_every_number(result: Result) -> None:
-    table = read(report.as_html(result, ABOUT)).all("table", kind="sortable")[0]
+    table = read(as_html(result, ABOUT)).all("table", kind="sortable")[0]
     heads = [e.text for e in table.all("th")]
     assert heads[:3] == ["#", "layer", "op"]
     # Neither is there anything to say in these, nor are there two kinds of it.
@@ -167,20 +169,20 @@ def test_the_table_has_every_number(result: Result) -> None:
         assert cells["status"].text == row.status == "ok"
         for head, value in (("std drawn", row.std_drawn), ("scale", row.scale), ("mean now", row.mean)):
             assert cells[head].attributes["data-v"] == repr(value)
-            assert cells[head].text == report.number(value)
+            assert cells[head].text == number(value)
 
 
 def test_columns_come_with_what_they_say(result: Result) -> None:
     first, *others = result.layers
     odd = replace(first, dtype="float16", target=0.1, path=("Transpose", "Cast"), scope="main/loop.body", std=math.inf)
-    page = read(report.as_html(replace(result, layers=(odd, *others)), ABOUT))
+    page = read(as_html(replace(result, layers=(odd, *others)), ABOUT))
     heads = [e.text for e in page.all("table", kind="sortable")[0].all("th")]
     assert {"graph", "through", "type", "std wanted"} <= set(heads)
     row = dict(zip(heads, page.all("tr", id="layer-1")[0].all("td"), strict=True))
     assert row["through"].text == "Transpose > Cast"
     assert row["std now"].attributes["data-v"] == "Infinity"
     measured = replace(result, layers=tuple(replace(x, std_drawn=None, scale=None) for x in result.layers))
-    page = read(report.as_html(measured, ABOUT))
+    page = read(as_html(measured, ABOUT))
     assert not {"std drawn", "scale"} & {e.text for e in page.all("th")}
     assert not page.all("section", id="scales")
 
@@ -188,7 +190,7 @@ def test_columns_come_with_what_they_say(result: Result) -> None:
 @pytest.mark.parametrize("n", [1, 3, 57, 150, 640])
 def test_the_picture_is_drawn_to_scale(result: Result, n: int) -> None:
     done = result if n == 3 else many(result, n)
-    page = read(report.as_html(done, ABOUT))
+    page = read(as_html(done, ABOUT))
     figure = page.all("section", id="std")[0]
     ticks = [(percent(e.attributes["y"]), level(e.text)) for e in figure.all("text", kind="y")]
     assert 2 <= len(ticks) <= 8
@@ -211,7 +213,7 @@ def test_the_picture_is_drawn_to_scale(result: Result, n: int) -> None:
         assert link.attributes.get("class") == (None if row.good else "missed")
         told = link.all("text", kind="tell")[0].text
         assert told.startswith(f"{i + 1}  {row.name}")
-        assert all(report.number(each) in told for each in (row.std_drawn, row.scale, row.std) if each is not None)
+        assert all(number(each) in told for each in (row.std_drawn, row.scale, row.std) if each is not None)
         assert row.status in told
     assert seen >= n
     lines = {e.attributes["class"]: e.attributes["d"] for e in figure.all("path") if "class" in e.attributes}
@@ -222,7 +224,7 @@ def test_the_picture_is_drawn_to_scale(result: Result, n: int) -> None:
 
 def test_targets_of_their_own_are_drawn(result: Result) -> None:
     rows = tuple(replace(row, target=target) for row, target in zip(result.layers, (1, 1, 0.1), strict=True))
-    figure = read(report.as_html(replace(result, layers=rows), ABOUT)).all("svg", kind="profile few")[0]
+    figure = read(as_html(replace(result, layers=rows), ABOUT)).all("svg", kind="profile few")[0]
     lines = re.findall(r"M([\d.]+) ([\d.]+)H([\d.]+)", figure.all("path", kind="target")[0].attributes["d"])
     assert [(float(a), float(b)) for a, _, b in lines] == [(0, 666.7), (666.7, 1000)]
     assert float(lines[0][1]) < float(lines[1][1])
@@ -230,7 +232,7 @@ def test_targets_of_their_own_are_drawn(result: Result) -> None:
 
 def test_the_histogram_counts_every_scale(result: Result) -> None:
     done = many(result, 300)
-    figure = read(report.as_html(done, ABOUT)).all("svg", kind="histogram")[0]
+    figure = read(as_html(done, ABOUT)).all("svg", kind="histogram")[0]
     scales = [row.scale for row in done.layers if row.scale is not None]
     counts = []
     for bar in figure.all("g"):
@@ -250,7 +252,7 @@ def test_nothing_finite_is_shown_too(result: Result, value: float | None) -> Non
     rows = tuple(
         replace(row, status="degenerate", std=value, std_drawn=value, scale=None, note="why") for row in result.layers
     )
-    page = read(report.as_html(replace(result, layers=rows), ABOUT))
+    page = read(as_html(replace(result, layers=rows), ABOUT))
     assert page.all("p", kind="verdict no")[0].text == "3 of 3 layers missed the std wanted."
     figures = page.all("section", id="std")
     assert len(figures) == (value is not None)
@@ -263,26 +265,26 @@ def test_nothing_finite_is_shown_too(result: Result, value: float | None) -> Non
 
 def test_a_page_of_a_dry_run_and_of_nothing(result: Result) -> None:
     found = describe(result.model)
-    page = read(report.as_html(found, ABOUT))
+    page = read(as_html(found, ABOUT))
     assert page.all("p", kind="verdict ")[0].text == "3 layers found; nothing was run."
     assert [e.attributes["id"] for e in page.all("section")] == ["layers", "left", "made"]
     empty = replace(found, layers=(), skipped=())
-    assert "No layer was found." in read(report.as_html(empty, {})).text
+    assert "No layer was found." in read(as_html(empty, {})).text
 
 
 def test_two_models_in_one_picture(result: Result) -> None:
     first, *rest = result.layers
     there = replace(result, layers=(*reversed(rest), replace(first, std=0.25)))
-    page = read(report.as_html(result, ABOUT, other=there))
+    page = read(as_html(result, ABOUT, other=there))
     marks = page.all("g", kind="marks")[0].all("a")
     assert [len(e.all("circle", kind="other")) for e in marks] == [1, 1, 1]
     assert "std 0.2500 other" in marks[0].text
     heads = [e.text for e in page.all("table", kind="sortable")[0].all("th")]
     at = heads.index(f"std of {there.model.name}")
     assert [e.all("td")[at].text for e in page.all("tbody")[0].all("tr")] == [
-        report.number(row.std) for row in (there.layers[2], *rest)
+        number(row.std) for row in (there.layers[2], *rest)
     ]
-    fewer = read(report.as_html(result, ABOUT, other=replace(there, layers=there.layers[:1])))
+    fewer = read(as_html(result, ABOUT, other=replace(there, layers=there.layers[:1])))
     assert "2 of these layers have no counterpart in the other model." in fewer.text
 
 
@@ -304,8 +306,8 @@ def test_the_worst_are_named_first(result: Result) -> None:
         replace(third, status="off", std=0.01),
     )
     done = replace(result, layers=rows)
-    assert report.misses(done) == [rows[1], rows[2], rows[0]]
-    items = read(report.as_html(done, ABOUT)).all("div", kind="misses")[0].all("li")
+    assert misses(done) == [rows[1], rows[2], rows[0]]
+    items = read(as_html(done, ABOUT)).all("div", kind="misses")[0].all("li")
     assert [e.all("a")[0].attributes["href"] for e in items] == ["#layer-2", "#layer-3", "#layer-1"]
     assert items[0].text == f"{second.name} degenerate: a cause"
     assert items[2].text == f"{first.name} off: std 1.2000, wanted 1.0000"
@@ -338,10 +340,10 @@ def hostile(result: Result) -> tuple[Result, dict[str, Any]]:
 
 def test_names_are_text_and_nothing_else(result: Result) -> None:
     done, about = hostile(result)
-    source = report.as_html(done, about, command=["onnx-lsuv", EVIL], other=done)
+    source = as_html(done, about, command=["onnx-lsuv", EVIL], other=done)
     page = read(source)
     assert not set(source) & HIDDEN
-    plain = read(report.as_html(result, ABOUT, command=["onnx-lsuv"], other=result))
+    plain = read(as_html(result, ABOUT, command=["onnx-lsuv"], other=result))
     assert {e.tag for e in page.walk()} <= {e.tag for e in plain.walk()} | {"ul", "li", "span"}
     assert len(page.all("script")) == len(page.all("style")) == 1
     assert not [name for e in page.walk() for name in e.attributes if name.startswith("on") or name == "style"]
@@ -352,7 +354,7 @@ def test_names_are_text_and_nothing_else(result: Result) -> None:
 
 
 def test_the_page_asks_nothing_of_anyone(result: Result) -> None:
-    source = report.as_html(many(result, 40), ABOUT, other=result)
+    source = as_html(many(result, 40), ABOUT, other=result)
     page = read(source)
     assert not page.all("img") + page.all("iframe") + page.all("object") + page.all("use")
     links = [e.attributes[name] for e in page.walk() for name in ("src", "href", "xlink:href") if name in e.attributes]
@@ -369,7 +371,7 @@ def test_the_page_asks_nothing_of_anyone(result: Result) -> None:
 
 
 def test_the_keyboard_reaches_everything(result: Result) -> None:
-    page = read(report.as_html(result, ABOUT))
+    page = read(as_html(result, ABOUT))
     # Boxes that scroll are stops, and say what they are; so is each layer of the picture, as a link.
     boxes = page.all("div", kind="box")
     assert len(boxes) == len(page.all("table")) == 3
@@ -396,7 +398,7 @@ def contrast(one: str, other: str) -> float:
 
 def test_colours_can_be_read_in_both_schemes(result: Result) -> None:
     assert contrast("#ffffff", "#000000") == pytest.approx(21)
-    style = read(report.as_html(result, ABOUT)).all("style")[0].text
+    style = read(as_html(result, ABOUT)).all("style")[0].text
     schemes = [
         dict(re.findall(r"--(\w+): (#[0-9a-f]{6});", block)) for block in re.findall(r":root \{([^}]*)\}", style)
     ]
@@ -413,7 +415,7 @@ def test_colours_can_be_read_in_both_schemes(result: Result) -> None:
 
 def test_every_status_has_its_colour_or_none(result: Result) -> None:
     rows = [replace(result.layers[0], name=status, status=status) for status in STATUSES]
-    page = read(report.as_html(replace(result, layers=tuple(rows)), ABOUT))
+    page = read(as_html(replace(result, layers=tuple(rows)), ABOUT))
     style = page.all("style")[0].text
     for row in rows:
         assert page.all("span", kind=row.status)[0].text == row.status
@@ -423,7 +425,7 @@ def test_every_status_has_its_colour_or_none(result: Result) -> None:
 
 
 def test_the_same_page_again(result: Result) -> None:
-    assert report.as_html(result, ABOUT, other=result) == report.as_html(result, ABOUT, other=result)
+    assert as_html(result, ABOUT, other=result) == as_html(result, ABOUT, other=result)
 
 
 @pytest.mark.parametrize("low", [-320.0, -45.0, -7.3, -1.0, 0.0, 0.2, 12.0])

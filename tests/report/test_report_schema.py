@@ -6,6 +6,7 @@ import copy
 import json
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -16,10 +17,12 @@ import pytest
 from oracle import normal, parse
 
 import onnx_lsuv
-from onnx_lsuv import report
 from onnx_lsuv.layers import REASONS
 from onnx_lsuv.lsuv.result import STATUSES, Change, LayerReport, SkippedReport
+from onnx_lsuv.report.document import SCHEMA as VERSION
+from onnx_lsuv.report.document import as_document, as_json
 
+WIDTH = 120
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_models"
 SCHEMA: dict[str, Any] = json.loads(files("onnx_lsuv.report").joinpath("schema.json").read_text("utf-8"))
 VALID = jsonschema.Draft202012Validator(SCHEMA)
@@ -59,6 +62,29 @@ def whole(reports: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return full
 
 
+def laid_out(node: Any, before: str = "", indent: str = "") -> str:
+    """Return JSON with each value on one line where it fits; a longer list of words fills lines."""
+    line = indent + before + json.dumps(node, ensure_ascii=False)
+    if len(line) < WIDTH or not isinstance(node, dict | list):
+        return line
+    inside = indent + "  "
+    if isinstance(node, dict):
+        inner = ",\n".join(laid_out(child, f'"{key}": ', inside) for key, child in node.items())
+        return f"{indent}{before}{{\n{inner}\n{indent}}}"
+    if all(isinstance(child, str) for child in node):
+        words = ", ".join(map(json.dumps, node))
+        inner = textwrap.fill(words, WIDTH - 1, initial_indent=inside, subsequent_indent=inside, break_on_hyphens=False)
+    else:
+        inner = ",\n".join(laid_out(child, "", inside) for child in node)
+    return f"{indent}{before}[\n{inner}\n{indent}]"
+
+
+def test_the_schema_is_laid_out_to_be_read() -> None:
+    text = files("onnx_lsuv.report").joinpath("schema.json").read_text("utf-8")
+    assert text == laid_out(SCHEMA) + "\n", "write the file again as laid_out gives it"
+    assert text.count("\n") <= 450
+
+
 def described(node: Any, path: str = "") -> Iterator[str]:
     """Yield the place of every property and definition without a description."""
     if isinstance(node, dict):
@@ -79,7 +105,7 @@ def test_the_schema_is_one_and_describes_every_field() -> None:
     VALID.check_schema(SCHEMA)
     assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert not list(described(SCHEMA))
-    assert SCHEMA["properties"]["schema"]["const"] == report.SCHEMA
+    assert SCHEMA["properties"]["schema"]["const"] == VERSION
 
 
 def test_the_schema_has_the_fields_and_words_of_the_code() -> None:
@@ -111,8 +137,8 @@ def test_a_report_from_python_fits(whole: dict[str, Any]) -> None:
     result = onnx_lsuv.initialize(model, given, init="he", target={"h": 0.5, "z": 2}, center=True)
     assert [row.status for row in result.layers] == ["scaled", "degenerate"]
     about = {"versions": whole["versions"], "files": whole["files"]}
-    VALID.validate(report.document(result, about))
-    VALID.validate(json.loads(report.as_json(result, about)))
+    VALID.validate(as_document(result, about))
+    VALID.validate(json.loads(as_json(result, about)))
 
 
 def edit(path: str, value: Any) -> Callable[[dict[str, Any]], None]:

@@ -13,39 +13,25 @@ from onnx_lsuv.graph.blocked import DOMAIN, MULTIPLE, add_product, padded, pools
 from onnx_lsuv.graph.builder import GraphBuilder
 from onnx_lsuv.graph.forms.held import Form, Forms
 from onnx_lsuv.graph.nodes import proto_of
-from onnx_lsuv.program import SHAPE_READERS, Node, known
-
-# Positively homogeneous in their first operand, whatever the others are.
-_HOMOGENEOUS = frozenset({
-    "Relu", "LeakyRelu", "PRelu", "Identity", "Dropout", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool",
-    "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "DepthToSpace", "SpaceToDepth",
-    "ReduceMean", "ReduceSum", "ReduceMax", "Abs", "Neg", "Expand", "Tile", "Gather",
-})  # fmt: skip
-_POOLS = frozenset({"MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"})
-# These treat every value alike, whatever its place. They give a finite number for 0: the channels that fill the last
-# block stay finite, and the next filter has zeros there.
-_ALIKE = frozenset({
-    "Relu", "LeakyRelu", "Elu", "Selu", "Celu", "ThresholdedRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh",
-    "Softplus", "Softsign", "Gelu", "Erf", "Abs", "Neg", "Identity",
-})  # fmt: skip
-_JOINS = frozenset({"Add", "Sub", "Sum", "Max", "Min", "Concat"})
+from onnx_lsuv.operators import Attributes, of
+from onnx_lsuv.program import Node, known
 
 
 def write_node(forms: Forms, builder: GraphBuilder, node: Node) -> bool:
     """Write a node on the forms that its operands are there in, where it can be; say whether it was."""
     if node.domain != "" or node.bodies or not any(name in forms.held for name in node.inputs):
         return False
-    first = node.inputs[0]
-    if node.op_type in SHAPE_READERS:
+    first, operator = node.inputs[0], of(node)
+    if operator.reads_shape:
         builder.nodes.append(proto_of(replace(node, inputs=(forms.unblocked(builder, first).name,))))
     elif node.op_type == "Clip" and forms.opset >= 11 and _alone(forms, node):
         _clip(forms, builder, node)
-    elif node.op_type in _HOMOGENEOUS and _alone(forms, node):
+    elif operator.waits and _alone(forms, node):
         _homogeneous(forms, builder, node)
-    elif node.op_type in _ALIKE and forms.form(first).blocked and forms.image(node.outputs[0]):
+    elif operator.pointwise and forms.form(first).blocked and forms.image(node.outputs[0]):
         form = forms.divided(builder, first)
         _hold(forms, builder, node, (form.name,), Form("", None, True))
-    elif node.op_type in _JOINS and len(node.outputs) == 1:
+    elif operator.sums and len(node.outputs) == 1:
         return _join(forms, builder, node)
     elif node.op_type == "Mul":
         return _product(forms, builder, node)
@@ -72,10 +58,10 @@ def _homogeneous(forms: Forms, builder: GraphBuilder, node: Node) -> None:
     if form.blocked and len(node.outputs) == 1 and forms.image(node.outputs[0]):
         if node.op_type == "Relu" and _fuse(forms, node, "Relu"):
             return None
-        if node.op_type in _ALIKE and not rest:
+        if of(node).pointwise and not rest:
             return _hold(forms, builder, node, (form.name,), form)
-        if node.op_type in _POOLS and pools_in_blocks(node):
-            attributes = {key: a for key, a in node.attributes.items() if key != "storage_order"}
+        if of(node).blocked and pools_in_blocks(node):
+            attributes = Attributes((key, a) for key, a in node.attributes.items() if key != "storage_order")
             return _hold(forms, builder, replace(node, domain=DOMAIN, attributes=attributes), (form.name,), form)
     form = forms.unblocked(builder, node.inputs[0])
     # What a MaxPool or a Dropout gives beside its first output has no factor.

@@ -12,10 +12,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from onnx_lsuv.batches.files import SMALL
 from onnx_lsuv.batches.inputs import Input
-from onnx_lsuv.batches.stored import Stored, rows_of
-from onnx_lsuv.batches.values import Piece, dtype_of
+from onnx_lsuv.batches.stored import SMALL, Stored, rows_of
+from onnx_lsuv.batches.values import Piece
 from onnx_lsuv.errors import DataError, quote
 
 Plan = Sequence[Mapping[str, Piece]]
@@ -27,8 +26,7 @@ def check_memory(inputs: Sequence[Input], batches: Plan, limit: int) -> None:
         costs = {each: _cost(each, batch[each.name]) for each in inputs}
         if sum(costs.values()) > limit:
             most = max(costs, key=lambda each: costs[each])
-            fixed = most.shape is not None and isinstance((*most.shape, None)[0], int)
-            cut = "" if fixed else "cut it with '--batch-size', give fewer with '--samples', or "
+            cut = "" if most.fixed is not None else "cut it with '--batch-size', give fewer with '--samples', or "
             raise DataError(
                 f"a batch takes {sum(costs.values())} bytes of memory once it is unpacked and converted, more than the "
                 f"limit of {limit}, most of it for input {quote(most.name)} from {batch[most.name].stored.where}; {cut}"
@@ -37,7 +35,7 @@ def check_memory(inputs: Sequence[Input], batches: Plan, limit: int) -> None:
 
 
 def _cost(each: Input, piece: Piece) -> int:
-    stored, want = piece.stored, dtype_of(each)
+    stored, want = piece.stored, each.dtype
     unpacked = math.prod(piece.shape if stored.apart else stored.shape) * stored.dtype.itemsize if stored.packed else 0
     return unpacked + (math.prod(piece.shape) * want.itemsize if want != stored.dtype else 0)
 

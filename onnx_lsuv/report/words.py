@@ -1,0 +1,122 @@
+"""What a result says in words: the verdict, what missed and by how much, what was left alone, what trains where.
+
+What trains where is told of a plain value as `importers.Forecast.as_dict` gives it for each importer: how it takes the
+file as it is and in its portable form, or how many weights at least it would train in that form.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from onnx_lsuv.importers.table import MEASURED
+from onnx_lsuv.lsuv import LayerReport, Result, SkippedReport
+from onnx_lsuv.report.columns import number
+
+
+def verdict(result: Result) -> str:
+    """Return the verdict in one sentence that holds no name from the file."""
+    n, states = len(result.layers), Counter(row.status for row in result.layers)
+    layers = f"{n} layer{'s' * (n != 1)}"
+    missed = sum(not row.good for row in result.layers)
+    if missed:
+        return f"{missed} of {layers} missed the std wanted."
+    if not n:
+        return "No layer was found."
+    if states["found"] == n:
+        return f"{layers} found; nothing was run."
+    if states["ok"] == n:
+        return f"All {layers} have the std wanted." if n > 1 else "The one layer has the std wanted."
+    rest = ", ".join(f"{count} {status}" for status, count in states.items() if status != "ok")
+    if states["ok"]:
+        return f"{states['ok']} of {layers} have the std wanted; {rest}."
+    return f"{layers}: {rest}; none was measured again."
+
+
+def misses(result: Result) -> list[LayerReport]:
+    """Return the layers that count against the exit status, those furthest from their target first."""
+    return sorted((row for row in result.layers if not row.good), key=_distance, reverse=True)
+
+
+def _distance(row: LayerReport) -> float:
+    """Return by what factor a layer is off, as the size of its logarithm; infinity where it has no usable std."""
+    return abs(math.log(row.std / row.target)) if row.std is not None and 0 < row.std < math.inf else math.inf
+
+
+def told(row: LayerReport) -> str:
+    """Return what is to be said about a layer beside its status: the std found and wanted, and the cause."""
+    found = f"std {number(row.std)}, wanted {number(row.target)}" if row.status == "off" else ""
+    return "; ".join(filter(None, (found, row.note)))
+
+
+def groups(skipped: Sequence[SkippedReport]) -> list[dict[str, Any]]:
+    """Return the nodes left alone, those with the same reason, detail and operator together, as rows of `SKIPPED`."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for row in skipped:
+        found.setdefault((row.reason, row.detail, row.op), []).append(row.name)
+    return [
+        {"reason": reason, "detail": detail, "op": op, "nodes": len(names), "names": names}
+        for (reason, detail, op), names in found.items()
+    ]
+
+
+def only_there(result: Result, other: Result) -> list[str]:
+    """Return the names of the layers that only the other result has; none where layers go by their places."""
+    here = {row.name for row in result.layers}
+    names = [row.name for row in other.layers if row.name not in here]
+    return names if len(names) < len(other.layers) else []
+
+
+def path_of(result: Result, about: Mapping[str, Any], role: str = "model") -> str:
+    """Return the path of a result's model as it was named, where that is known."""
+    return str(about.get("files", {}).get(role, {}).get("path", result.model.name))
+
+
+def importers(trains: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of `TRAINS`; the counts are of weights that train."""
+    return [
+        {
+            "importer": f"{each['importer']} {each['version']}, {each['date']}",
+            "as_is": _share(each["as_is"]),
+            "portable": f"{_least(each)}{_share(each['portable'])}",
+            "framework": each["framework"],
+            "told": _findings(each, notes=True),
+        }
+        for each in trains
+    ]
+
+
+def sentences(trains: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a sentence for each importer, how many weights it trains and what blocks others, and one on dates."""
+    lines = []
+    for each in trains:
+        as_is, portable = each["as_is"], each["portable"]
+        found = f"{each['importer']} {each['version']} ({each['framework']}) trains {_share(as_is)} weights"
+        if portable["trainable"] != as_is["trainable"]:
+            found += f" as is, {_least(each)}{portable['trainable']} with --portable"
+        why = _findings(each, notes=False)
+        lines.append(f"{found}{'; ' if as_is['findings'] != portable['findings'] else ': '}{why}" if why else found)
+    dates = sorted({each["date"] for each in trains})
+    return [*lines, f"{', '.join(dates)}: {MEASURED}"] if lines else []
+
+
+def _least(each: Mapping[str, Any]) -> str:
+    """Return the words before a number of weights that is only expected; of all that there are, no more can be."""
+    sure = not each["expected"] or each["portable"]["trainable"] == each["portable"]["weights"]
+    return "" if sure else "at least "
+
+
+def _share(form: Mapping[str, Any]) -> str:
+    return f"{form['trainable']} of {form['weights']}"
+
+
+def _findings(each: Mapping[str, Any], *, notes: bool) -> str:
+    parts = {
+        words: [finding["text"] for finding in each[form]["findings"] if notes or finding["effect"] != "note"]
+        for form, words in (("as_is", "as is"), ("portable", "with --portable"))
+    }
+    if parts["as is"] == parts["with --portable"]:
+        return "; ".join(parts["as is"])
+    return "; ".join(f"{form}: {'; '.join(texts)}" for form, texts in parts.items() if texts)
