@@ -1,7 +1,7 @@
 """The command line: parse, call, print, exit status. The only importer of typer and rich.
 
     signals     a signal ends the process, wherever it is
-    main        what the process needs, the exit status
+    process     what the process needs, the exit status
     streams     standard output and standard error, whoever reads them
     terminal    width, colours and characters of standard output; the progress bar
     failures    exceptions -> one sentence and an exit status
@@ -19,7 +19,7 @@ imported only once `main` can answer Ctrl-C.
 """
 
 from onnx_lsuv import loaded_on_use
-from onnx_lsuv.cli.main import main, run
+from onnx_lsuv.cli.process import main, run
 
 TYPE_CHECKING = False  # nor does Ctrl-C wait for typing
 if TYPE_CHECKING:

@@ -1,12 +1,46 @@
-"""The calibration graph: weights as inputs, statistics after each layer, stages."""
+"""The calibration graph: weights as inputs, statistics after each layer, stages.
 
-from onnx_lsuv.graph.center import within_channels
-from onnx_lsuv.graph.expression import expression
-from onnx_lsuv.graph.models import IR_MAX
-from onnx_lsuv.graph.nodes import is_random
+A program and its plan pass through these modules in this order:
+
+    models           the program as a model, for shape inference and as what is run; bfloat16 without kernels for it
+    shapes           where inference and ONNX Runtime's kernels do not agree
+    rewrite          the nodes of every scope are written again; records go into scopes and come out of them
+    scaling          layers, with their std and the division by it
+    norms            BatchNormalizations, with the statistics of the data
+    representations  values whose division waits, or that are in ONNX Runtime's layout for convolutions
+    stages           what was written is cut where records are pooled over batches, and closed into models
+
+on these:
+
+    builder          nodes and constants as protobuf, in any opset
+    state            what a rewriting knows; which record decides
+    moments          count, mean and variance of a value
+    records          what a record is, in the graph and as an array; the scale that it gives
+    blocked          convolutions in blocks of channels
+
+The mathematics: with z = W x a layer's product and s its scale to a std of t,
+
+    s = t / std(z),                W' = s W,  since raw(s W) = s raw(W)
+    s^2 Var(z) + 2 s Cov(z, b) + Var(b) = t^2             where a term b stays added
+    n = sum n_i,  m = sum n_i m_i / n,  v = sum n_i (v_i + (m_i - m)^2) / n          over batches (Chan et al. 1979)
+"""
+
+from onnx_lsuv.graph.builder import is_random
+from onnx_lsuv.graph.models import BFLOAT16, IR_MAX, expression, has_bfloat16, widened
 from onnx_lsuv.graph.norms import variance_limits
-from onnx_lsuv.graph.pooling import COUNT, MEAN, ROWS, TINY, USE, VAR, Record, executions, first_usable_of, scale_of
-from onnx_lsuv.graph.precision import BFLOAT16, has_bfloat16, widened
+from onnx_lsuv.graph.records import (
+    COUNT,
+    MEAN,
+    ROWS,
+    TINY,
+    USE,
+    VAR,
+    Record,
+    executions,
+    first_usable_of,
+    scale_of,
+    within_channels,
+)
 from onnx_lsuv.graph.stages import Calibration, Stage, build, close
 from onnx_lsuv.graph.state import norm_key
 

@@ -16,13 +16,13 @@ zeros are not counted.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 
 from onnx import NodeProto, helper
 
-from onnx_lsuv.graph.builder import GraphBuilder
-from onnx_lsuv.graph.nodes import proto_of
+from onnx_lsuv.graph.builder import ScopeBuilder
 from onnx_lsuv.operators import Attributes
 from onnx_lsuv.program import Node
 
@@ -35,19 +35,12 @@ def padded(channels: int, block: int) -> int:
     return -(-channels // block) * block
 
 
-def stored(image: tuple[int, int, int, int], block: int) -> tuple[int, int, int, int]:
-    """Return the shape under which an image in blocks is declared."""
-    n, c, h, w = image
-    return n, padded(c, block), h, w
-
-
 def reads_plain(node: Node, shape: tuple[int, ...], block: int) -> bool | None:
     """Say whether a convolution of a weight's shape reads a plain image; None where it cannot be done in blocks.
 
     One that reads a plain image can read one in blocks as well.
     """
-    m, c = shape[:2]
-    group = node.int_attribute("group", 1)
+    (m, c), group = shape[:2], node.int_attribute("group", 1)
     if m % MULTIPLE:
         return None
     if group == 1 and c < block:
@@ -65,93 +58,63 @@ def pools_in_blocks(node: Node) -> bool:
     if node.int_attribute("ceil_mode", 0) and node.int_attribute("count_include_pad", 0):
         return False
     dilated = any(d > 1 for d in node.ints_attribute("dilations") or ())
-    automatic = "auto_pad" in node.attributes and node.attributes["auto_pad"].s not in (b"", b"NOTSET")
-    return not (dilated and automatic)
+    return not (dilated and node.text_attribute("auto_pad") not in ("", "NOTSET"))
 
 
 def convolve(
-    builder: GraphBuilder,
+    scope: ScopeBuilder,
     node: Node,
     x: str,
     weight: str,
     factor: str | None,
-    shape: tuple[int, ...],
+    shape: Sequence[int],
     block: int,
     *,
     plain: bool,
 ) -> str:
-    """Write a convolution without bias; return the name of its output in blocks.
+    """Write a convolution without bias by a weight of a shape, times a factor; return its output in blocks.
 
-    Args:
-        builder: where to write.
-        node: the convolution.
-        x: its image, in blocks or, with `plain`, as it was.
-        weight: the weight, as it was.
-        factor: a number that the weight is multiplied by; None for 1.
-        shape: the weight's shape (M, C/g, kh, kw).
-        block: channels side by side.
-        plain: see `x`.
+    The image x is in blocks or, with `plain`, as it was; the weight (M, C/g, kh, kw) is as it was.
     """
     m, c, *kernel = shape
     rows, places = padded(m, block), prod(kernel)
-    depthwise = c == 1 and m == node.int_attribute("group", 1) > 1
     # (1, M, C * kh * kw, 1) as an image in blocks is (M/b, C * kh * kw, b).
-    filters = builder.op("ReorderInput", builder.reshape(weight, 1, m, c * places, 1), domain=DOMAIN)
+    filters = scope.op("ReorderInput", scope.reshape(weight, 1, m, c * places, 1), domain=DOMAIN)
     if factor is not None:
-        # Now that there is a copy, it is multiplied in place; and flat, see `GraphBuilder.multiply`.
-        filters = builder.op("Mul", builder.reshape(filters, rows * c * places), factor)
-    if not (plain or depthwise):
+        # Now that there is a copy, it is multiplied in place; and flat, see `ScopeBuilder.multiply`.
+        filters = scope.op("Mul", scope.reshape(filters, rows * c * places), factor)
+    if c == 1 and m == node.int_attribute("group", 1) > 1:  # depthwise
+        node = replace(node, attributes=Attributes(node.attributes, group=helper.make_attribute("group", rows)))
+    elif not plain:
         columns = padded(c, block)
         if columns > c:
-            filters = builder.reshape(filters, rows // block, c, places, block)
-            zeros = builder.book.filled(0, rows // block, columns - c, places, block)
-            filters = builder.op("Concat", filters, zeros, axis=1)
+            filters = scope.reshape(filters, rows // block, c, places, block)
+            zeros = scope.graph.filled(0, rows // block, columns - c, places, block)
+            filters = scope.op("Concat", filters, zeros, axis=1)
         if places > 1:
-            filters = builder.reshape(filters, rows // block, columns // block, block, places, block)
-            filters = builder.op("Transpose", filters, perm=[0, 1, 3, 2, 4])
+            filters = scope.reshape(filters, rows // block, columns // block, block, places, block)
+            filters = scope.op("Transpose", filters, perm=[0, 1, 3, 2, 4])
         c = columns
-    filters = builder.reshape(filters, rows, c, *kernel)
-    if depthwise:
-        group = helper.make_attribute("group", rows)
-        node = replace(node, attributes=Attributes(node.attributes, group=group))
-    raw = builder.book.fresh()
-    builder.nodes.append(proto_of(replace(node, domain=DOMAIN, inputs=(x, filters), outputs=(raw,))))
-    return raw
+    return scope.copy(node, (x, scope.reshape(filters, rows, c, *kernel)), domain=DOMAIN)
 
 
-def add_product(builder: GraphBuilder, x: str, factor: str, total: str, channels: int) -> NodeProto:
-    """Write total + factor * x for images in blocks; return the node.
+def add_product(scope: ScopeBuilder, x: str, factor: str, total: str, channels: int) -> NodeProto:
+    """Write total + factor * x, x and the total being images in blocks of so many channels in all; return the node.
 
-    It is a depthwise convolution of one tap that adds to its sum in place: one pass over the values instead of two, and
-    no new memory.
-
-    Args:
-        builder: where to write.
-        x: an image in blocks.
-        factor: a number.
-        total: an image in blocks, which may be overwritten where nothing else reads it.
-        channels: of both, those that fill the last block included.
+    It is a depthwise convolution of one tap that adds to its sum in place where nothing else reads that: one pass over
+    the values instead of two, and no new memory.
     """
-    taps = builder.op("Mul", builder.book.filled(1, channels, 1, 1, 1), factor)
-    builder.op("Conv", x, taps, "", total, domain=DOMAIN, group=channels, kernel_shape=[1, 1])
-    return builder.nodes[-1]
+    taps = scope.op("Mul", scope.graph.filled(1, channels, 1, 1, 1), factor)
+    scope.op("Conv", x, taps, "", total, domain=DOMAIN, group=channels, kernel_shape=[1, 1])
+    return scope.nodes[-1]
 
 
-def scale_and_shift(builder: GraphBuilder, x: str, scale: str, shift: str, channels: int, block: int) -> NodeProto:
-    """Write scale * x + shift for an image in blocks; return the node.
-
-    Args:
-        builder: where to write.
-        x: an image in blocks.
-        scale: a number for each channel, (C,).
-        shift: the same.
-        channels: C.
-        block: channels side by side.
-    """
+def scale_and_shift(scope: ScopeBuilder, x: str, scale: str, shift: str, channels: int, block: int) -> NodeProto:
+    """Write scale * x + shift for an image x in blocks, two numbers a channel; return the node."""
     rows = padded(channels, block)
     if rows > channels:
-        zeros = builder.book.filled(0, rows - channels)
-        scale, shift = (builder.op("Concat", each, zeros, axis=0) for each in (scale, shift))
-    taps = builder.reshape(scale, rows, 1, 1, 1)
-    builder.op("Conv", x, taps, shift, domain=DOMAIN, group=rows, kernel_shape=[1, 1])
-    return builder.nodes[-1]
+        zeros = scope.graph.filled(0, rows - channels)
+        scale, shift = (scope.op("Concat", each, zeros, axis=0) for each in (scale, shift))
+    taps = scope.reshape(scale, rows, 1, 1, 1)
+    scope.op("Conv", x, taps, shift, domain=DOMAIN, group=rows, kernel_shape=[1, 1])
+    return scope.nodes[-1]

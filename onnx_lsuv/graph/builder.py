@@ -1,19 +1,23 @@
-"""Write nodes for one scope of a graph in any opset from 7 on.
+"""Write the nodes of a graph and of the scopes inside it, in any opset from 7 on.
 
-Only operators are written whose meaning is the same in every opset, or whose change is hidden here: reduction axes
-are an attribute before opset 18 (ReduceSum: 13) and an input from it on; Where is an If before opset 9.
+Those of the program are written as they are, with chance taken out of them. Beside them only operators are written
+whose meaning is the same in every opset, or whose change is hidden here: reduction axes are an attribute before opset
+18 (ReduceSum: 13) and an input from it on; Where is an If before opset 9.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
 import numpy as np
-from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
+
+from onnx_lsuv.operators import Attributes, of
+from onnx_lsuv.program import Body, Node
 
 MOST = 32  # bytes of a constant that its name spells out
 
@@ -26,8 +30,17 @@ class Value:
     dims: tuple[int | None, ...] | None
 
 
+@dataclass(frozen=True, slots=True)
+class ScopedRecord:
+    """A record (see `records`) in the scope being written."""
+
+    name: str
+    certain: bool  # it was surely reached
+    trail: str | None = None  # the records of the first executions, a row each, where they are kept apart
+
+
 @dataclass(slots=True)
-class Book:
+class GraphBuilder:
     """What all scopes of one graph share: the opset, the constants written so far, a counter for names."""
 
     opset: int
@@ -46,42 +59,51 @@ class Book:
         array = np.asarray(values, dtype)
         data = array.tobytes()
         content = data.hex() if len(data) <= MOST else hashlib.sha256(data).hexdigest()
-        name = f"{self.prefix}_{array.dtype}_{'x'.join(map(str, array.shape))}_{content}"
+        return self._named(f"{array.dtype}_{'x'.join(map(str, array.shape))}_{content}", array)
+
+    def filled(self, value: int, *shape: int, dtype: type[np.generic] = np.float32) -> str:
+        """Return the name of a constant that is filled with a number."""
+        name = f"all_{dtype.__name__}_{value}_{'x'.join(map(str, shape))}"
+        return self._named(name, np.broadcast_to(np.asarray(value, dtype), shape))
+
+    def _named(self, content: str, array: np.ndarray[Any, Any]) -> str:
+        name = f"{self.prefix}_{content}"
         if name not in self.constants:
             self.constants[name] = numpy_helper.from_array(array, name)
         return name
 
-    def filled(self, value: int, *shape: int, dtype: type[np.generic] = np.float32) -> str:
-        """Return the name of a constant that is filled with a number."""
-        name = f"{self.prefix}_all_{dtype.__name__}_{value}_{'x'.join(map(str, shape))}"
-        if name not in self.constants:
-            self.constants[name] = numpy_helper.from_array(np.full(shape, value, dtype), name)
-        return name
-
 
 @dataclass(slots=True)
-class GraphBuilder:
-    """The nodes of one scope, in order."""
+class ScopeBuilder:
+    """The nodes of one scope, in order, and its records so far."""
 
-    book: Book
+    graph: GraphBuilder
+    top: bool = False  # the main graph
+    records: dict[str, ScopedRecord] = field(default_factory=dict)  # by key
     nodes: list[NodeProto] = field(default_factory=list)
 
     def op(self, op_type: str, *inputs: str, output: str | None = None, domain: str = "", **attributes: Any) -> str:
-        """Append a node of ONNX's own domain with one output; return the output's name."""
-        name = output or self.book.fresh()
+        """Append a node with one output; return the output's name."""
+        name = output or self.graph.fresh()
         # Half the time of helper.make_node, and there are thousands of these.
         node = NodeProto(op_type=op_type, domain=domain, input=inputs, output=(name,))
         node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
         self.nodes.append(node)
         return name
 
+    def copy(self, node: Node, inputs: Sequence[str], **changes: Any) -> str:
+        """Append a node of the program with other operands and one new output; return the output's name."""
+        name = self.graph.fresh()
+        self.nodes.append(proto_of(replace(node, inputs=tuple(inputs), outputs=(name,), **changes)))
+        return name
+
     def ints(self, *values: int) -> str:
         """Return a constant vector of int64."""
-        return self.book.constant(np.asarray(values, np.int64).reshape(-1), np.int64)
+        return self.graph.constant(np.asarray(values, np.int64).reshape(-1), np.int64)
 
-    def double(self, value: float) -> str:
-        """Return a constant scalar of float64."""
-        return self.book.constant(value, np.float64)
+    def double(self, values: Any) -> str:
+        """Return a constant of float64."""
+        return self.graph.constant(values, np.float64)
 
     def cast(self, value: str, to: int) -> str:
         """Cast a value to an element type."""
@@ -100,24 +122,70 @@ class GraphBuilder:
 
     def reduce(self, op_type: str, value: str, axes: Sequence[int], *, keep: bool = False) -> str:
         """Reduce over axes, which disappear or, with `keep`, stay with a length of 1."""
-        if self.book.opset < (13 if op_type == "ReduceSum" else 18):
+        if self.graph.opset < (13 if op_type == "ReduceSum" else 18):
             return self.op(op_type, value, axes=list(axes), keepdims=int(keep))
         return self.op(op_type, value, self.ints(*axes), keepdims=int(keep))
 
-    def select(self, condition: str, yes: str, no: str, elem_type: int = TensorProto.DOUBLE) -> str:
-        """Return one of two values by a condition of one element."""
-        if self.book.opset >= 9:
+    def select(self, condition: str, yes: str, no: str) -> str:
+        """Return one of two values of float64 by a condition of one element."""
+        if self.graph.opset >= 9:
             return self.op("Where", condition, yes, no)
-        branches = {
-            key: subgraph([helper.make_node("Identity", [value], [name := self.book.fresh()])], [], [name], elem_type)
-            for key, value in (("then_branch", yes), ("else_branch", no))
-        }
+        branches = {}
+        for key, value in (("then_branch", yes), ("else_branch", no)):
+            name = self.graph.fresh()
+            output = helper.make_tensor_value_info(name, TensorProto.DOUBLE, None)
+            branches[key] = helper.make_graph([helper.make_node("Identity", [value], [name])], "body", [], [output])
         return self.op("If", self.reshape(condition), **branches)
 
 
-def subgraph(
-    nodes: Sequence[NodeProto], inputs: Sequence[ValueInfoProto], outputs: Sequence[str], elem_type: int
-) -> GraphProto:
-    """Return a graph for an attribute, whose outputs are tensors of one element type and any shape."""
-    values = [helper.make_tensor_value_info(name, elem_type, None) for name in outputs]
-    return helper.make_graph(list(nodes), "body", list(inputs), values)
+# ------------------------------------------------------------------------------------------------ nodes of the program
+
+
+def neutral(node: Node) -> Node:
+    """Return a node with chance taken out: Dropout as identity, random operators with a fixed seed.
+
+    A BatchNormalization in training form becomes the inference form.
+    """
+    if node.domain != "":
+        return node
+    if node.op_type == "Dropout" and len([o for o in node.outputs if o]) == 1:
+        return replace(
+            node, op_type="Identity", inputs=node.inputs[:1], outputs=node.outputs[:1], attributes=Attributes()
+        )
+    # A Dropout whose mask is used cannot be left out. Before opset 12 it is none: it does nothing.
+    masked = node.op_type == "Dropout" and len(node.inputs) > 2
+    if masked or of(node).random:
+        attribute = helper.make_attribute("seed", 0 if masked else 0.0)
+        return replace(node, attributes=Attributes({"seed": attribute, **node.attributes}))
+    if node.op_type == "BatchNormalization" and node.int_attribute("training_mode", 0):
+        attributes = Attributes((k, a) for k, a in node.attributes.items() if k != "training_mode")
+        return replace(node, outputs=node.outputs[:1], attributes=attributes)
+    return node
+
+
+def neutral_nodes(node: Node) -> list[Node]:
+    """Return a node with chance taken out; what a BatchNormalization says of its statistics are those it reads."""
+    if node.op != "BatchNormalization" or len(node.outputs) == 1:
+        return [neutral(node)]
+    mean, var = node.inputs[3:5]
+    told = [(name, value) for name, value in zip(node.outputs[1:], (mean, var, mean, var), strict=False) if name]
+    copies = [replace(node, op_type="Identity", inputs=(v,), outputs=(n,), attributes=Attributes()) for n, v in told]
+    return [neutral(replace(node, outputs=node.outputs[:1])), *copies]
+
+
+def is_random(node: Node) -> bool:
+    """Say whether a node is one that `neutral` takes the chance out of."""
+    return neutral(node) is not node
+
+
+def proto_of(node: Node, close: Callable[[Body], GraphProto] | None = None) -> NodeProto:
+    """Return a node as protobuf; `close` turns a scope into a graph."""
+    proto = NodeProto(op_type=node.op_type, domain=node.domain, input=node.inputs, output=node.outputs)
+    # Names must be unique and valid in every ONNX Runtime message; the label says where the node stands.
+    proto.name = f"{node.label} -> {next((o for o in node.outputs if o), '')}"
+    attributes: list[AttributeProto] = list(node.attributes.values())
+    proto.attribute.extend(attributes)
+    if close is not None:
+        for name, body in node.bodies.items():
+            proto.attribute.append(helper.make_attribute(name, close(body)))
+    return proto

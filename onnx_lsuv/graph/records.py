@@ -1,87 +1,184 @@
-"""The record that decides at a use of a weight, or of a BatchNormalization's statistics."""
+"""Records: the moments that decide at a use of a weight, in the graph and, when they came out of it, as arrays.
+
+A record is a float64 matrix (ROWS, C), flat in the graph, whose rows are count, mean, population variance, and which
+of a weight's uses was measured. C is the number of channels for a BatchNormalization or a layer that is centred; 1 for
+other layers; 3 for a layer with an additive term b that stays, for z, b and z + b, from which
+Cov(z, b) = (Var(z + b) - Var(z) - Var(b)) / 2; when only measuring, 2 for such a layer, for z and z + b. The first
+column decides between uses, the last is the output. A count of 0 says: not reached.
+
+    scale       s = t / sqrt(Var z), or with a term that stays the positive root of
+                s^2 Var(z) + 2 s Cov(z, b) + Var(b) = t^2
+    pooled      n = sum n_i,  m = sum n_i m_i / n,  v = sum n_i (v_i + (m_i - m)^2) / n            (Chan et al. 1979)
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from onnx import TensorProto
+from numpy.typing import NDArray
 
-from onnx_lsuv.graph.builder import GraphBuilder
-from onnx_lsuv.graph.moments import Moments, first_usable, from_record, is_reached, to_record
-from onnx_lsuv.graph.pooling import COUNT, ROWS, Rough
-from onnx_lsuv.graph.state import Kept, Rewriter
+from onnx_lsuv.graph.builder import ScopeBuilder
+from onnx_lsuv.graph.moments import Moments
 
-# So many executions of a layer in a loop are kept apart (see `control`).
-TRAIL = 64
+Record = NDArray[np.float64]
 
-
-def empty_trail(builder: GraphBuilder, width: int) -> str | None:
-    """Return a trail without records; None where the opset cannot choose value by value."""
-    return builder.book.constant(np.zeros((TRAIL, ROWS * width)), np.float64) if builder.book.opset >= 9 else None
-
-
-def _appended(builder: GraphBuilder, trail: str, record: str) -> str:
-    """Return a trail with a record in the first of its rows that has a count of 0, if there is one."""
-    counts = builder.op("Gather", trail, builder.book.constant(COUNT, np.int64), axis=1)
-    filled = builder.cast(builder.op("Greater", counts, builder.double(0)), TensorProto.INT64)
-    place = builder.op("Equal", builder.ints(*range(TRAIL)), builder.reduce("ReduceSum", filled, (0,), keep=True))
-    return builder.op("Where", builder.reshape(place, -1, 1), record, trail)
+COUNT, MEAN, VAR, USE = range(4)
+ROWS = 4
+# A variance below this part of the squared mean is rounding noise of float32, not variance.
+NOISE = 1e-7
+# Stds of 1e-28 to 1e30: beyond, the scale to any target leaves the range of float32, and the weight with it.
+TINY, HUGE = 1e-56, 1e60
+SCALE_MAX = 1e37
 
 
-def merge(
-    rw: Rewriter,
-    builder: GraphBuilder,
-    records: dict[str, Kept],
-    key: str,
-    own: Callable[[], Moments],
-    width: int,
-    *,
-    use: int,
-    top: bool,
-) -> Moments:
-    """Return the moments that decide at this use, measuring only where no earlier use surely did.
+@dataclass(frozen=True, slots=True)
+class Rough:
+    """What is asked of a record that was measured by float32 sums about 0."""
+
+    columns: slice  # of the record
+    large: float  # how many variances the square of their means may have
+
+    def is_far(self, record: Record) -> bool:
+        """Say whether the mean of some column is too large."""
+        mean, var = record[MEAN, self.columns], record[VAR, self.columns]
+        return bool((mean * mean > self.large * np.maximum(var, 0)).any())
+
+
+# ------------------------------------------------------------------------------------------------------ in the graph
+
+
+def to_record(scope: ScopeBuilder, found: Moments, use: int, channels: int) -> str:
+    """Write a record, its rows one after the other."""
+    return scope.op(
+        "Concat", found.count, found.mean, found.var, scope.graph.filled(use, channels, dtype=np.float64), axis=0
+    )
+
+
+def from_record(scope: ScopeBuilder, record: str, channels: int) -> Moments:
+    """Take a record apart."""
+    rows = (scope.ints(*range(row * channels, (row + 1) * channels)) for row in (COUNT, MEAN, VAR))
+    count, mean, var = (scope.op("Gather", record, row, axis=0) for row in rows)
+    return Moments(count, mean, var)
+
+
+def first_usable(scope: ScopeBuilder, before: str, own: str, channels: int, *, layer: bool) -> str:
+    """Return the earlier record where it was reached, else the own.
+
+    For a layer the own counts too where it has a variance to scale by, and the earlier one has none.
+    """
+    earlier = from_record(scope, before, channels)
+    good = _is_reached(scope, earlier, channels)
+    if layer:
+        # A loop's state starts at zero, as a recurrent net's: its first iteration may say nothing.
+        first, second = (
+            is_usable(scope, _pick(scope, found.mean, 0, channels), _pick(scope, found.var, 0, channels))
+            for found in (earlier, from_record(scope, own, channels))
+        )
+        good = scope.op("And", good, scope.op("Or", first, scope.op("Not", second)))
+    return scope.select(good, before, own)
+
+
+def reached_or(scope: ScopeBuilder, record: str, other: str, channels: int) -> str:
+    """Return a record where the data reached it, else another."""
+    return scope.select(_is_reached(scope, from_record(scope, record, channels), channels), record, other)
+
+
+def _is_reached(scope: ScopeBuilder, found: Moments, channels: int) -> str:
+    return scope.op("Greater", _pick(scope, found.count, 0, channels), scope.double([0.0]))
+
+
+def _pick(scope: ScopeBuilder, row: str, column: int, columns: int) -> str:
+    return row if columns == 1 else scope.op("Gather", row, scope.ints(column), axis=0)
+
+
+def is_usable(scope: ScopeBuilder, mean: str, var: str, square: str | None = None) -> str:
+    """Write the nodes that say whether a variance is one to scale by; `square` is that of the mean, if it is there."""
+    floor = scope.op("Mul", square or scope.op("Mul", mean, mean), scope.double(NOISE))
+    floor = scope.op("Add", floor, scope.double(TINY))
+    return scope.op("And", scope.op("Greater", var, floor), scope.op("Less", var, scope.double(HUGE)))
+
+
+def scale(scope: ScopeBuilder, found: Moments, target: float, *, with_term: bool, elem_type: int, scalar: bool) -> str:
+    """Write the nodes that turn moments into a scale of an element type; it is 1 where there is none.
+
+    The scale has the shape (1,), or () with `scalar`, as an output of rank 0 needs it.
+    """
+    one, zero = scope.double([1.0]), scope.double([0.0])
+    columns = 3 if with_term else 1
+    mean, var = _pick(scope, found.mean, 0, columns), _pick(scope, found.var, 0, columns)
+    good = is_usable(scope, mean, var, found.square if columns == 1 else None)
+    if with_term:
+        var_b, var_sum = _pick(scope, found.var, 1, columns), _pick(scope, found.var, 2, columns)
+        cov = scope.op("Mul", scope.op("Sub", scope.op("Sub", var_sum, var), var_b), scope.double(0.5))
+        rest = scope.op("Mul", var, scope.op("Sub", scope.double(target**2), var_b))
+        inner = scope.op("Add", scope.op("Mul", cov, cov), rest)
+        result = scope.op("Div", scope.op("Sub", scope.op("Sqrt", inner), cov), var)
+        positive, finite = scope.op("Greater", result, zero), scope.op("Less", result, scope.double(SCALE_MAX))
+        within = scope.op("And", positive, finite)
+        good = scope.op("And", scope.op("And", good, scope.op("Greater", inner, zero)), within)
+    else:
+        result = scope.op("Div", scope.double(target), scope.op("Sqrt", var))
+    # Where the variance is no good the result is not either; the choice is made after it.
+    chosen = scope.select(good, result, one)
+    return scope.cast(scope.reshape(chosen) if scalar else chosen, elem_type)
+
+
+# --------------------------------------------------------------------------------------------------------- as arrays
+
+
+def scale_of(record: Record, target: float) -> float | None:
+    """Return the scale that a record gives, by the same rule as `scale`; None where there is none."""
+    mean, var = float(record[MEAN, 0]), float(record[VAR, 0])
+    if not NOISE * mean * mean + TINY < var < HUGE:
+        return None
+    if record.shape[1] == 1:
+        return target / math.sqrt(var)
+    var_b, var_sum = float(record[VAR, 1]), float(record[VAR, 2])
+    cov = (var_sum - var - var_b) / 2
+    inner = cov * cov + var * (target**2 - var_b)
+    if not inner > 0:
+        return None
+    result = (math.sqrt(inner) - cov) / var
+    return result if 0 < result < SCALE_MAX else None
+
+
+def pooled(records: Sequence[NDArray[Any]]) -> Record:
+    """Return the record of all batches together; a record with count 0 adds nothing."""
+    reached = [r for r in records if r[COUNT, 0] > 0]
+    if not reached:
+        return np.zeros_like(records[0], dtype=np.float64)
+    if len(reached) == 1:
+        return np.asarray(reached[0], np.float64)
+    count, mean, var, use = np.stack(reached, axis=1).astype(np.float64)
+    total = count.sum(0)
+    centre = (count * mean).sum(0) / total
+    spread = (count * (var + (mean - centre) ** 2)).sum(0) / total
+    return np.stack([total, centre, spread, use.min(0)])
+
+
+def executions(arrays: Sequence[NDArray[Any]]) -> list[Record]:
+    """Return the records of a use's executions over all batches.
 
     Args:
-        rw: the rewriting.
-        builder: where to write.
-        records: those of the scope, which take this one up.
-        key: of the weight or the norm.
-        own: writes the measuring of this use.
-        width: columns of the record.
-        use: which of the weight's layers this is.
-        top: in the main graph.
+        arrays: for each batch one record, flat, or a list (n, ROWS, C) of those of the first executions and, at the
+            end, the first usable of all.
     """
-    before = records.get(key)
-    if before is not None and before.certain:
-        return from_record(builder, _pooled_or(rw, builder, key, before.name, width), width)
-    found = own()
-    if found.rough is not None:
-        # A term that stays may be constant; what it adds is seen in the sum.
-        with_term = width == 3 and key in rw.plan.weights and key not in rw.centred
-        least = min(found.rough, rw.rough[key].large) if key in rw.rough else found.rough
-        rw.rough[key] = Rough(slice(None, None, 2 if with_term else None), least)
-    record = to_record(builder, found, use, width)
-    trail = before.trail if before is not None else None
-    if trail is not None:
-        trail = _appended(builder, trail, record)
-    cut = top and rw.staged and rw.rescale
-    if cut:
-        rw.cuts[record] = key
-    if top and not rw.rescale:
-        rw.uses.setdefault(key, []).append(record)
-    elif before is not None:
-        record = first_usable(builder, before.name, record, width, layer=key in rw.plan.weights)
-    # A first use may say nothing (a recurrent net's zero state), so a layer's later uses are asked too.
-    records[key] = Kept(record, certain=key not in rw.plan.weights, trail=trail)
-    if not (cut or before is not None):
-        return found
-    return from_record(builder, _pooled_or(rw, builder, key, record, width), width)
+    lists = [array if array.ndim == 3 else array.reshape(1, ROWS, -1) for array in arrays]
+    return [pooled(records) for records in zip(*lists, strict=True)]
 
 
-def _pooled_or(rw: Rewriter, builder: GraphBuilder, key: str, record: str, width: int) -> str:
-    """Return the pooled record of the run before, where there is one and it was reached; else a record of this run."""
-    if key not in rw.given:
-        return record
-    pooled = rw.given[key]
-    return builder.select(is_reached(builder, from_record(builder, pooled, width), width), pooled, record)
+def first_usable_of(records: Sequence[Record]) -> Record:
+    """Return the first record with a variance to scale by; else the first that was reached; else the first."""
+    reached = [record for record in records if record[COUNT, 0] > 0]
+    usable = (record for record in reached if scale_of(record[:, :1], 1.0) is not None)
+    return next(usable, reached[0] if reached else records[0])
+
+
+def within_channels(record: Record) -> Record:
+    """Return the record of an output about its channels' means, from that of its channels (see `moments.within`)."""
+    mean, var = record[MEAN], record[VAR]
+    return np.array([[record[COUNT, 0]], [np.sqrt(np.mean(mean * mean))], [np.mean(var)], [record[USE, 0]]])

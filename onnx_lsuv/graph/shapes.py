@@ -43,27 +43,29 @@ def is_mistaken(program: Program, values: Mapping[str, Value]) -> bool:
 
 
 def _differs(program: Program, node: Node, before: Dims, after: Dims) -> bool:
-    same = "auto_pad" in node.attributes and node.attributes["auto_pad"].s.startswith(b"SAME")
-    if of(node).windows and same and any(d > 1 for d in node.ints_attribute("dilations") or ()):
-        return True
-    if of(node).windows and node.int_attribute("ceil_mode", 0):
+    same = node.text_attribute("auto_pad").startswith("SAME")
+    if node.op_type == "ConvTranspose":
+        return same and any(node.ints_attribute("output_padding") or ())
+    if of(node).windows:
+        if same and any(d > 1 for d in node.ints_attribute("dilations") or ()):
+            return True
         rank = len(after) - 2
         strides, pads = node.ints_attribute("strides") or (1,) * rank, node.ints_attribute("pads") or (0,) * rank
-        return any(
+        return bool(node.int_attribute("ceil_mode", 0)) and any(
             n is not None and m is not None and (m - 1) * stride >= n + pad
             for n, m, stride, pad in zip(before[2:], after[2:], strides, pads, strict=False)
         )
     if node.op_type in ("Resize", "Upsample"):
         names = [name for name in node.inputs[1:3] if name in program.constants]
         scales = known(program.constants, names[-1]) if names else None
-        if scales is None or len(before) != len(after) or scales.size != len(after):
-            return False
-        return any(
-            n is not None and m is not None and int(np.float32(n) * scale) != m
-            for n, m, scale in zip(before, after, scales.astype(np.float32), strict=True)
+        return (
+            scales is not None
+            and len(before) == len(after) == scales.size
+            and any(
+                n is not None and m is not None and int(np.float32(n) * scale) != m
+                for n, m, scale in zip(before, after, scales.astype(np.float32), strict=True)
+            )
         )
-    if node.op_type == "ConvTranspose" and any(node.ints_attribute("output_padding") or ()):
-        return same
     return False
 
 
@@ -73,37 +75,25 @@ def check_runnable(program: Program, values: Mapping[str, Value]) -> None:
     At an Einsum of fewer axes than letters, and at an LSTM or GRU of no batch or no inputs, it ends the process; a
     convolution by a kernel of no length never ends. A shape, or bounds or axes, that are no vector fail on any data.
     """
-
-    def dims(name: str) -> Dims | None:
-        constant, value = program.constants.get(name), values.get(name)
-        return constant.dims if constant is not None else value.dims if value is not None else None
-
     for node in program.walk():
-        if node.op in ("Conv", "ConvTranspose") and 0 in (dims(node.inputs[1]) or ())[2:]:
-            raise ModelError(
-                f"{node.op} {node.label!r} has a kernel of no length, {list(dims(node.inputs[1]) or ())}: the model is "
-                "broken; export it again."
-            )
-        if node.op in ("LSTM", "GRU") and any(
-            0 in (dims(name) or ())[i == 0 :] for i, name in enumerate(node.inputs[:3])
-        ):
-            raise ModelError(f"{node.op} {node.label!r} has an operand without any values: export the model again.")
-        for name in (node.inputs[i] for i in of(node).vectors if i < len(node.inputs)):
-            found = dims(name)
-            if found is not None and (len(found) > 1 or (not found and node.op != "Unsqueeze")):
-                raise ModelError(
-                    f"{node.op} {node.label!r} should read a vector as {name!r}, but its shape is {list(found)}: the "
-                    "model is broken; export it again."
-                )
+        found = [program.constants.get(name) or values.get(name) for name in node.inputs]
+        dims = [each.dims if each is not None else None for each in found]
+        begin, end = f"{node.op} {node.label!r}", "the model is broken; export it again."
+        if node.op in ("Conv", "ConvTranspose") and 0 in (dims[1] or ())[2:]:
+            raise ModelError(f"{begin} has a kernel of no length, {list(dims[1] or ())}: {end}")
+        if node.op in ("LSTM", "GRU") and any(0 in (each or ())[i == 0 :] for i, each in enumerate(dims[:3])):
+            raise ModelError(f"{begin} has an operand without any values: export the model again.")
+        for name, each in ((node.inputs[i], dims[i]) for i in of(node).vectors if i < len(dims)):
+            if each is not None and (len(each) > 1 or (not each and node.op != "Unsqueeze")):
+                raise ModelError(f"{begin} should read a vector as {name!r}, but its shape is {list(each)}: {end}")
         if node.op != "Einsum":
             continue
         terms = node.text_attribute("equation").replace(" ", "").partition("->")[0].split(",")
-        for name, term in zip(node.inputs, terms, strict=False):
-            found = dims(name)
-            if found is not None and len(found) < len(term.replace("...", "")):
+        for name, each, term in zip(node.inputs, dims, terms, strict=False):
+            if each is not None and len(each) < len(term.replace("...", "")):
                 raise ModelError(
-                    f"The Einsum {node.label!r} reads {name!r} as {term!r}, but it has {len(found)} axes: the model is "
-                    "broken, or the data have too few axes for it."
+                    f"The {begin} reads {name!r} as {term!r}, but it has {len(each)} axes: the model is broken, or the "
+                    "data have too few axes for it."
                 )
 
 

@@ -16,15 +16,13 @@ from types import MappingProxyType
 
 from onnx import AttributeProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
 
-from onnx_lsuv.graph.builder import Book, Value
-from onnx_lsuv.graph.forms import Forms
-from onnx_lsuv.graph.inference import infer, with_rank
-from onnx_lsuv.graph.models import add_constants, model_of
-from onnx_lsuv.graph.pooling import Rough
-from onnx_lsuv.graph.precision import BFLOAT16
+from onnx_lsuv.graph.builder import GraphBuilder, ScopeBuilder, Value
+from onnx_lsuv.graph.models import BFLOAT16, add_constants, infer, input_of, model_of, with_rank
+from onnx_lsuv.graph.records import Rough
+from onnx_lsuv.graph.representations import Representations
 from onnx_lsuv.graph.rewrite import rewrite
 from onnx_lsuv.graph.shapes import check_runnable, is_mistaken, without_lengths
-from onnx_lsuv.graph.state import Rewriter
+from onnx_lsuv.graph.state import RewriteContext
 from onnx_lsuv.layers import Plan
 from onnx_lsuv.model import in_float32
 from onnx_lsuv.operators import of
@@ -32,6 +30,8 @@ from onnx_lsuv.program import Program, tensor_type
 
 # The time in which ONNX Runtime makes a session grows faster than the number of nodes; so many at most go into one.
 STAGE_NODES = 400
+# Within a level: what runs once for all batches, once for each, and again until its records stay.
+_ONCE, _EACH, _AGAIN = range(3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +58,9 @@ class Calibration:
     """The calibration graph: the stages, and the record of each key."""
 
     program: Program
-    book: Book
+    graph: GraphBuilder
     stages: tuple[Stage, ...]
     records: Mapping[str, tuple[str, ...]]  # by key: the records of its uses, the first usable of which decides
-    cuts: Mapping[str, str]
     values: Mapping[str, Value]  # what inference found
     rough: Mapping[str, Rough]  # by key: what is asked of a record that must not have a large mean
 
@@ -89,27 +88,20 @@ def build(
         shifted: keys of the records that are measured about the mean.
         block: channels side by side in ONNX Runtime's layout for convolutions; 1 where there is none.
     """
-    book = Book(plan.program.opset, _prefix(plan.program), rows=block > 1)
     values = infer(plan.program, shapes)
     check_runnable(plan.program, values)
     if is_mistaken(plan.program, values):
         plan = without_lengths(plan)
         values = {n: replace(v, dims=v.dims and (None,) * len(v.dims)) for n, v in values.items()}
-    rewriter = Rewriter(
-        plan,
-        rescale=rescale,
-        staged=staged,
-        targets=targets,
-        values=values,
-        centred=centred,
-        shifted=shifted,
-        book=book,
-        forms=Forms(block, book.opset, values, plan.program.constants, plan.zeroed, plan.program.consumers),
+    program = plan.program
+    graph = GraphBuilder(program.opset, _prefix(program), rows=block > 1)
+    reps = Representations(
+        ScopeBuilder(graph, top=True), block, values, program.constants, plan.zeroed, program.consumers
     )
-    nodes, records = rewrite(rewriter)
-    wanted = dict.fromkeys([*(name for names in records.values() for name in names), *rewriter.cuts])
-    stages = tuple(_stages(nodes, wanted, rewriter))
-    return Calibration(plan.program, book, stages, records, rewriter.cuts, values, rewriter.rough)
+    rw = RewriteContext(plan, rescale, staged, targets, values, centred, shifted, graph, reps)
+    nodes, records = rewrite(rw)
+    wanted = {*(name for names in records.values() for name in names), *rw.cuts}
+    return Calibration(program, graph, tuple(_stages(nodes, wanted, rw)), records, values, rw.rough)
 
 
 def _prefix(program: Program) -> str:
@@ -123,7 +115,7 @@ def _prefix(program: Program) -> str:
 
 def _reads(node: NodeProto) -> Iterable[str]:
     """Yield every name a node reads, scopes inside included (their own names too: all are unique)."""
-    yield from node.input
+    yield from filter(None, node.input)
     for attribute in node.attribute:
         if attribute.type == AttributeProto.GRAPH:
             for inner in attribute.g.node:
@@ -131,62 +123,24 @@ def _reads(node: NodeProto) -> Iterable[str]:
             yield from (value.name for value in attribute.g.output)
 
 
-def _stages(nodes: Sequence[NodeProto], wanted: Mapping[str, None], rewriter: Rewriter) -> Iterable[Stage]:
-    program, cuts = rewriter.plan.program, rewriter.cuts
-    makers = {name: i for i, node in enumerate(nodes) for name in node.output if name}
-    reads = [tuple(dict.fromkeys(n for n in _reads(node) if n)) for node in nodes]
-    needed: set[int] = set()
-    todo = [makers[name] for name in wanted if name in makers]
-    while todo:
-        i = todo.pop()
-        if i not in needed:
-            needed.add(i)
-            todo += [makers[name] for name in reads[i] if name in makers]
-    data = {value.name for value in program.body.inputs}
-    together = {i: members for outputs in rewriter.repeated for members in [_members(outputs, makers)] for i in members}
-    level: dict[int, int] = {}
-    moving: set[int] = set()  # what depends on the data, cuts aside
-    filled: dict[int, int] = {}
-    for i in sorted(needed):
-        made_by = [makers[n] for n in reads[i] if n in makers and n not in cuts and makers[n] != i]
-        fixed = not of(nodes[i]).random and data.isdisjoint(reads[i]) and moving.isdisjoint(made_by)
-        if not fixed or i in together or any(n in wanted for n in nodes[i].output):
-            moving.add(i)
-        if i in level:
-            continue
-        mates = together.get(i, (i,))
-        before = [(makers[n], n in cuts) for mate in mates for n in reads[mate] if n in makers]
-        # What is run again gives its values after the last run.
-        step = max((level[at] + (cut or at in together) for at, cut in before if at not in mates), default=0)
-        while filled.get(step, 0) >= STAGE_NODES:
-            step += 1
-        level |= dict.fromkeys(mates, step)
-        filled[step] = filled.get(step, 0) + len(mates)
-    # What is the same for all batches runs once, right before it is first read.
-    readers: dict[int, list[int]] = {}
-    for i in needed:
-        for name in reads[i]:
-            if name in makers and makers[name] != i:
-                readers.setdefault(makers[name], []).append(i)
-    once = needed - moving if cuts else set()
-    for i in sorted(once, reverse=True):
-        level[i] = min(level[reader] for reader in readers[i])
-    order = {i: (level[i], 0 if i in once else 2 if i in together else 1) for i in needed}
-    made = {name: order[i] for name, i in makers.items() if i in needed}
+def _stages(nodes: Sequence[NodeProto], wanted: Set[str], rw: RewriteContext) -> Iterable[Stage]:
+    program, cuts = rw.plan.program, rw.cuts
+    reads = [tuple(dict.fromkeys(_reads(node))) for node in nodes]
+    turns = _turns(nodes, reads, wanted, rw)
+    made = {name: turn for i, turn in turns.items() for name in nodes[i].output if name}
     last_read: dict[str, tuple[int, int]] = {}
-    for i in needed:
-        for name in reads[i]:
-            if name in made:
-                last_read[name] = max(last_read.get(name, order[i]), order[i])
-    for turn in sorted(set(order.values())):
-        members = [i for i in sorted(needed) if order[i] == turn]
+    for i, turn in turns.items():
+        last_read |= {name: max(last_read.get(name, turn), turn) for name in reads[i] if name in made}
+    data = {value.name for value in program.body.inputs}
+    for turn in sorted(set(turns.values())):
+        members = [i for i in sorted(turns) if turns[i] == turn]
         names = dict.fromkeys(name for i in members for name in reads[i])
-        again = {cut: fed for cut, fed in rewriter.again.items() if made.get(cut) == turn}
+        again = {cut: fed for cut, fed in rw.again.items() if made.get(cut) == turn}
         earlier = [n for n in names if n in made and made[n] < turn]
         here = [n for i in members for n in nodes[i].output if n]
         yield Stage(
             nodes=tuple(nodes[i] for i in members),
-            once=turn[1] == 0,
+            once=turn[1] == _ONCE,
             inputs=tuple(n for n in names if n in data),
             constants=tuple(n for n in names if n in program.constants),
             pooled=(*(n for n in earlier if n in cuts), *(fed for fed, _ in again.values() if fed in names)),
@@ -201,15 +155,54 @@ def _stages(nodes: Sequence[NodeProto], wanted: Mapping[str, None], rewriter: Re
         )
 
 
+def _turns(
+    nodes: Sequence[NodeProto], reads: Sequence[Sequence[str]], wanted: Set[str], rw: RewriteContext
+) -> dict[int, tuple[int, int]]:
+    """Return when each node that something wanted depends on runs: its level, and what comes first in a level."""
+    cuts, makers = rw.cuts, {name: i for i, node in enumerate(nodes) for name in node.output if name}
+    sources = [[(makers[n], n in cuts) for n in names if n in makers] for names in reads]  # and whether by a cut
+    needed, todo = set[int](), [makers[name] for name in wanted if name in makers]
+    while todo:
+        if (i := todo.pop()) not in needed:
+            needed.add(i)
+            todo += [at for at, _ in sources[i]]
+    data = {value.name for value in rw.plan.program.body.inputs}
+    groups = [sorted({makers[name] for name in outputs}) for outputs in rw.repeated]
+    together = {i: group for group in groups for i in group}
+    level: dict[int, int] = {}
+    moving: set[int] = set()  # what depends on the data, cuts aside
+    filled: dict[int, int] = {}
+    for i in sorted(needed):
+        fixed = not of(nodes[i]).random and data.isdisjoint(reads[i])
+        fixed = fixed and moving.isdisjoint(at for at, cut in sources[i] if not cut and at != i)
+        if not fixed or i in together or any(n in wanted for n in nodes[i].output):
+            moving.add(i)
+        if i in level:
+            continue
+        mates = together.get(i, [i])
+        before = [source for mate in mates for source in sources[mate]]
+        # What is run again gives its values after the last run.
+        step = max((level[at] + (cut or at in together) for at, cut in before if at not in mates), default=0)
+        while filled.get(step, 0) >= STAGE_NODES:
+            step += 1
+        level |= dict.fromkeys(mates, step)
+        filled[step] = filled.get(step, 0) + len(mates)
+    # What is the same for all batches runs once, right before it is first read.
+    once = needed - moving if cuts else set()
+    readers: dict[int, list[int]] = {}
+    for i in needed:
+        for at, _ in sources[i]:
+            readers.setdefault(at, []).append(i)
+    for i in sorted(once, reverse=True):
+        level[i] = min(level[reader] for reader in readers[i] if reader != i)
+    return {i: (level[i], _ONCE if i in once else _AGAIN if i in together else _EACH) for i in sorted(needed)}
+
+
 def _nests(node: NodeProto, depth: int) -> bool:
     """Say whether so many If nodes stand inside each other."""
     depth -= node.op_type == "If"
     graphs = [a.g for a in node.attribute if a.type == AttributeProto.GRAPH]
     return depth == 0 or any(_nests(inner, depth) for graph in graphs for inner in graph.node)
-
-
-def _members(outputs: Set[str], makers: Mapping[str, int]) -> tuple[int, ...]:
-    return tuple(sorted({makers[name] for name in outputs}))
 
 
 def close(
@@ -224,23 +217,20 @@ def close(
         types: the types of the carried values.
         wide: compute in float32 what is bfloat16.
     """
-    program = calibration.program
+    program, values = calibration.program, calibration.values
     graph_inputs = {value.name: value for value in program.body.inputs}
     inputs = [graph_inputs[name] for name in stage.inputs]
-    constants = [program.constants[name] for name in stage.constants if name in fed]
-    inputs += [ValueInfoProto(name=c.name, type=tensor_type(c.elem_type, c.dims)) for c in constants]
+    inputs += [input_of(program.constants[name]) for name in stage.constants if name in fed]
     inputs += [ValueInfoProto(name=n, type=tensor_type(TensorProto.DOUBLE, None)) for n in stage.pooled]
-    inputs += [ValueInfoProto(name=n, type=with_rank(types[n], calibration.values.get(n))) for n in stage.carried]
+    inputs += [ValueInfoProto(name=n, type=with_rank(types[n], values.get(n))) for n in stage.carried]
     # The type of an output may be left open; ONNX Runtime infers it.
     outputs = [ValueInfoProto(name=n) for n in dict.fromkeys((*stage.cuts, *stage.finals, *stage.kept))]
-    names = set(stage.constants)
     read = {name for node in stage.nodes for name in _reads(node)}
     graph = helper.make_graph(stage.nodes, "calibration", inputs, outputs)
-    add_constants(graph, program, names - set(fed))
-    graph.initializer.extend(t for name, t in calibration.book.constants.items() if name in read)
-    for sparse in program.model.proto.graph.sparse_initializer:
-        if sparse.values.name in read:
-            graph.sparse_initializer.append(sparse)
+    add_constants(graph, program, set(stage.constants) - fed)
+    graph.initializer.extend(t for name, t in calibration.graph.constants.items() if name in read)
+    sparse = program.model.proto.graph.sparse_initializer
+    graph.sparse_initializer.extend(tensor for tensor in sparse if tensor.values.name in read)
     model = model_of(program, graph)
     if wide:
         in_float32(model, BFLOAT16)

@@ -1,29 +1,30 @@
-"""What one rewriting of a program knows, in every scope."""
+"""What one rewriting of a program knows, in every scope, and the record that decides at a use.
+
+A record (see `records`) travels from use to use of a key, that of a weight or of a BatchNormalization: the first use
+that is executed makes it, later ones take it over.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 
-from onnx_lsuv.graph.builder import Book, GraphBuilder, Value
-from onnx_lsuv.graph.forms import Forms
+import numpy as np
+from onnx import TensorProto
+
+from onnx_lsuv.graph.builder import GraphBuilder, ScopeBuilder, ScopedRecord, Value
 from onnx_lsuv.graph.moments import Moments, moments_in_blocks
-from onnx_lsuv.graph.pooling import Rough
+from onnx_lsuv.graph.records import COUNT, ROWS, Rough, first_usable, from_record, reached_or, to_record
+from onnx_lsuv.graph.representations import Representations
 from onnx_lsuv.layers import Layer, Norm, Plan
 from onnx_lsuv.program import Node, walk
 
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A record in the scope being written."""
-
-    name: str
-    certain: bool  # it was surely reached
-    trail: str | None = None  # the records of the first executions, a row each, where they are kept apart
+# So many executions of a layer in a loop are kept apart (see `rewrite`).
+TRAIL = 64
 
 
 @dataclass(slots=True)
-class Rewriter:
+class RewriteContext:
     """One rewriting of a program."""
 
     plan: Plan
@@ -33,9 +34,9 @@ class Rewriter:
     values: Mapping[str, Value]
     centred: Mapping[str, int]  # channels of the layers whose channels are to have a mean of 0, by weight key
     shifted: Set[str]  # keys of the records that are measured about the mean
-    book: Book
-    forms: Forms  # of the main graph's values
-    cuts: dict[str, str] = field(default_factory=dict)  # record name -> key
+    graph: GraphBuilder
+    reps: Representations  # of the main graph's values
+    cuts: set[str] = field(default_factory=set)  # records
     uses: dict[str, list[str]] = field(default_factory=dict)  # key -> records of the main graph's uses, when measuring
     given: dict[str, str] = field(default_factory=dict)  # key -> record of the run before, inside what is run again
     again: dict[str, tuple[str, int]] = field(default_factory=dict)  # record -> what it is fed back as, its columns
@@ -50,28 +51,83 @@ class Rewriter:
     def __post_init__(self) -> None:
         self.outer = frozenset(self.plan.program.body.nodes)
         for layer in self.plan.layers:
-            if not layer.scaled:
-                continue
-            self.starts[layer.node] = layer
-            # With its bias at zero a layer can be measured before the Add as well, which saves a case.
-            end = layer.node if self.rescale and not layer.stays else layer.end
-            self.ends[end] = layer
+            if layer.scaled:
+                self.starts[layer.node] = layer
+                # With its bias at zero a layer can be measured before the Add as well, which saves a case.
+                self.ends[layer.node if self.rescale and not layer.stays else layer.end] = layer
         if self.rescale:
             self.norms = {norm.node: norm for norm in self.plan.norms}
 
-    def norms_on(self, name: str) -> list[str]:
-        """Return the keys of the BatchNormalizations that read a value."""
-        readers = (node for node, _ in self.plan.program.consumers.get(name, ()))
-        return [norm_key(self.norms[node]) for node in readers if node in self.norms]
+    def keys_inside(self, node: Node) -> dict[str, int]:
+        """Return the keys of all records inside a node's scopes, in the order of execution, with their columns."""
+        inside = (inner for body in node.bodies.values() for inner in walk(body))
+        owners = [owner for inner in inside if (owner := self.ends.get(inner) or self.norms.get(inner))]
+        return {key_of(owner): self.columns(owner) for owner in owners}
+
+    def columns(self, owner: Layer | Norm) -> int:
+        """Return the number of columns of a record."""
+        if isinstance(owner, Norm):
+            return self.plan.program.constants[owner.mean].size
+        if owner.weight in self.centred:
+            return self.centred[owner.weight]
+        # Every layer that shares the weight counts: the record's shape must be one for all of them.
+        users = [user for user in self.plan.weights[owner.weight].layers if user.scaled]
+        if not any(user.stays for user in users):
+            return 1
+        if self.rescale:
+            return 3
+        # Where one execution cannot but decide, what the product gives by itself is of no interest.
+        return 1 if len(users) == 1 and users[0].node in self.outer else 2
 
     def moments_in_blocks(
-        self, builder: GraphBuilder, value: str, image: tuple[int, int, int, int], *keys: str
+        self, scope: ScopeBuilder, value: str, image: tuple[int, int, int, int], *keys: str
     ) -> Moments | None:
         """Measure each channel of an image in blocks, once, for the records of some keys."""
         if value not in self.measured:
             shifted = not self.shifted.isdisjoint(keys)
-            self.measured[value] = moments_in_blocks(builder, value, image, self.forms.block, shifted=shifted)
+            self.measured[value] = moments_in_blocks(scope, value, image, self.reps.block, shifted=shifted)
         return self.measured[value]
+
+    def decide(self, scope: ScopeBuilder, owner: Layer | Norm, own: Callable[[], Moments]) -> Moments:
+        """Return the moments that decide at a use, which `own` measures where no earlier use surely did.
+
+        The scope's record of that weight or norm is from then on the one that decides so far.
+        """
+        key, width, use = key_of(owner), self.columns(owner), 0
+        if isinstance(owner, Layer):
+            use = next(i for i, user in enumerate(self.plan.weights[key].layers) if user is owner)
+        before, layer = scope.records.get(key), key in self.plan.weights
+        if before is not None and before.certain:
+            return self._decided(scope, key, before.name, width)
+        found = own()
+        if found.rough is not None:
+            # A term that stays may be constant; what it adds is seen in the sum.
+            with_term = width == 3 and layer and key not in self.centred
+            least = min(found.rough, self.rough[key].large) if key in self.rough else found.rough
+            self.rough[key] = Rough(slice(None, None, 2 if with_term else None), least)
+        record = to_record(scope, found, use, width)
+        trail = _appended(scope, before.trail, record) if before is not None and before.trail is not None else None
+        cut = scope.top and self.staged and self.rescale
+        if cut:
+            self.cuts.add(record)
+        if scope.top and not self.rescale:
+            self.uses.setdefault(key, []).append(record)
+        elif before is not None:
+            record = first_usable(scope, before.name, record, width, layer=layer)
+        # A first use may say nothing (a recurrent net's zero state), so a layer's later uses are asked too.
+        scope.records[key] = ScopedRecord(record, certain=not layer, trail=trail)
+        return self._decided(scope, key, record, width) if cut or before is not None else found
+
+    def _decided(self, scope: ScopeBuilder, key: str, record: str, width: int) -> Moments:
+        """Take the pooled record of the run before apart, where there is one and it was reached; else that of this."""
+        if key in self.given:
+            record = reached_or(scope, self.given[key], record, width)
+        return from_record(scope, record, width)
+
+
+def key_of(owner: Layer | Norm) -> str:
+    """Return the key of the record of a layer's weight, or of a BatchNormalization."""
+    return owner.weight if isinstance(owner, Layer) else norm_key(owner)
 
 
 def norm_key(norm: Norm) -> str:
@@ -79,39 +135,19 @@ def norm_key(norm: Norm) -> str:
     return f"norm {norm.mean} {norm.var}"
 
 
-def keys_inside(rw: Rewriter, node: Node) -> dict[str, int]:
-    """Return the keys of all records inside a node's scopes, in the order of execution, with their columns."""
-    keys: dict[str, int] = {}
-    for body in node.bodies.values():
-        for inner in walk(body):
-            if inner in rw.ends:
-                layer = rw.ends[inner]
-                keys.setdefault(layer.weight, columns(rw, layer))
-            elif inner in rw.norms:
-                norm = rw.norms[inner]
-                keys.setdefault(norm_key(norm), channels(rw, norm))
-    return keys
+def unreached(scope: ScopeBuilder, width: int) -> ScopedRecord:
+    """Return a record that nothing has reached."""
+    return ScopedRecord(scope.double(np.zeros(ROWS * width)), certain=False)
 
 
-def columns(rw: Rewriter, layer: Layer) -> int:
-    """Return the number of columns of a layer's record."""
-    if layer.weight in rw.centred:
-        return rw.centred[layer.weight]
-    # Every layer that shares the weight counts: the record's shape must be one for all of them.
-    users = [user for user in rw.plan.weights[layer.weight].layers if user.scaled]
-    if not any(user.stays for user in users):
-        return 1
-    if rw.rescale:
-        return 3
-    # Where one execution cannot but decide, what the product gives by itself is of no interest.
-    return 1 if len(users) == 1 and users[0].node in rw.outer else 2
+def empty_trail(scope: ScopeBuilder, width: int) -> str | None:
+    """Return a trail without records; None where the opset cannot choose value by value."""
+    return scope.double(np.zeros((TRAIL, ROWS * width))) if scope.graph.opset >= 9 else None
 
 
-def use_of(rw: Rewriter, layer: Layer) -> int:
-    """Return which of its weight's layers this is."""
-    return next(i for i, user in enumerate(rw.plan.weights[layer.weight].layers) if user is layer)
-
-
-def channels(rw: Rewriter, norm: Norm) -> int:
-    """Return the number of columns of a norm's record."""
-    return rw.plan.program.constants[norm.mean].size
+def _appended(scope: ScopeBuilder, trail: str, record: str) -> str:
+    """Return a trail with a record in the first of its rows that has a count of 0, if there is one."""
+    counts = scope.op("Gather", trail, scope.graph.constant(COUNT, np.int64), axis=1)
+    filled = scope.cast(scope.op("Greater", counts, scope.double(0)), TensorProto.INT64)
+    place = scope.op("Equal", scope.ints(*range(TRAIL)), scope.reduce("ReduceSum", filled, (0,), keep=True))
+    return scope.op("Where", scope.reshape(place, -1, 1), record, trail)

@@ -1,28 +1,35 @@
 """ONNX Runtime: devices, sessions, bound runs. No other package imports it.
 
-    devices   where a model runs
-    sessions  a model is loaded and run
-    values    arrays on the host <-> what ONNX Runtime holds
-    text      arrays of text -> what ONNX Runtime holds
-    package   ONNX Runtime itself
+    providers  what is known of each of ONNX Runtime's execution providers, a row each; the words of `--device`
+    package    ONNX Runtime itself
+    devices    a word -> where a model runs, on which cores
+    blocks     the CPU's layout for convolutions: how wide its blocks are, and whether `graph` may use it
+    sessions   a model is loaded and run
+    values     arrays on the host <-> what ONNX Runtime holds
 
-Inputs are bound as OrtValues over the arrays' own memory, so a weight is neither copied nor serialised on the CPU;
-what stays between runs stays on the device.
+A word becomes a device (`open_device`), a serialised model on it a session (`load`), arrays values (`value_of`), and
+`run` binds these: inputs are OrtValues over the arrays' own memory, so a weight is neither copied nor serialised on the
+CPU; what stays between runs stays on the device.
 """
 
-from __future__ import annotations
+TYPE_CHECKING = False  # as typing has it, which takes longer to load than the rest
+if TYPE_CHECKING:
+    from typing import Any
 
-from onnx_lsuv.runtime.devices import Device, block, device_of, open_device
-from onnx_lsuv.runtime.package import version
-from onnx_lsuv.runtime.sessions import Session, load, output_types, release, run
-from onnx_lsuv.runtime.values import array_of, value_of
+    from onnx_lsuv.runtime.devices import Device, block, device_of, open_device
+    from onnx_lsuv.runtime.package import version
+    from onnx_lsuv.runtime.providers import check_device, device_words
+    from onnx_lsuv.runtime.sessions import Session, load, output_types, release, run
+    from onnx_lsuv.runtime.values import array_of, value_of
 
 __all__ = [
     "Device",
     "Session",
     "array_of",
     "block",
+    "check_device",
     "device_of",
+    "device_words",
     "load",
     "open_device",
     "output_types",
@@ -31,3 +38,16 @@ __all__ = [
     "value_of",
     "version",
 ]
+
+
+# In which order they are looked through, when something is first asked for: `check_device` needs no NumPy and no ONNX.
+_MODULES = ("providers", "package", "devices", "values", "sessions")
+
+
+def __getattr__(name: str) -> "Any":
+    from importlib import import_module  # noqa: PLC0415
+
+    for module in map(import_module, (f"{__name__}.{each}" for each in _MODULES if name in __all__)):
+        if hasattr(module, name):
+            return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib import metadata
 from typing import Any
 
-from onnx_lsuv.errors import DeviceError
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
-_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
+from onnx_lsuv.errors import DeviceError
+from onnx_lsuv.runtime.providers import PROVIDERS
+
+# Packages that put their files in the same place.
+_PACKAGES = (*dict.fromkeys(p.package for p in PROVIDERS), "onnxruntime-directml", "onnxruntime-openvino")
 
 
 def _installed() -> list[str]:
@@ -43,3 +48,22 @@ def package() -> Any:
 def version() -> str:
     """Return ONNX Runtime's version."""
     return str(package().__version__)
+
+
+def quiet_options() -> Any:
+    """Return the options of a session that says nothing."""
+    found = package().SessionOptions()
+    found.log_severity_level = 4
+    return found
+
+
+def small_session(nodes: Sequence[NodeProto], outputs: Sequence[str], constants: Sequence[TensorProto]) -> Any:
+    """Return a session, on one thread of the CPU, that computes a few nodes on constants as they are written."""
+    graph = helper.make_graph(nodes, "small", [], [ValueInfoProto(name=name) for name in outputs], constants)
+    versions = {**dict.fromkeys((node.domain for node in nodes), 1), "": 13}
+    opsets = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
+    model = helper.make_model(graph, ir_version=8, opset_imports=opsets)
+    options = quiet_options()
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = package().GraphOptimizationLevel.ORT_DISABLE_ALL
+    return package().InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

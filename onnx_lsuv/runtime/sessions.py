@@ -17,7 +17,7 @@ from onnx import TensorProto, TypeProto, helper
 
 from onnx_lsuv.errors import DataError, DeviceError, LsuvError, ModelError, shorten
 from onnx_lsuv.runtime.devices import Device, limited
-from onnx_lsuv.runtime.package import package, version
+from onnx_lsuv.runtime.package import package, quiet_options, version
 from onnx_lsuv.runtime.values import type_of
 
 # ONNX Runtime cuts a matrix product into as many parts as it has threads, and the parts' shapes decide the order of
@@ -26,10 +26,21 @@ from onnx_lsuv.runtime.values import type_of
 _PARTS = min(os.cpu_count() or 1, 16)
 
 _LONGEST = 280  # characters of its words that a message repeats
-# What C++ says of the function that raised: "virtual Status onnxruntime::Reshape::Compute(OpKernelContext*) const ".
-_SIGNATURE = re.compile(
-    r"(?:(?:virtual|static|void|bool|[\w:<>&*]*::[\w:<>&*]+) )*onnxruntime::[\w:~]+\((?:[^()]|\([^()]*\))*\)"
-    r"(?: const)?(?: \[with [^\]]*\])? "
+# What is replaced in them, in this order.
+_CLEARER = (
+    (r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", ""),
+    (r"^Error in execution: ", ""),
+    (r"^Non-zero status code returned while running (\w+) node\. Name:'([^']*)' Status Message: ", r"\1 '\2': "),
+    # The source position, and what C++ says of the function: "file.cc:12 void f(const Tensor*) [with T = float] ",
+    (r"\S*/onnxruntime\S*:\d+ (?:[^\[]*?\)(?: const)? \[with [^\]]*\] )?", ""),
+    # or "virtual Status onnxruntime::Reshape::Compute(OpKernelContext*) const ".
+    (
+        r"(?:(?:virtual|static|void|bool|[\w:<>&*]*::[\w:<>&*]+) )*onnxruntime::[\w:~]+\((?:[^()]|\([^()]*\))*\)"
+        r"(?: const)?(?: \[with [^\]]*\])? ",
+        "",
+    ),
+    # Names of nodes are ours: the label in the file, and the output.
+    (r"('[^']*?) -> [^']*'", r"\1'"),
 )
 
 
@@ -54,9 +65,8 @@ def load(model: bytes, device: Device, *, fold: bool = True) -> Session:
         DeviceError: it would not run on the device asked for.
     """
     ort = package()
-    options = ort.SessionOptions()
+    options = quiet_options()
     options.intra_op_num_threads = _PARTS
-    options.log_severity_level = 4
     options.use_deterministic_compute = True
     # Weights are inputs here, so the levels above find nothing to fuse; and some of their passes crash (see README).
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -79,24 +89,18 @@ def load(model: bytes, device: Device, *, fold: bool = True) -> Session:
     off = [] if fold else ["ConstantFolding"]
     # ONNX Runtime 1.31 moves a Transpose past a blocked QuantizeLinear and leaves the steps as they are.
     off += ["TransposeOptimizer"] if b"block_size" in model else []
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if device.kind == "cuda":
-        cuda = {
-            "device_id": str(device.index),
-            "use_tf32": "1" if device.allow_tf32 else "0",
-            "cudnn_conv_algo_search": "HEURISTIC",
-        }
-        providers.insert(0, ("CUDAExecutionProvider", cuda))
+    provider = device.provider
+    providers = {provider.name: provider.options(device.index, device.allow_tf32), "CPUExecutionProvider": {}}
     try:
         # The session's threads inherit the affinity of the thread that makes them.
         with limited(device.threads):
-            session = ort.InferenceSession(model, options, providers=providers, disabled_optimizers=off)
+            session = ort.InferenceSession(model, options, providers=list(providers.items()), disabled_optimizers=off)
     except Exception as error:
         raise _refused(error) from error
-    if device.kind == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
+    if session.get_providers()[0] != provider.name:
         raise DeviceError(
-            f"The device {device.name!r} was asked for, but ONNX Runtime could not start CUDA: check that the CUDA and "
-            "cuDNN libraries match the installed 'onnxruntime-gpu', or use '--device cpu'."
+            f"The device {device.name!r} was asked for, but ONNX Runtime could not start {provider.title}: check that "
+            f"{provider.needs}, or use '--device cpu'."
         )
     return Session(session, device)
 
@@ -124,9 +128,9 @@ def run(session: Session, inputs: Mapping[str, Any], outputs: Sequence[str], on_
     for name, value in inputs.items():
         binding.bind_ortvalue_input(name, value)
     device = session.device
+    place = device.kind, device.index
     for name in outputs:
-        kind = "cpu" if name in on_host else device.kind
-        binding.bind_output(name, kind, device.index if kind == "cuda" else 0)
+        binding.bind_output(name, *(("cpu", 0) if name in on_host else place))
     options = ort.RunOptions()
     options.log_severity_level = 4
     # The default, said: where it is missing the Python side catches an exception, which takes as long as a small run.
@@ -215,15 +219,7 @@ def _message(error: Exception) -> str:
     """Return ONNX Runtime's own words without its code and source positions."""
     # A name may have megabytes, and the patterns take the square of a text's length.
     text = shorten(" ".join(shorten(word, _LONGEST // 2) for word in str(error).split()), 20 * _LONGEST)
-    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
-    text = re.sub(r"^Error in execution: ", "", text)
-    text = re.sub(
-        r"^Non-zero status code returned while running (\w+) node\. Name:'([^']*)' Status Message: ", r"\1 '\2': ", text
-    )
-    # The source position, and what C++ says of the function: "file.cc:12 void f(const Tensor*) [with T = float] ".
-    text = re.sub(r"\S*/onnxruntime\S*:\d+ (?:[^\[]*?\)(?: const)? \[with [^\]]*\] )?", "", text)
-    text = _SIGNATURE.sub("", text)
-    # Names of nodes are ours: the label in the file, and the output.
-    text = re.sub(r"('[^']*?) -> [^']*'", r"\1'", text)
+    for pattern, instead in _CLEARER:
+        text = re.sub(pattern, instead, text)
     text = text.rstrip(". ")
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

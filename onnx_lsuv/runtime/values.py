@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, TypeProto
+from onnx import TensorProto, TypeProto, helper
 
 from onnx_lsuv.errors import DeviceError
-from onnx_lsuv.runtime.package import package
-from onnx_lsuv.runtime.text import text_value
+from onnx_lsuv.runtime.package import package, small_session
 
 _T = TensorProto
 # Types that NumPy has itself.
@@ -28,12 +27,27 @@ def value_of(array: NDArray[Any], elem_type: int) -> Any:
     packed as `model.elements.bindable` does.
     """
     if elem_type == TensorProto.STRING:
-        return text_value(array)
+        return _text_value(array)
     ort = package()
     if elem_type not in _NUMPY:
         plain = array.view(np.uint8 if array.itemsize == 1 else np.uint16)
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(plain, elem_type)
     return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+def _text_value(array: NDArray[Any]) -> Any:
+    """Return an OrtValue on the host for an array of str.
+
+    ONNX Runtime's Python interface makes no OrtValue of strings, and takes none from NumPy where inputs are bound. A
+    session that hands on a constant does.
+    """
+    strings = [str(each).encode() for each in np.asarray(array).reshape(-1)]
+    tensor = TensorProto(name="x", data_type=TensorProto.STRING, dims=array.shape, string_data=strings)
+    session = small_session([helper.make_node("Identity", ["x"], ["y"])], ["y"], [tensor])
+    binding = session.io_binding()
+    binding.bind_output("y", "cpu")
+    session.run_with_iobinding(binding)
+    return binding.get_outputs()[0]
 
 
 def type_of(text: str) -> TypeProto:

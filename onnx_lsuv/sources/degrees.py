@@ -21,30 +21,29 @@ def degrees(program: Program, name: str, rounding: Collection[Node] = ()) -> Deg
     NaN stands for a constant in which it is not homogeneous; None for an expression that is not constant. Nodes of
     `rounding` grow as their first operand, since their steps and bounds are scaled with it.
     """
+    found: dict[str, Degrees | None] = {}  # several ways may lead over one value
+
+    def look(name: str) -> Degrees | None:
+        if name not in found:
+            if name in program.constants:
+                found[name] = {name: 1.0} if program.constants[name].elem_type in FLOAT_TYPES else {}
+            else:
+                found[name] = computed(program.producers[name][0]) if name in program.producers else None
+        return found[name]
+
+    def computed(node: Node) -> Degrees | None:
+        if node in rounding:
+            return look(node.inputs[0])
+        if node.domain not in DEFAULT_DOMAINS or node.bodies or of(node).random:
+            return None
+        given = [look(each) for each in node.inputs if each]
+        parts = [part for part in given if part is not None]
+        return _combined(program, node, parts) if parts and len(parts) == len(given) else None
+
     try:
-        return _look(program, rounding, {}, name)
+        return look(name)
     except RecursionError:
         return None
-
-
-def _look(program: Program, rounding: Collection[Node], found: dict[str, Degrees | None], name: str) -> Degrees | None:
-    """Look at a value that several ways may lead over."""
-    # No function in a function, which calling itself would keep the program, and its file mapped.
-    if name in found:
-        return found[name]
-    if name in program.constants:
-        found[name] = {name: 1.0} if program.constants[name].elem_type in FLOAT_TYPES else {}
-        return found[name]
-    found[name] = None
-    if name in program.producers:
-        node, _ = program.producers[name]
-        if node in rounding:
-            found[name] = _look(program, rounding, found, node.inputs[0])
-        elif node.domain in DEFAULT_DOMAINS and not node.bodies and not of(node).random:
-            given = [_look(program, rounding, found, each) for each in node.inputs if each]
-            parts = [part for part in given if part is not None]
-            found[name] = _combined(program, node, parts) if parts and len(parts) == len(given) else None
-    return found[name]
 
 
 def _combined(program: Program, node: Node, parts: list[Degrees]) -> Degrees:

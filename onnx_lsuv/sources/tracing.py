@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 import numpy as np
@@ -24,6 +23,26 @@ from onnx_lsuv.program.static_integers import known_integers
 from onnx_lsuv.sources.degrees import degrees
 from onnx_lsuv.sources.moves import MOVES, Array, FixedTerm, Source, Untraceable, extend, join, phantom
 from onnx_lsuv.sources.quantisers import Follow, bounded, is_quantiser, rounded
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Trace:
+    """Finds sources. (A function inside another one that calls itself would keep the model until it is collected.)"""
+
+    program: Program
+    found: dict[str, Source] = field(default_factory=dict)  # several ways may lead over one value
+
+    def __call__(self, name: str) -> Source:
+        """Return the source of a value; raises Untraceable."""
+        if name not in self.found:
+            try:
+                self.found[name] = _follow(self.program, name, self)
+            except (ValueError, IndexError, ZeroDivisionError, OverflowError) as error:
+                # NumPy's words for a shape, axis or bound that the file gives.
+                node, _ = self.program.producers[name]
+                what = f"the weight's way through {node.op} {node.label!r} does not fit its shape"
+                raise Untraceable("computed", what) from error
+        return self.found[name]
 
 
 def trace(program: Program, name: str, *, several: bool = False) -> Source | Untraceable:
@@ -38,7 +57,7 @@ def trace(program: Program, name: str, *, several: bool = False) -> Source | Unt
         The source, or the reason why there is none.
     """
     try:
-        source = _follow_once(program, {}, name)
+        source = _Trace(program)(name)
     except Untraceable as why:
         return why.with_traceback(None)
     except RecursionError:
@@ -46,20 +65,6 @@ def trace(program: Program, name: str, *, several: bool = False) -> Source | Unt
     if len(source.constants) > 1 and not several:
         return Untraceable("computed", "the weight is joined from several constants")
     return _with_scaled_constant(program, name, source) if source.computed else source
-
-
-def _follow_once(program: Program, found: dict[str, Source], name: str) -> Source:
-    """Follow a value that several ways may lead over."""
-    # No function in a function, which calling itself would keep the program, and its file mapped.
-    if name not in found:
-        try:
-            found[name] = _follow(program, name, partial(_follow_once, program, found))
-        except (ValueError, IndexError, ZeroDivisionError, OverflowError) as error:
-            # NumPy's words for a shape, axis or bound that the file gives.
-            node, _ = program.producers[name]
-            what = f"the weight's way through {node.op} {node.label!r} does not fit its shape"
-            raise Untraceable("computed", what) from error
-    return found[name]
 
 
 def _with_scaled_constant(program: Program, name: str, source: Source) -> Source | Untraceable:

@@ -294,7 +294,7 @@ import sys
 before = set(sys.modules)
 from onnx_lsuv.cli import main
 ours = {name for name in sys.modules if name.startswith("onnx_lsuv")}
-assert ours == {"onnx_lsuv", "onnx_lsuv.cli", "onnx_lsuv.cli.main", "onnx_lsuv.cli.signals"}, ours
+assert ours == {"onnx_lsuv", "onnx_lsuv.cli", "onnx_lsuv.cli.process", "onnx_lsuv.cli.signals"}, ours
 heavy = {"typing", "contextlib", "re", "inspect", "typer"} & (set(sys.modules) - before)
 assert not heavy, heavy
 """

@@ -30,7 +30,7 @@ DRIVER = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
 from onnx_lsuv.cli import main
-entry = sys.modules["onnx_lsuv.cli.main"]
+entry = sys.modules["onnx_lsuv.cli.process"]
 seed, ready = int(sys.argv[1]), int(sys.argv[2])
 sys.argv[1:] = sys.argv[3:]
 begin = entry.run

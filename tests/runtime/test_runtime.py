@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import TensorProto
+from onnx import NodeProto, TensorProto
 from oracle import normal, parse
 
+import onnx_lsuv
 from onnx_lsuv import runtime
 from onnx_lsuv.errors import DataError, DeviceError, ModelError
+from onnx_lsuv.graph.blocked import DOMAIN
+from onnx_lsuv.runtime import blocks, providers
+from onnx_lsuv.runtime.providers import Provider
 from onnx_lsuv.runtime.values import type_of
 
 HEAD = '<ir_version: 10, opset_import: ["" : 17, "acme.ai" : 1]>'
@@ -42,6 +50,64 @@ def test_unknown_devices(name: str) -> None:
         runtime.open_device(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "wish"), [("gpu", "cuda"), ("GPU:1", "cuda:1"), ("nvidia0", "cuda:0"), ("CPU", "cpu"), ("cude", "cuda")]
+)
+def test_a_word_that_was_meant_otherwise(name: str, wish: str) -> None:
+    with pytest.raises(DeviceError, match=re.escape(f"not {name!r} (did you mean {wish!r}?)")):
+        runtime.check_device(name)
+
+
+def test_the_words_of_the_option() -> None:
+    assert runtime.device_words() == ["auto", "cpu", "cuda", "cuda:N"]
+    for word in runtime.device_words():
+        runtime.check_device(word.replace("N", "12"))
+
+
+def test_words_are_checked_before_anything_is_loaded() -> None:
+    code = "import sys; from onnx_lsuv import runtime; runtime.check_device('cuda:1'); "
+    code += "print(*sorted({'numpy', 'onnx', 'onnxruntime'} & sys.modules.keys()))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "\n"
+
+
+ASKED: list[tuple[int, bool]] = []
+FAKE = Provider(
+    "xnn",
+    "XNN",
+    "CPUExecutionProvider",
+    "onnxruntime-xnn",
+    numbered=True,
+    nicknames=("mobile",),
+    missing=lambda ort, index: None if index < 2 else f"there is no {index}",
+    options=lambda index, tf32: ASKED.append((index, tf32)) or {},  # type: ignore[func-returns-value]
+)
+
+
+def test_another_provider_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that computes on the CPU, under another name."""
+    with pytest.raises(DeviceError, match="the device must be 'auto', 'cpu', 'cuda' or 'cuda:N', not 'xnn'"):
+        runtime.open_device("xnn")
+    monkeypatch.setattr(providers, "PROVIDERS", (*providers.PROVIDERS, FAKE))
+    with pytest.raises(DeviceError, match=r"'cuda:N', 'xnn' or 'xnn:N', not 'mobile1' \(did you mean 'xnn:1'"):
+        runtime.check_device("mobile1")
+    with pytest.raises(DeviceError, match=r"'xnn:2' was asked for, but there is no 2: use '--device cpu'"):
+        runtime.open_device("xnn:2")
+    assert runtime.open_device("auto").name in ("cpu", "cuda:0")
+    device = runtime.open_device("xnn", threads=2)
+    assert (device.name, device.kind, runtime.block(device)) == ("xnn:0", "cpu", 1)
+    model = onnx_lsuv.from_proto(parse(f"{HEAD} g (float[N,8] x) => (float y) {{ y = MatMul(x, w) }}", w=normal(8, 4)))
+    batch = {"x": normal(64, 8)}
+    ASKED.clear()
+    found = onnx_lsuv.initialize(model, batch, device="xnn:1")
+    assert set(ASKED) == {(1, False)}
+    assert found.device == "xnn:1"
+    assert [row.scale for row in found.layers] == [row.scale for row in onnx_lsuv.initialize(model, batch).layers]
+    monkeypatch.setattr(providers, "PROVIDERS", (replace(FAKE, name="XnnpackExecutionProvider"),))
+    with pytest.raises(DeviceError, match=r"'xnn' was asked for, but .* built without XNN \(install 'onnxruntime-xnn'"):
+        runtime.open_device("xnn")
+
+
 def test_cuda_without_a_driver(capfd: pytest.CaptureFixture[str]) -> None:
     try:
         ctypes.CDLL("libcuda.so.1")
@@ -53,6 +119,53 @@ def test_cuda_without_a_driver(capfd: pytest.CaptureFixture[str]) -> None:
         runtime.open_device("cuda:3")
     assert runtime.open_device("auto").name == "cpu"
     assert capfd.readouterr() == ("", "")
+
+
+# name: what ONNX Runtime would do to a node in blocks if it took it for something else
+MEANINGS: dict[str, Callable[[NodeProto], object]] = {
+    "no such operators": lambda node: setattr(node, "domain", "com.microsoft.none"),
+    "no such convolution": lambda node: node.op_type == "Conv" and setattr(node, "domain", "com.microsoft.none"),
+    "no fourth operand": lambda node: len(node.input) > 3 and node.input.pop(),
+    "no activation": lambda node: [a for a in node.attribute if a.name == "activation" and node.attribute.remove(a)],
+    "no bias": lambda node: node.op_type == "Conv" and len(node.input) == 3 and node.input.pop(),
+    "pooling": lambda node: node.op_type == "MaxPool" and setattr(node, "op_type", "AveragePool"),
+    "reordering": lambda node: node.op_type == "ReorderOutput" and setattr(node.attribute[0], "i", 4),
+}
+
+
+@pytest.mark.parametrize("meaning", MEANINGS)
+def test_blocks_that_mean_something_else_are_not_used(meaning: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = runtime.block(CPU)
+    if expected == 1:
+        pytest.skip("ONNX Runtime has no blocks on this machine")
+    small = blocks.small_session
+
+    def otherwise(nodes: Sequence[NodeProto], *rest: Any, **settings: Any) -> Any:
+        for node in nodes:
+            if node.domain == DOMAIN:
+                MEANINGS[meaning](node)
+        return small(nodes, *rest, **settings)
+
+    images = "g (float[N,16,8,8] x) => (float y) { a = Conv(x, w) b = Relu(a) y = Conv(b, v) }"
+    model = onnx_lsuv.from_proto(parse(f"{HEAD} {images}", w=normal(32, 16, 3, 3), v=normal(32, 32, 1, 1)))
+    monkeypatch.setattr(blocks, "small_session", otherwise)
+    blocks.block.cache_clear()
+    try:
+        assert runtime.block(CPU) == 1
+        plain = onnx_lsuv.initialize(model, {"x": normal(4, 16, 8, 8)})
+    finally:
+        monkeypatch.undo()
+        blocks.block.cache_clear()
+    assert runtime.block(CPU) == expected
+    in_blocks = onnx_lsuv.initialize(model, {"x": normal(4, 16, 8, 8)})
+    assert [row.status for row in plain.layers] == ["scaled", "scaled"]
+    assert [r.scale for r in plain.layers] == pytest.approx([r.scale for r in in_blocks.layers], rel=1e-5)
+
+
+def test_blocks_are_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime.block(CPU)
+    monkeypatch.setattr(blocks, "small_session", None)
+    assert runtime.block(runtime.open_device("cpu")) == runtime.block(CPU)
 
 
 def test_run(capfd: pytest.CaptureFixture[str]) -> None:

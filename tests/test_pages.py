@@ -1,4 +1,4 @@
-"""What README.md says is what the code does: commands, options, statuses, reasons, fields, recipes, snippets, links."""
+"""What the pages say is what the code does: commands, options, statuses, reasons, fields, recipes, snippets, links."""
 
 from __future__ import annotations
 
@@ -35,23 +35,37 @@ from onnx_lsuv.operators import OPERATORS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-HEADINGS = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+# Every page, by its path from the root: README, and those that stand in the folders that they describe.
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (
+        ROOT / "README.md",
+        ROOT / ".github" / "CONTRIBUTING.md",
+        *(page for top in ("onnx_lsuv", "tests", "sample_models") for page in sorted((ROOT / top).rglob("README.md"))),
+    )
+}
+ALL = "\n".join(PAGES.values())
 PICTURES = ROOT / ".github" / "pictures"
-FLAT = " ".join(README.split())
+FLAT = " ".join(ALL.split())
 # A script of this repository with its arguments, in a code span.
 SCRIPTS = re.findall(r"`python ((?:tests|sample_models|\.github)/[\w/]+\.py)([^`]*)`", FLAT)
 
 
+def headings(page: str) -> list[str]:
+    """Return the headings of a page's text."""
+    return re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+
+
 def block(mark: str) -> str:
-    """Return the fenced block that follows the comment <!-- mark -->."""
-    found = re.findall(rf"^<!-- {re.escape(mark)} -->\n```\w+\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    """Return the fenced block that follows the comment <!-- mark -->, on whatever page it stands."""
+    found = re.findall(rf"^<!-- {re.escape(mark)} -->\n```\w+\n(.*?)^```$", ALL, re.MULTILINE | re.DOTALL)
     assert len(found) == 1, mark
     return found[0]
 
 
 def table(mark: str) -> list[list[str]]:
     """Return the cells of the table that follows the comment <!-- table: mark -->."""
-    found = re.findall(rf"^<!-- table: {mark} -->\n((?:\|.*\n)+)", README, re.MULTILINE)
+    found = re.findall(rf"^<!-- table: {mark} -->\n((?:\|.*\n)+)", ALL, re.MULTILINE)
     assert len(found) == 1, mark
     rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in found[0].splitlines()]
     assert set("".join(rows[1])) == {"-"}
@@ -110,7 +124,7 @@ def test_every_option_that_the_text_names_exists():
 
 def command_lines() -> list[list[str]]:
     """Return the arguments of every call of onnx-lsuv in a block."""
-    text = README.replace("\\\n", "").replace("- run: ", "")
+    text = ALL.replace("\\\n", "").replace("- run: ", "")
     found = re.findall(r"^(?: *entry: | *)(?:\S*/)?onnx-lsuv (.+)$", text, re.MULTILINE)
     return [shlex.split(line) for line in found if line.startswith(("model.onnx", "sample_models/"))]
 
@@ -126,7 +140,7 @@ def test_every_call_in_the_text_is_one_that_the_command_takes(tmp_path, monkeypa
 
 
 def test_every_exit_status_that_the_text_names_exists():
-    named = {int(n) for n in re.findall(r"status(?:es)? (?:is |of )?(\d+)|; (\d+) by a", README) for n in n if n}
+    named = {int(n) for n in re.findall(r"status(?:es)? (?:is |of )?(\d+)|; (\d+) by a", ALL) for n in n if n}
     assert named <= {int(row[0]) for row in table("exits")} | {143}
     assert 1 in named
 
@@ -187,7 +201,7 @@ def test_the_sample_output_has_the_layers_of_a_real_run(sample):
 def test_the_report_has_the_fields_that_are_listed(sample):
     _, report = sample
     assert set(code(table("report"))) - {"cpu", "cuda:N"} >= set(report)
-    assert set(code([row[:1] for row in table("report")])) == set(report)
+    assert set(code([row[:1] for row in table("report")])) == {*report, "compared"}
     assert set(code(table("layer"))) == set(report["layers"][0]) == set(LayerReport.__dataclass_fields__)
     said = {row[0].strip("`"): set(code([row], 1)) for row in table("report")}
     assert said["left"] == set(SkippedReport.__dataclass_fields__)
@@ -286,9 +300,7 @@ def test_the_recipes_for_ci_pass_a_good_model_and_fail_another(recipe, tmp_path,
 
 
 def test_a_few_samples_settle_the_std_as_the_answer_says():
-    said = re.search(
-        r"initialised on (\d+) digits, has stds of ([\d.]+) to ([\d.]+) on (\d+) other", re.sub(r"\s+", " ", README)
-    )
+    said = re.search(r"initialised on (\d+) digits, has stds of ([\d.]+) to ([\d.]+) on (\d+) other", FLAT)
     assert said
     digits = np.load(ROOT / "sample_models" / "fitnet_digits.npy")
     few, others = int(said[1]), int(said[4])
@@ -307,12 +319,10 @@ def test_the_importers_are_those_of_the_table_of_importers():
     runtime = IMPORTERS["onnxruntime-training"]
     assert runtime.opsets
     assert runtime.ir
-    assert f"opset {runtime.opsets[0]} to {runtime.opsets[1]}, IR version {runtime.ir[0]} to {runtime.ir[1]}" in README
+    assert f"opset {runtime.opsets[0]} to {runtime.opsets[1]}, IR version {runtime.ir[0]} to {runtime.ir[1]}" in ALL
     measured = json.loads((ROOT / "tests" / "frameworks" / "measured.json").read_text(encoding="utf-8"))
     files = len(next(value for key, value in measured.items() if key != "versions"))
-    assert f"{files * len(IMPORTERS)} predictions, for {files} small files and {len(IMPORTERS)} importers" in " ".join(
-        README.split()
-    )
+    assert f"{files * len(IMPORTERS)} predictions, for {files} small files and {len(IMPORTERS)} importers" in FLAT
 
 
 def test_the_commands_name_files_and_extras_that_exist():
@@ -329,19 +339,40 @@ def test_the_commands_name_files_and_extras_that_exist():
     assert all((ROOT / script).is_file() for script, _ in SCRIPTS)
 
 
-def test_the_links_lead_to_files_and_sections_that_exist():
-    slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in HEADINGS}
-    targets = re.findall(r"\]\(([^)]+)\)", README) + re.findall(r'(?:src|srcset)="([^"]+)"', README)
-    assert len(targets) > 20
+def slugs(page: str) -> set[str]:
+    """Return the anchors that GitHub gives the headings of a page."""
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings(page)}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_links_lead_to_files_and_sections_that_exist(page):
+    text = PAGES[page]
+    targets = re.findall(r"\]\(([^)]+)\)", text) + re.findall(r'(?:src|srcset)="([^"]+)"', text)
     for target in targets:
         file, _, section = target.partition("#")
-        if ":" not in target:
-            assert not file or (ROOT / file).is_file(), target
-            assert not section or section in slugs, target
+        if ":" in target:
+            continue
+        found = ((ROOT / page).parent / file).resolve() if file else ROOT / page
+        assert found.exists(), target
+        if section:
+            assert section in slugs(found.read_text(encoding="utf-8")), target
+
+
+def test_the_first_page_is_read_in_ten_minutes_and_leads_to_the_others():
+    assert len(README.splitlines()) <= 330
+    linked = {target.partition("#")[0] for target in re.findall(r"\]\(([^)]+)\)", README)}
+    assert linked >= set(PAGES) - {"README.md", "tests/frameworks/README.md", "onnx_lsuv/graph/README.md"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_lines_of_a_page_fit_an_editor(page):
+    prose = re.sub(r"^```.*?^```$", "", PAGES[page], flags=re.MULTILINE | re.DOTALL)
+    for line in prose.splitlines():
+        assert len(line) <= 120 or line.startswith(("|", "!", "<")) or "](" in line, line
 
 
 def test_the_section_that_notes_point_to_exists():
-    assert SECTION in HEADINGS
+    assert SECTION in headings(README)
 
 
 def test_the_pictures_are_small_and_ask_nothing_of_any_server():
@@ -349,7 +380,7 @@ def test_the_pictures_are_small_and_ask_nothing_of_any_server():
     assert {path.name for path in pictures} >= {"terminal.svg", "check.svg", "report-light.png", "report-dark.png"}
     for path in pictures:
         assert path.stat().st_size < 150_000, path
-        assert path.name in README
+        assert path.name in ALL
         if path.suffix == ".svg":
             drawn = re.sub(r'xmlns(:\w+)?="[^"]*"|<!DOCTYPE[^>]*>', "", path.read_text(encoding="utf-8"))
             assert not re.search(r"<script|@import|url\([^#)]|href=\"[^#]", drawn), path

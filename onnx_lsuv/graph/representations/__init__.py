@@ -1,4 +1,4 @@
-"""The forms in which the values of the main graph exist: divided or not, in blocks or not.
+"""How the values of the main graph are represented: divided or not, in blocks or not.
 
 A layer's output is to be multiplied by s = t / std. That pass over the activations can mostly be left out: the output
 x goes on as x' with a factor that is still to come, x = f x', and each operator that follows takes x' where it can:
@@ -11,16 +11,16 @@ x goes on as x' with a factor that is still to come, x = f x', and each operator
     a layer                     W (f x') = (f W) x'                   where the weight is smaller than x
 
 A BatchNormalization takes x' too (see `norms`). What reads x otherwise gets the plain value, written when it is first
-asked for. The same goes for the layout (see `blocked`): a value may exist in blocks, and gets its plain form when
-something asks for it.
+asked for. The same goes for the layout (see `blocked`): a value may exist in blocks, and becomes plain when something
+asks for it.
 
-    held      the forms that values are there in, and how to get one from another
+    current   the current representation of each value, and how to get another from it
     writing   nodes on them
 
 Only float32 and float64 values wait: half precision has no range to spare.
 """
 
-from onnx_lsuv.graph.forms.held import Form, Forms
-from onnx_lsuv.graph.forms.writing import write_node
+from onnx_lsuv.graph.representations.current import Representation, Representations
+from onnx_lsuv.graph.representations.writing import write_node
 
-__all__ = ["Form", "Forms", "write_node"]
+__all__ = ["Representation", "Representations", "write_node"]
