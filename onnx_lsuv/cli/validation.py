@@ -12,9 +12,10 @@ from dataclasses import fields
 from pathlib import Path
 
 from onnx_lsuv.cli.options import DECLARED, Options, typed
-from onnx_lsuv.errors import DeviceError, UsageError, meant
+from onnx_lsuv.errors import DeviceError, UsageError
 from onnx_lsuv.lsuv.settings import Settings
 from onnx_lsuv.report.formats import suffix_of
+from onnx_lsuv.runtime import check_device
 
 # What a mode has no use for. --seed it has where data are random.
 UNUSED = {
@@ -39,7 +40,7 @@ def validate(options: Options) -> Settings:
     settings = options.settings.check(typed)
     _check_suffixes(options)
     options.memory_bytes  # noqa: B018  (which raises for a size that is none)
-    _check_device(options.device)
+    check_device(options.device)
     for library in options.custom_ops or ():
         if not os.path.isfile(library):  # noqa: PTH113
             raise DeviceError(
@@ -117,12 +118,3 @@ def _check_suffixes(options: Options) -> None:
     weights = options.weights_out
     if weights is not None and weights.suffix.lower() not in WEIGHTS:
         raise UsageError(f"weights are written as {' or '.join(WEIGHTS)}, but {str(weights)!r} ends otherwise")
-
-
-def _check_device(name: str) -> None:
-    """Raise DeviceError for a name that no device has."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        wish = re.sub(r"gpu|nvidia", "cuda", name.lower())
-        wish = re.sub(r"^cuda:?(\d+)$", r"cuda:\1", wish)
-        near = f" (did you mean {wish!r}?)" if wish.startswith("cuda:") else meant(wish, ("auto", "cpu", "cuda"))
-        raise DeviceError(f"the device must be 'auto', 'cpu', 'cuda' or 'cuda:N', not {name!r}{near}")

@@ -12,10 +12,10 @@ A word becomes a device (`open_device`), a serialised model on it a session (`lo
 CPU; what stays between runs stays on the device.
 """
 
+from onnx_lsuv import loaded_on_use
+
 TYPE_CHECKING = False  # as typing has it, which takes longer to load than the rest
 if TYPE_CHECKING:
-    from typing import Any
-
     from onnx_lsuv.runtime.devices import Device, block, device_of, open_device
     from onnx_lsuv.runtime.package import version
     from onnx_lsuv.runtime.providers import check_device, device_words
@@ -39,15 +39,5 @@ __all__ = [
     "version",
 ]
 
-
-# In which order they are looked through, when something is first asked for: `check_device` needs no NumPy and no ONNX.
-_MODULES = ("providers", "package", "devices", "values", "sessions")
-
-
-def __getattr__(name: str) -> "Any":
-    from importlib import import_module  # noqa: PLC0415
-
-    for module in map(import_module, (f"{__name__}.{each}" for each in _MODULES if name in __all__)):
-        if hasattr(module, name):
-            return getattr(module, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# `check_device`, in the first of them, needs no NumPy and no ONNX.
+__getattr__ = loaded_on_use(__name__, __all__, "providers package devices values sessions")
