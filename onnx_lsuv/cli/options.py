@@ -22,6 +22,7 @@ from onnx_lsuv.cli.terminal import Color
 from onnx_lsuv.errors import ModelError, UsageError
 from onnx_lsuv.lsuv.settings import METHODS, Settings
 from onnx_lsuv.report.formats import FORMATS
+from onnx_lsuv.runtime import device_words
 
 DATA, OUTPUT, TRAINING, METHOD = "Data", "Output", "Training", "Method"
 RUNTIME, MODES, MESSAGES = "Runtime", "Modes", "Messages"
@@ -127,7 +128,7 @@ class Options:
         RUNTIME,
         "Where to run. auto, the default: CUDA where it works, else the CPU.",
         default="auto",
-        metavar="auto|cpu|cuda|cuda:N",
+        metavar="|".join(device_words()),
     )
     allow_tf32: bool = _flag(RUNTIME, "Let CUDA round products to TensorFloat-32.", "--allow-tf32")
     threads: int | None = _count(RUNTIME, "How many cores to use. Default: all.")
