@@ -40,7 +40,7 @@ def reads_plain(node: Node, shape: tuple[int, ...], block: int) -> bool | None:
 
     One that reads a plain image can read one in blocks as well.
     """
-    (m, c), group = shape[:2], node.int_attribute("group", 1)
+    (m, c), group = shape[:2], node.attributes.integer("group", 1)
     if m % MULTIPLE:
         return None
     if group == 1 and c < block:
@@ -55,10 +55,10 @@ def pools_in_blocks(node: Node) -> bool:
     ONNX Runtime's kernels differ in two cases: counted padding takes in what lies beyond it in `ceil_mode`, and
     automatic padding does not know of dilations, which was seen to read beyond the image.
     """
-    if node.int_attribute("ceil_mode", 0) and node.int_attribute("count_include_pad", 0):
+    if node.attributes.integer("ceil_mode", 0) and node.attributes.integer("count_include_pad", 0):
         return False
-    dilated = any(d > 1 for d in node.ints_attribute("dilations") or ())
-    return not (dilated and node.text_attribute("auto_pad") not in ("", "NOTSET"))
+    dilated = any(d > 1 for d in node.attributes.integers("dilations") or ())
+    return not (dilated and node.attributes.text("auto_pad") not in ("", "NOTSET"))
 
 
 def convolve(
@@ -83,7 +83,7 @@ def convolve(
     if factor is not None:
         # Now that there is a copy, it is multiplied in place; and flat, see `ScopeBuilder.multiply`.
         filters = scope.op("Mul", scope.reshape(filters, rows * c * places), factor)
-    if c == 1 and m == node.int_attribute("group", 1) > 1:  # depthwise
+    if c == 1 and m == node.attributes.integer("group", 1) > 1:  # depthwise
         node = replace(node, attributes=Attributes(node.attributes, group=helper.make_attribute("group", rows)))
     elif not plain:
         columns = padded(c, block)

@@ -157,7 +157,7 @@ def neutral(node: Node) -> Node:
     if masked or of(node).random:
         attribute = helper.make_attribute("seed", 0 if masked else 0.0)
         return replace(node, attributes=Attributes({"seed": attribute, **node.attributes}))
-    if node.op_type == "BatchNormalization" and node.int_attribute("training_mode", 0):
+    if node.op_type == "BatchNormalization" and node.attributes.integer("training_mode", 0):
         attributes = Attributes((k, a) for k, a in node.attributes.items() if k != "training_mode")
         return replace(node, outputs=node.outputs[:1], attributes=attributes)
     return node

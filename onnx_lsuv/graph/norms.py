@@ -76,7 +76,7 @@ def write_norm_in_blocks(rw: RewriteContext, scope: ScopeBuilder, node: Node) ->
         return Moments(measured.count, mean, var, rough=measured.rough)
 
     found = rw.decide(scope, norm, own)
-    epsilon = scope.double(node.float_attribute("epsilon", 1e-5))
+    epsilon = scope.double(node.attributes.real("epsilon", 1e-5))
     spread = scope.op("Sqrt", scope.op("Add", _bounded(scope, found.var, TensorProto.DOUBLE), epsilon))
     # The model may compute them.
     reps.materialise(*node.inputs[1:3])

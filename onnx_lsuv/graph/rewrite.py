@@ -125,7 +125,11 @@ def _write_scopes(rw: RewriteContext, scope: ScopeBuilder, node: Node, keys: Map
     entry = {key: scope.records.get(key) or unreached(scope, width) for key, width in keys.items()}
     results = {key: _fresh(rw, record) for key, record in entry.items()}
     # States come first among a Scan's inputs, last among a Loop's; among the outputs they come first in both.
-    branches, loop, scanned = node.op_type == "If", node.op_type == "Loop", node.int_attribute("num_scan_inputs", 0)
+    branches, loop, scanned = (
+        node.op_type == "If",
+        node.op_type == "Loop",
+        node.attributes.integer("num_scan_inputs", 0),
+    )
     at = len(node.inputs) - scanned
     states = len(node.outputs) if branches else at - 2 * loop
     graphs: dict[str, GraphProto] = {}

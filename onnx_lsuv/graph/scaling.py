@@ -144,7 +144,7 @@ def _own_term(scope: ScopeBuilder, layer: Layer) -> str:
     node, term = layer.node, layer.node.inputs[layer.addend.position]
     if node.op_type != "Gemm":
         return scope.reshape(term, 1, -1, *(1 for _ in layer.source.shape[2:]))
-    beta = node.float_attribute("beta", 1.0)
+    beta = node.attributes.real("beta", 1.0)
     return term if beta == 1.0 else scope.op("Mul", term, scope.cast(scope.double(beta), layer.source.elem_type))
 
 

@@ -43,15 +43,18 @@ def is_mistaken(program: Program, values: Mapping[str, Value]) -> bool:
 
 
 def _differs(program: Program, node: Node, before: Dims, after: Dims) -> bool:
-    same = node.text_attribute("auto_pad").startswith("SAME")
+    same = node.attributes.text("auto_pad").startswith("SAME")
     if node.op_type == "ConvTranspose":
-        return same and any(node.ints_attribute("output_padding") or ())
+        return same and any(node.attributes.integers("output_padding") or ())
     if of(node).windows:
-        if same and any(d > 1 for d in node.ints_attribute("dilations") or ()):
+        if same and any(d > 1 for d in node.attributes.integers("dilations") or ()):
             return True
         rank = len(after) - 2
-        strides, pads = node.ints_attribute("strides") or (1,) * rank, node.ints_attribute("pads") or (0,) * rank
-        return bool(node.int_attribute("ceil_mode", 0)) and any(
+        strides, pads = (
+            node.attributes.integers("strides") or (1,) * rank,
+            node.attributes.integers("pads") or (0,) * rank,
+        )
+        return bool(node.attributes.integer("ceil_mode", 0)) and any(
             n is not None and m is not None and (m - 1) * stride >= n + pad
             for n, m, stride, pad in zip(before[2:], after[2:], strides, pads, strict=False)
         )
@@ -88,7 +91,7 @@ def check_runnable(program: Program, values: Mapping[str, Value]) -> None:
                 raise ModelError(f"{begin} should read a vector as {name!r}, but its shape is {list(each)}: {end}")
         if node.op != "Einsum":
             continue
-        terms = node.text_attribute("equation").replace(" ", "").partition("->")[0].split(",")
+        terms = node.attributes.text("equation").replace(" ", "").partition("->")[0].split(",")
         for name, each, term in zip(node.inputs, dims, terms, strict=False):
             if each is not None and len(each) < len(term.replace("...", "")):
                 raise ModelError(

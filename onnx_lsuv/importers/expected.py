@@ -138,7 +138,7 @@ class _Ways:
             if node.op not in ("Identity", "Cast") or node.inputs[0] not in self.stored:
                 continue
             made, kind = node.outputs[0], self.kind(node.inputs[0])
-            to = node.int_attribute("to", kind)
+            to = node.attributes.integer("to", kind)
             if made not in self.program.exits and (to == kind or self.types.issuperset((to, kind))):
                 self.stored[made] = self.stored[node.inputs[0]]
                 self.roots[made] = self.root(node.inputs[0])
@@ -147,7 +147,7 @@ class _Ways:
         """Pass the Transposes of a tensor where nothing reads it otherwise."""
         for name, readers in self.readers().items():
             turns = [node for node, _ in readers if node.op == "Transpose" and self.is_open(node.outputs[0])]
-            perms = {permutation(node.ints_attribute("perm"), len(self.stored[name])) for node in turns}
+            perms = {permutation(node.attributes.integers("perm"), len(self.stored[name])) for node in turns}
             alone = self.is_open(name) and len(turns) == len(readers) and self.kind(name) in FLOAT_TYPES
             if alone and len(perms) == 1:
                 shape = tuple(self.stored[name][axis] for axis in perms.pop())
@@ -168,7 +168,9 @@ def _gemms(ways: _Ways, shapes: Mapping[str, Shape]) -> tuple[frozenset[Node], s
         name = node.inputs[1]
         maker = program.producers[name][0] if name in program.producers else None
         turned = (
-            maker is not None and maker.op == "Transpose" and permutation(maker.ints_attribute("perm"), 2) == (1, 0)
+            maker is not None
+            and maker.op == "Transpose"
+            and permutation(maker.attributes.integers("perm"), 2) == (1, 0)
         )
         weight = maker.inputs[0] if turned and maker is not None and name not in stored else name
         dims, shape = stored.get(weight), shapes.get(node.inputs[0])

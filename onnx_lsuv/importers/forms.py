@@ -64,7 +64,7 @@ def has_vector_bias(form: Form, node: Node) -> bool:
     if len(dims) == 1 or not form.portable:
         return len(dims) == 1
     weight = form.stored.get(node.inputs[1], ())
-    return name in form.stored and len(weight) == 2 and is_flat(dims, weight[1 - node.int_attribute("transB", 0)])
+    return name in form.stored and len(weight) == 2 and is_flat(dims, weight[1 - node.attributes.integer("transB", 0)])
 
 
 def operators_of(

@@ -171,7 +171,7 @@ def _blocked(form: Form, layer: Layer, importer: Importer) -> tuple[str, str] | 
     if between and (importer.direct or layer.fixed_term is not None or source.computed):
         return "path", f"{' '.join(between)} before {op}"
     if op == "Gemm" and importer.gemm_operands:
-        if layer.position != 1 or node.int_attribute("transA", 0):
+        if layer.position != 1 or node.attributes.integer("transA", 0):
             return "operand", "Gemm with its weight on the left, or transA"
         bias = node.inputs[2] if len(node.inputs) > 2 else ""
         if bias and (bias not in form.stored or not has_vector_bias(form, node)):
@@ -206,4 +206,4 @@ def _reads(node: Node) -> set[str]:
 
 
 def _has_gradient(node: Node) -> bool:
-    return not of(node).no_gradient and (node.op != "Cast" or node.int_attribute("to", 0) in FLOAT_TYPES)
+    return not of(node).no_gradient and (node.op != "Cast" or node.attributes.integer("to", 0) in FLOAT_TYPES)

@@ -160,7 +160,7 @@ def _of_node(form: Form, node: Node, stored: Sequence[bool], fixed: Container[st
     if op in _SPELT and _SPELT[op] not in node.attributes:
         yield "defaults", "operand", f"{label} leaves {_SPELT[op]} to its default"
     match op:
-        case "Reshape" if node.int_attribute("allowzero", 0):
+        case "Reshape" if node.attributes.integer("allowzero", 0):
             yield "allowzero", "operand", "Reshape has allowzero=1"
         case "Cast" | "CastLike" if not stored[0] and inputs[0] not in typed:
             yield "static", "static", f"the file does not say which type {label} reads"
@@ -169,7 +169,7 @@ def _of_node(form: Form, node: Node, stored: Sequence[bool], fixed: Container[st
         case "Gemm":
             if not all(stored[1:]):
                 yield "gemm-operand", "operand", f"{label} has an operand that is no initializer"
-            if {node.float_attribute("alpha", 1.0), node.float_attribute("beta", 1.0)} != {1.0}:
+            if {node.attributes.real("alpha", 1.0), node.attributes.real("beta", 1.0)} != {1.0}:
                 yield "factors", "wrong", f"{label} has alpha or beta"
             if not has_vector_bias(form, node):
                 yield "bias-matrix", "operand", f"{label} has a bias that is no vector"
@@ -185,9 +185,9 @@ def _of_node(form: Form, node: Node, stored: Sequence[bool], fixed: Container[st
                 yield "rare", "operand", f"{label} has {', '.join(uncommon)}"
             if op == "LSTM" and len(list(filter(None, inputs[5:7]))) < 2:
                 yield "bare", "operand", f"{label} lacks its initial states"
-            if node.text_attribute("direction") not in ("", "forward"):
+            if node.attributes.text("direction") not in ("", "forward"):
                 yield "direction", "gradient", f"{label} does not run forward"
-        case "Transpose" if inputs[0] not in fixed and (node.ints_attribute("perm") or (1,))[0]:
+        case "Transpose" if inputs[0] not in fixed and (node.attributes.integers("perm") or (1,))[0]:
             yield "batch-moved", "operand", f"{label} moves the first axis"
         case "Sum" if len(inputs) != 2:
             yield "sum", "operand", f"{label} has {len(inputs)} operands"

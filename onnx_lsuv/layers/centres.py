@@ -59,4 +59,4 @@ def _centre(plan: Plan, layer: Layer) -> Centre | None:
     after = 0 if channels_last(node) or layer.end is node else len(layer.source.shape) - 2
     if source.size != channels or len(source.shape) <= after or source.shape[-1 - after] != channels:
         return None
-    return Centre(layer.bias[0], channels, node.float_attribute("beta", 1.0) if node.op_type == "Gemm" else 1.0)
+    return Centre(layer.bias[0], channels, node.attributes.real("beta", 1.0) if node.op_type == "Gemm" else 1.0)

@@ -122,12 +122,12 @@ def _divide(a: Any, b: Any) -> Any:
 
 
 def _modulo(node: Node, given: Given) -> Known:
-    act = math.fmod if node.int_attribute("fmod", 0) else operator.mod
+    act = math.fmod if node.attributes.integer("fmod", 0) else operator.mod
     return _elementwise(lambda a, b: type(a)(act(a, b)))(node, given)
 
 
 def _cast(node: Node, given: Given) -> Known:
-    to = node.int_attribute("to", TensorProto.FLOAT)
+    to = node.attributes.integer("to", TensorProto.FLOAT)
     if to not in _CASTS:
         return unknown(_first(given).shape)
     return _elementwise(_CASTS[to], single=to == TensorProto.FLOAT)(node, given[:1])
@@ -168,12 +168,12 @@ def _filled(node: Node, given: Given) -> Known:
 def _reduced(act: Callable[[Sequence[Any]], Any]) -> Fold:
     def fold(node: Node, given: Given) -> Known:
         data = _first(given)
-        axes = _ints(given, 1, node.ints_attribute("axes") or ())
-        if not axes and node.int_attribute("noop_with_empty_axes", 0):
+        axes = _ints(given, 1, node.attributes.integers("axes") or ())
+        if not axes and node.attributes.integer("noop_with_empty_axes", 0):
             return data
         axes = tuple(axis % data.ndim for axis in axes) or tuple(range(data.ndim))
         kept = [1 if i in axes else n for i, n in enumerate(data.shape)]
-        shape = kept if node.int_attribute("keepdims", 1) else [n for i, n in enumerate(kept) if i not in axes]
+        shape = kept if node.attributes.integer("keepdims", 1) else [n for i, n in enumerate(kept) if i not in axes]
         if data.size > LIMIT:
             return unknown(shape)
         rows = np.moveaxis(data, axes, range(-len(axes), 0)).reshape(math.prod(kept), -1).tolist()
@@ -183,7 +183,7 @@ def _reduced(act: Callable[[Sequence[Any]], Any]) -> Fold:
 
 
 def _gather(node: Node, given: Given) -> Known:
-    data, axis, where = _first(given), node.int_attribute("axis", 0), _all(given)[1]
+    data, axis, where = _first(given), node.attributes.integer("axis", 0), _all(given)[1]
     index = np.array(_ints(given, 1), np.int64).reshape(where.shape)
     axis += data.ndim if axis < 0 else 0
     if data.size > LIMIT:
@@ -194,9 +194,9 @@ def _gather(node: Node, given: Given) -> Known:
 
 def _slice(node: Node, given: Given) -> Known:
     data = _first(given)
-    starts = _ints(given, 1, node.ints_attribute("starts"))
-    ends = _ints(given, 2, node.ints_attribute("ends"))
-    axes = _ints(given, 3, node.ints_attribute("axes") or range(len(starts)))
+    starts = _ints(given, 1, node.attributes.integers("starts"))
+    ends = _ints(given, 2, node.attributes.integers("ends"))
+    axes = _ints(given, 3, node.attributes.integers("axes") or range(len(starts)))
     steps = _ints(given, 4, (1,) * len(starts))
     cut = [slice(None)] * data.ndim
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
@@ -206,7 +206,7 @@ def _slice(node: Node, given: Given) -> Known:
 
 
 def _concat(node: Node, given: Given) -> Known:
-    parts, axis = _all(given), node.int_attribute("axis", 1)
+    parts, axis = _all(given), node.attributes.integer("axis", 1)
     if sum(part.size for part in parts) <= LIMIT:
         return np.concatenate(parts, axis)
     ranks = {part.ndim for part in parts}
@@ -218,15 +218,15 @@ def _concat(node: Node, given: Given) -> Known:
 
 
 def _reshape(node: Node, given: Given) -> Known:
-    data, target = _first(given), _ints(given, 1, node.ints_attribute("shape"))
-    if not node.int_attribute("allowzero", 0):
+    data, target = _first(given), _ints(given, 1, node.attributes.integers("shape"))
+    if not node.attributes.integer("allowzero", 0):
         # A zero copies a length.
         target = tuple(data.shape[i] if d == 0 and i < data.ndim else d for i, d in enumerate(target))
     return data.reshape(target)
 
 
 def _flatten(node: Node, given: Given) -> Known:
-    data, axis = _first(given), node.int_attribute("axis", 1)
+    data, axis = _first(given), node.attributes.integer("axis", 1)
     axis += data.ndim if axis < 0 else 0
     return data.reshape(math.prod(data.shape[:axis]), math.prod(data.shape[axis:]))
 
@@ -244,11 +244,11 @@ def _tile(node: Node, given: Given) -> Known:
 
 def split(node: Node, given: Given) -> list[Known]:
     """Return the parts that a Split makes."""
-    data, axis = _first(given), node.int_attribute("axis", 0)
-    sizes = _optional_ints(given, 1, node.ints_attribute("split"))
+    data, axis = _first(given), node.attributes.integer("axis", 0)
+    sizes = _optional_ints(given, 1, node.attributes.integers("split"))
     if sizes is None:
         # Equal parts, the last one smaller where the length does not divide (opset 18).
-        parts, length = node.int_attribute("num_outputs", len(node.outputs)), data.shape[axis]
+        parts, length = node.attributes.integer("num_outputs", len(node.outputs)), data.shape[axis]
         part = -(-length // parts)
         sizes = (part,) * (parts - 1) + (length - part * (parts - 1),)
     return list(np.split(data, np.cumsum(sizes)[:-1], axis))
@@ -280,9 +280,11 @@ FOLDS: dict[str, Fold] = {
     "ReduceSum": _reduced(sum),
     "Reshape": _reshape,
     "Slice": _slice,
-    "Squeeze": lambda node, given: _first(given).squeeze(_optional_ints(given, 1, node.ints_attribute("axes"))),
+    "Squeeze": lambda node, given: _first(given).squeeze(_optional_ints(given, 1, node.attributes.integers("axes"))),
     "Tile": _tile,
-    "Transpose": lambda node, given: _first(given).transpose(node.ints_attribute("perm")),
-    "Unsqueeze": lambda node, given: np.expand_dims(_first(given), _ints(given, 1, node.ints_attribute("axes") or ())),
+    "Transpose": lambda node, given: _first(given).transpose(node.attributes.integers("perm")),
+    "Unsqueeze": lambda node, given: np.expand_dims(
+        _first(given), _ints(given, 1, node.attributes.integers("axes") or ())
+    ),
     "Where": lambda node, given: _each(_choose, given),
 }

@@ -82,22 +82,6 @@ class Node:
         """The operator's name, with its domain unless it is ONNX's own."""
         return self.op_type if self.domain in DEFAULT_DOMAINS else f"{self.domain}.{self.op_type}"
 
-    def int_attribute(self, name: str, default: int) -> int:
-        """Return an integer attribute or its default."""
-        return self.attributes.integer(name, default)
-
-    def float_attribute(self, name: str, default: float) -> float:
-        """Return a float attribute or its default."""
-        return self.attributes.real(name, default)
-
-    def text_attribute(self, name: str) -> str:
-        """Return a text, "" where the attribute is absent; what is no UTF-8 in it is replaced."""
-        return self.attributes.text(name)
-
-    def ints_attribute(self, name: str) -> tuple[int, ...] | None:
-        """Return a list of integers, or None where the attribute is absent."""
-        return self.attributes.integers(name)
-
     def beside(self, op_type: str, inputs: tuple[str, ...], output: str, **attributes: float) -> Node:
         """Return a node of ONNX's own in the same scope."""
         return replace(

@@ -96,7 +96,7 @@ def _shape(program: Program, node: Node) -> Known | None:
         return None
     if node.op_type == "Size":
         return values([None if None in dims else int(np.prod([d or 0 for d in dims], dtype=object))], ())
-    return values(dims[node.int_attribute("start", 0) : node.int_attribute("end", len(dims))])
+    return values(dims[node.attributes.integer("start", 0) : node.attributes.integer("end", len(dims))])
 
 
 def _dims(program: Program, name: str) -> Ints | None:

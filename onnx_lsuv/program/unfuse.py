@@ -41,7 +41,7 @@ def unfused(node: Node, fresh: Callable[[str], str], constants: dict[str, Consta
     if fused is None:
         return [node]
     made = node.outputs[0]
-    activation = fused.activation or node.text_attribute("activation")
+    activation = fused.activation or node.attributes.text("activation")
     if activation and activation not in (fused.activation, *_PARAMETERS):
         return [node]
     out = fresh(f"{made}.linear")

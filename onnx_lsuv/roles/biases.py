@@ -68,7 +68,7 @@ def _term(program: Program, product: Product) -> Term:
     node = product.node
     bare, bias = Term(node, None, ()), bias_position(node, product.position)
     if bias is not None:
-        if node.op_type == "Gemm" and node.float_attribute("beta", 1.0) == 0.0:
+        if node.op_type == "Gemm" and node.attributes.real("beta", 1.0) == 0.0:
             return bare
         return Term(node, Addend(node, bias), holders(program, node.inputs[bias]))
     readers = program.consumers.get(node.outputs[0], ()) if not of(node).unscaled else ()

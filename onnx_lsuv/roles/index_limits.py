@@ -24,6 +24,6 @@ def limits_of(program: Program) -> dict[str, int]:
             if node is not None and node.op == "Gather" and position == 1:
                 table = trace(program, node.inputs[0])
                 if isinstance(table, Source) and table.shape:
-                    length = table.shape[node.int_attribute("axis", 0)]
+                    length = table.shape[node.attributes.integer("axis", 0)]
                     limits[name] = min(length, limits.get(name, length))
     return limits

@@ -42,7 +42,7 @@ def find_norms(program: Program) -> tuple[tuple[Norm, ...], tuple[Skipped, ...]]
             continue
         _check_channels(program, node)
         mean, var = (_whole(program, node.inputs[i]) for i in (3, 4))
-        if node.int_attribute("spatial", 1) == 0:
+        if node.attributes.integer("spatial", 1) == 0:
             kept.append(Skipped(node, None, None, "type", "statistics of each position (spatial=0) are not calibrated"))
         elif node in program.old_scans:
             kept.append(Skipped(node, None, None, "operator", "it stands in a Scan of opset 8"))

@@ -146,7 +146,7 @@ def _role_by_place(reachability: Reachability, constant: Constant, node: Node, p
         if axes == 1:
             return "bias" if learned and leads else ""
     last = len(constant.dims) - 1
-    joined = kind == "Concat" and last > 1 and learned and node.int_attribute("axis", 0) not in (-1, last)
+    joined = kind == "Concat" and last > 1 and learned and node.attributes.integer("axis", 0) not in (-1, last)
     if not (joined or (kind == "Add" and axes > 1)) or constant.dims[-1] < _WIDTH_MIN:
         return ""
     return "embedding" if reachability.leads_to_width(node.outputs[0], constant.dims[-1]) else ""

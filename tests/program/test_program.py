@@ -53,7 +53,7 @@ def test_a_node_beside_another_stands_in_its_scope(program: Program) -> None:
     add = next(node for node in program.walk() if node.op == "Add")
     made = add.beside("LeakyRelu", add.outputs, "z", alpha=0.5)
     assert (made.scope, made.label, made.op) == (add.scope, f"{add.label}.LeakyRelu", "LeakyRelu")
-    assert (made.inputs, made.outputs, made.float_attribute("alpha", 0.0)) == (add.outputs, ("z",), 0.5)
+    assert (made.inputs, made.outputs, made.attributes.real("alpha", 0.0)) == (add.outputs, ("z",), 0.5)
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def _blocks_fit(reps: Representations, node: Node, names: Sequence[str]) -> bool
         return False
     images, made = [reps.image(name) for name in names], reps.image(node.outputs[0])
     if node.op_type == "Concat" and made is not None:
-        axis = node.int_attribute("axis", 1)
+        axis = node.attributes.integer("axis", 1)
         return axis in (1, -3) and all(image is not None and image[1] % reps.block == 0 for image in images)
     return made is not None and made[1] % MULTIPLE == 0 and all(image == made for image in images)
 
