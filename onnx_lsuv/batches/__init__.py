@@ -13,6 +13,7 @@
     memory    what of it is held in memory, and whether a batch fits there
     build     the three ways in, and the result: a sequence of batches
 
+`build` calls the others: inputs -> sources (readers) -> plan -> values -> memory; advice where data do not fit.
 A new format is a file with its reader (`stored.Reader`) and a row in `sources`.
 Nothing is unpickled and nothing is executed. Headers are read first, and no more of a header than it may have; values
 are read, mapped or unpacked batch by batch, so the data may be larger than memory as long as one batch fits.

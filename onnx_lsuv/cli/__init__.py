@@ -1,4 +1,4 @@
-"""The command line: parse, call, print, exit status. The only importer of typer and rich.
+"""The command line: parse, call, print, exit status. The only importer of typer and rich. A call goes through these:
 
     signals     a signal ends the process, wherever it is
     process     what the process needs, the exit status

@@ -133,7 +133,9 @@ class Options:
     allow_tf32: bool = _flag(RUNTIME, "Let CUDA round products to TensorFloat-32.", "--allow-tf32")
     threads: int | None = _count(RUNTIME, "How many cores to use. Default: all.")
     memory: str | None = _option(
-        RUNTIME, "For new weights and kept values; the rest goes to a file. Default: half of it.", metavar="SIZE"
+        RUNTIME,
+        "For new weights and kept values, default half of the machine's; for one batch, default an eighth.",
+        metavar="SIZE",
     )
     custom_ops: list[str] | None = _option(RUNTIME, "Load a library of custom operators. Repeatable.", metavar="LIB")
     check: bool = _flag(MODES, "Measure the model as it is; save no model.", "--check")

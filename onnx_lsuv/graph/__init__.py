@@ -18,9 +18,9 @@ on these:
     records          what a record is, in the graph and as an array; the scale that it gives
     blocked          convolutions in blocks of channels
 
-The mathematics: with z = W x a layer's product and s its scale to a std of t,
+`build`, in stages, calls the others. The mathematics: with z = W x a layer's product and s its scale to a std of t,
 
-    s = t / std(z),                W' = s W,  since raw(s W) = s raw(W)
+    s = t / std(z),                W' = s W,  since (s W) x = s z
     s^2 Var(z) + 2 s Cov(z, b) + Var(b) = t^2             where a term b stays added
     n = sum n_i,  m = sum n_i m_i / n,  v = sum n_i (v_i + (m_i - m)^2) / n          over batches (Chan et al. 1979)
 """

@@ -1,12 +1,12 @@
 """Which nodes are layers, their weights as matrices, and the Plan: what will happen to every constant.
 
-    find      program -> Plan: products of data and a constant, parted by tensor; what the constants are, roles say
+    find      program -> Plan: products of data and a constant, decided tensor by tensor; asks `roles`
     plan      ... Layer, Weight, Plan; the reasons why something is left alone
     centres   which layers have a bias that can give each channel of their output a mean of zero
 
 A layer's output is W x + b, its weight W blocks of matrices (fan_out, fan_in). One tensor, one decision: it is drawn
-only where all that reads it is the weight of a layer. With W / s a layer gives W x / s + b, so the Plan says of each
-layer where that output stands (`end`), which b becomes zero, and which stays (`addend`).
+only where all that reads it is the weight of a layer. With s W a layer gives s W x + b, so the Plan says of each layer
+where that output stands (`end`), which b becomes zero, and which stays (`addend`), as `roles` finds it.
 """
 
 from onnx_lsuv.layers.centres import Centre, channels_last, find_centres

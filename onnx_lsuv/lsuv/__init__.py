@@ -11,13 +11,13 @@
     fresh       usual starting values for the parameters beside the layers
     scratch     arrays beyond the memory allowed go to a file
     execute     a calibration graph runs over the batches, stage by stage; once more where a mean is too large
-    scaling     what was measured -> weights multiplied, biases that centre, statistics of norms
-    procedure   CALIBRATE: `initialize`, all verbs but the last
+    applying    what was measured -> scales, weights multiplied, biases that centre, statistics of norms
+    procedure   `initialize`: the other verbs, and CALIBRATE itself
     measuring   VERIFY: `measure`, on a model as it is, or on the saved file
     rows        plan and records -> a row for each layer
 
-A layer's output without what is added to it is proportional to its weight, so raw(W/s) = raw(W)/s: the graph divides
-what a layer gives by its std, the layers behind see what they will see, and W/s is the new weight after one run.
+A layer's product z = W x, without what is added to it, is proportional to its weight: with s = target / std(z), the
+graph multiplies what a layer gives by s, the layers after it see what they will see, and s W is the new weight.
 """
 
 from onnx_lsuv import loaded_on_use

@@ -13,6 +13,7 @@ from onnx_lsuv.batches import Batch, Batches, default_limit
 from onnx_lsuv.errors import DataError
 from onnx_lsuv.graph import Calibration, Record, build, within_channels
 from onnx_lsuv.layers import Centre, find_centres
+from onnx_lsuv.lsuv.applying import biases_that_centre, multiply, norm_values, not_centred, usable_scale
 from onnx_lsuv.lsuv.computed import altered
 from onnx_lsuv.lsuv.draw import Drawn, draw
 from onnx_lsuv.lsuv.execute import Progress, execute, quiet, repeat_for_large_means
@@ -22,8 +23,7 @@ from onnx_lsuv.lsuv.patterns import Aims, aims_of
 from onnx_lsuv.lsuv.planning import plan, require_layers
 from onnx_lsuv.lsuv.prepare import Clock, check_sizes, checked, run_notes, shapes_of
 from onnx_lsuv.lsuv.result import Change, Result
-from onnx_lsuv.lsuv.rows import drawn_row, noted, row_of, skipped_row, usable_scale
-from onnx_lsuv.lsuv.scaling import biases_that_centre, multiply, norm_values, not_centred
+from onnx_lsuv.lsuv.rows import drawn_row, noted, row_of, skipped_row
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.lsuv.settings import Choices, Settings
 from onnx_lsuv.model import Array, Model, promoted, with_values

@@ -16,11 +16,6 @@ TOLERANCE, TOLERANCE_HALF = 0.005, 0.02
 HALF = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
 
-def usable_scale(record: Record | None, target: float) -> float | None:
-    """Return the scale that a record gives; None where the layer was not reached or has no variance."""
-    return scale_of(record, target) if record is not None and _reached(record) else None
-
-
 def _reached(record: Record | None) -> bool:
     return record is not None and record[COUNT, 0] != 0
 

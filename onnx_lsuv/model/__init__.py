@@ -9,8 +9,8 @@
     arrays      those bytes <-> an array
     external    values in files beside the model, and whether these may be trusted
     values      read the values at a site, or say what is to replace them
-    retyping    float types of all that names one, as float32
-    names       one that nothing else has
+    retyping    other float types in a protobuf become float32
+    names       a name that is not taken yet
     splicing    the bytes with some replaced, and the lengths around them put right
     edits       what has to be replaced for a model's new values
     targets     whether the outputs may go where they are to go

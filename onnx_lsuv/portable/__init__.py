@@ -9,6 +9,8 @@ tensors, and each leaves the outputs as they are:
     copies                    a tensor that an exporter merged gets a copy for each parameter that it stood for
     functions, Identity, ...  the same nodes, said otherwise
 
+`make_portable`, in carrying, opens a draft, runs the steps of rewriting on it, and compares both forms:
+
     draft        the model while it changes: the skeleton, and the values that tensors stand for
     scopes       who reads what, in every scope
     spelling     domains, IR version, inputs, names, functions, types, inference form

@@ -8,11 +8,16 @@ import numpy as np
 from onnx import helper
 
 from onnx_lsuv.errors import listing
-from onnx_lsuv.graph import COUNT, MEAN, VAR, Record, norm_key, variance_limits
+from onnx_lsuv.graph import COUNT, MEAN, VAR, Record, norm_key, scale_of, variance_limits
 from onnx_lsuv.layers import Centre, Plan, Weight
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import Array
 from onnx_lsuv.sources import scatter
+
+
+def usable_scale(record: Record | None, target: float) -> float | None:
+    """Return the scale that a record gives; None where the layer was not reached or has no variance."""
+    return scale_of(record, target) if record is not None and record[COUNT, 0] != 0 else None
 
 
 def multiply(plan: Plan, values: dict[str, Array], scales: Mapping[str, float], scratch: Scratch) -> None:
