@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from commands import call, fill, mlp
@@ -146,6 +148,7 @@ def test_settings_are_one_value() -> None:
         ({"init": "magic"}, "init must be one of orthonormal, delta, he, xavier, keep, not 'magic'"),
         ({"tolerance": 2.0}, "tolerance must lie between 0 and 1, not 2.0"),
         ({"target": {"u": -1}}, "target for 'u' must be a finite number above 0, not -1.0"),
+        ({"seed": -1}, "seed must be a whole number from 0 on, not -1"),
     ],
 )
 def test_what_contradicts_is_refused_wherever_it_is_asked_for(choices: dict[str, Any], words: str) -> None:
@@ -160,6 +163,39 @@ def test_what_contradicts_is_refused_wherever_it_is_asked_for(choices: dict[str,
         with pytest.raises(UsageError) as found:
             ask()
         assert words in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        ({"seed": "one"}, "seed has to be a whole number, not 'one'"),
+        ({"seed": 1.5}, "seed has to be a whole number, not 1.5"),
+        ({"target_std": "wide"}, "target_std has to be a number, not 'wide'"),
+        ({"target_std": None}, "target_std has to be a number, not None"),
+        ({"target_std": 10**400}, "target_std has to be a number, not 1000"),
+        ({"tolerance": "small"}, "tolerance has to be a number or None, not 'small'"),
+        ({"target": "fc*=0.1"}, "target has to be {pattern: std}, not 'fc*=0.1'"),
+        ({"target": 0.5}, "target has to be {pattern: std}, not 0.5"),
+        ({"target": {"fc*": "x"}}, "target has to be {pattern: std}, not {'fc*': 'x'}"),
+        ({"target": {1: 0.5}}, "target has to be {pattern: std}, not {1: 0.5}"),
+        ({"include": None}, "include has to be a list of patterns, not None"),
+        ({"exclude": [1]}, "exclude has to be a list of patterns, not [1]"),
+        ({"fresh": "no"}, "fresh has to be True or False, not 'no'"),
+    ],
+)
+def test_values_of_no_use_are_refused(choices: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError) as found:
+        onnx_lsuv.plan(onnx_lsuv.from_proto(mlp()), **choices)
+    assert words in str(found.value)
+
+
+def test_numbers_of_numpy_and_one_pattern_become_plain_values() -> None:
+    choices: dict[str, Any] = {"seed": np.int64(3), "target_std": np.float32(0.5), "tolerance": np.float32(0.25)}
+    choices |= {"fresh": np.bool_(False), "target": {"u": np.float32(2)}, "include": "u", "exclude": np.array(["w1"])}
+    settings = Settings(**choices)
+    assert settings == Settings(3, target_std=0.5, tolerance=0.25, target={"u": 2.0}, include=["u"], exclude=["w1"])
+    assert json.loads(json.dumps(settings.as_dict("initialize"))) == settings.as_dict("initialize")
+    assert Settings(seed=True).seed is not True
 
 
 def test_measure_refuses_what_it_has_no_use_for() -> None:
