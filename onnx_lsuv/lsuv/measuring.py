@@ -45,7 +45,7 @@ def measure(
         device: as for `initialize`.
         threads: of the CPU.
         progress: as for `initialize`.
-        wanted: fields of the settings as keywords: target_std, target, tolerance, include and exclude.
+        wanted: fields of `Settings` as keywords: target_std, target, tolerance, include and exclude.
 
     Raises:
         UsageError: an argument is wrong, or a pattern matches no layer.

@@ -27,7 +27,7 @@ def plan(model: Model | Result, settings: Settings | None = None, **choices: Unp
     Args:
         model: from `load` or `from_proto`.
         settings: how it would be initialised.
-        choices: fields of the settings as keywords, as in `plan(model, keep_bias=True)`.
+        choices: fields of `Settings` as keywords, as in `plan(model, keep_bias=True)`.
 
     Raises:
         UsageError: a setting is wrong, contradicts another, or a pattern matches no layer.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -196,6 +197,13 @@ def test_numbers_of_numpy_and_one_pattern_become_plain_values() -> None:
     assert settings == Settings(3, target_std=0.5, tolerance=0.25, target={"u": 2.0}, include=["u"], exclude=["w1"])
     assert json.loads(json.dumps(settings.as_dict("initialize"))) == settings.as_dict("initialize")
     assert Settings(seed=True).seed is not True
+
+
+@pytest.mark.parametrize("name", ["Change", "Forecast", "LayerReport", "Result", "Settings", "SkippedReport"])
+def test_pydoc_says_what_each_field_means(name: str) -> None:
+    one = getattr(onnx_lsuv, name)
+    _, _, listed = one.__doc__.partition("Attributes:\n")
+    assert re.findall(r"^ {8}(\w+): \S", listed.partition("Raises:")[0], re.MULTILINE) == [f.name for f in fields(one)]
 
 
 def test_measure_refuses_what_it_has_no_use_for() -> None:
