@@ -369,7 +369,9 @@ def test_fresh(here: Path) -> None:
     onnx.save(parse(text, **given), "trained.onnx")
     call("trained.onnx", *X, "-o", "kept.onnx")
     np.testing.assert_array_equal(oracle.tensor_of(onnx.load("kept.onnx"), "scale"), given["scale"])
-    call("trained.onnx", *X, "--fresh", "-o", "fresh.onnx")
+    assert "usual starting" not in call("trained.onnx", *X, "-o", "kept.onnx", "--force").stdout
+    ran = call("trained.onnx", *X, "--fresh", "-o", "fresh.onnx")
+    assert "2 biases set to zero; 1 scale given the usual starting values" in ran.stdout
     model = onnx.load("fresh.onnx")
     np.testing.assert_array_equal(oracle.tensor_of(model, "scale"), np.ones(16))
     np.testing.assert_array_equal(oracle.tensor_of(model, "shift"), np.zeros(16))
