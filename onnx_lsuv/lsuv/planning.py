@@ -84,7 +84,7 @@ def find(model: Model | Result, settings: Settings) -> Plan:
     choice = Choice(settings.include, settings.exclude)
     found = find_layers(program, wanted=choice.wanted, keep_bias=settings.keep_bias, fresh=settings.fresh)
     for pattern in choice.unmatched:
-        raise UsageError(no_match(pattern, find_layers(program).layers))
+        raise UsageError(no_match(pattern, find_layers(program)))
     return found
 
 
