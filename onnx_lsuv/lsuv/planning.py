@@ -62,6 +62,8 @@ def settings_for(model: Model | Result, settings: Settings | None, choices: Choi
     Raises UsageError for what is wrong with it.
     """
     given = settings or (model.settings if isinstance(model, Result) else Settings())
+    if not isinstance(given, Settings):
+        raise UsageError(f"settings have to be onnx_lsuv.Settings, or keywords, not {type(given).__name__}")
     return replace(given, **choices).check()
 
 

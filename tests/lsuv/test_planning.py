@@ -182,6 +182,7 @@ def test_what_contradicts_is_refused_wherever_it_is_asked_for(choices: dict[str,
         ({"include": None}, "include has to be a list of patterns, not None"),
         ({"exclude": [1]}, "exclude has to be a list of patterns, not [1]"),
         ({"fresh": "no"}, "fresh has to be True or False, not 'no'"),
+        ({"settings": {"seed": 1}}, "settings have to be onnx_lsuv.Settings, or keywords, not dict"),
     ],
 )
 def test_values_of_no_use_are_refused(choices: dict[str, Any], words: str) -> None:

@@ -108,6 +108,12 @@ def test_another_provider_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
         runtime.open_device("xnn")
 
 
+@pytest.mark.parametrize("device", [None, 0])
+def test_a_device_that_is_no_word(device: Any) -> None:
+    with pytest.raises(DeviceError, match=f"the device must be a word such as 'cpu', not {device}"):
+        runtime.device_of(device)
+
+
 @pytest.mark.parametrize("threads", [0, -1, "2", 1.5])
 def test_a_number_of_cores_that_is_none(threads: Any) -> None:
     model = onnx_lsuv.from_proto(parse(f"{HEAD} g (float[N,8] x) => (float y) {{ y = MatMul(x, w) }}", w=normal(8, 4)))
