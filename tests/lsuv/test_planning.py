@@ -13,13 +13,15 @@ import numpy as np
 import onnx
 import pytest
 from commands import call, fill, mlp
-from oracle import normal
+from oracle import normal, parse
 
 import onnx_lsuv
 import onnx_lsuv.cli.modes
 from onnx_lsuv import Result, Settings, UsageError, importers, portable
 from onnx_lsuv.lsuv.settings import METHODS, REPORTED, Choices
 from onnx_lsuv.program import Program, expand
+
+HEAD = '<ir_version: 8, opset_import: ["" : 17]>'
 
 
 @pytest.fixture
@@ -211,6 +213,25 @@ def test_measure_refuses_what_it_has_no_use_for() -> None:
     choices: Any = {"seed": 1, "target_std": 2.0}
     with pytest.raises(TypeError, match="no use for seed"):
         onnx_lsuv.measure(onnx_lsuv.from_proto(mlp()), {"x": normal(8, 16)}, **choices)
+
+
+def test_measure_refuses_the_result_of_another_model() -> None:
+    batch = {"x": normal(8, 16)}
+    models = [
+        onnx_lsuv.from_proto(parse(f"{HEAD} g (float[N,16] x) => (float z) {{ {text} }}", **weights))
+        for text, weights in (
+            ("y = MatMul(x, w) z = MatMul(y, v)", {"w": normal(16, 16), "v": normal(16, 4)}),
+            ("a = MatMul(x, p) z = MatMul(a, q)", {"p": normal(16, 16), "q": normal(16, 4)}),
+            ("y = MatMul(x, w)  z = Relu(y)", {"w": normal(16, 16)}),
+        )
+    ]
+    like = onnx_lsuv.initialize(models[0], batch)
+    assert onnx_lsuv.measure(like.model, batch, like=like).good
+    for other, names in zip(models[1:], ("'a', 'z'", "'y'"), strict=True):
+        with pytest.raises(
+            UsageError, match=f"`like` is the result of another model: its layers are 'y', 'z', and not {names}"
+        ):
+            onnx_lsuv.measure(other, batch, like=like)
 
 
 def test_the_result_of_a_plan_needs_data_where_something_is_measured() -> None:
