@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import math
 import os
+import re
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -76,6 +77,8 @@ def file_advice(path: Path, known: Sequence[str]) -> str:
 
 def missing_advice(path: Path) -> str:
     """Return which file a path that leads nowhere was perhaps meant to name; "" where none is close."""
+    if re.match(r"[a-z][a-z0-9+.-]+:[/\\]", str(path), re.IGNORECASE):  # a drive has one letter
+        return ": it is an address, and nothing is read from the network; download it, and give the file"
     if glob.has_magic(path.name):
         return "; '*' is left to the shell, which found no such file; to give many files, give their folder"
     if path.is_symlink():

@@ -17,6 +17,7 @@ from onnx_lsuv.importers.shapes import shapes_of
 from onnx_lsuv.importers.table import IMPORTERS, KINDS, Importer
 from onnx_lsuv.importers.traits import Traits, counted, traits
 from onnx_lsuv.layers import Layer, Plan, find_layers
+from onnx_lsuv.lsuv import Result
 from onnx_lsuv.model import Model, is_hollow
 from onnx_lsuv.operators import of
 from onnx_lsuv.program import Node, expand, walk
@@ -25,11 +26,17 @@ from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What stands in an importer's way, or is worth knowing."""
+    """What stands in an importer's way, or is worth knowing.
 
-    kind: str  # a key of KINDS
+    Attributes:
+        kind: a key of `KINDS`, whose sentence `text` begins with.
+        detail: where, or of what.
+        effect: "fails": nothing trains; "blocks": some weights stay constants; "note": no obstacle.
+    """
+
+    kind: str
     detail: str
-    effect: str  # "fails": nothing trains; "blocks": some weights stay constants; "note": no obstacle
+    effect: str
 
     @property
     def text(self) -> str:
@@ -39,9 +46,15 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How an importer takes one form of a file."""
+    """How an importer takes one form of a file.
 
-    trainable: int  # of the layers' weights
+    Attributes:
+        trainable: how many of the layers' weights become trainable parameters.
+        weights: how many there are.
+        findings: what blocks the others, and what is worth knowing; each a `Finding`.
+    """
+
+    trainable: int
     weights: int
     findings: tuple[Finding, ...]
 
@@ -52,15 +65,25 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What an importer makes of a file as it is, and in its portable form."""
+    """What an importer makes of a file as it is, and in its portable form.
+
+    Attributes:
+        importer: its name.
+        framework: what trains then.
+        version: of the importer, as it was measured.
+        date: when that was.
+        as_is: the file as it is; a `Reading`.
+        portable: the file in its portable form.
+        expected: whether that form was not made: then it trains at least so many.
+    """
 
     importer: str
     framework: str
     version: str
-    date: str  # when this version was measured
+    date: str
     as_is: Reading
     portable: Reading
-    expected: bool  # whether the portable form was not made: then it trains at least so many
+    expected: bool
 
     @property
     def cured(self) -> bool:
@@ -73,11 +96,11 @@ class Forecast:
         return {**asdict(self), **forms, "cured": self.cured}
 
 
-def forecast(model: Model | Plan, portable: Model | Plan | None = None) -> tuple[Forecast, ...]:
+def forecast(model: Model | Result | Plan, portable: Model | Result | Plan | None = None) -> tuple[Forecast, ...]:
     """Say what trains where, from the file alone: no weight is read, and nothing is rewritten.
 
     Args:
-        model: or its plan.
+        model: from `load` or `from_proto`; or a result, of which all layers are meant, or the plan in one.
         portable: the same in its portable form, where that was made; else what it would be is expected.
 
     Returns:
@@ -92,7 +115,8 @@ def forecast(model: Model | Plan, portable: Model | Plan | None = None) -> tuple
     )
 
 
-def _saved(model: Model | Plan) -> Form:
+def _saved(model: Model | Result | Plan) -> Form:
+    model = model.whole_plan if isinstance(model, Result) else model
     plan = model if isinstance(model, Plan) else find_layers(expand(model))
     few = shapes_of(plan.program.model.proto, lambda tensor: None if is_hollow(tensor) else to_array(tensor))
     names = plan.program.names

@@ -9,8 +9,9 @@ from typing import Unpack
 
 from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batch, Batches, default_limit
+from onnx_lsuv.errors import UsageError, listing
 from onnx_lsuv.graph import Record, build
-from onnx_lsuv.layers import Layer, Plan
+from onnx_lsuv.layers import Layer, Plan, tensor_names
 from onnx_lsuv.lsuv.execute import Progress, execute, quiet, repeat_for_large_means
 from onnx_lsuv.lsuv.patterns import Aims, aims_of
 from onnx_lsuv.lsuv.planning import find, require_layers, settings_for
@@ -45,10 +46,10 @@ def measure(
         device: as for `initialize`.
         threads: of the CPU.
         progress: as for `initialize`.
-        wanted: fields of the settings as keywords: target_std, target, tolerance, include and exclude.
+        wanted: fields of `Settings` as keywords: target_std, target, tolerance, include and exclude.
 
     Raises:
-        UsageError: an argument is wrong, or a pattern matches no layer.
+        UsageError: an argument is wrong, a pattern matches no layer, or `like` has other layers.
         ModelError: there is no layer to measure, or ONNX Runtime refuses the model.
         DataError: the data do not fit the model.
         DeviceError: the device is not there.
@@ -64,6 +65,8 @@ def measure(
         as_it_is = replace(settings, keep_bias=True)
         plan = find(model, as_it_is)
         require_layers(plan)
+        if like is not None:
+            _check_same(like, plan)
         data = checked(plan.program.model, batches)
         aims = aims_of(plan, settings if like is None else Settings())
         records = _records(plan, data, aims, where, progress)
@@ -91,6 +94,20 @@ def measure(
         device=where.name,
         seconds=clock.seconds,
     )
+
+
+def _check_same(like: Result, plan: Plan) -> None:
+    """Raise UsageError where the rows of a result are not those of the layers."""
+
+    def same(row: LayerReport, layer: Layer) -> bool:
+        # The portable form keeps the names of weights.
+        return row.name == layer.node.label or row.weight in tensor_names(plan.program, layer.source)
+
+    if len(like.layers) != len(plan.layers) or not all(map(same, like.layers, plan.layers)):
+        ours, others = (
+            listing(names, 3) for names in ([e.node.label for e in plan.layers], [e.name for e in like.layers])
+        )
+        raise UsageError(f"`like` is the result of another model: its layers are {others}, and not {ours}")
 
 
 def _records(plan: Plan, data: Batches, aims: Aims, device: Device, progress: Progress) -> dict[str, Record]:

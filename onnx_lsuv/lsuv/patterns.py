@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -36,9 +36,13 @@ class Choice:
         return [pattern for pattern in (*self.include, *self.exclude) if pattern not in self.matched]
 
 
-def no_match(pattern: str, layers: Iterable[Layer]) -> str:
-    """Return the sentence for a pattern that matches no layer."""
-    labels = list(dict.fromkeys(layer.node.label for layer in layers))
+def no_match(pattern: str, plan: Plan) -> str:
+    """Return the sentence for a pattern that matches no layer of a plan."""
+    for left in plan.skipped:
+        if any(fnmatchcase(name, pattern) for name in (left.node.label, left.weight or left.node.label)):
+            only = f"{left.node.label!r}, which is left alone: {left.detail}"
+            return f"the pattern {pattern!r} matches no layer, but {only}"
+    labels = list(dict.fromkeys(layer.node.label for layer in plan.layers))
     inside = any(pattern in label for label in labels) and not re.search(r"[*?\[]", pattern)
     near = f" (did you mean {f'*{pattern}*'!r}?)" if inside else meant(pattern, labels)
     return (
@@ -84,7 +88,7 @@ def aims_of(plan: Plan, settings: Settings) -> Aims:
 def _no_effect(plan: Plan, pattern: str) -> str:
     layers = [layer for layer in plan.layers if _names(plan, layer, pattern)]
     if not layers:
-        return no_match(pattern, plan.layers)
+        return no_match(pattern, plan)
     first, without = layers[0].node, f"the target for {pattern!r} has no effect:"
     if any(layer.scaled for layer in layers):
         decides = plan.weights[layers[0].weight].layers[0].node

@@ -27,7 +27,7 @@ def plan(model: Model | Result, settings: Settings | None = None, **choices: Unp
     Args:
         model: from `load` or `from_proto`.
         settings: how it would be initialised.
-        choices: fields of the settings as keywords, as in `plan(model, keep_bias=True)`.
+        choices: fields of `Settings` as keywords, as in `plan(model, keep_bias=True)`.
 
     Raises:
         UsageError: a setting is wrong, contradicts another, or a pattern matches no layer.
@@ -62,6 +62,8 @@ def settings_for(model: Model | Result, settings: Settings | None, choices: Choi
     Raises UsageError for what is wrong with it.
     """
     given = settings or (model.settings if isinstance(model, Result) else Settings())
+    if not isinstance(given, Settings):
+        raise UsageError(f"settings have to be onnx_lsuv.Settings, or keywords, not {type(given).__name__}")
     return replace(given, **choices).check()
 
 
@@ -84,7 +86,7 @@ def find(model: Model | Result, settings: Settings) -> Plan:
     choice = Choice(settings.include, settings.exclude)
     found = find_layers(program, wanted=choice.wanted, keep_bias=settings.keep_bias, fresh=settings.fresh)
     for pattern in choice.unmatched:
-        raise UsageError(no_match(pattern, find_layers(program).layers))
+        raise UsageError(no_match(pattern, find_layers(program)))
     return found
 
 

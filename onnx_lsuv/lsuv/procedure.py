@@ -61,13 +61,14 @@ def initialize(
         batches: one batch {input name: array}, or several, pooled; None where nothing has to run: without `rescale`
             and without BatchNormalizations.
         settings: how to do it.
-        device: "cpu", "cuda", "cuda:N", "auto", or an open device.
+        device: "cpu", "cuda", "cuda:N", "auto", or one from `onnx_lsuv.runtime.open_device`, which also takes
+            custom operators.
         threads: how many cores to use; None for all.
         memory: bytes that new weights, and values kept between batches, may take; the rest goes to a file. None for
             half of what the machine has.
         scratch: the folder of that file; None for the system's own.
         progress: called with a phase, the steps done and their total.
-        choices: fields of the settings as keywords, as in `initialize(model, data, seed=1, target={"fc*": 0.1})`.
+        choices: fields of `Settings` as keywords, as in `initialize(model, data, seed=1, target={"fc*": 0.1})`.
 
     Returns:
         The result; `result.model` holds the new values.

@@ -26,25 +26,46 @@ GOOD = frozenset({"ok", "drawn", "scaled", "found", "shared", "not-reached"})
 
 @dataclass(frozen=True, slots=True)
 class LayerReport:
-    """What happened to one layer."""
+    """What happened to one layer.
+
+    Attributes:
+        name: of the node.
+        op: its operator.
+        weight: the tensor that holds its weight.
+        scope: the graph or function that the node is in.
+        path: operators between that tensor and the layer.
+        shape: of the weight as the layer sees it.
+        dtype: of the weight.
+        blocks: how many matrices the weight is.
+        fan_out: rows of each.
+        fan_in: columns of each.
+        init: how the weight was drawn.
+        target: the std wanted.
+        status: "ok", "drawn", "scaled", "found", "shared" or "not-reached", which are good; "off" or "degenerate".
+        std_drawn: of the output with the weight as drawn.
+        scale: what the drawn weight was multiplied by.
+        mean: of the output, measured on the final weights.
+        std: likewise.
+        note: what else there is to say.
+    """
 
     name: str
     op: str
     weight: str
     scope: str
-    path: tuple[str, ...]  # operators between the weight's tensor and the layer
-    shape: tuple[int, ...]  # of the weight as the layer sees it
+    path: tuple[str, ...]
+    shape: tuple[int, ...]
     dtype: str
     blocks: int
     fan_out: int
     fan_in: int
-    init: str  # how the weight was drawn
-    target: float  # std wanted
+    init: str
+    target: float
     status: str  # a key of STATUSES
-    std_drawn: float | None = None  # of the output with the weight as drawn
-    scale: float | None = None  # what the drawn weight was multiplied by
-    mean: float | None = None  # of the output, measured on the final weights
-    std: float | None = None  # likewise
+    std_drawn: float | None = None
+    scale: float | None = None
+    mean: float | None = None
+    std: float | None = None
     note: str = ""
 
     @property
@@ -55,40 +76,70 @@ class LayerReport:
 
 @dataclass(frozen=True, slots=True)
 class SkippedReport:
-    """A node that was left alone, and why."""
+    """A node that was left alone, and why.
+
+    Attributes:
+        name: of the node.
+        op: its operator.
+        weight: the tensor that may be its weight, if there is one.
+        shape: of that.
+        reason: a word, such as "excluded" or "tied"; a key of `onnx_lsuv.layers.REASONS`.
+        detail: the reason in words.
+    """
 
     name: str
     op: str
     weight: str | None
     shape: tuple[int, ...] | None
-    reason: str  # a key of layers.REASONS
+    reason: str
     detail: str
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A tensor whose values changed."""
+    """A tensor whose values changed.
+
+    Attributes:
+        tensor: its name.
+        scope: the graph or function that it is in.
+        role: "weight", "bias", "statistics", "step" (of a quantiser, or a bound before it), "scale", "slope",
+            "embedding" or "state".
+        became_initializer: whether a node made it before.
+    """
 
     tensor: str
     scope: str
-    # "weight", "bias", "statistics", "step" (of a quantiser, or a bound before it), "scale", "slope", "embedding" or
-    # "state"
     role: str
     became_initializer: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A planned, initialised, or measured model."""
+    """A planned, initialised, or measured model.
+
+    Attributes:
+        model: with its new values, which `save` and `save_weights` write.
+        plan: of the model as it was given, for `forecast`.
+        verb: what made the result: "plan", "initialize" or "measure".
+        settings: by which.
+        layers: a `LayerReport` for each layer, in the order of execution.
+        skipped: a `SkippedReport` for each node that looks like a layer and was left alone.
+        notes: what else there is to say; each a sentence.
+        kept_statistics: a `SkippedReport` for each BatchNormalization that keeps its stored statistics.
+        changes: a `Change` for each tensor that has new values.
+        data: batches, samples and inputs, as in a JSON report.
+        device: where it ran: "cpu" or "cuda:N"; "none" where nothing ran.
+        seconds: of each phase.
+    """
 
     model: Model
-    plan: Plan = field(repr=False)  # of the model as it was given
-    verb: str  # "plan", "initialize" or "measure"
+    plan: Plan = field(repr=False)
+    verb: str
     settings: Settings
     layers: tuple[LayerReport, ...]
     skipped: tuple[SkippedReport, ...]
     notes: tuple[str, ...]
-    kept_statistics: tuple[SkippedReport, ...] = ()  # BatchNormalizations that keep their stored statistics
+    kept_statistics: tuple[SkippedReport, ...] = ()
     changes: tuple[Change, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
     device: str = "none"

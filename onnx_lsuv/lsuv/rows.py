@@ -78,7 +78,7 @@ def _cause(record: Record, target: float, *, drawn: bool = False) -> str:
         return f"what stays added to its output has a std of {std:.3g} alone, which no scale of the weight lowers"
     if 0 < var <= TINY:
         return f"its output has a std of {math.sqrt(var):.3g}, too small to be scaled up in float32"
-    again = ", which another --seed may mend" if drawn else ""
+    again = ", which another seed may mend" if drawn else ""
     return f"its output is constant: its input is constant, or everything before it is cut off (dead ReLUs){again}"
 
 

@@ -56,5 +56,5 @@ class Scratch:
         except OSError as error:
             raise OutputError(
                 f"{array.nbytes} bytes of scratch space were needed in {str(self.folder or tempfile.gettempdir())!r}: "
-                f"{error.strerror}; free some, or allow more memory with '--memory'"
+                f"{error.strerror}; free some, or allow more memory with '--memory' (memory=)"
             ) from error

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any, TypedDict, cast
 
-from onnx_lsuv.errors import UsageError
+from onnx_lsuv.errors import UsageError, shorten
 
 METHODS = ("orthonormal", "delta", "he", "xavier", "keep")
 # Beyond, what a layer gives or its square leaves the range of float32.
@@ -62,30 +63,95 @@ def keyword(name: str, value: Any = None) -> str:
     return name if value is None else f"{name}={value!r}"
 
 
+def _whole(value: Any) -> int:
+    return int(index(value))
+
+
+def _number(value: Any) -> float:
+    return float(value)
+
+
+def _number_or_none(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _switch(value: Any) -> bool:
+    if value not in (True, False):
+        raise ValueError
+    return bool(value)
+
+
+def _pattern(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _patterns(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(map(_pattern, value))
+
+
+def _targets(value: Any) -> tuple[tuple[str, float], ...]:
+    pairs = value.items() if isinstance(value, Mapping) else value
+    return tuple((_pattern(pattern), float(std)) for pattern, std in pairs)
+
+
+# How each choice but `init` becomes a plain value, NumPy's numbers too, and what it has to be.
+_READ: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "seed": (_whole, "a whole number"),
+    "target_std": (_number, "a number"),
+    "target": (_targets, "{pattern: std}"),
+    "tolerance": (_number_or_none, "a number or None"),
+    **dict.fromkeys(("include", "exclude"), (_patterns, "a list of patterns")),
+    **dict.fromkeys(("rescale", "fresh", "keep_bias", "center"), (_switch, "True or False")),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a model is initialised, and what is wanted of it."""
+    """How a model is initialised, and what is wanted of it.
 
-    seed: int = 0  # of the draw
-    init: str = "orthonormal"  # one of METHODS; "keep" for the weights as they are
-    target_std: float = 1.0  # that every layer's output is to have
-    target: Targets = ()  # other stds, by patterns of node or weight names; of several that match the last one counts
-    rescale: bool = True  # False leaves weights as drawn; statistics of BatchNormalizations are set all the same
-    fresh: bool = False  # every other parameter gets its usual starting value too; `roles.parameters` says which
-    include: Sequence[str] = ()  # patterns of node or weight names to take; all where empty
-    exclude: Sequence[str] = ()  # patterns of node or weight names to leave alone
-    keep_bias: bool = False  # leave biases as they are instead of setting them to zero
-    # Biases get the value that makes the mean of each channel of a layer's output zero; its std is then that about
-    # these means. Layers without a bias of their own, and those in branches and loops, are not centred.
+    A pattern is one of the shell (`*`, `?`, `[ab]`) for the whole name of a layer's node or of its weight.
+
+    Attributes:
+        seed: of the draw, from 0 on.
+        init: how weights are drawn: "orthonormal", "delta", "he" or "xavier"; "keep" for the weights as they are.
+        target_std: the std that every layer's output is to have.
+        target: other stds, as {pattern: std}; of several that match the last one counts.
+        rescale: False leaves weights as drawn; statistics of BatchNormalizations are set all the same.
+        fresh: every other parameter gets its usual starting value too.
+        include: patterns of the layers to take; all where empty.
+        exclude: patterns of layers to leave alone.
+        keep_bias: leave biases as they are instead of setting them to zero.
+        center: give biases the value that makes the mean of each channel of a layer's output zero; its std is then
+            that about these means. Layers without a bias of their own, and those in branches and loops, are not
+            centred.
+        tolerance: on the variance relative to its target; None for 0.005, or 0.02 from the first weight in half
+            precision on.
+
+    Raises:
+        UsageError: a value is of no use.
+    """
+
+    seed: int = 0
+    init: str = "orthonormal"  # one of METHODS
+    target_std: float = 1.0
+    target: Targets = ()
+    rescale: bool = True
+    fresh: bool = False  # `roles.parameters` says which
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    keep_bias: bool = False
     center: bool = False
-    # On the variance relative to its target; None for 0.005, or 0.02 from the first weight in half precision on.
     tolerance: float | None = None
 
     def __post_init__(self) -> None:
-        pairs = self.target.items() if isinstance(self.target, Mapping) else self.target
-        targets = tuple((pattern, float(std)) for pattern, std in pairs)
-        for name, value in (("target", targets), ("include", self.include), ("exclude", self.exclude)):
-            object.__setattr__(self, name, tuple(value))
+        for name, (read, wanted) in _READ.items():
+            value = getattr(self, name)
+            try:
+                object.__setattr__(self, name, read(value))
+            except (TypeError, ValueError, OverflowError):
+                raise UsageError(f"{keyword(name)} has to be {wanted}, not {shorten(repr(value))}") from None
 
     @property
     def targets(self) -> tuple[tuple[str, float], ...]:
@@ -100,6 +166,8 @@ class Settings:
                 raise UsageError(f"{sentence.format(*(spell(*choice) for choice in both))}: give one of them")
         if self.init not in METHODS:
             raise UsageError(f"{spell('init', None)} must be one of {', '.join(METHODS)}, not {self.init!r}")
+        if self.seed < 0:
+            raise UsageError(f"{spell('seed', None)} must be a whole number from 0 on, not {self.seed}")
         stds = {spell("target_std", None): self.target_std}
         stds |= {f"{spell('target', None)} for {pattern!r}": std for pattern, std in self.targets}
         for name, std in stds.items():

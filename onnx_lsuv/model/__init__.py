@@ -29,7 +29,7 @@ from __future__ import annotations
 from onnx_lsuv.model.arrays import Array, bindable
 from onnx_lsuv.model.atomic import Staging, staging
 from onnx_lsuv.model.edits import promoted
-from onnx_lsuv.model.loading import Model, digest, from_proto, is_hollow, load
+from onnx_lsuv.model.loading import Model, digest, from_proto, given_model, is_hollow, load
 from onnx_lsuv.model.names import unused
 from onnx_lsuv.model.retyping import graphs_in, in_float32, names_type, retype, retype_attribute
 from onnx_lsuv.model.saving import load_staged, outputs_of, save, stage, to_bytes
@@ -56,6 +56,7 @@ __all__ = [
     "fill",
     "from_proto",
     "function_of",
+    "given_model",
     "graphs_in",
     "in_float32",
     "is_hollow",

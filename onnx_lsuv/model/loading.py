@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 
-from onnx_lsuv.errors import ModelError
+from onnx_lsuv.errors import ModelError, UsageError
 from onnx_lsuv.model.arrays import Array
 from onnx_lsuv.model.kinds import recognise
 from onnx_lsuv.model.opening import NotRegularError, mapped, open_regular
@@ -76,8 +76,10 @@ def load(path: str | os.PathLike[str]) -> Model:
 def from_proto(proto: onnx.ModelProto, base_dir: str | os.PathLike[str] | None = None) -> Model:
     """Take a model from memory, as a copy; `base_dir` is the folder of its external data, if it has any.
 
-    Raises ModelError where the proto is no complete model or too large to serialise.
+    Raises UsageError for what is no proto, ModelError where it is no complete model or too large to serialise.
     """
+    if not isinstance(proto, onnx.ModelProto):
+        raise UsageError(f"an onnx.ModelProto is expected, not {type(proto).__name__}: of bytes, onnx.load_from_string")
     try:
         data = proto.SerializeToString()
     except (EncodeError, ValueError) as error:
@@ -85,6 +87,15 @@ def from_proto(proto: onnx.ModelProto, base_dir: str | os.PathLike[str] | None =
             f"the model in memory cannot be serialised ({error}); over 2 GiB, save it with external data and load that"
         ) from None
     return _model(memoryview(data), None, None if base_dir is None else Path(base_dir).resolve())
+
+
+def given_model(given: object) -> Model:
+    """Return a model as it is; raise UsageError for what is none, such as a path."""
+    if isinstance(given, Model):
+        return given
+    within = isinstance(getattr(given, "model", None), Model)
+    how = "its field 'model' is one" if within else "onnx_lsuv.load makes one of a file, from_proto one of a proto"
+    raise UsageError(f"a Model is expected, not {type(given).__name__}: {how}")
 
 
 def is_hollow(tensor: onnx.TensorProto) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from onnx_lsuv.errors import ModelError, OutputError, quote
 from onnx_lsuv.model.atomic import Staging, staging
 from onnx_lsuv.model.edits import data_edits, model_edits
-from onnx_lsuv.model.loading import Model, load
+from onnx_lsuv.model.loading import Model, given_model, load
 from onnx_lsuv.model.names import unused
 from onnx_lsuv.model.opening import whole
 from onnx_lsuv.model.splicing import Piece, splice
@@ -24,6 +24,7 @@ def to_bytes(model: Model) -> bytes:
 
     Raises ModelError where a tensor with external data has a new value, OutputError over 2 GiB.
     """
+    model = given_model(model)
     outside = externals(model)
     for site in model.values:
         if site in outside:
@@ -44,7 +45,7 @@ def save(model: Model, path: str | os.PathLike[str], *, force: bool = False) -> 
     files, ModelError where a value cannot be placed.
     """
     with staging(force) as staged:
-        files = stage(staged, model, path)
+        files = stage(staged, given_model(model), path)
         staged.commit()
     return files
 

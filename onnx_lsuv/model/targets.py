@@ -58,9 +58,8 @@ def check_outputs(outputs: Sequence[Output], read: Iterable[Read], *, force: boo
         identity = _new_identity(target) if status is None else (status.st_dev, status.st_ino)
         other = seen.setdefault(identity, output)
         if other is not output:
-            raise UsageError(
-                f"the file {quote(output.path)} is named for two outputs, {other.what} and {output.what}: name another"
-            )
+            both = f"{output.what} twice" if output.what == other.what else f"{other.what} and {output.what}"
+            raise UsageError(f"the file {quote(output.path)} is named for two outputs, {both}: name another")
     for output, status, target in found:
         if output.refusal:
             raise OutputError(output.refusal)

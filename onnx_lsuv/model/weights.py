@@ -29,7 +29,7 @@ from onnx_lsuv.model import sites
 from onnx_lsuv.model.arrays import to_raw
 from onnx_lsuv.model.atomic import Staging, staging
 from onnx_lsuv.model.edits import promoted
-from onnx_lsuv.model.loading import Model
+from onnx_lsuv.model.loading import Model, given_model
 from onnx_lsuv.model.names import unused
 from onnx_lsuv.model.sites import Site, Step
 from onnx_lsuv.model.splicing import Piece
@@ -61,7 +61,7 @@ def save_weights(model: Model, path: str | os.PathLike[str], *, force: bool = Fa
     written or cannot hold a tensor, ModelError where a stored tensor cannot be read.
     """
     with staging(force) as staged:
-        target = stage_weights(staged, model, path)
+        target = stage_weights(staged, given_model(model), path)
         staged.commit()
     return target
 

@@ -47,7 +47,11 @@ def make_portable(
         memory: bytes that tensors stored anew may take; None for half of what the machine has.
         scratch: the folder of that file; None for the system's own.
 
+    Returns:
+        `model`, which saves like any other; `steps`, what was done, where and why; `notes`, what was not done.
+
     Raises:
+        UsageError: what is given is no model.
         ModelError: the model is broken, its opset is below 7, or an output is not the same.
         OutputError: there is no room for the file.
     """

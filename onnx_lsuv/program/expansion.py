@@ -9,7 +9,7 @@ import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, ValueInfoProto
 
 from onnx_lsuv.errors import ModelError
-from onnx_lsuv.model import Model, Site, Step, sites
+from onnx_lsuv.model import Model, Site, Step, given_model, sites
 from onnx_lsuv.operators import Attributes, of
 from onnx_lsuv.program.constants import Table
 from onnx_lsuv.program.index import exits_of, makers_of, nodes_in_scans, readers_of, static_nodes, trimmed
@@ -36,8 +36,10 @@ def expand(model: Model) -> Program:
     """Return the model as a `Program`.
 
     Raises:
+        UsageError: it is no model.
         ModelError: a value is used before it is made, or a function calls itself.
     """
+    model = given_model(model)
     graph, opsets = model.proto.graph, _opsets(model)
     imported = "" in opsets
     # ONNX leaves the default open then; no node of its own can stand in such a file.

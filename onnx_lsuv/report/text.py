@@ -144,9 +144,11 @@ def _summary(result: Result) -> list[str]:
     roles = Counter(change.role for change in result.changes)
     norms, biases, moved = roles["statistics"] // 2, roles["bias"], sum(c.became_initializer for c in result.changes)
     aim = f"centre {'its layer' if biases == 1 else 'their layers'}" if result.settings.center else "zero"
+    fresh = [_count(roles[role], role) for role in ("embedding", "scale", "slope", "state") if roles[role]]
     extra = {
         f"statistics of {_count(norms, 'BatchNormalization')} set": norms,
         f"{_count(biases, 'bias', 'biases')} set to {aim}": biases,
+        f"{', '.join(fresh)} given the usual starting values": len(fresh) if result.settings.fresh else 0,
         _count(moved, "constant became an initializer", "constants became initializers"): moved,
     }
     times = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in result.seconds.items())

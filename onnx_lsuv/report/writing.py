@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_lsuv import __version__, runtime
+from onnx_lsuv import __version__, importers, runtime
+from onnx_lsuv.importers import Forecast
 from onnx_lsuv.lsuv import Result
 from onnx_lsuv.model import Model, Output, check_outputs, digest, read_by, staging, to_bytes
 from onnx_lsuv.report.formats import format_of
@@ -26,7 +27,7 @@ def write_report(
     other: Result | None = None,
     about: Mapping[str, Any] | None = None,
     command: Sequence[str] = (),
-    forecast: Sequence[Mapping[str, Any]] | None = None,
+    forecast: Sequence[Forecast] | None = None,
     force: bool = False,
 ) -> Path:
     """Write a report of a result, whole or not at all, in the format that the path's suffix says; return its path.
@@ -37,7 +38,7 @@ def write_report(
         other: a second result, whose std stands beside the first's.
         about: `versions` and `files` as `schema.json` describes them; found where not given.
         command: the program and its arguments, where it was a command that gave the result.
-        forecast: what trains where, a `Trains.as_dict` for each importer.
+        forecast: what trains where, from `onnx_lsuv.forecast`; found where not given, () to leave it out.
         force: replace an existing file.
 
     Raises UsageError for another suffix, OutputError where the file exists, cannot be written or is one of the models'.
@@ -47,7 +48,8 @@ def write_report(
     read = (file for model in models.values() for file in read_by(model))
     (target,) = check_outputs([Output(Path(path), "the report")], read, force=force)
     known = {"versions": versions(), "files": {role: _file(model) for role, model in models.items()}}
-    known = dict(known if about is None else about) | ({} if forecast is None else {"trains": list(forecast)})
+    trains = importers.forecast(result) if forecast is None else forecast
+    known = dict(known if about is None else about) | {"trains": [each.as_dict() for each in trains]}
     with staging(force) as staged:
         staged.add(target.parent, target.name, [told(result, known, command, other=other).encode()])
         staged.commit()

@@ -6,8 +6,9 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 
-from onnx_lsuv.errors import DeviceError
+from onnx_lsuv.errors import DeviceError, UsageError
 from onnx_lsuv.orthonormal import usable_cores
 from onnx_lsuv.runtime.package import package
 from onnx_lsuv.runtime.providers import Provider, providers_of
@@ -51,8 +52,11 @@ def open_device(
         custom_ops: libraries of custom operators to load.
 
     Raises:
+        UsageError: the number of cores is none.
         DeviceError: a device is asked for and something it needs is missing.
     """
+    if threads is not None and not (isinstance(threads, Integral) and threads > 0):
+        raise UsageError(f"threads must be a whole number from 1 on, or None for all, not {threads!r}")
     found = list(providers_of(name))
     for library in custom_ops:
         if not os.path.isfile(library):  # noqa: PTH113  (False where a name is too long)
@@ -68,8 +72,10 @@ def open_device(
             missing = f"the installed ONNX Runtime is built without {provider.title} (install {provider.package!r})"
         if missing is None:
             word = f"{provider.word}:{index}" if provider.numbered else provider.word
-            return Device(word, threads or usable_cores(), allow_tf32, tuple(custom_ops))
-    raise DeviceError(f"The device {name!r} was asked for, but {missing}: use '--device cpu' to run without it.")
+            return Device(word, int(threads or usable_cores()), allow_tf32, tuple(custom_ops))
+    raise DeviceError(
+        f"The device {name!r} was asked for, but {missing}: use '--device cpu' (device='cpu') to run without it."
+    )
 
 
 def device_of(device: str | Device, *, threads: int | None = None) -> Device:

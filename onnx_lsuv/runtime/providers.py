@@ -112,6 +112,8 @@ def device_words() -> list[str]:
 
 def check_device(word: str) -> None:
     """Raise DeviceError for a word that no device has."""
+    if not isinstance(word, str):
+        raise DeviceError(f"the device must be a word such as 'cpu', not {word!r}")
     if _is_known(word):
         return
     wish, words = word.lower(), device_words()

@@ -100,7 +100,7 @@ def load(model: bytes, device: Device, *, fold: bool = True) -> Session:
     if session.get_providers()[0] != provider.name:
         raise DeviceError(
             f"The device {device.name!r} was asked for, but ONNX Runtime could not start {provider.title}: check that "
-            f"{provider.needs}, or use '--device cpu'."
+            f"{provider.needs}, or use '--device cpu' (device='cpu')."
         )
     return Session(session, device)
 
@@ -210,7 +210,8 @@ def _refused(error: Exception) -> LsuvError:
     if unknown:
         name = ".".join(part for part in unknown.groups() if part)
         return ModelError(
-            f"ONNX Runtime does not know the operator {name!r}: name the library that holds it with '--custom-ops'."
+            f"ONNX Runtime does not know the operator {name!r}: name the library that holds it with '--custom-ops' "
+            "(open_device)."
         )
     return ModelError(f"ONNX Runtime {version()} cannot load the model: {text}.")
 

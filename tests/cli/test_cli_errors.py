@@ -167,6 +167,7 @@ WRONG: list[tuple[int, list[str], Sequence[str]]] = [
     (3, ["s3://bucket/m.onnx", *X], ["'s3://bucket/m.onnx' is an address", "nothing is read from the network"]),
     (3, ["hf://org/net", *X], ["'hf://org/net' is an address"]),
     (3, ["file:///m.onnx", *X], ["'file:///m.onnx' is an address", "give its path alone"]),
+    (4, ["m.onnx", "-d", "https://example.org/x.npy"], ["is missing: it is an address", "download it"]),
     (3, ["net.keras", *X], ["Keras", ".export('model.onnx', format='onnx')"]),
     (3, ["net.tflite", *X], ["TensorFlow Lite", "python -m tf2onnx.convert"]),
     (3, ["net.pb", *X], ["TensorFlow", "python -m tf2onnx.convert"]),

@@ -126,7 +126,7 @@ def test_another_seed_is_named_where_it_may_help(here: Path) -> None:
     }
     assert {each.status for each in ran.values()} == {0, 1}  # another one does help
     for each in ran.values():
-        assert ("(dead ReLUs), which another --seed may mend" in each.stderr) == (each.status == 1)
+        assert ("(dead ReLUs), which another seed may mend" in each.stderr) == (each.status == 1)
     call(
         "dead.onnx", "-d", "positive.npy", "-o", "alive.onnx", "--seed", str(next(s for s in ran if not ran[s].status))
     )
@@ -369,7 +369,9 @@ def test_fresh(here: Path) -> None:
     onnx.save(parse(text, **given), "trained.onnx")
     call("trained.onnx", *X, "-o", "kept.onnx")
     np.testing.assert_array_equal(oracle.tensor_of(onnx.load("kept.onnx"), "scale"), given["scale"])
-    call("trained.onnx", *X, "--fresh", "-o", "fresh.onnx")
+    assert "usual starting" not in call("trained.onnx", *X, "-o", "kept.onnx", "--force").stdout
+    ran = call("trained.onnx", *X, "--fresh", "-o", "fresh.onnx")
+    assert "2 biases set to zero; 1 scale given the usual starting values" in ran.stdout
     model = onnx.load("fresh.onnx")
     np.testing.assert_array_equal(oracle.tensor_of(model, "scale"), np.ones(16))
     np.testing.assert_array_equal(oracle.tensor_of(model, "shift"), np.zeros(16))

@@ -70,7 +70,7 @@ REFUSED: list[tuple[int, list[str], Sequence[str]]] = [
     # each other
     (2, ["in/ext.onnx", *X, "-o", "o.onnx", "--report", "w.json"], ["'w.json'", "two outputs", "data file"]),
     (2, ["in/npz.onnx", *X, "-o", "o.onnx", "--weights-out", "w.npz"], ["'w.npz'", "two outputs", "data file"]),
-    (2, ["m.onnx", *X, "--report", "r.json", "--report", "same/r.json"], ["two outputs"]),
+    (2, ["m.onnx", *X, "--report", "r.json", "--report", "same/r.json"], ["two outputs, the report twice"]),
     (2, ["m.onnx", *X, "--report", "old.json", "--report", "same/old.json"], ["two outputs"]),
     # what cannot be written
     (6, ["m.onnx", *X, "-o", "ring"], ["circle"]),

@@ -302,6 +302,14 @@ def test_the_portable_form_is_read_beside_it() -> None:
     }
 
 
+def test_a_result_is_read_as_all_of_its_model() -> None:
+    text = f"{HEAD} g (float[N,16] x) => (float z) {{ y = MatMul(x, w) z = Gemm(y, v) }}"
+    model = onnx_lsuv.from_proto(parse(text, w=normal(16, 16), v=normal(16, 16)))
+    for result in (onnx_lsuv.plan(model), onnx_lsuv.plan(model, include=["w"], keep_bias=True)):
+        assert forecast(result) == forecast(model)
+        assert forecast(model, result) == forecast(model, model)
+
+
 def test_the_tables_words_are_known() -> None:
     assert all(text == text.strip() and not text.endswith(".") for text in KINDS.values())
     for name, each in IMPORTERS.items():

@@ -308,6 +308,16 @@ def test_targets_that_are_wrong(lsuv: Lsuv, target: dict[str, float], words: str
         lsuv(mlp(), {"x": normal(8, 16)}, target=target)
 
 
+def test_a_pattern_for_what_is_left_alone(lsuv: Lsuv) -> None:
+    for pattern in ("y1", "w1"):
+        words = f"the pattern '{pattern}' matches no layer, but 'y1', which is left alone: excluded by the user"
+        with pytest.raises(UsageError, match=words):
+            lsuv(mlp(), {"x": normal(8, 16)}, exclude=["y1"], target={pattern: 0.5})
+    text = f"{HEAD} g (float[N,16] x) => (float z) {{ y = MatMul(x, w) t = Transpose(y) z = MatMul(y, t) }}"
+    with pytest.raises(UsageError, match="'z' matches no layer, but 'z', which is left alone: the weight is computed"):
+        lsuv(parse(text, w=normal(16, 16)), {"x": normal(8, 16)}, include=["z"])
+
+
 def test_a_target_without_effect_is_an_error(lsuv: Lsuv) -> None:
     with pytest.raises(UsageError, match=r"an earlier use of the same weight .* give the target to 'a'"):
         lsuv(tied(), {"x": normal(8, 16)}, target={"b": 0.5})

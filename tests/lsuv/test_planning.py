@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from commands import call, fill, mlp
-from oracle import normal
+from oracle import normal, parse
 
 import onnx_lsuv
 import onnx_lsuv.cli.modes
 from onnx_lsuv import Result, Settings, UsageError, importers, portable
 from onnx_lsuv.lsuv.settings import METHODS, REPORTED, Choices
 from onnx_lsuv.program import Program, expand
+
+HEAD = '<ir_version: 8, opset_import: ["" : 17]>'
 
 
 @pytest.fixture
@@ -146,6 +151,7 @@ def test_settings_are_one_value() -> None:
         ({"init": "magic"}, "init must be one of orthonormal, delta, he, xavier, keep, not 'magic'"),
         ({"tolerance": 2.0}, "tolerance must lie between 0 and 1, not 2.0"),
         ({"target": {"u": -1}}, "target for 'u' must be a finite number above 0, not -1.0"),
+        ({"seed": -1}, "seed must be a whole number from 0 on, not -1"),
     ],
 )
 def test_what_contradicts_is_refused_wherever_it_is_asked_for(choices: dict[str, Any], words: str) -> None:
@@ -162,10 +168,70 @@ def test_what_contradicts_is_refused_wherever_it_is_asked_for(choices: dict[str,
         assert words in str(found.value)
 
 
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        ({"seed": "one"}, "seed has to be a whole number, not 'one'"),
+        ({"seed": 1.5}, "seed has to be a whole number, not 1.5"),
+        ({"target_std": "wide"}, "target_std has to be a number, not 'wide'"),
+        ({"target_std": None}, "target_std has to be a number, not None"),
+        ({"target_std": 10**400}, "target_std has to be a number, not 1000"),
+        ({"tolerance": "small"}, "tolerance has to be a number or None, not 'small'"),
+        ({"target": "fc*=0.1"}, "target has to be {pattern: std}, not 'fc*=0.1'"),
+        ({"target": 0.5}, "target has to be {pattern: std}, not 0.5"),
+        ({"target": {"fc*": "x"}}, "target has to be {pattern: std}, not {'fc*': 'x'}"),
+        ({"target": {1: 0.5}}, "target has to be {pattern: std}, not {1: 0.5}"),
+        ({"include": None}, "include has to be a list of patterns, not None"),
+        ({"exclude": [1]}, "exclude has to be a list of patterns, not [1]"),
+        ({"fresh": "no"}, "fresh has to be True or False, not 'no'"),
+        ({"settings": {"seed": 1}}, "settings have to be onnx_lsuv.Settings, or keywords, not dict"),
+    ],
+)
+def test_values_of_no_use_are_refused(choices: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError) as found:
+        onnx_lsuv.plan(onnx_lsuv.from_proto(mlp()), **choices)
+    assert words in str(found.value)
+
+
+def test_numbers_of_numpy_and_one_pattern_become_plain_values() -> None:
+    choices: dict[str, Any] = {"seed": np.int64(3), "target_std": np.float32(0.5), "tolerance": np.float32(0.25)}
+    choices |= {"fresh": np.bool_(False), "target": {"u": np.float32(2)}, "include": "u", "exclude": np.array(["w1"])}
+    settings = Settings(**choices)
+    assert settings == Settings(3, target_std=0.5, tolerance=0.25, target={"u": 2.0}, include=["u"], exclude=["w1"])
+    assert json.loads(json.dumps(settings.as_dict("initialize"))) == settings.as_dict("initialize")
+    assert Settings(seed=True).seed is not True
+
+
+@pytest.mark.parametrize("name", ["Change", "Forecast", "LayerReport", "Result", "Settings", "SkippedReport"])
+def test_pydoc_says_what_each_field_means(name: str) -> None:
+    one = getattr(onnx_lsuv, name)
+    _, _, listed = one.__doc__.partition("Attributes:\n")
+    assert re.findall(r"^ {8}(\w+): \S", listed.partition("Raises:")[0], re.MULTILINE) == [f.name for f in fields(one)]
+
+
 def test_measure_refuses_what_it_has_no_use_for() -> None:
     choices: Any = {"seed": 1, "target_std": 2.0}
     with pytest.raises(TypeError, match="no use for seed"):
         onnx_lsuv.measure(onnx_lsuv.from_proto(mlp()), {"x": normal(8, 16)}, **choices)
+
+
+def test_measure_refuses_the_result_of_another_model() -> None:
+    batch = {"x": normal(8, 16)}
+    models = [
+        onnx_lsuv.from_proto(parse(f"{HEAD} g (float[N,16] x) => (float z) {{ {text} }}", **weights))
+        for text, weights in (
+            ("y = MatMul(x, w) z = MatMul(y, v)", {"w": normal(16, 16), "v": normal(16, 4)}),
+            ("a = MatMul(x, p) z = MatMul(a, q)", {"p": normal(16, 16), "q": normal(16, 4)}),
+            ("y = MatMul(x, w)  z = Relu(y)", {"w": normal(16, 16)}),
+        )
+    ]
+    like = onnx_lsuv.initialize(models[0], batch)
+    assert onnx_lsuv.measure(like.model, batch, like=like).good
+    for other, names in zip(models[1:], ("'a', 'z'", "'y'"), strict=True):
+        with pytest.raises(
+            UsageError, match=f"`like` is the result of another model: its layers are 'y', 'z', and not {names}"
+        ):
+            onnx_lsuv.measure(other, batch, like=like)
 
 
 def test_the_result_of_a_plan_needs_data_where_something_is_measured() -> None:

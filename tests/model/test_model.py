@@ -11,9 +11,11 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
+from commands import mlp
 from corpus import CORPUS, LIGHT
 from onnx import TensorProto, helper, numpy_helper
 
+import onnx_lsuv
 from onnx_lsuv import model as m
 from onnx_lsuv.errors import ModelError, OutputError, UsageError
 from onnx_lsuv.model import payload, saving
@@ -482,6 +484,25 @@ def test_a_constant_of_a_training_graph_keeps_its_place() -> None:
     assert m.promoted(changed) == ()
     proto.training_info[0].algorithm.node[0].attribute[0].t.raw_data = pair(3, 4).tobytes()
     assert m.to_bytes(changed) == proto.SerializeToString()
+
+
+def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+    result: Any = onnx_lsuv.plan(onnx_lsuv.from_proto(mlp()))
+    path: Any = "net.onnx"
+    given: Any = onnx_lsuv.to_bytes(result.model)
+    for ask in (
+        lambda: onnx_lsuv.save(result, tmp_path / "out.onnx"),
+        lambda: onnx_lsuv.save_weights(result, tmp_path / "out.npz"),
+        lambda: onnx_lsuv.to_bytes(result),
+    ):
+        with pytest.raises(UsageError, match="a Model is expected, not Result: its field 'model' is one"):
+            ask()
+    for ask in (onnx_lsuv.plan, onnx_lsuv.forecast, onnx_lsuv.make_portable, onnx_lsuv.to_bytes):
+        with pytest.raises(UsageError, match=r"a Model is expected, not str: onnx_lsuv\.load makes one of a file"):
+            ask(path)
+    with pytest.raises(UsageError, match=r"ModelProto is expected, not bytes: of bytes, onnx\.load_from_string"):
+        onnx_lsuv.from_proto(given)
+    assert not list(tmp_path.iterdir())
 
 
 def test_more_than_two_gib_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -198,7 +198,10 @@ def test_a_report_is_written_whole(here: Path, result: Result, suffix: str) -> N
         onnx_lsuv.write_report(result, target, about={})
     assert target.read_bytes() == format_of(target)(result, about, ["a", "b c"]).encode()
     onnx_lsuv.write_report(result, target, about={}, force=True)
-    assert target.read_bytes() == format_of(target)(result, {}).encode()
+    trains = [each.as_dict() for each in onnx_lsuv.forecast(result)]
+    assert target.read_bytes() == format_of(target)(result, {"trains": trains}).encode()
+    onnx_lsuv.write_report(result, target, about={}, forecast=onnx_lsuv.forecast(result.model), force=True)
+    assert target.read_bytes() == format_of(target)(result, {"trains": trains}).encode()
 
 
 def test_a_report_is_refused(here: Path, result: Result, other: Result) -> None:
@@ -229,7 +232,7 @@ def test_a_report_from_python_says_what_took_part(here: Path, result: Result) ->
         "sha256": hashlib.sha256(Path("m.onnx").read_bytes()).hexdigest(),
     }
     assert document["versions"]["onnx-lsuv"] == onnx_lsuv.__version__
-    assert "trains" not in document
+    assert document["trains"] == [each.as_dict() for each in onnx_lsuv.forecast(result)]
     # A model in memory has no file; its digest is that of what was given, whatever its weights are now.
     proto = onnx.load("m.onnx")
     done = onnx_lsuv.initialize(onnx_lsuv.from_proto(proto), {"x": np.load("x.npy")})

@@ -111,4 +111,4 @@ def test_cuda_gives_what_the_cpu_gives(name: str, environment: dict[str, str], t
 def test_a_number_that_no_gpu_has(environment: dict[str, str]) -> None:
     ran = _python(OPENS.replace("'cuda'", "'cuda:99'"), env=environment)
     assert "The device 'cuda:99' was asked for, but there are " in ran.stderr
-    assert "GPUs, numbered from 0: use '--device cpu' to run without it." in ran.stderr
+    assert "GPUs, numbered from 0: use '--device cpu' (device='cpu') to run without it." in ran.stderr

@@ -20,7 +20,7 @@ from oracle import normal, parse
 
 import onnx_lsuv
 from onnx_lsuv import runtime
-from onnx_lsuv.errors import DataError, DeviceError, ModelError
+from onnx_lsuv.errors import DataError, DeviceError, ModelError, UsageError
 from onnx_lsuv.graph.blocked import DOMAIN
 from onnx_lsuv.runtime import blocks, providers
 from onnx_lsuv.runtime.providers import Provider
@@ -108,6 +108,20 @@ def test_another_provider_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
         runtime.open_device("xnn")
 
 
+@pytest.mark.parametrize("device", [None, 0])
+def test_a_device_that_is_no_word(device: Any) -> None:
+    with pytest.raises(DeviceError, match=f"the device must be a word such as 'cpu', not {device}"):
+        runtime.device_of(device)
+
+
+@pytest.mark.parametrize("threads", [0, -1, "2", 1.5])
+def test_a_number_of_cores_that_is_none(threads: Any) -> None:
+    model = onnx_lsuv.from_proto(parse(f"{HEAD} g (float[N,8] x) => (float y) {{ y = MatMul(x, w) }}", w=normal(8, 4)))
+    with pytest.raises(UsageError, match=f"threads must be a whole number from 1 on, or None for all, not {threads!r}"):
+        onnx_lsuv.initialize(model, {"x": normal(64, 8)}, threads=threads)
+    assert runtime.open_device("cpu", threads=np.int64(2)).threads == 2  # type: ignore[arg-type]
+
+
 def test_cuda_without_a_driver(capfd: pytest.CaptureFixture[str]) -> None:
     try:
         ctypes.CDLL("libcuda.so.1")
@@ -115,7 +129,7 @@ def test_cuda_without_a_driver(capfd: pytest.CaptureFixture[str]) -> None:
         pass
     else:
         pytest.skip("this machine has an NVIDIA driver")
-    with pytest.raises(DeviceError, match=r"'cuda:3'.*(driver|without CUDA).*--device cpu"):
+    with pytest.raises(DeviceError, match=r"'cuda:3'.*(driver|without CUDA).*--device cpu' \(device='cpu'\)"):
         runtime.open_device("cuda:3")
     assert runtime.open_device("auto").name == "cpu"
     assert capfd.readouterr() == ("", "")
