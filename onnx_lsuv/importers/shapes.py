@@ -70,7 +70,7 @@ def reads_rows(opset: int) -> bool:
     """Say whether those for which a Gemm is better than a MatMul read the Reshapes of this opset that it needs."""
     version = defs.get_schema("Reshape", opset).since_version
     rows = [row for row in IMPORTERS.values() if row.parameters is not None and "MatMul" not in row.parameters]
-    return all(row.operators is None or version in row.operators["Reshape"] for row in rows)
+    return all(row.reads("Reshape", version) for row in rows)
 
 
 def permutation(perm: Iterable[int] | None, rank: int) -> tuple[int, ...]:

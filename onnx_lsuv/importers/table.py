@@ -54,6 +54,12 @@ class Importer:
     refuses: frozenset[str] = frozenset()
     remarks: frozenset[str] = frozenset()
 
+    def reads(self, operator: str, version: int) -> bool:
+        """Whether it reads an operator of ONNX's own in a version."""
+        if self.operators is None:
+            return True
+        return operator in self.operators and (not self.versions or version in self.operators[operator])
+
 
 def _read(name: str, row: Mapping[str, Any]) -> Importer:
     found: dict[str, Any] = {key: frozenset(value) if isinstance(value, list) else value for key, value in row.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from oracle import normal, parse
 import onnx_lsuv
 from onnx_lsuv import ModelError
 from onnx_lsuv.importers import IMPORTERS, KINDS, Forecast, Reading, forecast
+from onnx_lsuv.importers.shapes import reads_rows
 from onnx_lsuv.layers import Plan, find_layers
 from onnx_lsuv.portable import make_portable
 from onnx_lsuv.program import expand
@@ -315,6 +317,24 @@ def test_the_tables_words_are_known() -> None:
     for name, each in IMPORTERS.items():
         assert name == each.name
         assert not each.refuses & each.remarks
+
+
+@pytest.mark.parametrize(
+    ("operators", "versions", "reads"),
+    [
+        (None, False, True),
+        ({"Gemm": frozenset(), "Reshape": frozenset()}, False, True),
+        ({"Gemm": frozenset(), "Reshape": frozenset({14})}, True, True),
+        ({"Gemm": frozenset(), "Reshape": frozenset({5})}, True, False),
+        ({"Gemm": frozenset()}, False, False),
+    ],
+)
+def test_a_row_that_wants_a_gemm_may_lack_the_reshape_before_it(
+    monkeypatch: pytest.MonkeyPatch, operators: Any, versions: bool, reads: bool
+) -> None:
+    row = replace(IMPORTERS["onnx2torch"], operators=operators, versions=versions)
+    monkeypatch.setitem(IMPORTERS, "new", row)  # type: ignore[arg-type]
+    assert reads_rows(17) is reads
 
 
 # --------------------------------------------------------------------------------------------------------------- corpus
