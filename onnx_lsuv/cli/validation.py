@@ -13,18 +13,22 @@ from pathlib import Path
 
 from onnx_lsuv.cli.options import DECLARED, Options, typed
 from onnx_lsuv.errors import DeviceError, UsageError
-from onnx_lsuv.lsuv.settings import Settings
+from onnx_lsuv.lsuv.settings import Choices, Settings, Wanted
 from onnx_lsuv.report.formats import suffix_of
 from onnx_lsuv.runtime import check_device
+
+_DECLARED = [each.name for each in fields(Options) if DECLARED in each.metadata]
+# The settings that `measure` does not take, by their options.
+_MAKING = set(map(typed, Choices.__optional_keys__ - Wanted.__optional_keys__))
 
 # What a mode has no use for. --seed it has where data are random.
 UNUSED = {
     "check": (
-        "output weights_out no_verify fresh portable init no_rescale keep_bias center seed",
+        ["output", "weights_out", "no_verify", *(n for n in _DECLARED if n == "portable" or typed(n) in _MAKING)],
         "measures the model as it is and saves none",
     ),
     "dry_run": (
-        "output weights_out no_verify device allow_tf32 threads custom_ops seed",
+        ["output", "weights_out", "no_verify", "device", "allow_tf32", "threads", "custom_ops", "seed"],
         "runs nothing and saves no model",
     ),
 }
@@ -62,7 +66,7 @@ def _check_values(options: Options) -> None:
 
 def _texts(options: Options) -> Iterator[tuple[str, str]]:
     """Yield each text and path that was given, with its option."""
-    for name in (each.name for each in fields(options) if DECLARED in each.metadata):
+    for name in _DECLARED:
         value = getattr(options, name)
         for each in value if isinstance(value, list) else [value]:
             if isinstance(each, str | Path):
@@ -74,7 +78,7 @@ def _check_company(options: Options) -> None:
     if options.check and options.dry_run:
         raise UsageError("--check runs the model and --dry-run does not: give one of them")
     for mode, (unused, what) in UNUSED.items():
-        found = [typed(n) for n in unused.split() if n in options.given and not (n == "seed" and options.random)]
+        found = [typed(n) for n in unused if n in options.given and not (n == "seed" and options.random)]
         if getattr(options, mode) and found:
             listed = ", ".join(map(repr, found))
             raise UsageError(f"{typed(mode)} {what}: leave out {listed}, or leave out {typed(mode)!r}")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ import pytest
 from commands import HEAD, call, contents, fails, fill, invoke, names
 from oracle import normal, parse
 
+from onnx_lsuv.cli.options import typed
+from onnx_lsuv.cli.validation import UNUSED
 from onnx_lsuv.errors import (
     LONGEST,
     DataError,
@@ -28,6 +31,7 @@ from onnx_lsuv.errors import (
     sentence,
     shorten,
 )
+from onnx_lsuv.lsuv.settings import Settings, Wanted
 from onnx_lsuv.runtime import open_device
 
 CONV = f"""{HEAD} g (float[N,3,H,W] image) => (float z) {{
@@ -202,6 +206,11 @@ WRONG: list[tuple[int, list[str], Sequence[str]]] = [
     (6, ["m.onnx", *X, "-o", "m.onnx"], ["model itself"]),
     (6, ["m.onnx", *X, "-o", "new/"], ["'new'", "make it first"]),
 ]
+
+
+def test_check_refuses_every_setting_that_measure_does_not_take() -> None:
+    settings = {typed(each.name) for each in fields(Settings)}
+    assert settings & set(map(typed, UNUSED["check"][0])) == settings - set(map(typed, Wanted.__optional_keys__))
 
 
 @pytest.mark.parametrize(
