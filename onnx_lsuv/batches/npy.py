@@ -29,7 +29,7 @@ BROKEN = (
 )
 
 
-def read_npy(path: Path) -> list[Stored]:
+def read_npy(path: Path, *_: object) -> list[Stored]:
     """Return the array of a .npy file, its values read on demand; raises DataError."""
     where = f"the data file {quote(path)}"
     with open_file(path) as file:

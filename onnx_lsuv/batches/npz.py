@@ -32,7 +32,7 @@ DIRECTORY = 1 << 22  # bytes of an archive's directory
 CHUNK = 1 << 16  # compressed bytes; what a call leaves of them is copied
 
 
-def read_npz(path: Path, names: Container[str]) -> list[Stored]:
+def read_npz(path: Path, names: Container[str], *_: object) -> list[Stored]:
     """Return the arrays of a .npz file; `names` are keys that may hold path separators; raises DataError."""
     where = f"the data file {quote(path)}"
     with open_file(path) as file:

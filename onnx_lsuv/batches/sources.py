@@ -16,22 +16,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from onnx_lsuv.batches.advice import file_advice
+from onnx_lsuv.batches.formats import FORMATS, reader_of
 from onnx_lsuv.batches.inputs import Input, closest, show_shape
-from onnx_lsuv.batches.npy import read_npy
-from onnx_lsuv.batches.npz import read_npz
 from onnx_lsuv.batches.plan import check_shape
-from onnx_lsuv.batches.stored import READERS, Stored, open_file, reason
-from onnx_lsuv.batches.tensors import INPUT_PB, read_pb, read_safetensors
+from onnx_lsuv.batches.stored import Reader, Stored, open_file, reason
+from onnx_lsuv.batches.tensors import INPUT_PB
 from onnx_lsuv.batches.values import check_dtype
 from onnx_lsuv.errors import DataError, UsageError, listing, quote
 
-# A new format is a row here and a file with its reader.
-READERS |= {
-    ".npy": lambda path, names, limit: read_npy(path),
-    ".npz": lambda path, names, limit: read_npz(path, names),
-    ".safetensors": lambda path, names, limit: read_safetensors(path),
-    ".pb": read_pb,
-}
 OUTPUT_PB = re.compile(r"output_[0-9]+\.pb")
 
 
@@ -189,14 +181,14 @@ def list_folder(path: Path) -> Folder:
             return Folder("test data sets", tuple(_one_set(each) for each in sets))
     except OSError as error:
         raise DataError(f"the data folder {quote(path)} cannot be read: {reason(error)}") from error
-    usable = [one for one in files if one.suffix.lower() in READERS and not OUTPUT_PB.fullmatch(one.name)]
+    usable = [one for one in files if one.suffix.lower() in FORMATS and not OUTPUT_PB.fullmatch(one.name)]
     kinds = sorted({one.suffix.lower() for one in usable})
     tests = tuple(one for one in usable if INPUT_PB.fullmatch(one.name))
     what = f"the data folder {quote(path)}"
     if not usable:
         inside = f"only {listing(one.name for one in entries)}" if entries else "nothing"
         raise DataError(
-            f"{what} has to hold {', '.join(READERS)} files or test_data_set_* folders, but holds {inside}; give "
+            f"{what} has to hold {', '.join(FORMATS)} files or test_data_set_* folders, but holds {inside}; give "
             "another folder or a file"
         )
     if len(kinds) > 1:
@@ -207,7 +199,7 @@ def list_folder(path: Path) -> Folder:
     if 0 < len(tests) < len(usable):
         odd = next(one.name for one in usable if one not in tests)
         raise DataError(f"{what} holds input_K.pb files, that is one batch, but also {quote(odd)}; keep either")
-    left_out = tuple(one.name for one in files if one.suffix.lower() not in READERS)
+    left_out = tuple(one.name for one in files if one.suffix.lower() not in FORMATS)
     if tests:
         return Folder("test data sets", (tests,), left_out)
     return Folder(f"folder of {kinds[0][1:]}", tuple((one,) for one in usable), left_out)
@@ -245,11 +237,11 @@ def _collect(inputs: Sequence[Input], name: str | None, folder: Folder, limit: i
 
 
 def _read(inputs: Sequence[Input], path: Path, limit: int) -> list[Stored]:
-    reader = READERS.get(path.suffix.lower())
-    if reader is not None:
-        return reader(path, [each.name for each in inputs], limit)
+    if (suffix := path.suffix.lower()) in FORMATS:
+        read: Reader = reader_of(suffix)
+        return read(path, [each.name for each in inputs], limit)
     open_file(path).close()  # what is missing, or a folder, is said first
-    raise DataError(f"the data file {quote(path)} {file_advice(path, tuple(READERS))}")
+    raise DataError(f"the data file {quote(path)} {file_advice(path, tuple(FORMATS))}")
 
 
 def _assign(

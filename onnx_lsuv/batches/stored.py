@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lsuv.batches.advice import missing_advice
+from onnx_lsuv.batches.formats import FORMATS
 from onnx_lsuv.batches.inputs import AXES
 from onnx_lsuv.errors import DataError, quote
 from onnx_lsuv.model import Array
@@ -105,9 +106,6 @@ class Stored:
 Reader = Callable[[Path, Sequence[str], int], list[Stored]]
 """Reads the headers of a file: its path, the inputs' names, the bytes that this may take -> its arrays; DataError."""
 
-READERS: dict[str, Reader] = {}
-"""By suffix; `sources` has the table."""
-
 
 def held(where: str, array: Array, key: str | None = None) -> Stored:
     """Return an array in memory as a stored one."""
@@ -180,7 +178,7 @@ def open_file(path: Path) -> BufferedReader:
 
 
 def _formats() -> str:
-    *most, last = READERS
+    *most, last = FORMATS
     return f"{', '.join(most)} or {last}"
 
 

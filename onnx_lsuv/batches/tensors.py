@@ -40,7 +40,7 @@ DTYPES = {
 }
 
 
-def read_safetensors(path: Path) -> list[Stored]:
+def read_safetensors(path: Path, *_: object) -> list[Stored]:
     """Return the tensors of a .safetensors file, their values read on demand; raises DataError."""
     where = f"the data file {quote(path)}"
     with open_file(path) as file:

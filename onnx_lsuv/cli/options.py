@@ -16,6 +16,7 @@ from typing import Any
 import typer
 
 from onnx_lsuv import __version__
+from onnx_lsuv.batches.formats import FORMATS as FILES
 from onnx_lsuv.cli import help as helping
 from onnx_lsuv.cli.streams import emit
 from onnx_lsuv.cli.terminal import Color
@@ -83,7 +84,7 @@ class Options:
     model: Path = field(metadata={DECLARED: _MODEL})
     data: list[str] | None = _option(
         DATA,
-        "Calibration data: .npy, .npz, .pb, .safetensors, or a folder of them (a file a batch). Repeatable.",
+        f"Calibration data: {', '.join(sorted(FILES))}, or a folder of them (a file a batch). Repeatable.",
         *("-d", "--data"),
         metavar="[NAME=]PATH",
     )

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
+from onnx_lsuv.batches.formats import FORMATS
 from onnx_lsuv.cli.options import DECLARED, Options, typed
 from onnx_lsuv.errors import DeviceError, UsageError
 from onnx_lsuv.lsuv.settings import Choices, Settings, Wanted
@@ -97,11 +98,10 @@ def _check_company(options: Options) -> None:
 
 def _check_suffixes(options: Options) -> None:
     """Refuse outputs that nothing writes, and files in each other's place."""
-    from onnx_lsuv.batches import READERS  # noqa: PLC0415
     from onnx_lsuv.model import WEIGHTS  # noqa: PLC0415
 
     if options.output is not None and Path(options.output).suffix.lower() in (
-        *READERS,
+        *FORMATS,
         ".pt",
         ".pth",
         ".h5",
@@ -113,7 +113,7 @@ def _check_suffixes(options: Options) -> None:
         )
     models = [path for path in options.data_paths if path.suffix.lower() == ".onnx"]
     suffix = options.model.suffix.lower()
-    if suffix in (".npy", ".npz") or (models and suffix in READERS):
+    if suffix in (".npy", ".npz") or (models and suffix in FORMATS):
         model = f"the model comes first, but {str(options.model)!r} is data"
         first = "the model and the data look swapped" if models else model
         raise UsageError(f"{first}: give 'onnx-lsuv {models[0] if models else 'MODEL.onnx'} --data {options.model}'")

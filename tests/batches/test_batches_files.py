@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, TensorProto, helper, numpy_helper
 
 from onnx_lsuv.batches import Batches, Input, from_arrays, from_paths, from_random, inputs_of, npz, plan, stored
+from onnx_lsuv.batches.formats import FORMATS
 from onnx_lsuv.errors import DataError, LsuvError, ModelError, UsageError
 
 X = Input("x", TensorProto.FLOAT, ("N", 3))
@@ -444,7 +445,8 @@ def read_rows(path: Path, names: Sequence[str], limit: int) -> list[stored.Store
 
 
 def test_a_format_is_a_reader_and_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(stored.READERS, ".rows", read_rows)
+    monkeypatch.setitem(FORMATS, ".rows", ("npz", "read_rows"))
+    monkeypatch.setattr(npz, "read_rows", read_rows, raising=False)
     (tmp_path / "1.rows").write_bytes(b"x\n\x01\x02\x03\x04")
     (tmp_path / "2.ROWS").write_bytes(b"x\n\x05\x06")
     inputs = (Input("x", TensorProto.FLOAT, ("N", 2)),)

@@ -24,7 +24,7 @@ from corpus import LIGHT
 from oracle import normal, parse
 
 import onnx_lsuv
-from onnx_lsuv.batches import READERS
+from onnx_lsuv.batches.formats import FORMATS as FILES
 from onnx_lsuv.lsuv.settings import METHODS
 from onnx_lsuv.model import WEIGHTS
 from onnx_lsuv.report.formats import FORMATS
@@ -494,7 +494,7 @@ def test_the_help_names_the_suffixes_and_methods_that_there_are() -> None:
     text = " ".join(call("--help").stdout.split())
     named = re.search(r"Calibration data: (.*?), or a folder", text)
     assert named is not None
-    assert set(named[1].split(", ")) == set(READERS)
+    assert set(named[1].split(", ")) == set(FILES)
     for option, suffixes in (("weights-out", WEIGHTS), ("report", tuple(FORMATS))):
         assert f"--{option} PATH.{{{','.join(suffix[1:] for suffix in suffixes)}}}" in text
     assert f"--init {'|'.join(METHODS)}" in text
