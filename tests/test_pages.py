@@ -24,7 +24,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from oracle import normal, parse
 
 import onnx_lsuv
-from onnx_lsuv import cli, errors
+from onnx_lsuv import cli, errors, runtime
 from onnx_lsuv.cli.options import Options
 from onnx_lsuv.cli.validation import validate
 from onnx_lsuv.importers.table import IMPORTERS
@@ -32,6 +32,7 @@ from onnx_lsuv.layers import REASONS
 from onnx_lsuv.lsuv.notes import SECTION
 from onnx_lsuv.lsuv.result import GOOD, STATUSES, Change, LayerReport, SkippedReport
 from onnx_lsuv.operators import OPERATORS
+from onnx_lsuv.report.formats import FORMATS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -149,6 +150,12 @@ def test_the_choices_of_an_option_are_those_of_the_command():
     spans = {span.split(" ")[0]: span.partition(" ")[2] for span in code(table("options"))}
     assert spans["--init"].split("\\|") == [each.value for each in cli.Init]
     assert spans["--format"].split("\\|") == [each.value for each in cli.Format]
+    assert spans["--device"].split("\\|") == runtime.device_words()
+
+
+def test_the_formats_of_reports_are_those_of_the_code():
+    (said,) = re.findall(r"by its ending: (.*?)\. It", FLAT)
+    assert set(re.findall(r"`(\.\w+)`", said)) == set(FORMATS)
 
 
 def test_the_options_table_says_what_the_help_says():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -19,8 +20,10 @@ from oracle import normal, parse
 import onnx_lsuv
 from onnx_lsuv.layers import REASONS
 from onnx_lsuv.lsuv.result import STATUSES, Change, LayerReport, SkippedReport
+from onnx_lsuv.lsuv.settings import METHODS, REPORTED
 from onnx_lsuv.report.document import SCHEMA as VERSION
 from onnx_lsuv.report.document import as_document, as_json
+from onnx_lsuv.runtime.providers import PROVIDERS
 
 WIDTH = 120
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_models"
@@ -115,6 +118,13 @@ def test_the_schema_has_the_fields_and_words_of_the_code() -> None:
         assert SCHEMA["$defs"][name]["additionalProperties"] is False
     assert SCHEMA["$defs"]["layer"]["properties"]["status"]["enum"] == list(STATUSES)
     assert set(SCHEMA["$defs"]["left"]["properties"]["reason"]["enum"]) == set(REASONS)
+    settings = SCHEMA["$defs"]["settings"]["properties"]
+    assert set(settings) == {name for names in REPORTED.values() for name in names}
+    assert settings["init"]["enum"] == list(METHODS)
+    assert SCHEMA["$defs"]["layer"]["properties"]["init"]["enum"] == [*METHODS, "altered"]
+    for each in PROVIDERS:
+        name = f"{each.word}:12" if each.numbered else each.word
+        assert re.fullmatch(SCHEMA["properties"]["device"]["pattern"], name), name
 
 
 @pytest.mark.parametrize("mode", MODES)
