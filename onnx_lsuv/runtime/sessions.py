@@ -168,6 +168,8 @@ def _interruptible(work: Callable[[], None], options: Any) -> None:
         options.terminate = True
         wait([running])
         raise
+    finally:
+        del running  # an error knows this frame, and the future its error: while the frame knows the future, all stay
 
 
 @lru_cache(maxsize=1)
