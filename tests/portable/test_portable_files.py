@@ -419,6 +419,24 @@ def test_a_difference_is_an_error() -> None:
     assert 1e-5 < found.differences["y"] < 0.01
 
 
+def test_what_the_optimiser_makes_of_the_forms_is_no_difference() -> None:
+    """A norm is fused only into a Conv whose weight the file holds, and rounds otherwise there."""
+    weight = ", ".join(map(str, small.data(1000).tolist()[:576]))
+    ones = ", ".join(["1.5"] * 8)
+    proto = small.model_of(small.HEAD + f"""g (float[N,8,9,9] x, float[8] b1, float[8] b2) => (float[N,8,9,9] y) {{
+        w = Constant <value = float[8,8,3,3] {{{weight}}}> ()
+        scale = Constant <value = float[8] {{{ones}}}> ()
+        c = Conv <pads = [1, 1, 1, 1]> (x, w)
+        y = BatchNormalization (c, scale, b1, b2, scale)
+    }}""")  # fmt: skip
+    model, batch = onnx_lsuv.from_proto(proto), {"x": small.data(4, 8, 9, 9)}
+    portable = make_portable(model)
+    assert {step.what for step in portable.steps} == {"Constant made an initializer", "merged vector copied"}
+    plain = [small.outputs(to_bytes(each), batch)["y"] for each in (model, portable.model)]
+    np.testing.assert_array_equal(*plain)
+    assert same_outputs(model, portable.model, batch).differences == {"y": 0.0}
+
+
 @pytest.mark.parametrize(
     ("before", "after", "expected"),
     [
