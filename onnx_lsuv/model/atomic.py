@@ -122,13 +122,10 @@ class Staging:
                 self.committed = True  # interrupted after the last file came into place: all is done
                 raise
             stand = [quote(one.target) for one in reversed(done) if not _take_back(one)]
-            notes = [f"{', '.join(stand)} could not be taken back and {'stand' if stand[1:] else 'stands'}"] * bool(
-                stand
-            )
             # No name for the error that is raised: the frame that has it would keep it, and it the frame.
             if isinstance(error, OSError):
-                raise _noted(_unplaced(target, error), notes) from error
-            _noted(error, notes)
+                raise _noted(_unplaced(target, error), stand) from error
+            _noted(error, stand)
             raise
 
     def clear(self) -> None:
@@ -191,9 +188,10 @@ def _unplaced(target: Path, error: OSError) -> OutputError:
     return OutputError(exists(target)) if isinstance(error, FileExistsError) else _unwritable(target, error)
 
 
-def _noted(error: Error, notes: Sequence[str]) -> Error:
-    for note in notes:
-        error.add_note(note)
+def _noted(error: Error, stand: Sequence[str]) -> Error:
+    """Return the error with a note on the files that stand although they should not."""
+    if stand:
+        error.add_note(f"{', '.join(stand)} could not be taken back and {'stand' if stand[1:] else 'stands'}")
     return error
 
 
