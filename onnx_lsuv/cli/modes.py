@@ -9,8 +9,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import onnx_lsuv
-from onnx_lsuv.cli.options import Format, Options
-from onnx_lsuv.cli.outcome import Outcome, finish, kept
+from onnx_lsuv.cli.options import Options
+from onnx_lsuv.cli.outcome import Outcome, finish, kept, prints_trains, tells_about
 from onnx_lsuv.cli.preflight import check_model, check_outputs, load_model
 from onnx_lsuv.cli.signals import before_the_end
 from onnx_lsuv.cli.terminal import Tell, progress
@@ -19,6 +19,7 @@ from onnx_lsuv.errors import UsageError, listing
 
 if TYPE_CHECKING:
     from onnx_lsuv.batches import Batches
+    from onnx_lsuv.layers import Plan
     from onnx_lsuv.lsuv import Result, Settings
     from onnx_lsuv.model import Model, Staging
     from onnx_lsuv.runtime import Device
@@ -80,8 +81,8 @@ def _plan(options: Options, settings: Settings, model: Model) -> Outcome:
     from onnx_lsuv.portable import made_notes  # noqa: PLC0415
 
     form = onnx_lsuv.make_portable(planned, memory=options.memory_bytes, scratch=options.scratch)
-    made = onnx_lsuv.plan(form.model)
-    return Outcome(replace(planned, notes=(*planned.notes, *made_notes(form))), trains=_trains(planned, options, made))
+    trains = _trains(planned, options, form.model)
+    return Outcome(replace(planned, notes=(*planned.notes, *made_notes(form))), trains=trains)
 
 
 def _check(options: Options, settings: Settings, models: list[Model], device: Device, tell: Tell) -> Outcome:
@@ -128,20 +129,18 @@ def _initialise(
         from onnx_lsuv.portable import carry  # noqa: PLC0415
 
         saved = onnx_lsuv.plan(saved, keep_bias=True)
-        trains = _trains(result, options, saved)
+        trains = _trains(result, options, saved.whole_plan)
         result = carry(result, form, saved)
     if verified is not None:
         result = onnx_lsuv.measure(saved, verified, like=result, device=device, progress=tell)
     return Outcome(result, files=files, trains=_trains(result, options) if trains is None else trains)
 
 
-def _trains(result: Result, options: Options, form: Result | None = None) -> list[dict[str, Any]]:
+def _trains(result: Result, options: Options, form: Model | Plan | None = None) -> list[dict[str, Any]]:
     """Return what trains where, if anything that is written or printed says it."""
-    told = options.dry_run or options.portable or options.verbose or options.report
-    if not told and options.output_format is Format.text:
+    if not prints_trains(options) and not tells_about(options):
         return []
-    found = onnx_lsuv.forecast(result.whole_plan, None if form is None else form.whole_plan)
-    return [each.as_dict() for each in found]
+    return [each.as_dict() for each in onnx_lsuv.forecast(result.whole_plan, form)]
 
 
 def _batches(planned: Result, options: Options) -> Batches:

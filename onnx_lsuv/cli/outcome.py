@@ -42,7 +42,7 @@ def finish(options: Options, outcome: Outcome, staged: Staging) -> int:
     from onnx_lsuv.report.formats import format_of  # noqa: PLC0415
 
     result, is_text = outcome.result, options.output_format is Format.text
-    about = _about(options, outcome, staged) if options.report or not is_text else {}
+    about = _about(options, outcome, staged) if tells_about(options) else {}
     told: dict[str, Any] = {"about": about, "command": options.command, "other": outcome.other}
     for path in options.report or ():
         place = Path(os.path.realpath(path))
@@ -69,6 +69,21 @@ def finish(options: Options, outcome: Outcome, staged: Staging) -> int:
     return 1
 
 
+def tells_about(options: Options) -> bool:
+    """Say whether anything written or printed tells what a result does not know of itself, as `_about` finds it."""
+    from onnx_lsuv.report.formats import suffix_of  # noqa: PLC0415
+
+    printed = options.output_format is Format.json and not options.quiet
+    written = any(suffix_of(path) != ".csv" for path in options.report or ())
+    return printed or written or step_summary(options) is not None
+
+
+def prints_trains(options: Options) -> bool:
+    """Say whether the text on standard output tells what trains where."""
+    asked = options.dry_run or options.portable or options.verbose > 0
+    return asked and options.output_format is Format.text and not options.quiet
+
+
 def kept(files: Sequence[Path]) -> str:
     """Say which files stand although the command did not end well."""
     return f"{', '.join(map(quote, files))} {'are' if files[1:] else 'is'} saved all the same"
@@ -93,7 +108,7 @@ def _printed(options: Options, outcome: Outcome, about: dict[str, Any]) -> tuple
         "verbose": options.verbose > 0,
         "plan": options.dry_run,
         "other": other,
-        "trains": outcome.trains if options.dry_run or options.portable or options.verbose else (),
+        "trains": outcome.trains if prints_trains(options) else (),
     }
     text = as_text(result, **shown, color=color)
     return text + (f"\nother: {clean(str(options.compare))}" if other is not None else ""), color

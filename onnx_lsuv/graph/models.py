@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 
@@ -160,28 +160,29 @@ def expression(program: Program, name: str, exact: Collection[Node] = ()) -> tup
         name: the value; what it is computed from are constants alone.
         exact: nodes whose first operand is to go on as it is.
     """
-    nodes: list[Node] = []
-    constants: list[Constant] = []
     seen: set[str] = set()
-
-    def visit(value: str) -> None:
-        if value in seen:
-            return
-        seen.add(value)
-        if value in program.constants:
-            constants.append(program.constants[value])
-            return
-        node, _ = program.producers[value]
-        seen.update(node.outputs)
-        if node in exact:
-            node = replace(node, op_type="Identity", domain="", inputs=node.inputs[:1], attributes=Attributes())
-        for each in filter(None, node.inputs):
-            visit(each)
-        nodes.append(node)
-
-    visit(name)
+    found = list(_behind(program, name, exact, seen))
+    constants = [each for each in found if isinstance(each, Constant)]
     output = unused(name, seen)
-    protos = [*map(proto_of, nodes), helper.make_node("Cast", [name], [output], to=TensorProto.DOUBLE)]
+    protos = [proto_of(each) for each in found if isinstance(each, Node)]
+    protos.append(helper.make_node("Cast", [name], [output], to=TensorProto.DOUBLE))
     inputs = [input_of(constant) for constant in constants]
     graph = helper.make_graph(protos, "expression", inputs, [ValueInfoProto(name=output)])
     return bytes(model_of(program, graph).SerializeToString()), tuple(c.name for c in constants), output
+
+
+def _behind(program: Program, value: str, exact: Collection[Node], seen: set[str]) -> Iterator[Node | Constant]:
+    """Yield what a value is made of, each once and after what it reads itself."""
+    if value in seen:
+        return
+    seen.add(value)
+    if value in program.constants:
+        yield program.constants[value]
+        return
+    node, _ = program.producers[value]
+    seen.update(node.outputs)
+    if node in exact:
+        node = replace(node, op_type="Identity", domain="", inputs=node.inputs[:1], attributes=Attributes())
+    for each in filter(None, node.inputs):
+        yield from _behind(program, each, exact, seen)
+    yield node

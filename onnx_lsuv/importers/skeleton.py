@@ -81,15 +81,16 @@ def in_inference_form(node: NodeProto, read: Container[str], fixed: Container[st
         Whether it changed; None where it cannot, as something reads its statistics.
     """
     before = len(node.attribute), len(node.input), len(node.output)
+    optional = list(filter(None, node.output[1:]))  # an output may be left out by an empty name, as an input may
     if node.domain in DEFAULT_DOMAINS and node.op_type == "BatchNormalization":
         mode = [at for at, each in enumerate(node.attribute) if each.name == "training_mode"]
-        if (mode or len(node.output) > 1) and any(name in read for name in node.output[1:]):
+        if any(name in read for name in optional):
             return None
         for at in reversed(mode):
             del node.attribute[at]
         del node.output[1:]
     elif node.domain in DEFAULT_DOMAINS and node.op_type == "Dropout":
-        if len(node.output) > 1 and node.output[1] not in read:
+        if not any(name in read for name in optional):
             del node.output[1:]
         if len(node.input) > 2 and (not node.input[2] or node.input[2] in fixed):
             del node.input[2:]

@@ -7,10 +7,12 @@ about the mean. If what follows from it moves another mean too far, all records 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -185,19 +187,18 @@ def _loaded(run: _Run) -> Generator[_Loaded, None, None]:
         model = close(calibration, stage, fed, types, wide=run.wide)
         return stage, fed, runtime.load(model, run.device, fold=stage.folds)
 
-    stages = iter(calibration.stages)
+    stages, coming = iter(calibration.stages), deque[Future[_Loaded]]()
     with ThreadPoolExecutor(1, thread_name_prefix="load") as pool:
 
-        def start() -> Future[_Loaded] | None:
-            stage = next(stages, None)
-            return pool.submit(load, stage) if stage else None
+        def start() -> None:
+            coming.extend(pool.submit(load, stage) for stage in islice(stages, 1))
 
-        coming = start()
+        start()
         while coming:
-            stage, fed, session = coming.result()
+            stage, fed, session = coming.popleft().result()
             made = runtime.output_types(session)
             types |= {name: made[name] for name in stage.kept}
-            coming = start()
+            start()
             yield stage, fed, session
 
 

@@ -86,13 +86,13 @@ def initialize(
         task = _decide(planned, batches, where, Scratch(default_limit() if memory is None else memory, scratch))
     with ThreadPoolExecutor(1, thread_name_prefix="build") as beside:
         # Drawing leaves Python alone most of the time, so that the graph can be made meanwhile.
-        making = beside.submit(_graph, task) if task.data is not None and planned.needs_data else None
+        making = [beside.submit(_graph, task)] if task.data is not None and planned.needs_data else []
         with clock("draw"):
             drawn = draw(planned.plan, planned.settings, where.threads, progress, task.scratch)
         records, scales = dict[str, Record](), dict[str, float]()
-        if making is not None:
+        if making:
             with clock("calibrate"):
-                records, scales = _calibrate(task, making.result(), drawn.values, progress)
+                records, scales = _calibrate(task, making.pop().result(), drawn.values, progress)
         runtime.release(where)
     return _result(task, drawn, records, scales, clock)
 

@@ -15,14 +15,16 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 from onnx_lsuv.errors import OutputError, quote
 from onnx_lsuv.model.splicing import Piece
+
+Error = TypeVar("Error", bound=BaseException)
 
 _CHUNK = 1 << 24
 PREFIX = ".onnx-lsuv-"
@@ -120,16 +122,11 @@ class Staging:
                 self.committed = True  # interrupted after the last file came into place: all is done
                 raise
             stand = [quote(one.target) for one in reversed(done) if not _take_back(one)]
-            said: BaseException = error
-            if isinstance(error, FileExistsError):
-                said = OutputError(exists(target))
-            elif isinstance(error, OSError):
-                said = _unwritable(target, error)
-            if stand:
-                said.add_note(f"{', '.join(stand)} could not be taken back and {'stand' if stand[1:] else 'stands'}")
-            if said is error:
-                raise
-            raise said from error
+            # No name for the error that is raised: the frame that has it would keep it, and it the frame.
+            if isinstance(error, OSError):
+                raise _noted(_unplaced(target, error), stand) from error
+            _noted(error, stand)
+            raise
 
     def clear(self) -> None:
         """Remove what waits, and unless all files are in place the folders that were made for them."""
@@ -185,6 +182,17 @@ def exists(path: Path) -> str:
 
 def _unwritable(target: Path, error: OSError) -> OutputError:
     return OutputError(f"the output {quote(target)} cannot be written: {error.strerror or error}")
+
+
+def _unplaced(target: Path, error: OSError) -> OutputError:
+    return OutputError(exists(target)) if isinstance(error, FileExistsError) else _unwritable(target, error)
+
+
+def _noted(error: Error, stand: Sequence[str]) -> Error:
+    """Return the error with a note on the files that stand although they should not."""
+    if stand:
+        error.add_note(f"{', '.join(stand)} could not be taken back and {'stand' if stand[1:] else 'stands'}")
+    return error
 
 
 def _make_folders(folder: Path, made: list[Path]) -> None:

@@ -219,19 +219,25 @@ def data_files(model: Model) -> list[str]:
 
 def tensors(proto: ModelProto) -> Iterator[tuple[Site, TensorProto]]:
     """Yield every tensor of a model: in graphs, functions and attributes, sparse ones as their two parts."""
+    return _below((), "model", proto, "tensor")
 
-    def walk(site: Site, kind: str, here: Message) -> Iterator[tuple[Site, TensorProto]]:
-        if kind == "tensor":
-            yield site, here
-            return
-        known = SCHEMA[kind]
-        for descriptor, value in here.ListFields():
-            if descriptor.number in known:
-                below, repeated = known[descriptor.number]
-                for index, child in enumerate(value if repeated else (value,)):
-                    yield from walk((*site, Step(descriptor.number, index)), below, child)
 
-    return walk((), "model", proto)
+def nodes(proto: ModelProto) -> Iterator[tuple[Site, NodeProto]]:
+    """Yield every node of a model, those of graphs inside nodes too."""
+    return _below((), "model", proto, "node")
+
+
+def _below(site: Site, kind: str, here: Message, wanted: str) -> Iterator[tuple[Site, Any]]:
+    if kind == wanted:
+        yield site, here
+    if kind == "tensor":
+        return
+    known = SCHEMA[kind]
+    for descriptor, value in here.ListFields():
+        if descriptor.number in known:
+            below, repeated = known[descriptor.number]
+            for index, child in enumerate(value if repeated else (value,)):
+                yield from _below((*site, Step(descriptor.number, index)), below, child, wanted)
 
 
 def rewritten(model: Model, proto: ModelProto, values: Mapping[Site, Array], files: Mapping[str, memoryview]) -> Model:

@@ -7,10 +7,10 @@ import math
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Literal
 
 import numpy as np
@@ -93,13 +93,17 @@ def _draw_in_order(requests: Sequence[Request], seed: int, threads: int) -> Iter
         pool = ThreadPoolExecutor(threads, thread_name_prefix="draw")
         stack.callback(pool.shutdown, cancel_futures=True)
         # Small weights are drawn ahead, one to a thread; a large one has the pool to itself, piece by piece.
-        ahead: deque[Future[Array] | None] = deque()
-        for index, request in enumerate(requests):
+        ahead = deque[Callable[[], Array]]()
+        for index in range(len(requests)):
             while len(ahead) < 2 * threads and index + len(ahead) < len(requests):
                 later = requests[index + len(ahead)]
-                ahead.append(pool.submit(_draw, later, seed, run_here) if later.size < LARGE else None)
-            future = ahead.popleft()
-            yield index, future.result() if future else _draw(request, seed, run_by(pool))
+                small = later.size < LARGE
+                ahead.append(
+                    pool.submit(_draw, later, seed, run_here).result
+                    if small
+                    else partial(_draw, later, seed, run_by(pool))
+                )
+            yield index, ahead.popleft()()
 
 
 def usable_cores() -> int:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from functools import partial
 from hashlib import sha256
+from operator import call
 
 import numpy as np
 
@@ -40,8 +41,8 @@ def run_by(pool: Executor) -> Run:
     """Return how to run pieces side by side."""
 
     def run(pieces: Iterable[Callable[[], None]]) -> None:
-        for done in [pool.submit(piece) for piece in pieces]:
-            done.result()
+        for _ in pool.map(call, pieces):
+            pass
 
     return run
 

@@ -90,11 +90,11 @@ def carry(result: Result, form: Portable, planned: Result | None = None) -> Resu
     old, new = result.plan, planned.plan
     uses: defaultdict[tuple[object, ...], deque[int]] = defaultdict(deque)
     for at, layer in enumerate(new.layers):
-        uses[tuple(new.program.constants[name].site for name in layer.source.constants)].append(at)
+        there = (new.program.constants[name].site for name in layer.source.constants)
+        uses[tuple(form.origins.get(site) if site is not None else None for site in there)].append(at)
     rows: dict[int, LayerReport] = {}
     for row, layer in zip(result.layers, old.layers, strict=True):
-        sites = (old.program.constants[name].site for name in layer.source.constants)
-        found = uses[tuple(form.sites.get(site) if site is not None else None for site in sites)]
+        found = uses[tuple(old.program.constants[name].site for name in layer.source.constants)]
         if not found:
             raise ModelError(
                 f"layer {row.name!r} should be in the portable form of {result.model.name}, but no layer there has its "

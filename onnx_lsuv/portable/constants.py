@@ -115,7 +115,7 @@ def _filled(draft: Draft, uses: Uses) -> _Moves:
         if (value is None or value.t.data_type in FLOAT_TYPES) and _is_parameter(uses, node.output[0]):
             dims = tuple(int(dim) for dim in draft.values(known[node.input[0]]))
             number = np.float32(0) if value is None else draft.values(value.t).reshape(-1)[0]
-            yield node, draft.tensor("", np.full(dims, number)), _WHY
+            yield node, draft.tensor("", np.full(dims, number), draft.home(node)), _WHY
 
 
 def _large(draft: Draft, graph: GraphProto) -> _Moves:
@@ -160,7 +160,9 @@ def _constant(draft: Draft, node: NodeProto) -> TensorProto | None:
     tensor = tensor_of(node.attribute[0])
     if tensor is None or tensor.data_type == TensorProto.STRING:
         return None
-    return tensor if node.attribute[0].name == "value" else draft.tensor("", numpy_helper.to_array(tensor))
+    if node.attribute[0].name == "value":
+        return tensor
+    return draft.tensor("", numpy_helper.to_array(tensor), draft.home(node))
 
 
 def _is_parameter(uses: Uses, name: str) -> bool:

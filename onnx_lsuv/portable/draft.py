@@ -1,7 +1,8 @@
 """The model while it changes: the skeleton as a protobuf of its own, and the values that its tensors stand for.
 
 A tensor carries a mark in its metadata, so it can be moved, copied and inlined with the messages around it; its values
-are looked up only when they are needed. Two tensors with one mark are one tensor.
+are looked up only when they are needed. Two tensors with one mark are one tensor. A node that makes a constant without
+a tensor carries one too, which says where that constant was.
 """
 
 from __future__ import annotations
@@ -16,8 +17,21 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from onnx_lsuv.errors import OutputError
 from onnx_lsuv.lsuv.scratch import Scratch
-from onnx_lsuv.model import HOLLOW_BYTES, Array, Model, Site, is_hollow, message, read, rewritten, tensors, unused
-from onnx_lsuv.portable.scopes import all_names, drop, remove_nodes
+from onnx_lsuv.model import (
+    HOLLOW_BYTES,
+    Array,
+    Model,
+    Site,
+    is_hollow,
+    message,
+    nodes,
+    read,
+    rewritten,
+    sites,
+    tensors,
+    unused,
+)
+from onnx_lsuv.portable.scopes import all_names, drop, is_op, remove_nodes
 from onnx_lsuv.program.program import DEFAULT_DOMAINS
 
 _MARK = "onnx_lsuv.mark"
@@ -44,7 +58,7 @@ class Draft:
     steps: list[Step] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     marks: dict[Site, int] = field(default_factory=dict)
-    homes: list[Site | None] = field(default_factory=list)  # by mark: where the tensor was in `model`
+    homes: list[Site | None] = field(default_factory=list)  # by mark: where the tensor, or what a node makes, was
     new: dict[int, Array] = field(default_factory=dict)  # by mark: what replaces the stored values
     aliases: dict[tuple[str, int], str] = field(default_factory=dict)  # by reader: the name that it read a tensor under
     taken: set[str] = field(default_factory=set)  # names of values, once `fresh` was asked
@@ -89,13 +103,17 @@ class Draft:
         self.put(tensor, values)
         return tensor
 
-    def mark(self, tensor: TensorProto, home: Site | None) -> None:
-        """Give a tensor the next mark."""
+    def home(self, node: NodeProto) -> Site | None:
+        """Return where what a node makes without a tensor was in the original model."""
+        return next((self.homes[int(e.value)] for e in node.metadata_props if e.key == _MARK), None)
+
+    def mark(self, message: TensorProto | NodeProto, home: Site | None) -> None:
+        """Give a tensor or a node the next mark."""
         mark = len(self.homes)
         self.homes.append(home)
         if home is not None:
             self.marks[home] = mark
-        tensor.metadata_props.add(key=_MARK, value=str(mark))
+        message.metadata_props.add(key=_MARK, value=str(mark))
 
     def add(self, wanted: str, values: Array) -> TensorProto:
         """Return a new initializer of the main graph, named as wanted or with a number behind it."""
@@ -127,6 +145,10 @@ def open_draft(model: Model, scratch: Scratch) -> Draft:
     draft = Draft(model, proto, scratch)
     for site, tensor in tensors(proto):
         draft.mark(tensor, site)
+    for site, node in nodes(proto):
+        place = _place_of(node, site)
+        if place is not None:
+            draft.mark(node, place)
     copy = replace(model, proto=proto)
     gone: list[tuple[GraphProto, NodeProto]] = []
     for site, value in model.values.items():
@@ -146,18 +168,29 @@ def open_draft(model: Model, scratch: Scratch) -> Draft:
     return draft
 
 
+def _place_of(node: NodeProto, site: Site) -> Site | None:
+    """Return the place of a constant that a node makes without a tensor, as a program says it."""
+    if is_op(node, "ConstantOfShape"):
+        return site
+    if is_op(node, "Constant"):
+        for j, attribute in enumerate(node.attribute):
+            if attribute.name.startswith("value_") and not attribute.ref_attr_name:
+                return (*site, sites.Step(sites.NODE_ATTRIBUTE, j))
+    return None
+
+
 def close_draft(draft: Draft) -> tuple[Model, Mapping[Site, Site]]:
-    """Return the model that a draft has become, and where each tensor of the original now stands."""
+    """Return the model that a draft has become, and where in the original each of its constants stood."""
     values: dict[Site, Array] = {}
     replaced: dict[Site, Array] = {}  # of external data
-    moved: dict[Site, Site] = {}
+    origins: dict[Site, Site] = {}
     outside: list[TensorProto] = []
     resized = False
     for site, tensor in tensors(draft.proto):
         mark = mark_of(tensor)
         home = draft.homes[mark]
         if home is not None:
-            moved.setdefault(home, site)
+            origins[site] = home
         if tensor.data_location == TensorProto.EXTERNAL:
             outside.append(tensor)
             if mark in draft.new and home is not None:
@@ -170,7 +203,12 @@ def close_draft(draft: Draft) -> tuple[Model, Mapping[Site, Site]]:
     files = _one_file(draft, outside) if resized else {}
     for _, tensor in tensors(draft.proto):
         drop(tensor.metadata_props, lambda entry: entry.key == _MARK)
-    return rewritten(draft.model, draft.proto, values if resized else values | replaced, files), moved
+    for site, node in nodes(draft.proto):
+        home, place = draft.home(node), _place_of(node, site)
+        if home is not None and place is not None:
+            origins[place] = home
+        drop(node.metadata_props, lambda entry: entry.key == _MARK)
+    return rewritten(draft.model, draft.proto, values if resized else values | replaced, files), origins
 
 
 def _takes_in(tensor: TensorProto, array: Array) -> bool:

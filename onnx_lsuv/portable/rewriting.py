@@ -58,13 +58,13 @@ class Portable:
     model: saves by `onnx_lsuv.save` like any other.
     steps: what was done, where and why, in order.
     notes: what was not done, and why; each a sentence.
-    sites: where each tensor of the original now stands.
+    origins: where in the original each constant of the model stood, if it stood there.
     """
 
     model: Model
     steps: tuple[Step, ...]
     notes: tuple[str, ...]
-    sites: Mapping[Site, Site] = field(repr=False)
+    origins: Mapping[Site, Site] = field(repr=False)
 
 
 def rewrite(model: Model, *, memory: int | None = None, scratch: Path | None = None) -> Portable:
@@ -76,5 +76,5 @@ def rewrite(model: Model, *, memory: int | None = None, scratch: Path | None = N
         draft.notes.append(
             "The file's own training graphs (training_info) stay as they are, and may not fit its parameters any more."
         )
-    new, sites = close_draft(draft)
-    return Portable(new, tuple(draft.steps), tuple(draft.notes), sites)
+    new, origins = close_draft(draft)
+    return Portable(new, tuple(draft.steps), tuple(draft.notes), origins)

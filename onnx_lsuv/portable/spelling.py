@@ -103,7 +103,8 @@ def _mark_floats(draft: Draft, node: NodeProto) -> None:
     """Let a constant that is a list of floats be a tensor, which has a mark."""
     floats = attribute_of(node, "value_floats") if is_op(node, "Constant") else None
     if floats is not None and not floats.ref_attr_name:
-        floats.CopyFrom(helper.make_attribute("value", draft.tensor("", np.array(floats.floats, np.float32))))
+        tensor = draft.tensor("", np.array(floats.floats, np.float32), draft.home(node))
+        floats.CopyFrom(helper.make_attribute("value", tensor))
 
 
 def widen(draft: Draft) -> None:

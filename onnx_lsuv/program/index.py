@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 
 from onnx_lsuv.operators import of
@@ -50,15 +50,15 @@ def static_nodes(body: Body, constants: Mapping[str, Constant]) -> frozenset[Nod
 def trimmed(body: Body) -> Body:
     """Drop the optional outputs that nothing reads, as the mask of a Dropout."""
     read = exits_of(body).union(*(node.inputs for node in walk(body)))
+    return _trimmed(body, read - {""})  # an input that is left out reads no output that is left out
 
-    def trim(body: Body) -> Body:
-        nodes = []
-        for node in body.nodes:
-            outputs = node.outputs
-            if node.op in ("Dropout", "BatchNormalization"):
-                while len(outputs) > 1 and outputs[-1] not in read:
-                    outputs = outputs[:-1]
-            nodes.append(replace(node, outputs=outputs, bodies={k: trim(b) for k, b in node.bodies.items()}))
-        return replace(body, nodes=tuple(nodes))
 
-    return trim(body)
+def _trimmed(body: Body, read: Container[str]) -> Body:
+    nodes = []
+    for node in body.nodes:
+        outputs = node.outputs
+        if node.op in ("Dropout", "BatchNormalization"):
+            while len(outputs) > 1 and outputs[-1] not in read:
+                outputs = outputs[:-1]
+        nodes.append(replace(node, outputs=outputs, bodies={k: _trimmed(b, read) for k, b in node.bodies.items()}))
+    return replace(body, nodes=tuple(nodes))

@@ -52,13 +52,14 @@ class Session:
     device: Device
 
 
-def load(model: bytes, device: Device, *, fold: bool = True) -> Session:
+def load(model: bytes, device: Device, *, fold: bool = True, optimize: bool = True) -> Session:
     """Load a serialised model.
 
     Args:
         model: ONNX.
         device: where it will run.
         fold: let ONNX Runtime compute what depends on constants alone when it loads the model.
+        optimize: let it fuse and drop nodes, which depends on where constants are listed; else it runs what is written.
 
     Raises:
         ModelError: ONNX Runtime refuses the model.
@@ -69,7 +70,8 @@ def load(model: bytes, device: Device, *, fold: bool = True) -> Session:
     options.intra_op_num_threads = _PARTS
     options.use_deterministic_compute = True
     # Weights are inputs here, so the levels above find nothing to fuse; and some of their passes crash (see README).
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_BASIC if optimize else levels.ORT_DISABLE_ALL
     # Nodes run in the order in which they are written: what a layer needs is made right before it, not long before.
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     # Buffers are used once: planning them ahead for the next run is lost work.
@@ -168,6 +170,8 @@ def _interruptible(work: Callable[[], None], options: Any) -> None:
         options.terminate = True
         wait([running])
         raise
+    finally:
+        del running  # an error knows this frame, and the future its error: while the frame knows the future, all stay
 
 
 @lru_cache(maxsize=1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from dataclasses import dataclass, field
 
 from onnx_lsuv.operators import of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, Node, Program, number
@@ -21,29 +22,35 @@ def degrees(program: Program, name: str, rounding: Collection[Node] = ()) -> Deg
     NaN stands for a constant in which it is not homogeneous; None for an expression that is not constant. Nodes of
     `rounding` grow as their first operand, since their steps and bounds are scaled with it.
     """
-    found: dict[str, Degrees | None] = {}  # several ways may lead over one value
+    try:
+        return _Search(program, rounding).look(name)
+    except RecursionError:
+        return None
 
-    def look(name: str) -> Degrees | None:
+
+@dataclass(slots=True)
+class _Search:
+    program: Program
+    rounding: Collection[Node]
+    found: dict[str, Degrees | None] = field(default_factory=dict)  # several ways may lead over one value
+
+    def look(self, name: str) -> Degrees | None:
+        program, found = self.program, self.found
         if name not in found:
             if name in program.constants:
                 found[name] = {name: 1.0} if program.constants[name].elem_type in FLOAT_TYPES else {}
             else:
-                found[name] = computed(program.producers[name][0]) if name in program.producers else None
+                found[name] = self.computed(program.producers[name][0]) if name in program.producers else None
         return found[name]
 
-    def computed(node: Node) -> Degrees | None:
-        if node in rounding:
-            return look(node.inputs[0])
+    def computed(self, node: Node) -> Degrees | None:
+        if node in self.rounding:
+            return self.look(node.inputs[0])
         if node.domain not in DEFAULT_DOMAINS or node.bodies or of(node).random:
             return None
-        given = [look(each) for each in node.inputs if each]
+        given = [self.look(each) for each in node.inputs if each]
         parts = [part for part in given if part is not None]
-        return _combined(program, node, parts) if parts and len(parts) == len(given) else None
-
-    try:
-        return look(name)
-    except RecursionError:
-        return None
+        return _combined(self.program, node, parts) if parts and len(parts) == len(given) else None
 
 
 def _combined(program: Program, node: Node, parts: list[Degrees]) -> Degrees:

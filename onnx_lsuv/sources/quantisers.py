@@ -103,17 +103,17 @@ def _rounded(program: Program, node: Node, follow: Follow) -> Source:
 
 def bounded(program: Program, node: Node, follow: Follow) -> Source:
     """Follow a weight through a Clip whose bounds are constants of their own."""
-    stop = Untraceable("computed", f"the bounds of Clip {node.label!r} cannot follow the weight's scale")
+    stop = "computed", f"the bounds of Clip {node.label!r} cannot follow the weight's scale"
     source = follow(node.inputs[0])
     if node.attributes:
-        raise stop
+        raise Untraceable(*stop)
     found = []
     for name, sign in zip(node.inputs[1:], (-1.0, 1.0), strict=False):
         if not name:
             continue
         operand = follow(name)
         if operand.size != 1 or operand.computed or operand.quantiser_steps:
-            raise stop
+            raise Untraceable(*stop)
         bound = sign * float(stored(program, operand.constant).reshape(-1)[0])
         if bound <= 0:
             raise Untraceable("computed", f"Clip {node.label!r} cuts off one sign of the weight")

@@ -136,7 +136,7 @@ def _start(constant: Constant) -> Source:
 def _product(program: Program, node: Node, follow: Follow) -> Source:
     """Follow the factor that is a weight: the largest that is no mask, if the product has its shape."""
     found: list[Source] = []
-    aside: list[tuple[Untraceable, str]] = []  # constants that a factor is computed from which is no weight itself
+    aside: list[tuple[str, str, str]] = []  # constants that a factor is computed from which is no weight itself
     for name in node.inputs if node.op_type == "Mul" else node.inputs[:1]:
         try:
             found.append(follow(name))
@@ -145,16 +145,16 @@ def _product(program: Program, node: Node, follow: Follow) -> Source:
             growth = degrees(program, name)
             if growth is None:
                 raise
-            aside += [(stopped, each) for each in growth]
+            aside += [(stopped.reason, stopped.detail, each) for each in growth]
     single = [s for s in found if len(s.constants) == 1]
     weights = [s for s in single if not _is_mask(program, s.constant)] or single
     if not weights or len(single) < len(found):
         raise Untraceable("computed", f"the weight is computed from constants by {node.op}")
     best = max(weights, key=lambda s: s.size)
     # 1 / |v| is computed from the weight, exp(g) from something smaller; A B may be a weight that nothing can follow.
-    for fault, name in aside:
+    for reason, detail, name in aside:
         if name != best.constant and program.constants[name].size >= best.size:
-            raise fault
+            raise Untraceable(reason, detail)
     if sum(s.size == best.size and s.constant != best.constant for s in weights) or any(
         np.broadcast_shapes(s.shape, best.shape) != best.shape for s in found
     ):

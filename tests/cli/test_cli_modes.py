@@ -7,7 +7,9 @@ import json
 import os
 from html.parser import HTMLParser
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -414,6 +416,41 @@ def test_every_report_says_what_trains_where(here: Path, mode: list[str]) -> Non
         text = Path(name).read_text()
         assert "What trains where" in text
         assert all(importer in text for importer in found)
+
+
+@pytest.mark.parametrize("mode", [["--check"], ["--dry-run"], ["--dry-run", "--portable"], [], ["--portable"]])
+@pytest.mark.parametrize(
+    ("extra", "summary", "shown"),
+    [
+        ([], False, None),  # what the mode says
+        (["-q"], False, False),
+        (["--format", "github"], False, False),
+        (["--format", "github"], True, True),
+        (["--format", "github", "-q"], True, True),
+        (["--format", "json"], False, True),
+        (["--format", "json", "-q"], False, False),
+        (["-q", "--report", "r.csv"], False, False),
+        (["-q", "--report", "r.md", "--report", "r.csv"], False, True),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
+def test_what_nothing_shows_is_not_looked_for(
+    here: Path, monkeypatch: pytest.MonkeyPatch, mode: list[str], extra: list[str], summary: bool, shown: bool | None
+) -> None:
+    forecast, digest = (
+        Mock(wraps=resolve_name(f"onnx_lsuv.{name}")) for name in ("importers.forecast", "model.digest")
+    )
+    monkeypatch.setattr("onnx_lsuv.importers.forecast", forecast)
+    monkeypatch.setattr("onnx_lsuv.model.digest", digest)
+    if summary:
+        monkeypatch.setenv("GITHUB_STEP_SUMMARY", "summary.md")
+    ran = call("m.onnx", *X, *mode, *extra, status=1 if "--check" in mode else 0)
+    expected = mode not in ([], ["--check"]) if shown is None else shown
+    files = [here / name for name in ("summary.md", "r.md", "r.csv") if (here / name).exists()]
+    texts = [ran.stdout, *(file.read_text(encoding="utf-8") for file in files)]
+    assert any("jaxonnxruntime" in text for text in texts) is expected
+    assert forecast.call_count == int(expected)
+    assert digest.called is bool(shown)
 
 
 def test_dry_run_says_which_biases_centre(here: Path) -> None:

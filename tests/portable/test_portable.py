@@ -826,6 +826,28 @@ def test_training_form() -> None:
     assert "BatchNormalization, Dropout" in found.notes[0]
 
 
+@pytest.mark.parametrize("opset", [13, 17])
+def test_outputs_that_are_left_out_are_not_read(opset: int) -> None:
+    """An empty name stands for an output that is not there, and is no name that the empty input of a Clip reads."""
+    proto = model_of(f"""<ir_version: 8, opset_import: ["" : {opset}]>
+        g (float[N,4] x, float[4] b1, float[4] b2, float[4] b3, float[4] b4, float[] high) => (float[N,4] y) {{
+        h = BatchNormalization (x, b1, b2, b3, b4)
+        m = Clip (h, , high)
+        y = Dropout (m)
+    }}""", {"b4": np.ones(4), "high": np.array(1.0)})  # fmt: skip
+    plain = outputs(proto, {"x": data(5, 4)})["y"]
+    for each in (proto.graph.node[0], proto.graph.node[2]):
+        each.output.append("")
+    if opset > 13:
+        proto.graph.node[0].attribute.append(helper.make_attribute("training_mode", 0))
+    portable = make_portable(onnx_lsuv.from_proto(proto))
+    after = onnx.load_from_string(to_bytes(portable.model))
+    assert [list(each.output) for each in after.graph.node] == [["h"], ["m"], ["y"]]
+    assert attributes(node(after, "BatchNormalization")) == {}
+    assert portable.notes == ()
+    np.testing.assert_array_equal(outputs(after, {"x": data(5, 4)})["y"], plain)
+
+
 def test_statistics_that_are_read_stay() -> None:
     proto = model_of(HEAD + """g (float[N,4] x, float[4] b1, float[4] b2, float[4] b3, float[4] b4)
         => (float[N,4] y, float[4] m) { y, m, v = BatchNormalization <training_mode=1> (x, b1, b2, b3, b4) }

@@ -128,6 +128,17 @@ def test_light_model(name: str, samples: int, tmp_path: Path) -> None:
         assert small.apart(value, now[key]) <= 1e-5
 
 
+def test_light_model_as_it_is(tmp_path: Path) -> None:
+    """Weights that stay what ConstantOfShape makes of nothing are found again in the portable form."""
+    source = LIGHT / "light_squeezenet.onnx"
+    batch = {"data_0": small.data(1, 3, 224, 224)}
+    result, _, measured, target = whole(source, [batch], tmp_path, init="keep", rescale=False, keep_bias=True)
+    assert len(result.layers) == 26
+    assert [row.weight for row in measured.layers] == [row.weight for row in result.layers]
+    for value, now in zip(small.outputs(source, batch).values(), small.outputs(target, batch).values(), strict=True):
+        np.testing.assert_allclose(now, value, rtol=1e-5)
+
+
 # ----------------------------------------------------------------------------------------------------------- corpus
 
 
@@ -180,6 +191,52 @@ def test_rows_of_a_function_called_several_times(tmp_path: Path) -> None:
     assert len(onnx.load(str(target)).graph.initializer) == 2
     deciding = [row for row in measured.layers if row.status == "ok"]
     assert [row.std for row in deciding] == pytest.approx([1.0] * len(deciding), abs=1e-3)
+
+
+LISTED = np.arange(1, 17, dtype=np.float32).reshape(4, 4) / 16
+MADE = f"""<ir_version: 8, opset_import: ["" : 17, "f" : 1]>
+g (float[N,4] x) => (float[N,4] y) {{
+    lengths = Constant <value_ints = [4, 4]> ()
+    filled = ConstantOfShape <value = float[1] {{0.125}}> (lengths)
+    a = f.Layer (x)
+    b = f.Layer (a)
+    [third] c = MatMul (b, filled)
+    yes = Constant <value = bool {{1}}> ()
+    y = If (yes) <
+        then_branch = one () => (float[N,4] d) {{
+            own = ConstantOfShape <value = float[1] {{0.5}}> (lengths)
+            [fourth] d = MatMul (c, own)
+        }},
+        else_branch = other () => (float[N,4] e) {{
+            [fifth] e = MatMul (c, filled)
+        }}
+    >
+}}
+<opset_import: ["" : 17], domain: "f">
+Layer (x) => (y) {{
+    list = Constant <value_floats = [{", ".join(map(str, LISTED.reshape(-1)))}]> ()
+    square = Constant <value_ints = [4, 4]> ()
+    w = Reshape (list, square)
+    [inner] y = MatMul (x, w)
+}}"""
+
+
+def test_rows_of_weights_that_no_tensor_holds(tmp_path: Path) -> None:
+    """A fill, and a list in an attribute, as they are: in the main graph, in a function called twice, in branches."""
+    (tmp_path / "in.onnx").write_bytes(onnx.parser.parse_model(MADE).SerializeToString())
+    x = small.data(32, 4)
+    result, _, measured, target = whole(tmp_path / "in.onnx", [{"x": x}], tmp_path, init="keep", rescale=False)
+    assert len(result.layers) == len(measured.layers) == 5
+    a = x.astype(np.float64) @ LISTED
+    c = a @ LISTED @ np.full((4, 4), 0.125)
+    d = c @ np.full((4, 4), 0.5)
+    told = {row.name.split("/")[-1]: row.std for row in measured.layers}
+    assert list(told) == ["inner__1", "inner__2", "third", "fourth", "fifth"]
+    # The first use of a weight decides, and the last branch is not taken.
+    stds = {"inner__1": a.std(), "third": c.std(), "fourth": d.std()}
+    assert {name: std for name, std in told.items() if std is not None} == pytest.approx(stds, rel=1e-4)
+    np.testing.assert_allclose(small.outputs(target, {"x": x})["y"], d, rtol=1e-5)
+    assert b"onnx_lsuv" not in target.read_bytes()
 
 
 @pytest.mark.parametrize("keep_bias", [False, True])
@@ -360,6 +417,24 @@ def test_a_difference_is_an_error() -> None:
         same_outputs(before, after, {"x": small.data(5, 4)})
     found = same_outputs(before, after, {"x": small.data(5, 4)}, tolerance=0.1)
     assert 1e-5 < found.differences["y"] < 0.01
+
+
+def test_what_the_optimiser_makes_of_the_forms_is_no_difference() -> None:
+    """A norm is fused only into a Conv whose weight the file holds, and rounds otherwise there."""
+    weight = ", ".join(map(str, small.data(1000).tolist()[:576]))
+    ones = ", ".join(["1.5"] * 8)
+    proto = small.model_of(small.HEAD + f"""g (float[N,8,9,9] x, float[8] b1, float[8] b2) => (float[N,8,9,9] y) {{
+        w = Constant <value = float[8,8,3,3] {{{weight}}}> ()
+        scale = Constant <value = float[8] {{{ones}}}> ()
+        c = Conv <pads = [1, 1, 1, 1]> (x, w)
+        y = BatchNormalization (c, scale, b1, b2, scale)
+    }}""")  # fmt: skip
+    model, batch = onnx_lsuv.from_proto(proto), {"x": small.data(4, 8, 9, 9)}
+    portable = make_portable(model)
+    assert {step.what for step in portable.steps} == {"Constant made an initializer", "merged vector copied"}
+    plain = [small.outputs(to_bytes(each), batch)["y"] for each in (model, portable.model)]
+    np.testing.assert_array_equal(*plain)
+    assert same_outputs(model, portable.model, batch).differences == {"y": 0.0}
 
 
 @pytest.mark.parametrize(

@@ -94,3 +94,16 @@ def test_free_names_are_those_that_no_graph_on_the_way_has() -> None:
         "then_branch": {"x", "c", "k"},
         "else_branch": {"x"},
     }
+
+
+def test_an_output_that_is_left_out_is_read_by_no_input_that_is_left_out() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21]> g (float[N,4] x, bool c) => (float y) {
+      m = Clip(x, , k) d, e = Dropout(m)
+      y = If(c) <then_branch = a () => (float p) { p = Dropout(d) },
+                 else_branch = b () => (float q) { q = Neg(d) }> }"""
+    model = parse(text, k=np.array(1.0, np.float32))
+    dropout, branches = model.graph.node[1:]
+    dropout.output[1] = ""
+    branches.attribute[0].g.node[0].output.append("")
+    nodes = expand(onnx_lsuv.from_proto(model)).walk()
+    assert [node.outputs for node in nodes if node.op == "Dropout"] == [("d",), ("p",)]
