@@ -6,6 +6,7 @@ moves, as far as shapes are known before any data: a constant that has one value
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -24,14 +25,19 @@ _Dims = tuple[int | None, ...]
 class _Channels:
     """Where the channels of a product are in a value that holds all of it."""
 
-    axis: int  # from the end
-    length: int
+    axes: tuple[int, ...]  # from the end, the slowest first: a Reshape may part them, as for heads
+    lengths: tuple[int, ...]
     rank: int | None  # of the value, where it is known
+
+    @property
+    def number(self) -> int:
+        """How many there are."""
+        return math.prod(self.lengths)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConstantSum:
-    """An Add of a constant with at most one axis longer than 1 to a product, moved or not."""
+    """An Add of a constant to a product, moved or not: of one value a channel, or with one axis longer than 1."""
 
     add: Node
     position: int  # the operand that is the constant
@@ -111,12 +117,14 @@ def _sum(
     if add.op != "Add" or len(add.inputs) != 2:
         return None
     source = trace(program, add.inputs[1 - position], several=True)
-    if not isinstance(source, Source) or source.elem_type not in FLOAT_TYPES or sum(d != 1 for d in source.shape) > 1:
+    if not isinstance(source, Source) or source.elem_type not in FLOAT_TYPES:
         return None
     channels = None if way is None else _channels(product)
     for node in way or ():
         channels = _moved(program, node, channels)
     clear = _along(source.shape, channels)
+    if not clear and sum(d != 1 for d in source.shape) > 1:
+        return None
     return ConstantSum(add, 1 - position, source.constants, clear, direct=way == (), number=source.size == 1)
 
 
@@ -129,18 +137,20 @@ def _channels(product: Product) -> _Channels | None:
     if axis is None or rank < 2:
         return None
     if axis == 1:
-        return _Channels(1 - rank, matrix.blocks * matrix.fan_out, rank)
+        return _Channels((1 - rank,), (matrix.blocks * matrix.fan_out,), rank)
     known = 2 if product.node.op_type == "Gemm" else None
-    return _Channels(-1 if product.position == 1 else -2, matrix.fan_out * matrix.side_by_side, known)
+    axis = -1 if product.position == 1 else -2
+    return _Channels((axis,), (matrix.fan_out * matrix.side_by_side,), known)
 
 
 def _along(shape: tuple[int, ...], channels: _Channels | None) -> bool:
     """Say whether a constant of this shape has one value a channel, and adds no axis to the product."""
-    if channels is None or len(shape) > max(-channels.axis, channels.rank or 0):
+    if channels is None or len(shape) > max(-min(channels.axes), channels.rank or 0):
         return False
-    lengths = {at - len(shape): length for at, length in enumerate(shape)}
-    others = (length for axis, length in lengths.items() if axis != channels.axis)
-    return lengths.get(channels.axis, 1) == channels.length and all(length == 1 for length in others)
+    lengths = {at - len(shape): length for at, length in enumerate(shape) if length != 1}
+    wanted = {axis: length for axis, length in zip(channels.axes, channels.lengths, strict=True) if length != 1}
+    # In their order: what centres them is written so.
+    return lengths == wanted and sorted(channels.axes) == list(channels.axes)
 
 
 def _moved(program: Program, node: Node, channels: _Channels | None) -> _Channels | None:
@@ -156,9 +166,10 @@ def _moved(program: Program, node: Node, channels: _Channels | None) -> _Channel
         places = _places(rank, ones, added=node.op_type == "Unsqueeze")
     else:
         return _reshaped(channels, dims, _lengths(program, node))
-    if channels.axis not in places:
+    if not places or not set(places).issuperset(channels.axes):
         return None
-    return replace(channels, axis=places.index(channels.axis) - len(places), rank=len(places))
+    axes = tuple(places.index(axis) - len(places) for axis in channels.axes)
+    return replace(channels, axes=axes, rank=len(places))
 
 
 def _unit_axes(program: Program, node: Node) -> tuple[int, ...]:
@@ -182,18 +193,28 @@ def _places(rank: int, ones: tuple[int, ...], *, added: bool) -> list[int | None
 
 def _reshaped(channels: _Channels, dims: _Dims | None, lengths: _Dims) -> _Channels | None:
     """Return where the channels are in another shape: as many values lie behind them as before."""
-    behind, passed = 1, 1
-    for length in dims[channels.axis :][1:] if dims is not None else (None,) * (-1 - channels.axis):
+    last = channels.axes[-1]
+    if channels.axes != tuple(range(last - len(channels.axes) + 1, last + 1)):
+        return None
+    behind = passed = 1
+    for length in dims[last:][1:] if dims is not None else (None,) * (-1 - last):
         if length is None:
             return None
         behind *= length
+    found: dict[int, int] = {}
     for axis, length in zip(range(-1, -len(lengths) - 1, -1), reversed(lengths), strict=True):
-        if passed == behind and length == channels.length:
-            return _Channels(axis, length, len(lengths))
         if length is None:
             return None
+        if passed >= behind and (length != 1 or channels.number == 1):
+            found[axis] = length
         passed *= length
-    return None
+        if found and passed >= behind * channels.number:
+            break
+    if not found or math.prod(found.values()) != channels.number or passed != behind * channels.number:
+        return None
+    # Axes of length 1 between them do not part them.
+    axes = tuple(range(min(found), max(found) + 1))
+    return _Channels(axes, tuple(found.get(axis, 1) for axis in axes), len(lengths))
 
 
 def _lengths(program: Program, node: Node) -> _Dims:

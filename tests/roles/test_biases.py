@@ -44,12 +44,17 @@ MOVES = {
     "Transpose, no order given": (DENSE, "n = Transpose(m)", (8, 1)),
     "Flatten": (DENSE, "n = Flatten(m)", (8,)),
     "several": (DENSE, "a = Reshape(m, back) c = Transpose<perm=[2,0,1]>(a) n = Identity(c)", (8, 1, 1)),
+    "heads": (DENSE, "n = Reshape(m, heads)", (2, 4)),
+    "heads, moved": (DENSE, "a = Reshape(m, heads) n = Transpose<perm=[0,2,3,1]>(a)", (2, 4, 1)),
+    "heads and back": (DENSE, "a = Reshape(m, heads) n = Reshape(a, back)", (8,)),
     "image to tokens": (IMAGE, "a = Reshape(m, tokens) n = Transpose<perm=[0,2,1]>(a)", (8,)),
     "image, moved": (IMAGE, "n = Transpose<perm=[0,2,3,1]>(m)", (8,)),
 }
 SIZES = {
     "rows": [-1, 6],
     "back": [-1, 5, 8],
+    "five": [-1, 5],
+    "heads": [-1, 5, 2, 4],
     "zero": [0],
     "two": [2],
     "one": [1],
@@ -65,6 +70,9 @@ def model(nodes: str, output: str = "y", **tensors: Any) -> Any:
     text = f'<ir_version: 8, opset_import: ["" : 17]> g ({x} x) => (float {output}) {{ {nodes} }}'
     integers = {name: np.array(value) for name, value in SIZES.items() if name in nodes}
     given = {"w": normal(8, 6, 1, 1) if image else normal(6, 8), **integers, **tensors}
+    if "(x, o)" in nodes:
+        given |= {"o": normal(6, 1)}
+        del given["w"]
     return parse(text, {name: np.asarray(value) for name, value in given.items()})
 
 
@@ -196,6 +204,11 @@ def test_bias_beside_a_weight_with_a_term_of_its_own(lsuv: Lsuv) -> None:
 DOUBTS = {
     "along another axis": ("m = MatMul(x, w) n = Transpose<perm=[0,2,1]>(m) y = Add(n, b)", (5,)),
     "channels in parts": (f"{DENSE} n = Reshape(m, heads) y = Add(n, b)", (4,)),
+    "one channel, lost": ("m = MatMul(x, o) n = Reshape(m, five) y = Add(n, b)", (1,)),
+    "channels in another order": (
+        f"{DENSE} a = Reshape(m, heads) n = Transpose<perm=[0,1,3,2]>(a) r = Reshape(n, back) y = Add(r, b)",
+        (8,),
+    ),
     "a number": ("m = MatMul(x, w) n = Identity(m) y = Add(n, b)", (1,)),
     "nothing known": ("m = MatMul(x, w) n = Reshape(m, s) y = Add(n, b)", (8,)),
 }
@@ -204,8 +217,7 @@ DOUBTS = {
 @pytest.mark.parametrize("case", DOUBTS)
 def test_what_may_be_no_bias_is_named(case: str) -> None:
     nodes, shape = DOUBTS[case]
-    heads = {"heads": np.array([-1, 5, 2, 4])} if "heads" in nodes else {}
-    made, given = model(nodes, b=normal(*shape), **heads), data(nodes)
+    made, given = model(nodes, b=normal(*shape)), data(nodes)
     if case == "nothing known":
         made.graph.input.append(helper.make_tensor_value_info("s", TensorProto.INT64, [3]))
         given["s"] = np.array([64, 5, 8])
