@@ -195,16 +195,21 @@ def _measure_as_it_is(rw: RewriteContext, scope: ScopeBuilder, layer: Layer) -> 
     if not layer.stays:
         return joined(scope, [found, found])
     if layer.end is not layer.node:
-        raw = layer.node.outputs[0]
+        assert layer.addend is not None
+        raw = layer.end.inputs[1 - layer.addend.position]
     else:
         raw = _product(rw, scope, layer, _drawn_weight(scope, layer))
     return joined(scope, [_measure(rw, scope, layer, raw), found])
 
 
 def _dims(rw: RewriteContext, layer: Layer) -> Dims | None:
-    known = rw.values.get(layer.end.outputs[0]) or rw.values.get(layer.node.outputs[0])
+    ends = [layer.end, layer.node]
+    if layer.moved:
+        # Which of the two is measured counts, see `RewriteContext.ends`.
+        ends = ends[1:] if rw.rescale and not layer.stays else ends[:1]
+    known = next((value for end in ends if (value := rw.values.get(end.outputs[0]))), None)
     if known is not None and known.dims is not None and known.dims and known.dims[-1]:
         return known.dims
-    if channels_last(layer.node) and layer.position == 1 and len(layer.source.shape) > 1:
+    if ends[-1] is layer.node and channels_last(layer.node) and layer.position == 1 and len(layer.source.shape) > 1:
         return (None, layer.matrix.fan_out * layer.matrix.side_by_side)
     return known.dims if known is not None else None

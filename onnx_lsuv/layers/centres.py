@@ -45,18 +45,21 @@ def _centre(plan: Plan, layer: Layer) -> Centre | None:
     if len(layer.source.shape) < 2 or layer.position != 1 or len(layer.bias) != 1 or layer.bias[0] not in plan.zeroed:
         return None
     own = bias_position(node, layer.position)
-    if layer.end is node:
-        assert own is not None
-        operand = node.inputs[own]
+    if layer.end is not node:
+        operands = layer.end.inputs
+    elif own is not None:
+        operands = node.inputs[own : own + 1]
     else:
-        operand = next(name for name in layer.end.inputs if name != node.outputs[0])
-    source = trace(plan.program, operand)
-    if not isinstance(source, Source) or source.partial or source.rounding:
+        return None
+    source = next((each for name in operands if isinstance(each := trace(plan.program, name), Source)), None)
+    if source is None or source.partial or source.rounding:
         return None
     if len(list(uses(plan.program, layer.bias[0]))) != 1:
         return None
     channels = layer.matrix.fan_out * (layer.matrix.side_by_side if channels_last(node) else layer.matrix.blocks)
     after = 0 if channels_last(node) or layer.end is node else len(layer.source.shape) - 2
-    if source.size != channels or len(source.shape) <= after or source.shape[-1 - after] != channels:
+    # Behind moves it has one value a channel, wherever these are.
+    along = layer.moved or (len(source.shape) > after and source.shape[-1 - after] == channels)
+    if source.size != channels or not along:
         return None
     return Centre(layer.bias[0], channels, node.attributes.real("beta", 1.0) if node.op_type == "Gemm" else 1.0)

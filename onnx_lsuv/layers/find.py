@@ -70,6 +70,7 @@ def find_layers(
         weights=_weights(program, layers),
         zeroed=roles.biases.zeroed,
         forget=roles.biases.forget,
+        left_terms=roles.biases.left,
         norms=roles.norms,
         skipped=tuple(skipped),
         kept_statistics=roles.kept_statistics,

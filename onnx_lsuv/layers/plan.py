@@ -43,7 +43,7 @@ class Layer:
     source: Source
     matrix: Matrix
     weight: str  # key of its weight in `Plan.weights`
-    end: Node  # the node whose first output is measured: the layer's, or the Add of a constant vector after it
+    end: Node  # the node whose first output is measured: the layer's, or the Add of a constant after it
     bias: tuple[str, ...]  # the constants that hold the bias, where there is one
     addend: Addend | None  # an additive term that is not set to zero
     scaled: bool  # its output is proportional to the weight
@@ -53,6 +53,11 @@ class Layer:
     def stays(self) -> bool:
         """Whether something stays added to its output."""
         return self.addend is not None or self.fixed_term is not None
+
+    @property
+    def moved(self) -> bool:
+        """Whether something moves its product before its bias is added."""
+        return self.end is not self.node and self.node.outputs[0] not in self.end.inputs
 
     @property
     def scaled_constant(self) -> str:
@@ -89,6 +94,7 @@ class Plan:
     weights: dict[str, Weight]  # by key, in the order of first use
     zeroed: tuple[str, ...]  # constants that become zero
     forget: tuple[tuple[Source, int], ...]  # an LSTM's bias operand and hidden size: its forget gate's bias becomes 1
+    left_terms: Mapping[str, Node]  # constants that are added behind the end of a layer, and stay: the layer
     norms: tuple[Norm, ...]
     skipped: tuple[Skipped, ...]
     kept_statistics: tuple[Skipped, ...]  # BatchNormalizations that keep their stored statistics

@@ -52,7 +52,7 @@ def plan(model: Model | Result, settings: Settings | None = None, **choices: Unp
         layers=tuple(rows),
         skipped=tuple(map(skipped_row, found.skipped)),
         kept_statistics=tuple(map(skipped_row, found.kept_statistics)),
-        notes=(*started, *name_notes(found), *fresh_notes(found), *map(str, guide(found))),
+        notes=(*started, *name_notes(found), *left_notes(found), *fresh_notes(found), *map(str, guide(found))),
     )
 
 
@@ -119,6 +119,17 @@ def name_notes(found: Plan) -> list[str]:
         if names:
             notes.append(f"several {kind}s of a graph have one name ({listing(names, 3)}): {which}")
     return notes
+
+
+def left_notes(found: Plan) -> list[str]:
+    """Return a note on constants that are added to a layer's product, keep their values, and are not measured."""
+    left = {name: node for name, node in found.left_terms.items() if name not in found.roles}
+    if not left:
+        return []
+    after = f"layer {listing(dict.fromkeys(node.label for node in left.values()), 3)}"
+    named = listing((found.program.constants[name].label for name in left), 3)
+    few = "it is" if len(left) == 1 else "they are"
+    return [f"added after {after} and left as {few}: {named}; the std is measured before that"]
 
 
 def _fate(found: Plan, layer: Layer, row: LayerReport, settings: Settings, centred: Container[str]) -> str:

@@ -20,7 +20,7 @@ from onnx_lsuv.lsuv.execute import Progress, execute, quiet, repeat_for_large_me
 from onnx_lsuv.lsuv.fresh import fresh_notes, redrawn
 from onnx_lsuv.lsuv.notes import guide
 from onnx_lsuv.lsuv.patterns import Aims, aims_of
-from onnx_lsuv.lsuv.planning import plan, require_layers
+from onnx_lsuv.lsuv.planning import left_notes, plan, require_layers
 from onnx_lsuv.lsuv.prepare import Clock, check_sizes, checked, run_notes, shapes_of
 from onnx_lsuv.lsuv.result import Change, Result
 from onnx_lsuv.lsuv.rows import drawn_row, noted, row_of, skipped_row
@@ -181,6 +181,7 @@ def _result(
         notes=(
             *run_notes(found, task.data, task.device),
             *altered(found, drawn.methods),
+            *left_notes(found),
             *fresh_notes(found),
             *(not_centred(found, task.centres) if settings.center else ()),
             *(map(str, guide(found, lowered)) if settings.rescale else ()),

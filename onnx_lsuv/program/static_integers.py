@@ -36,6 +36,15 @@ def known_integers(program: Program, name: str) -> Ints | None:
     return tuple(flat) if all(value is None or type(value) is int for value in flat) else None
 
 
+def shape_of(program: Program, name: str) -> Ints | None:
+    """Return what is known of a value's shape before any data; None where not even the rank is."""
+    dims = _dims(program, name)
+    if dims is None or None in dims:
+        value = folded(program, name)
+        dims = value.shape if value is not None else _inferred(program).get(name, dims)
+    return dims
+
+
 def folded(program: Program, name: str) -> Known | None:
     """Return what is known of a value: its shape, and perhaps its numbers; None where nothing is."""
     found, stack = program.folded, [name]

@@ -3,6 +3,7 @@
     find           ask for all of it: products of data and a constant -> a table of Role, and what a Plan needs
     products       ... what is asked about, and who else reads such a constant in the end
     biases         ... what is added to a product
+    sums           ... ... constants, at once or after operators that move it
     norms          ... running statistics; norms that exporters write out
     parameters     ... trained constants beside these, of norms, activations, tables, states; only where they are wanted
     reachability   ... ... what lies before and after layers

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnx_lsuv.operators import bias_position, of
-from onnx_lsuv.program.program import FLOAT_TYPES, Body, Node, Program
+from onnx_lsuv.program.program import FLOAT_TYPES, Node, Program
 from onnx_lsuv.roles.products import Product, uses, writable
+from onnx_lsuv.roles.sums import ConstantSum, find_sums, leaving, moves_by_data
 from onnx_lsuv.sources.moves import Source
 from onnx_lsuv.sources.tracing import trace
 
@@ -24,9 +26,10 @@ class Addend:
 class Term:
     """Where a layer ends, and what is added to its product on the way there."""
 
-    end: Node  # the node whose first output is measured: the layer's, or the Add of a constant vector after it
+    end: Node  # the node whose first output is measured: the layer's, or the Add of a constant after it
     addend: Addend | None  # None where nothing is added, or what is becomes zero
     constants: tuple[str, ...]  # those that hold the term, where they can be written
+    later: tuple[ConstantSum, ...] = ()  # what is added behind the end, to the product among other things
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,60 +39,68 @@ class Biases:
     terms: tuple[Term, ...]  # of each product
     zeroed: tuple[str, ...]  # constants that become zero
     forget: tuple[tuple[Source, int], ...]  # an LSTM's bias operand and hidden size: its forget gate's bias becomes 1
+    left: Mapping[str, Node]  # constants that are added behind the end of a layer, and stay: the layer
 
 
 def find_biases(program: Program, products: Sequence[Product], *, keep_bias: bool) -> Biases:
     """Find where products end, and decide which biases become zero."""
-    found = [_term(program, product) for product in products]
+    users, outside = Counter(product.source.constant for product in products), leaving(program)
+    found = [_term(program, each, outside, several=users[each.source.constant] > 1) for each in products]
     places = {(term.addend.node, term.addend.position) for term in found if term.addend}
+    places |= {(each.add, each.position) for term in found for each in term.later if each.clear}
+
+    def free(constants: Collection[str]) -> bool:
+        return bool(constants) and all(use in places for name in constants for use in uses(program, name))
+
     terms = []
     zeroed: dict[str, None] = {}
+    left: dict[str, Node] = {}
     forget: dict[Node, tuple[Source, int]] = {}
     for node, term in zip((product.node for product in products), found, strict=True):
-        free = bool(term.constants) and all(use in places for name in term.constants for use in uses(program, name))
-        if keep_bias or not free:
+        held = dict.fromkeys(term.constants)
+        for each in term.later:
+            constants = holders(program, each.add.inputs[each.position])
+            if not keep_bias and each.clear and free(constants):
+                held |= dict.fromkeys(constants)
+            else:
+                left |= dict.fromkeys(each.constants, node)
+        if keep_bias or not free(held):
             terms.append(term)
             continue
-        terms.append(replace(term, addend=None))
-        zeroed |= dict.fromkeys(term.constants)
+        terms.append(replace(term, addend=None, constants=tuple(held)))
+        zeroed |= held
         if node.op_type == "LSTM" and term.addend is not None:
             operand = trace(program, node.inputs[term.addend.position], several=True)
             # A bias of 1 that is rounded would need a step of its own.
             if isinstance(operand, Source) and not operand.rounding and _has_gates(operand):
                 forget[node] = operand, operand.shape[1] // 8
-    return Biases(tuple(terms), tuple(zeroed), tuple(forget.values()))
+    return Biases(tuple(terms), tuple(zeroed), tuple(forget.values()), left)
 
 
 def _has_gates(bias: Source) -> bool:
     return len(bias.shape) == 2 and not bias.shape[1] % 8
 
 
-def _term(program: Program, product: Product) -> Term:
+def _term(program: Program, product: Product, outside: Mapping[str, tuple[str, ...]], *, several: bool) -> Term:
     node = product.node
     bare, bias = Term(node, None, ()), bias_position(node, product.position)
     if bias is not None:
         if node.op_type == "Gemm" and node.attributes.real("beta", 1.0) == 0.0:
             return bare
         return Term(node, Addend(node, bias), holders(program, node.inputs[bias]))
-    readers = program.consumers.get(node.outputs[0], ()) if not of(node).unscaled else ()
+    if of(node).unscaled:
+        return bare
+    sums = find_sums(program, product, outside)
     # Two terms that stay, of two nodes, are one too many: a weight with a term of its own ends before the Add.
-    if len(readers) != 1 or node.outputs[0] in program.exits or product.fixed_term:
-        return bare
-    after, position = readers[0]
-    if after.op != "Add" or (after.scope != node.scope and not _together(program.body, node, after)):
-        return bare
-    other = after.inputs[1 - position]
-    source = trace(program, other, several=True)
-    if not isinstance(source, Source) or sum(d != 1 for d in source.shape) > 1:
-        return bare
-    return Term(after, Addend(after, 1 - position), holders(program, other))
-
-
-def _together(body: Body, one: Node, other: Node) -> bool:
-    """Say whether two nodes run together: in one body, be it through different function calls."""
-    if one in body.nodes or other in body.nodes:
-        return one in body.nodes and other in body.nodes
-    return any(_together(inner, one, other) for node in body.nodes for inner in node.bodies.values())
+    if not sums.alone or product.fixed_term:
+        return replace(bare, later=sums.found)
+    (total,) = sums.found
+    # The first use of a weight ends before others begin, which might be what a shape between is computed from.
+    late = several and any(moves_by_data(program, product, total.add, total.position))
+    if late or not (total.direct or total.clear):
+        return replace(bare, later=sums.found)
+    term = total.add.inputs[total.position]
+    return Term(total.add, Addend(total.add, total.position), holders(program, term))
 
 
 def holders(program: Program, name: str) -> tuple[str, ...]:
