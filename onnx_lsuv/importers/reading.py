@@ -74,7 +74,7 @@ class Forecast:
 
 
 def forecast(model: Model | Plan, portable: Model | Plan | None = None) -> tuple[Forecast, ...]:
-    """Say what trains where, from the file alone: no weight is read, and nothing is rewritten.
+    """Say what trains where, from the file alone; nothing is rewritten, and a sample of each weight is read.
 
     Args:
         model: or its plan.

@@ -88,21 +88,32 @@ def _sinusoids(values: Array, tolerance: float) -> str:
     lines = list(_matrices(values))
     if values.ndim > 2:
         lines.append(values.reshape(-1, values.shape[-1]).T)
-    names = {_waves(matrix[1::stride], tolerance) for matrix in lines for stride in (1, 2)}
+    pairs = [matrix[1::stride] for matrix in lines for stride in (1, 2)]
+    names = {_waves(matrix, tolerance) for matrix in pairs if _may_wave(matrix)}
     return next((name for name in ("DCT", "DFT", "sinusoids") if name in names), "")
 
 
-def _waves(matrix: Array, tolerance: float) -> str:
+def _may_wave(matrix: Array) -> bool:
+    """Say whether a few columns follow the rule; further apart, so that little is read of a file that is mapped."""
     if len(matrix) < _LENGTH - 1 or matrix.shape[1] < 4:
-        return ""
-    step = max(1, matrix.shape[1] // _COLUMNS)
-    x = _float(matrix[:_LENGTH, ::step][:, :_COLUMNS])
-    norms = np.sqrt((x**2).sum(0))
-    heavy = norms > 1e-3 * norms.max()
+        return False
+    _, errors, norms = _rule(_float(matrix[:_LENGTH, matrix.shape[1] // 5 :: -(-matrix.shape[1] // 5)]))
+    return bool((errors <= 2 * _FIT * norms).sum() * 2 >= len(norms))
+
+
+def _rule(x: Float) -> tuple[Float, Float, Float]:
+    """Return the c of each column that fits best, how far the column is from following it, and the column's length."""
     sums, middle = x[2:] + x[:-2], x[1:-1]
-    squares = (middle**2).sum(0)
-    c = (sums * middle).sum(0) / np.where(squares == 0, 1, squares)
-    errors = np.sqrt(((sums - c * middle) ** 2).sum(0))
+    squares = np.einsum("ij,ij->j", middle, middle)
+    c = np.einsum("ij,ij->j", sums, middle) / np.where(squares == 0, 1, squares)
+    off = sums - c * middle
+    return c, np.sqrt(np.einsum("ij,ij->j", off, off)), np.sqrt(np.einsum("ij,ij->j", x, x))
+
+
+def _waves(matrix: Array, tolerance: float) -> str:
+    step = max(1, matrix.shape[1] // _COLUMNS)
+    c, errors, norms = _rule(_float(matrix[:_LENGTH, ::step][:, :_COLUMNS]))
+    heavy = norms > 1e-3 * norms.max()
     # Near |c| = 2 any smooth curve fits, so that the error has to be small beside 2 - |c|.
     clear = heavy & (2 - np.abs(c) > 100 * tolerance)
     good = clear & (errors <= _FIT * np.minimum(1, 2 - np.abs(c)) * norms)
@@ -205,9 +216,9 @@ def _bank(values: Array) -> str:
     squeezed = values.squeeze()
     if squeezed.ndim != 2 or min(squeezed.shape) < 4 or max(squeezed.shape) < 8:
         return ""
-    sample = squeezed[:_SAMPLE, :_COLUMNS]
-    if np.count_nonzero(sample) * 4 > sample.size * 3 or (sample < 0).any():
-        return ""
+    for sample in (squeezed[:4, :_SAMPLE], squeezed[:_SAMPLE, :_COLUMNS]):
+        if np.count_nonzero(sample) * 8 > sample.size * 7 or (sample < 0).any():
+            return ""
     x = _float(squeezed)
     if np.count_nonzero(x) * 2 > x.size or not np.isfinite(x).all() or (x < 0).any():
         return ""
@@ -239,7 +250,7 @@ def _one_hot(values: Array) -> str:
     for matrix in _matrices(values):
         if len(matrix) < 4 or matrix.shape[1] < 2:
             continue
-        if (np.count_nonzero(matrix[:2, :_COLUMNS], axis=1) > 1).any():
+        if (np.count_nonzero(matrix[:2, :4], axis=1) > 1).any():
             continue
         for part in (matrix[:_SAMPLE], matrix):
             if (np.count_nonzero(part, axis=1) != 1).any():
