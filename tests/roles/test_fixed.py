@@ -95,7 +95,8 @@ def constant_q(count: int, length: int) -> Array:
     for k in range(count):
         rate = 0.02 * 2 ** (k / 12)
         size = min(length, int(17 / rate))
-        window = np.where(np.abs(t) < size / 2, 0.5 + 0.5 * np.cos(2 * np.pi * t / size), 0)
+        window = np.zeros(length)
+        window[length // 2 - size // 2 :][:size] = scipy.signal.get_window("hann", size)
         kernels.append(window * np.cos(2 * np.pi * rate * t))
     return np.stack(kernels)[:, None, None]
 
@@ -197,7 +198,7 @@ def test_a_front_end_that_was_trained_further_is_a_weight(case: str) -> None:
 SHAPES: list[tuple[int, ...]] = [
     (1, 1), (2, 2), (3, 3), (1, 3), (3, 1), (4, 4), (8, 8), (16, 4), (64, 64), (10, 300), (3, 8, 8),
     (1, 1, 1, 1), (8, 1, 3, 3), (1, 1, 3, 3), (2, 1, 2, 2), (4, 1, 2, 2), (16, 8, 3, 3), (64, 1, 5, 5), (8, 16, 1, 1),
-    (3, 3, 1, 1), (1, 3, 1, 1), (16, 1, 3), (4, 1, 2), (32, 16, 9), (1, 1, 8), (5, 4, 2, 3, 3),
+    (3, 3, 1, 1), (1, 3, 1, 1), (16, 1, 3), (4, 1, 2), (32, 16, 9), (1, 1, 8), (8, 1, 64), (5, 4, 2, 3, 3),
 ]  # fmt: skip
 
 
@@ -243,7 +244,7 @@ def test_no_start_is_taken_for_a_transform(shape: tuple[int, ...]) -> None:
 
 
 def test_no_weight_of_the_corpora_is_taken_for_a_transform() -> None:
-    # The spectrograms of silero_vad, basic_pitch's low-pass filter and Whisper's positions are what they are called.
+    # Spectrograms of silero_vad, the constant-Q transform of basic_pitch and positions of Whisper are what is said.
     allowed = {
         "silero_vad__silero_vad.onnx": {"DFT"},
         "basic_pitch__nmp.onnx": {"symmetric filters"},
@@ -324,6 +325,12 @@ def test_a_pattern_that_names_a_transform_takes_it(lsuv: Lsuv, pattern: str) -> 
     run = lsuv(model, audio, include=[pattern], keep_bias=True)
     assert run.changed == {"bank"}
     assert run.reasons() == dict.fromkeys(("re", "im", "c", "g", "y"), "excluded")
+
+
+def test_the_forecast_counts_a_transform_that_is_named() -> None:
+    model = onnx_lsuv.from_proto(front_end()[0])
+    for include, count in (((), 2), (("bank", "w*"), 3)):
+        assert len(onnx_lsuv.plan(model, include=include).whole_plan.weights) == count
 
 
 def test_a_transform_can_be_excluded(lsuv: Lsuv) -> None:
