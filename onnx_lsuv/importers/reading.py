@@ -97,7 +97,7 @@ class Forecast:
 
 
 def forecast(model: Model | Result | Plan, portable: Model | Result | Plan | None = None) -> tuple[Forecast, ...]:
-    """Say what trains where, from the file alone: no weight is read, and nothing is rewritten.
+    """Say what trains where, from the file alone; nothing is rewritten, and a sample of each weight is read.
 
     Args:
         model: from `load` or `from_proto`; or a result, of which all layers are meant, or the plan in one.

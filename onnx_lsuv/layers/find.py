@@ -17,7 +17,7 @@ from onnx_lsuv.operators import of
 from onnx_lsuv.operators.matrices import misfit
 from onnx_lsuv.program.order import execution_order
 from onnx_lsuv.program.program import FLOAT_TYPES, Constant, Node, Program, walk
-from onnx_lsuv.roles import Product, Skipped, find_roles
+from onnx_lsuv.roles import Product, Skipped, find_roles, weight_transform
 from onnx_lsuv.roles.products import uses, writable
 from onnx_lsuv.sources.moves import FixedTerm, Source, Untraceable
 from onnx_lsuv.sources.tracing import overlap, region, trace, trace_sum
@@ -26,19 +26,25 @@ _ALONE = "serves something else too, and cannot follow two scales"
 
 
 def find_layers(
-    program: Program, *, wanted: Callable[..., bool] = lambda *names: True, keep_bias: bool = False, fresh: bool = False
+    program: Program,
+    *,
+    wanted: Callable[..., bool] = lambda *names: True,
+    named: Callable[..., bool] = lambda *names: False,
+    keep_bias: bool = False,
+    fresh: bool = False,
 ) -> Plan:
     """Find the layers of a program, their weights and biases, and the norms beside them.
 
     Args:
         program: the expanded model.
         wanted: called with a node's label and the names of its weight; False leaves the weight alone.
+        named: called likewise; True takes the weight even where its values are a fixed transform.
         keep_bias: leave biases as they are.
         fresh: find the parameters beside the layers too, which reads values; `wanted` is also for these.
     """
     found = [each for node in program.walk() for each in _consider(program, node)]
     skipped = [each for each in found if isinstance(each, Skipped)]
-    chosen = _chosen(program, [each for each in found if isinstance(each, Product)], skipped, wanted)
+    chosen = _chosen(program, [each for each in found if isinstance(each, Product)], skipped, wanted, named)
     asked = wanted if fresh else None
     roles = find_roles(program, [product for product, _ in chosen], skipped, keep_bias=keep_bias, wanted=asked)
     layers = [
@@ -195,7 +201,11 @@ def _holds_layer(graph: GraphProto) -> bool:
 
 
 def _chosen(
-    program: Program, candidates: Sequence[Product], skipped: list[Skipped], wanted: Callable[..., bool]
+    program: Program,
+    candidates: Sequence[Product],
+    skipped: list[Skipped],
+    wanted: Callable[..., bool],
+    named: Callable[..., bool],
 ) -> list[tuple[Product, str]]:
     """Decide tensor by tensor: skip candidates; return those that stay, each with the key of its weight."""
     places = {(c.node, c.position) for c in candidates}
@@ -207,15 +217,26 @@ def _chosen(
     for name, group in groups.items():
         fault = _fault(program, name, group, places)
         regions = {} if fault else {c: region(c.source, program.constants[name].dims) for c in group}
+        transforms: dict[str, str] = {}
         for c in group:
-            sharing = [d for d in regions if regions[d] == regions[c]]
+            sharing = [(d.node.label, *tensor_names(program, d.source)) for d in regions if regions[d] == regions[c]]
             if fault:
                 skipped.append(_skipped(program, c.node, c.source, *fault))
-            elif all(wanted(d.node.label, *tensor_names(program, d.source)) for d in sharing):
-                keys[c] = name + (f"[{regions[c]}]" if regions[c] else "")
-            else:
+            elif not all(wanted(*names) for names in sharing):
                 skipped.append(_skipped(program, c.node, c.source, "excluded", REASONS["excluded"]))
+            elif not any(named(*names) for names in sharing) and (what := _transform(program, c, regions, transforms)):
+                skipped.append(_skipped(program, c.node, c.source, "fixed", f"the weight is a fixed transform: {what}"))
+            else:
+                keys[c] = name + (f"[{regions[c]}]" if regions[c] else "")
     return [(c, keys[c]) for c in candidates if c in keys]
+
+
+def _transform(program: Program, candidate: Product, regions: dict[Product, str], transforms: dict[str, str]) -> str:
+    """Return which fixed transform a weight is, or ""; of those that share a region the first to be asked decides."""
+    region = regions[candidate]
+    if region not in transforms:
+        transforms[region] = weight_transform(program, candidate.source)
+    return transforms[region]
 
 
 def _fault(program: Program, name: str, group: list[Product], places: set[tuple[Node, int]]) -> tuple[str, str] | None:

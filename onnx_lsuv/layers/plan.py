@@ -18,6 +18,7 @@ REASONS: dict[str, str] = {
     "dynamic": "the weight is computed from the data",
     "empty": "the weight has no values",
     "excluded": "excluded by the user",
+    "fixed": "the weight is a fixed transform, as a DFT or a blur: its values show that somebody computed them",
     "layout": "the weight has a layout of one runtime only: give the model before it was optimised",
     "operator": "the operator holds weights in a form that is not supported",
     "quantised": "the weight is quantised: give the float model",

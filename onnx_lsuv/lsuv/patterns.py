@@ -25,6 +25,10 @@ class Choice:
         included = self._matches(self.include, names) or not self.include
         return not self._matches(self.exclude, names) and included
 
+    def named(self, *names: str) -> bool:
+        """Say whether a pattern of include names what has these names."""
+        return self._matches(self.include, names)
+
     def _matches(self, patterns: Sequence[str], names: Sequence[str]) -> bool:
         hits = {pattern for pattern in patterns if any(fnmatchcase(name, pattern) for name in names)}
         self.matched |= hits

@@ -84,7 +84,9 @@ def find(model: Model | Result, settings: Settings) -> Plan:
         model = model.model
     program = program or expand(model)
     choice = Choice(settings.include, settings.exclude)
-    found = find_layers(program, wanted=choice.wanted, keep_bias=settings.keep_bias, fresh=settings.fresh)
+    found = find_layers(
+        program, wanted=choice.wanted, named=choice.named, keep_bias=settings.keep_bias, fresh=settings.fresh
+    )
     for pattern in choice.unmatched:
         raise UsageError(no_match(pattern, find_layers(program)))
     return found

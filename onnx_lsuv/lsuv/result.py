@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from onnx_lsuv.layers import Plan, find_layers
+from onnx_lsuv.lsuv.patterns import Choice
 from onnx_lsuv.lsuv.settings import Settings
 from onnx_lsuv.model import Model
 
@@ -157,9 +158,9 @@ class Result:
 
     @property
     def whole_plan(self) -> Plan:
-        """The plan without any choice: with all layers, whatever the patterns, and with biases to be set."""
+        """The plan with all layers, fixed transforms where a pattern names them, and with biases to be set."""
         chosen = self.settings.include or self.settings.exclude or self.settings.keep_bias
-        return find_layers(self.plan.program) if chosen else self.plan
+        return find_layers(self.plan.program, named=Choice(self.settings.include, ()).named) if chosen else self.plan
 
     @property
     def target_std(self) -> float:

@@ -9,6 +9,7 @@
     reachability   ... ... what lies before and after layers
     values         ... ... what values tell
     prepared       which inputs the graph prepares itself
+    fixed          which transform a weight's values are, if somebody computed them
     index_limits   how large the integers of an input may be
 
 An operand of a known operator is what its place says. All else is told by what is around it, and then by its values.
@@ -16,6 +17,7 @@ An operand of a known operator is what its place says. All else is told by what 
 
 from onnx_lsuv.roles.biases import Addend
 from onnx_lsuv.roles.find import Role, Roles, find_roles
+from onnx_lsuv.roles.fixed import fixed_transform, weight_transform
 from onnx_lsuv.roles.index_limits import limits_of
 from onnx_lsuv.roles.norms import Norm
 from onnx_lsuv.roles.parameters import VALUES, Parameter, Parameters
@@ -33,6 +35,8 @@ __all__ = [
     "Roles",
     "Skipped",
     "find_roles",
+    "fixed_transform",
     "limits_of",
     "prepared_inputs",
+    "weight_transform",
 ]

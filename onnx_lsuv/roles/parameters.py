@@ -62,12 +62,12 @@ def find_parameters(
     Args:
         program: all of it.
         products: those that are drawn.
-        skipped: nodes that are left alone; what an excluded one reads, or its bias, is left alone too.
+        skipped: nodes that are left alone; what an excluded or fixed one reads, or its bias, is left alone too.
         handled: constants whose role is known.
         wanted: called with the label of a node that reads a constant, and the constant's; False leaves it alone.
     """
     reachability = find_reachability(program, products, skipped)
-    excluded = [each for each in skipped if each.reason == "excluded"]
+    excluded = [each for each in skipped if each.reason in ("excluded", "fixed")]
     labels, nodes = {each.weight for each in excluded}, {each.node for each in excluded}
     fresh, kept, zeros = [], [], []
 

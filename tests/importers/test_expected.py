@@ -23,6 +23,7 @@ from onnx_lsuv import Model, ModelError, importers, portable
 from onnx_lsuv.importers import IMPORTERS, KINDS, forecast
 from onnx_lsuv.importers.table import CURES, MEASURED
 from onnx_lsuv.portable import make_portable
+from onnx_lsuv.sources.moves import Source
 
 ROOT = Path(__file__).resolve().parents[2]
 FOUND = sorted(path for folder in (CORPUS, ROOT / "sample_models", LIGHT) for path in folder.glob("*.onnx"))
@@ -227,17 +228,25 @@ def test_a_fault_in_the_rewriting_fails_only_what_asks_for_it(here: Path, mode: 
     call("m.onnx", "-d", "x.npy", "--portable", "--force", status=70)
 
 
-def test_no_weight_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_is_read_than_a_sample_of_each_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     large = onnx_lsuv.from_proto(
         model("a = MatMul(x, w) y = Add(a, b)", "float[N,64] x", w=normal(64, 64), b=normal(64))
     )
 
     def read(*_: object) -> None:
-        raise AssertionError("a weight was read")
+        raise AssertionError("values were read")
+
+    asked = []
+
+    def transform(_: object, source: Source) -> str:
+        asked.append(source.constant)
+        return ""
 
     monkeypatch.setattr("onnx_lsuv.model.values.read", read)
     monkeypatch.setattr("onnx_lsuv.program.program.read", read)
+    monkeypatch.setattr("onnx_lsuv.layers.find.weight_transform", transform)
     assert {each.portable.trainable for each in forecast(large)} == {1}
+    assert asked == ["w"]
 
 
 def test_importers_know_nothing_of_the_rewriting() -> None:

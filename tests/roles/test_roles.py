@@ -10,6 +10,7 @@ from oracle import normal, parse
 
 import onnx_lsuv
 from onnx_lsuv.layers import find_layers
+from onnx_lsuv.model import read
 from onnx_lsuv.program import expand
 
 TEXT = """<ir_version: 10, opset_import: ["" : 21]> g (float[N,4,6,6] x, int64[N] i) => (float y) {
@@ -52,12 +53,16 @@ def test_every_constant_that_changes_has_a_role(model: ModelProto) -> None:
     assert {each.constant for each in plan.parameters.fresh} == {"b2", "s1", "t1", "slope", "table"}
 
 
-def test_no_value_is_read_where_nobody_asks_for_parameters(model: ModelProto) -> None:
+def test_no_values_but_those_of_weights_are_read_where_nobody_asks_for_parameters(model: ModelProto) -> None:
     program = expand(onnx_lsuv.from_proto(model))
     with mock.patch("onnx_lsuv.roles.parameters.stored", side_effect=AssertionError), pytest.raises(AssertionError):
         find_layers(program, fresh=True)
-    with mock.patch("onnx_lsuv.program.program.read", side_effect=AssertionError):
+    with mock.patch("onnx_lsuv.program.program.read", side_effect=read) as reading:
         plan = find_layers(program)
+    sites = {program.constants[name].site for name in ("w1", "w2", "w3", "w4")}
+    assert {call.args[1] for call in reading.call_args_list} == sites
+    with mock.patch("onnx_lsuv.program.program.read", side_effect=AssertionError):
+        find_layers(program, named=lambda *names: True)
     assert not plan.parameters.fresh
     assert plan.roles.keys() == {"w1", "w2", "w3", "w4", "m1", "v1", "b1"}
 
