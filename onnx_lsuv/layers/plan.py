@@ -25,6 +25,7 @@ REASONS: dict[str, str] = {
     "sparse": "the weight is a sparse tensor: give the model with dense ones",
     "tied": "something that is not a layer reads the weight too",
     "type": "the weight's type is not supported",
+    "unchanged": "no changed weight lies before it",
 }
 
 
@@ -89,7 +90,8 @@ class Plan:
     weights: dict[str, Weight]  # by key, in the order of first use
     zeroed: tuple[str, ...]  # constants that become zero
     forget: tuple[tuple[Source, int], ...]  # an LSTM's bias operand and hidden size: its forget gate's bias becomes 1
-    norms: tuple[Norm, ...]
+    norms: tuple[Norm, ...]  # whose statistics are calibrated
+    stored: tuple[Norm, ...]  # whose statistics could be, and are kept
     skipped: tuple[Skipped, ...]
     kept_statistics: tuple[Skipped, ...]  # BatchNormalizations that keep their stored statistics
     parameters: Parameters  # that start anew, or might; none where nobody asked

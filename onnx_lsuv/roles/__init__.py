@@ -3,7 +3,7 @@
     find           ask for all of it: products of data and a constant -> a table of Role, and what a Plan needs
     products       ... what is asked about, and who else reads such a constant in the end
     biases         ... what is added to a product
-    norms          ... running statistics; norms that exporters write out
+    norms          ... running statistics, and which are to be calibrated; norms that exporters write out
     parameters     ... trained constants beside these, of norms, activations, tables, states; only where they are wanted
     reachability   ... ... what lies before and after layers
     values         ... ... what values tell
@@ -20,6 +20,7 @@ from onnx_lsuv.roles.norms import Norm
 from onnx_lsuv.roles.parameters import VALUES, Parameter, Parameters
 from onnx_lsuv.roles.prepared import prepared_inputs
 from onnx_lsuv.roles.products import Product, Skipped
+from onnx_lsuv.roles.reachability import before
 
 __all__ = [
     "VALUES",
@@ -31,6 +32,7 @@ __all__ = [
     "Role",
     "Roles",
     "Skipped",
+    "before",
     "find_roles",
     "limits_of",
     "prepared_inputs",

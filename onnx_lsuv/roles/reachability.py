@@ -58,13 +58,28 @@ def find_reachability(program: Program, products: Sequence[Product], skipped: Se
     return Reachability(program, learned, leading, nodes, {product.node: product.matrix for product in products})
 
 
+def after(program: Program, constants: Set[str]) -> Set[str]:
+    """Return the values that depend on constants, their shapes alone left out; in a loop all states do if one does."""
+    found: set[str] = set(constants)
+    readers = {node for node in program.walk() if not found.isdisjoint(node.inputs) and not of(node).reads_shape}
+    _forward(program.body, found, readers)
+    return found
+
+
+def before(program: Program, nodes: Set[Node]) -> Set[str]:
+    """Return the values that nodes depend on."""
+    found: set[str] = set()
+    _backward(program.body, found, nodes)
+    return found
+
+
 def _is_float(program: Program, name: str) -> bool:
     return name in program.constants and program.constants[name].elem_type in FLOAT_TYPES
 
 
 def _forward(body: Body, learned: set[str], marks: Set[Node]) -> None:
     for node in body.nodes:
-        hit = node in marks or any(name in learned for name in node.inputs)
+        hit = node in marks or (not of(node).reads_shape and any(name in learned for name in node.inputs))
         for inner in node.bodies.values():
             # A loop's states come back, so what is learned inside is so from the start.
             if hit or any(each in marks for each in walk(inner)):
