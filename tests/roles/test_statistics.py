@@ -247,6 +247,26 @@ def test_a_function_is_asked_at_each_call(lsuv: Lsuv) -> None:
     assert list(kept(run).values()) == ["unchanged"]
 
 
+@pytest.mark.parametrize("batches", [1, 2])
+def test_in_a_loop_the_state_comes_back(batches: int) -> None:
+    """What is sliced from the data stays; the state does not, from the second turn on, nor what it ends with."""
+    text = f"""{HEAD} g (float[5,N,4] x, float[N,4] h) => (float y, float q) {{
+      last, all = Scan<num_scan_inputs=1, body = b (float[N,4] state, float[N,4] e)
+        => (float[N,4] next, float[N,4] o) {{ a = BatchNormalization(e, s, t, m, v)
+        c = BatchNormalization(state, s, t, m2, v2)
+        z = MatMul(a, w) r = Add(z, c) next = Tanh(r) o = Identity(e) }}>(h, x)
+      k = BatchNormalization(last, s, t, m3, v3) y = MatMul(k, u)
+      i = ReduceMean<axes=[0], keepdims=0>(all) j = BatchNormalization(i, s, t, m4, v4) q = MatMul(j, u2) }}"""
+    tensors = before(w=normal(4, 4), u=normal(4, 3), u2=normal(4, 3, seed=1))
+    tensors |= {f"{name}{i}": normal(4, seed=i) ** 2 + 1 for name in "mv" for i in (2, 3, 4)}
+    given = [{"x": normal(5, 16, 4, seed=i), "h": normal(16, 4, seed=i + 5)} for i in range(batches)]
+    result = onnx_lsuv.initialize(onnx_lsuv.from_proto(parse(text, **tensors)), given)
+    assert {row.weight for row in result.kept_statistics if row.reason == "unchanged"} == {"m", "m4"}
+    assert {c.tensor for c in result.changes} == {"w", "u", "u2", "m2", "v2", "m3", "v3"}
+    measured = onnx_lsuv.measure(result.model, given, like=result)
+    assert all(row.status == "ok" for row in measured.layers)
+
+
 def test_a_norm_keeps_its_statistics_where_its_input_stays() -> None:
     spared = needed = needless = 0
     for seed in range(60):
@@ -255,17 +275,17 @@ def test_a_norm_keeps_its_statistics_where_its_input_stays() -> None:
         result = onnx_lsuv.initialize(onnx_lsuv.from_proto(case.model), case.batches, include=[weight])
         after = onnx.load_model_from_string(onnx_lsuv.to_bytes(result.model))
         runs = [[control_graphs.trace(model, batch) for model in (case.model, after)] for batch in case.batches]
-        plan, constants = result.plan, result.plan.program.constants
-        stored, set_anew = (
-            {plan.program.constants[n.mean].label for n in norms} for norms in (plan.stored, plan.norms)
-        )
+        constants, plan = result.plan.program.constants, result.plan
+        stored, anew = ({constants[norm.mean].label for norm in norms} for norms in (plan.stored, plan.norms))
         for value, _, mean, _ in case.norms.values():
             same = all(value not in old or all(map(np.array_equal, old[value], new[value])) for old, new in runs)
             assert same or mean not in stored
+            alone = sum(names[2] == mean for names in case.norms.values()) == 1
+            reached = any(value in old and any(map(np.any, old[value])) for old, _ in runs)
             spared += mean in stored
-            needed += not same and mean in set_anew
-            needless += same and mean in set_anew
-    # In a loop all that lies in its body counts, and so does a state of zeros that a weight gives.
-    print(spared, needed, needless)
+            needed += not same and mean in anew
+            needless += same and mean in anew and alone and reached
     assert spared > 20
-    assert needless < needed
+    # A loop may run once, and ends before its state comes back.
+    assert needed > 40
+    assert needless <= 5
