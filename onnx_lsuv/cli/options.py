@@ -118,6 +118,11 @@ class Options:
     )
     keep_bias: bool = _flag(METHOD, "Leave biases instead of setting them to zero.", "--keep-bias")
     center: bool = _flag(METHOD, "Set biases so that each channel's mean is 0, where a layer has one.", "--center")
+    recalibrate: bool = _flag(
+        METHOD,
+        "Set the statistics of every BatchNormalization, also where no weight before it changes.",
+        "--recalibrate",
+    )
     tolerance: float | None = _option(
         METHOD, "On the variance relative to its target. Default: 0.005, half precision 0.02.", metavar="X"
     )
@@ -215,6 +220,7 @@ class Options:
             exclude=self.exclude or (),
             keep_bias=self.keep_bias,
             center=self.center,
+            recalibrate=self.recalibrate,
             tolerance=None if self.no_verify else self.tolerance,
         )
 

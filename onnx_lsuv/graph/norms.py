@@ -1,4 +1,4 @@
-"""BatchNormalizations, which normalise with the data's statistics while calibrating.
+"""BatchNormalizations, which normalise with the data's statistics while calibrating, or with stored ones that stay.
 
 In blocks, x = f x' being there as x' with a factor f still to come, one pass over x' does it:
 
@@ -38,8 +38,10 @@ def write_norm(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> None:
         return moments(scope, source, known.elem_type, known.dims, width, shifted=key in rw.shifted)
 
     found = rw.decide(scope, norm, own)
-    mean, var = (scope.cast(row, elem_type) for row in (found.mean, _bounded(scope, found.var, elem_type)))
-    scope.nodes += map(proto_of, neutral_nodes(replace(node, inputs=(*node.inputs[:3], mean, var))))
+    if node not in rw.stored:
+        mean, var = (scope.cast(row, elem_type) for row in (found.mean, _bounded(scope, found.var, elem_type)))
+        node = replace(node, inputs=(*node.inputs[:3], mean, var))
+    scope.nodes += map(proto_of, neutral_nodes(node))
 
 
 def variance_limits(elem_type: int) -> tuple[float, float]:
@@ -77,12 +79,13 @@ def write_norm_in_blocks(rw: RewriteContext, scope: ScopeBuilder, node: Node) ->
 
     found = rw.decide(scope, norm, own)
     epsilon = scope.double(node.attributes.real("epsilon", 1e-5))
-    spread = scope.op("Sqrt", scope.op("Add", _bounded(scope, found.var, TensorProto.DOUBLE), epsilon))
     # The model may compute them.
-    reps.materialise(*node.inputs[1:3])
-    gain, bias = (scope.cast(name, TensorProto.DOUBLE) for name in node.inputs[1:3])
-    gain = scope.op("Div", gain, spread)
-    shift = scope.cast(scope.op("Sub", bias, scope.op("Mul", gain, found.mean)), TensorProto.FLOAT)
+    operands = node.inputs[1 : 5 if node in rw.stored else 3]
+    reps.materialise(*operands)
+    gain, bias, *stored = (scope.cast(name, TensorProto.DOUBLE) for name in operands)
+    mean, var = stored or (found.mean, _bounded(scope, found.var, TensorProto.DOUBLE))
+    gain = scope.op("Div", gain, scope.op("Sqrt", scope.op("Add", var, epsilon)))
+    shift = scope.cast(scope.op("Sub", bias, scope.op("Mul", gain, mean)), TensorProto.FLOAT)
     scale = scope.cast(gain if factor is None else scope.op("Mul", gain, factor), TensorProto.FLOAT)
     made = scale_and_shift(scope, rep.name, scale, shift, width, reps.block)
     reps.current[output] = Representation(made.output[0], None, True)

@@ -44,6 +44,7 @@ class RewriteContext:
     starts: dict[Node, Layer] = field(default_factory=dict)
     ends: dict[Node, Layer] = field(default_factory=dict)
     norms: dict[Node, Norm] = field(default_factory=dict)
+    stored: frozenset[Node] = frozenset()  # of `norms`, those that run with the stored statistics
     measured: dict[str, Moments | None] = field(default_factory=dict)  # of the channels of values in blocks
     outer: frozenset[Node] = frozenset()  # the nodes of the main graph
     rough: dict[str, Rough] = field(default_factory=dict)  # key -> what is asked of its record
@@ -56,7 +57,11 @@ class RewriteContext:
                 # With its bias at zero a layer can be measured before the Add as well, which saves a case.
                 self.ends[layer.node if self.rescale and not layer.stays else layer.end] = layer
         if self.rescale:
-            self.norms = {norm.node: norm for norm in self.plan.norms}
+            # What the data are before a norm that keeps its statistics tells whether these fit; inside other nodes it
+            # would take runs more.
+            watched = [norm for norm in self.plan.stored if norm.node in self.outer]
+            self.norms = {norm.node: norm for norm in (*self.plan.norms, *watched)}
+            self.stored = frozenset(norm.node for norm in watched)
 
     def keys_inside(self, node: Node) -> dict[str, int]:
         """Return the keys of all records inside a node's scopes, in the order of execution, with their columns."""

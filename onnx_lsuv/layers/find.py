@@ -30,8 +30,10 @@ def find_layers(
     *,
     wanted: Callable[..., bool] = lambda *names: True,
     named: Callable[..., bool] = lambda *names: False,
+    excluded: Callable[..., bool] = lambda *names: False,
     keep_bias: bool = False,
     fresh: bool = False,
+    recalibrate: bool = False,
 ) -> Plan:
     """Find the layers of a program, their weights and biases, and the norms beside them.
 
@@ -39,14 +41,24 @@ def find_layers(
         program: the expanded model.
         wanted: called with a node's label and the names of its weight; False leaves the weight alone.
         named: called likewise; True takes the weight even where its values are a fixed transform.
+        excluded: called with a norm's label and the names of its statistics; True keeps these.
         keep_bias: leave biases as they are.
         fresh: find the parameters beside the layers too, which reads values; `wanted` is also for these.
+        recalibrate: calibrate the statistics of norms also where nothing changes before them.
     """
     found = [each for node in program.walk() for each in _consider(program, node)]
     skipped = [each for each in found if isinstance(each, Skipped)]
     chosen = _chosen(program, [each for each in found if isinstance(each, Product)], skipped, wanted, named)
     asked = wanted if fresh else None
-    roles = find_roles(program, [product for product, _ in chosen], skipped, keep_bias=keep_bias, wanted=asked)
+    roles = find_roles(
+        program,
+        [product for product, _ in chosen],
+        skipped,
+        keep_bias=keep_bias,
+        wanted=asked,
+        excluded=excluded,
+        recalibrate=recalibrate,
+    )
     layers = [
         Layer(
             node=product.node,
@@ -65,7 +77,7 @@ def find_layers(
     used: dict[Node, list[str]] = {}
     for layer in layers:
         used.setdefault(layer.node, []).append(layer.weight)
-    for norm in roles.norms:
+    for norm in (*roles.norms, *roles.stored):
         used.setdefault(norm.node, []).append(f"{norm.mean} {norm.var}")
     order = execution_order(program.body, used, {layer.node: layer.end for layer in layers})
     turns = {node: turn for turn, node in enumerate(walk(program.body, order))}
@@ -78,6 +90,7 @@ def find_layers(
         forget=roles.biases.forget,
         left_terms=roles.biases.left,
         norms=roles.norms,
+        stored=roles.stored,
         skipped=tuple(skipped),
         kept_statistics=roles.kept_statistics,
         parameters=roles.parameters,

@@ -26,6 +26,7 @@ REASONS: dict[str, str] = {
     "sparse": "the weight is a sparse tensor: give the model with dense ones",
     "tied": "something that is not a layer reads the weight too",
     "type": "the weight's type is not supported",
+    "unchanged": "no changed weight lies before it",
 }
 
 
@@ -96,7 +97,8 @@ class Plan:
     zeroed: tuple[str, ...]  # constants that become zero
     forget: tuple[tuple[Source, int], ...]  # an LSTM's bias operand and hidden size: its forget gate's bias becomes 1
     left_terms: Mapping[str, Node]  # constants that are added behind the end of a layer, and stay: the layer
-    norms: tuple[Norm, ...]
+    norms: tuple[Norm, ...]  # whose statistics are calibrated
+    stored: tuple[Norm, ...]  # whose statistics could be, and are kept
     skipped: tuple[Skipped, ...]
     kept_statistics: tuple[Skipped, ...]  # BatchNormalizations that keep their stored statistics
     parameters: Parameters  # that start anew, or might; none where nobody asked

@@ -5,23 +5,30 @@ One note a kind, however many layers it is about:
     norm      a layer feeds normalisations alone: they cancel its scale, in training as well
     gate      a layer feeds a gate: its std decides how far the gate opens and closes
     residual  a stream to which each of L branches adds its own variance: it ends at 1 + L
+
+And one by what was measured: norms before scaled layers whose stored statistics are not those of the data.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import numpy as np
+
 from onnx_lsuv.errors import listing
-from onnx_lsuv.layers import Layer, Plan
+from onnx_lsuv.graph import COUNT, MEAN, VAR, Record, norm_key
+from onnx_lsuv.layers import Layer, Norm, Plan
 from onnx_lsuv.operators import WHOLE, of
-from onnx_lsuv.program import Node, Program
+from onnx_lsuv.program import Node, Program, stored
+from onnx_lsuv.roles import before
 
 SECTION = "What the notes say"  # of README
 FEW, PATTERNS = 3, 3
+MISFIT = 3.0  # times the std that a norm promises, from which on its statistics are not those of the data
 LONG = 4  # additions to a stream from which on it is worth a word
 
 # What a stream or a branch passes as it is.
@@ -63,6 +70,40 @@ def guide(plan: Plan, lowered: Collection[str] = ()) -> list[Note]:
     if len(lasts) >= LONG and not all(layer.weight in lowered for layer in lasts):
         texts["residual"] = _advice(plan, length, lasts)
     return [Note(kind, text) for kind, text in texts.items()]
+
+
+def misfits(plan: Plan, records: Mapping[str, Record]) -> list[str]:
+    """Return a note on norms before scaled layers that keep statistics which do not fit the data.
+
+    Args:
+        plan: the layers and norms.
+        records: of what goes into the norms, by key.
+    """
+    leading = before(plan.program, {layer.node for layer in plan.layers if layer.scaled})
+    norms = [norm for norm in plan.stored if norm.node.outputs[0] in leading and norm_key(norm) in records]
+    stds = {norm: _promised(plan, norm, records[norm_key(norm)]) for norm in norms}
+    off = {norm: std for norm, std in stds.items() if not 1 / MISFIT <= std <= MISFIT}
+    if not off:
+        return []
+    worst = max(off, key=lambda norm: abs(math.log(max(off[norm], 1e-9))) if off[norm] < math.inf else math.inf)
+    unchanged = {each.node for each in plan.kept_statistics if each.reason == "unchanged"}
+    cure = "--recalibrate to set them" if any(norm.node in unchanged for norm in off) else "leave out --exclude"
+    return [
+        f"the stored statistics of {len(off)} of {len(norms)} BatchNormalizations before scaled layers do not fit the "
+        f"data ({listing((norm.node.label for norm in off), FEW)}): what {worst.node.label!r} should bring to a std of "
+        f"1 has one of {off[worst]:.3g}; give data prepared as in training, or {cure}"
+    ]
+
+
+def _promised(plan: Plan, norm: Norm, record: Record) -> float:
+    """Return what the std about 0 of a normalised channel is, which should be 1, in the middle of all channels."""
+    if record[COUNT, 0] == 0:
+        return 1.0
+    mean, var = (stored(plan.program, name).astype(np.float64).reshape(-1) for name in (norm.mean, norm.var))
+    square = record[VAR] + (record[MEAN] - mean) ** 2
+    with np.errstate(all="ignore"):
+        found = np.sqrt(square / (var + norm.node.attributes.real("epsilon", 1e-5)))
+    return float(np.median(found)) if np.isfinite(found).all() else math.inf
 
 
 def _count(some: Sequence[Layer], every: Sequence[Layer]) -> str:

@@ -29,6 +29,11 @@ class Choice:
         """Say whether a pattern of include names what has these names."""
         return self._matches(self.include, names)
 
+    def excluded(self, *names: str) -> bool:
+        """Say whether exclude names a norm, by its node or its statistics; include leaves those to what changes."""
+        self._matches(self.include, names)
+        return self._matches(self.exclude, names)
+
     def _matches(self, patterns: Sequence[str], names: Sequence[str]) -> bool:
         hits = {pattern for pattern in patterns if any(fnmatchcase(name, pattern) for name in names)}
         self.matched |= hits

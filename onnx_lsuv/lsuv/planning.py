@@ -79,17 +79,28 @@ def find(model: Model | Result, settings: Settings) -> Plan:
     if isinstance(model, Result):
         if model.plan.program.model is model.model:
             program = model.plan.program
-            if model.settings.as_dict("plan") == settings.as_dict("plan"):
+            if _chooses(model.settings) == _chooses(settings):
                 return model.plan
         model = model.model
     program = program or expand(model)
     choice = Choice(settings.include, settings.exclude)
     found = find_layers(
-        program, wanted=choice.wanted, named=choice.named, keep_bias=settings.keep_bias, fresh=settings.fresh
+        program,
+        wanted=choice.wanted,
+        named=choice.named,
+        excluded=choice.excluded,
+        keep_bias=settings.keep_bias,
+        fresh=settings.fresh,
+        recalibrate=settings.all_statistics,
     )
     for pattern in choice.unmatched:
         raise UsageError(no_match(pattern, find_layers(program)))
     return found
+
+
+def _chooses(settings: Settings) -> tuple[object, ...]:
+    """Return what a plan goes by."""
+    return settings.include, settings.exclude, settings.keep_bias, settings.fresh, settings.all_statistics
 
 
 def require_layers(found: Plan) -> None:

@@ -18,7 +18,7 @@ from onnx_lsuv.lsuv.computed import altered
 from onnx_lsuv.lsuv.draw import Drawn, draw
 from onnx_lsuv.lsuv.execute import Progress, execute, quiet, repeat_for_large_means
 from onnx_lsuv.lsuv.fresh import fresh_notes, redrawn
-from onnx_lsuv.lsuv.notes import guide
+from onnx_lsuv.lsuv.notes import guide, misfits
 from onnx_lsuv.lsuv.patterns import Aims, aims_of
 from onnx_lsuv.lsuv.planning import left_notes, plan, require_layers
 from onnx_lsuv.lsuv.prepare import Clock, check_sizes, checked, run_notes, shapes_of
@@ -118,7 +118,7 @@ def _graph(task: _Task, shifted: Set[str] = frozenset()) -> Calibration:
     assert task.data is not None
     return build(
         # Without layers in its plan the graph computes them as they are, and only the norms are set.
-        found if task.planned.settings.rescale else replace(found, layers=(), weights={}),
+        found if task.planned.settings.rescale else replace(found, layers=(), weights={}, stored=()),
         shapes_of(task.data),
         rescale=True,
         staged=len(task.data) > 1,
@@ -184,7 +184,7 @@ def _result(
             *left_notes(found),
             *fresh_notes(found),
             *(not_centred(found, task.centres) if settings.center else ()),
-            *(map(str, guide(found, lowered)) if settings.rescale else ()),
+            *(map(str, (*misfits(found, records), *guide(found, lowered))) if settings.rescale else ()),
         ),
         data=task.data.describe() if task.data else {},
         device=task.device.name,

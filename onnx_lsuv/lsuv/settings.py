@@ -31,8 +31,11 @@ _CONTRADICTIONS: tuple[tuple[tuple[str, Any], tuple[str, Any], str], ...] = (
 )
 # What each verb goes by, as its report says it.
 REPORTED = {
-    "plan": ("include", "exclude", "keep_bias", "fresh"),
-    "initialize": ("seed", "init", "rescale", "fresh", "keep_bias", "center", "include", "exclude", "target"),
+    "plan": ("include", "exclude", "keep_bias", "fresh", "recalibrate"),
+    "initialize": (
+        *("seed", "init", "rescale", "fresh", "keep_bias", "center"),
+        *("recalibrate", "include", "exclude", "target"),
+    ),
     "measure": ("include", "exclude", "target"),
 }
 
@@ -56,6 +59,7 @@ class Choices(Wanted, total=False):
     fresh: bool
     keep_bias: bool
     center: bool
+    recalibrate: bool
 
 
 def keyword(name: str, value: Any = None) -> str:
@@ -103,7 +107,7 @@ _READ: dict[str, tuple[Callable[[Any], Any], str]] = {
     "target": (_targets, "{pattern: std}"),
     "tolerance": (_number_or_none, "a number or None"),
     **dict.fromkeys(("include", "exclude"), (_patterns, "a list of patterns")),
-    **dict.fromkeys(("rescale", "fresh", "keep_bias", "center"), (_switch, "True or False")),
+    **dict.fromkeys(("rescale", "recalibrate", "fresh", "keep_bias", "center"), (_switch, "True or False")),
 }
 
 
@@ -119,6 +123,7 @@ class Settings:
         target_std: the std that every layer's output is to have.
         target: other stds, as {pattern: std}; of several that match the last one counts.
         rescale: False leaves weights as drawn; statistics of BatchNormalizations are set all the same.
+        recalibrate: set the statistics of every BatchNormalization, also where no weight before it changes.
         fresh: every other parameter gets its usual starting value too.
         include: patterns of the layers to take; all where empty.
         exclude: patterns of layers to leave alone.
@@ -138,6 +143,7 @@ class Settings:
     target_std: float = 1.0
     target: Targets = ()
     rescale: bool = True
+    recalibrate: bool = False
     fresh: bool = False  # `roles.parameters` says which
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
@@ -152,6 +158,11 @@ class Settings:
                 object.__setattr__(self, name, read(value))
             except (TypeError, ValueError, OverflowError):
                 raise UsageError(f"{keyword(name)} has to be {wanted}, not {shorten(repr(value))}") from None
+
+    @property
+    def all_statistics(self) -> bool:
+        """Whether every BatchNormalization is calibrated: as asked, or as nothing else is left to do."""
+        return self.recalibrate or (self.init == "keep" and not self.rescale)
 
     @property
     def targets(self) -> tuple[tuple[str, float], ...]:

@@ -22,22 +22,29 @@ def as_github(result: Result, limit: int = LIMIT, *, other: Result | None = None
     """Return annotations, a line each without its end, at most `limit` of each level.
 
     Errors are the layers that missed, worst first; warnings the layers that the data never reached, and
-    BatchNormalizations that keep their stored statistics; notices the verdict, that of the other model, the notes, and
-    what was left alone.
+    BatchNormalizations whose statistics cannot be set; notices the verdict, that of the other model, the notes, and
+    what was left alone, or keeps its statistics as it should.
     """
     unreached = [row for row in result.layers if row.status == "not-reached"]
     compared = [] if other is None else [("other model", f"{_name(other.model.name)}: {verdict(other)}")]
     errors = [(f"layer {row.status}", f"{_name(row.name)}: {told(row)}") for row in misses(result)]
     warnings = [("layer not reached", f"{_name(row.name)}: {told(row)}") for row in unreached]
-    warnings += [("statistics kept", f"{_name(row.name)}: {row.detail}") for row in result.kept_statistics]
+    # Those that were meant to be kept, by what was chosen, call for nothing.
+    kept = [(group["reason"] in ("unchanged", "excluded"), _kept(group)) for group in groups(result.kept_statistics)]
+    warnings += [("statistics kept", told) for meant, told in kept if not meant]
     notices = [("verdict", verdict(result)), *compared, *(("note", note) for note in result.notes)]
+    notices += [("statistics kept", told) for meant, told in kept if meant]
     notices += [("left alone", _skipped(group)) for group in groups(result.skipped)]
     return [*_lines("error", errors, limit), *_lines("warning", warnings, limit), *_lines("notice", notices, limit)]
 
 
 def _skipped(group: Mapping[str, Any]) -> str:
+    return f"{group['op']} {_kept(group)}"
+
+
+def _kept(group: Mapping[str, Any]) -> str:
     more = f" and {group['nodes'] - 1} more" if group["nodes"] > 1 else ""
-    return f"{group['op']} {_name(group['names'][0])}{more}: {group['detail']}"
+    return f"{_name(group['names'][0])}{more}: {group['detail']}"
 
 
 def _name(name: str) -> str:

@@ -47,7 +47,7 @@ def as_markdown(
         columns = filled(SKIPPED, groups(result.skipped), "reason nodes op names detail")
         parts.append("#### Left alone\n\n" + _table(columns))
     if result.kept_statistics:
-        lines = [f"- {_code(row.name)}: {_plain(row.detail)}" for row in result.kept_statistics]
+        lines = [f"- {_names(group['names'])}: {_plain(group['detail'])}" for group in groups(result.kept_statistics)]
         parts.append("#### Statistics kept\n\n" + "\n".join(lines))
     if about.get("trains"):
         parts.append("#### What trains where\n\n" + _table(filled(TRAINS, importers(about["trains"]))))

@@ -82,7 +82,10 @@ def as_text(
     keys = _DONE if not plan else _WHOLE_PLAN if verbose else _PLAN
     always = "dtype std" if other is None else "std std_other"
     names = [] if other is None else only_there(result, other)
-    kept = [f"statistics kept: {page.name(row.name)}: {page.name(row.detail)}" for row in result.kept_statistics]
+    kept = [
+        f"statistics kept: {page.names(group['names'], verbose)}: {page.name(group['detail'])}"
+        for group in groups(result.kept_statistics)
+    ]
     parts = [
         page.table(result, other, keys, always) if result.layers else "",
         page.block([f"only in the other model: {page.names(names)}"] if names else []),

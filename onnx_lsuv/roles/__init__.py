@@ -4,7 +4,7 @@
     products       ... what is asked about, and who else reads such a constant in the end
     biases         ... what is added to a product
     sums           ... ... constants, at once or after operators that move it
-    norms          ... running statistics; norms that exporters write out
+    norms          ... running statistics, and which are to be calibrated; norms that exporters write out
     parameters     ... trained constants beside these, of norms, activations, tables, states; only where they are wanted
     reachability   ... ... what lies before and after layers
     values         ... ... what values tell
@@ -23,6 +23,7 @@ from onnx_lsuv.roles.norms import Norm
 from onnx_lsuv.roles.parameters import VALUES, Parameter, Parameters
 from onnx_lsuv.roles.prepared import prepared_inputs
 from onnx_lsuv.roles.products import Product, Skipped
+from onnx_lsuv.roles.reachability import before
 
 __all__ = [
     "VALUES",
@@ -34,6 +35,7 @@ __all__ = [
     "Role",
     "Roles",
     "Skipped",
+    "before",
     "find_roles",
     "fixed_transform",
     "limits_of",

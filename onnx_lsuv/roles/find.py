@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from onnx_lsuv.program.program import Program
 from onnx_lsuv.roles.biases import Biases, find_biases
-from onnx_lsuv.roles.norms import Norm, find_norms
+from onnx_lsuv.roles.norms import Norm, changing, find_norms
 from onnx_lsuv.roles.parameters import Parameters, find_parameters
 from onnx_lsuv.roles.products import Product, Skipped
 
@@ -26,8 +26,9 @@ class Roles:
 
     table: Mapping[str, Role]  # of the constants that change
     biases: Biases
-    norms: tuple[Norm, ...]
-    kept_statistics: tuple[Skipped, ...]
+    norms: tuple[Norm, ...]  # whose statistics are calibrated
+    stored: tuple[Norm, ...]  # whose statistics could be, and are kept
+    kept_statistics: tuple[Skipped, ...]  # these, and those that could not
     parameters: Parameters
 
 
@@ -38,6 +39,8 @@ def find_roles(
     *,
     keep_bias: bool,
     wanted: Callable[..., bool] | None,
+    excluded: Callable[..., bool],
+    recalibrate: bool,
 ) -> Roles:
     """Say what each constant is, by what reads it, and, where `wanted` is given, by its values.
 
@@ -47,14 +50,22 @@ def find_roles(
         skipped: nodes that are left alone.
         keep_bias: leave biases as they are.
         wanted: which parameters beside the layers to look for, see `find_parameters`; None: none, and no value is read.
+        excluded: which norms are to keep their statistics, see `changing`.
+        recalibrate: set all other statistics.
     """
     biases = find_biases(program, products, keep_bias=keep_bias)
-    norms, kept_statistics = find_norms(program)
+    writable, stuck = find_norms(program)
     table = {name: Role("weight", "product") for product in products for name in product.source.touched}
-    table |= {name: Role("statistics", "norm") for norm in norms for name in (norm.mean, norm.var)}
     table |= dict.fromkeys(biases.zeroed, Role("bias", "sum"))
     steps = (step for product in products for step in product.source.quantiser_steps)
     table |= {step.operand.constant: Role("step", "quantiser") for step in steps}
-    parameters = Parameters() if wanted is None else find_parameters(program, products, skipped, table.keys(), wanted)
+    handled = table.keys() | {name for norm in writable for name in (norm.mean, norm.var)}
+    parameters = Parameters() if wanted is None else find_parameters(program, products, skipped, handled, wanted)
     table |= {each.constant: Role(each.role, each.evidence) for each in parameters.fresh}
-    return Roles(table, biases, norms, kept_statistics, parameters)
+    # Patterns may name those too that cannot be written.
+    for each in stuck:
+        excluded(each.node.label, each.weight or "")
+    norms, kept = changing(program, writable, table.keys(), excluded, recalibrate=recalibrate)
+    table |= {name: Role("statistics", "norm") for norm in norms for name in (norm.mean, norm.var)}
+    stored = tuple(norm for norm in writable if norm not in norms)
+    return Roles(table, biases, norms, stored, (*stuck, *kept), parameters)

@@ -5,11 +5,13 @@
     x * (rsqrt(var + epsilon) * gamma) + (beta - mean * (rsqrt(var + epsilon) * gamma))            (TensorFlow)
 
 A norm operator without parameters of its own, as the InstanceNormalization that PyTorch writes for a GroupNorm, may be
-followed by them too. Running statistics are written only where nothing else reads them.
+followed by them too. Running statistics are written only where nothing else reads them, and only where what comes
+before the norm changes: else those that are stored are right, or were chosen.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
 from onnx_lsuv.errors import ModelError
@@ -17,6 +19,7 @@ from onnx_lsuv.operators import WHOLE, of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, Node, Program, number
 from onnx_lsuv.roles.biases import holders
 from onnx_lsuv.roles.products import Skipped, uses
+from onnx_lsuv.roles.reachability import after
 from onnx_lsuv.sources.moves import Source
 from onnx_lsuv.sources.tracing import trace
 
@@ -60,6 +63,42 @@ def find_norms(program: Program) -> tuple[tuple[Norm, ...], tuple[Skipped, ...]]
             detail = "something else reads the running mean or variance too, so the stored values stay"
             kept.append(Skipped(norm.node, label, None, "tied", detail))
     return tuple(norms), tuple(kept)
+
+
+def changing(
+    program: Program, norms: Sequence[Norm], changed: Set[str], excluded: Callable[..., bool], *, recalibrate: bool
+) -> tuple[tuple[Norm, ...], tuple[Skipped, ...]]:
+    """Return the norms whose statistics are to be calibrated, and why the others keep theirs.
+
+    Norms that share their statistics are calibrated together or not at all.
+
+    Args:
+        program: all of it.
+        norms: those whose statistics can be written.
+        changed: the constants that change otherwise.
+        excluded: called with a norm's label and those of its statistics; True keeps these.
+        recalibrate: calibrate also where nothing changes before a norm.
+    """
+    label = {name: program.constants[name].label for norm in norms for name in (norm.mean, norm.var)}
+    # Each is asked, so that a pattern that names it has met what it means.
+    barred = {norm.mean for norm in norms if excluded(norm.node.label, label[norm.mean], label[norm.var])}
+    free = [norm for norm in norms if norm.mean not in barred]
+    written: set[str] = set()
+    while True:
+        values = after(program, changed | written)
+        hit = [norm for norm in free if recalibrate or norm.node.inputs[0] in values]
+        found = {name for norm in hit for name in (norm.mean, norm.var)}
+        # What one of several norms sets changes what comes after the others.
+        if found <= written:
+            break
+        written = found
+    kept = []
+    for norm in norms:
+        if norm.mean in barred:
+            kept.append(Skipped(norm.node, label[norm.mean], None, "excluded", "excluded by the user"))
+        elif norm.mean not in written:
+            kept.append(Skipped(norm.node, label[norm.mean], None, "unchanged", "no changed weight lies before it"))
+    return tuple(norm for norm in norms if norm.mean in written), tuple(kept)
 
 
 def _check_channels(program: Program, node: Node) -> None:

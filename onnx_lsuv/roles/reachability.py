@@ -58,6 +58,60 @@ def find_reachability(program: Program, products: Sequence[Product], skipped: Se
     return Reachability(program, learned, leading, nodes, {product.node: product.matrix for product in products})
 
 
+def after(program: Program, constants: Set[str]) -> Set[str]:
+    """Return the values that depend on constants, their shapes alone left out."""
+    found, size = set(constants), -1
+    # What a loop carries comes back.
+    while len(found) > size:
+        size = len(found)
+        _spread(program.body, found)
+    return found
+
+
+def _spread(body: Body, found: set[str]) -> None:
+    """Add what the nodes of a scope make of values that were found."""
+    for node in body.nodes:
+        if not of(node).reads_shape and not node.bodies and any(name in found for name in node.inputs):
+            found.update(filter(None, node.outputs))
+        for inner in node.bodies.values():
+            steering, given, formals, made, carried = _wires(node, inner)
+            steered = any(name in found for name in steering)
+            for i, formal in enumerate(formals):
+                if steered or given[i] in found or (i < carried and made[i] in found):
+                    found.add(formal)
+            _spread(inner, found)
+            for i, (name, result) in enumerate(zip(node.outputs, made, strict=False)):
+                if name and (steered or result in found or (i < carried and given[i] in found)):
+                    found.add(name)
+
+
+def _wires(node: Node, inner: Body) -> tuple[Sequence[str], Sequence[str], Sequence[str], Sequence[str], int]:
+    """Return how a scope is bound to its node.
+
+    Returns:
+        What decides whether and how often it runs; what it is given, and what it calls that; what of its own becomes
+        the node's outputs; and how many of what it is given it carries on.
+    """
+    formals, made = [value.name for value in inner.inputs], [value.name for value in inner.outputs]
+    if node.op == "If":
+        return node.inputs, (), (), made, 0
+    if node.op == "Loop":
+        given = node.inputs[2:]
+        return (*node.inputs[:2], *made[:1]), given, formals[2:], made[1:], len(given)
+    if node.op == "Scan":
+        # Opset 8 has the lengths of the sequences before them.
+        lengths, given = node.inputs[: -len(formals)], node.inputs[-len(formals) :]
+        return lengths, given, formals, made, len(given) - node.attributes.integer("num_scan_inputs", 0)
+    return (*node.inputs, *made), formals, formals, made * len(node.outputs), 0
+
+
+def before(program: Program, nodes: Set[Node]) -> Set[str]:
+    """Return the values that nodes depend on."""
+    found: set[str] = set()
+    _backward(program.body, found, nodes)
+    return found
+
+
 def _is_float(program: Program, name: str) -> bool:
     return name in program.constants and program.constants[name].elem_type in FLOAT_TYPES
 

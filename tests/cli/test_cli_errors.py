@@ -141,6 +141,7 @@ WRONG: list[tuple[int, list[str], Sequence[str]]] = [
         ["m.onnx", *X, "--check", "--seed", "0", "--fresh", "--init", "orthonormal", "--keep-bias", "-o", "o.onnx"],
         ["saves none: leave out '-o', '--fresh', '--init', '--keep-bias', '--seed', or leave out '--check'"],
     ),
+    (2, ["m.onnx", *X, "--check", "--recalibrate"], ["leave out '--recalibrate', or"]),
     (2, ["m.onnx", *X, "--check", "--no-rescale", "--center"], ["leave out '--no-rescale', '--center', or"]),
     (2, ["m.onnx", *X, "--check", "--no-verify", "--weights-out", "w.npz"], ["'--weights-out', '--no-verify', or"]),
     (

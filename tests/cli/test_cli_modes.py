@@ -17,7 +17,7 @@ import oracle
 import pytest
 from commands import HEAD, call, contents, fails, fill, invoke, mlp, names
 from onnx.numpy_helper import from_array, to_array
-from oracle import normal, parse
+from oracle import normal, parse, tensor_of
 
 from onnx_lsuv.importers.table import IMPORTERS
 
@@ -351,6 +351,21 @@ def test_weights_out(here: Path) -> None:
     assert not Path("p.onnx").exists()
     call("m.onnx", *X, "--weights-out", "v.safetensors", "-o", "p.onnx")
     assert Path("v.safetensors").is_file()
+
+
+def test_recalibrate(here: Path) -> None:
+    text = f"""{HEAD} g (float[N,16] x) => (float y) {{ n = BatchNormalization(x, s, t, m, v) y = MatMul(n, w) }}"""
+    ones = np.ones(16, np.float32)
+    onnx.save(parse(text, s=ones, t=ones, m=ones, v=ones, w=normal(16, 4)), "normed.onnx")
+    kept = call("normed.onnx", *X, "-o", "kept.onnx")
+    assert "statistics kept: n: no changed weight lies before it" in kept.stdout
+    ran = call("normed.onnx", *X, "--recalibrate", "-o", "set.onnx", "--report", "r.json")
+    assert "statistics kept" not in ran.stdout
+    assert "statistics of 1 BatchNormalization set" in ran.stdout
+    assert json.loads((here / "r.json").read_text())["settings"]["recalibrate"] is True
+    x = np.load("x.npy")
+    np.testing.assert_allclose(tensor_of(onnx.load("set.onnx"), "m"), x.mean(0), atol=1e-5)
+    np.testing.assert_array_equal(tensor_of(onnx.load("kept.onnx"), "m"), ones)
 
 
 def test_no_rescale(here: Path) -> None:

@@ -127,7 +127,7 @@ def test_norm_of_data_far_from_zero(lsuv: Lsuv, mean: float) -> None:
     ones, zeros = np.ones(4, np.float32), np.zeros(4, np.float32)
     model = parse(text, w=np.ones((6, 4, 3, 3), np.float32), s=ones, t=zeros, m=zeros, v=ones)
     x = normal(16, 4, 20, 20) * np.array([1, 2, 3, 4], np.float32).reshape(1, 4, 1, 1) + np.float32(mean)
-    run = lsuv(model, {"x": x})
+    run = lsuv(model, {"x": x}, recalibrate=True)
     wide = x.astype(np.float64)
     np.testing.assert_allclose(run.weight("m"), wide.mean((0, 2, 3)), rtol=1e-5)
     np.testing.assert_allclose(run.weight("v"), wide.var((0, 2, 3)), rtol=2e-3)
@@ -183,7 +183,9 @@ def test_constant_channel_gets_a_positive_variance(lsuv: Lsuv) -> None:
     ones, zeros = np.ones(2, np.float32), np.zeros(2, np.float32)
     x = normal(64, 2)
     x[:, 1] = 0.1
-    run = lsuv(parse(text, w=np.eye(2, dtype=np.float32), s=ones, t=zeros, m=ones * 3, v=ones * 3), {"x": x})
+    run = lsuv(
+        parse(text, w=np.eye(2, dtype=np.float32), s=ones, t=zeros, m=ones * 3, v=ones * 3), {"x": x}, recalibrate=True
+    )
     assert run.weight("v")[1] > 0
     assert run.weight("m")[1] == pytest.approx(0.1)
     assert run.moments("y")[0].var == pytest.approx(1, abs=0.005)

@@ -135,6 +135,7 @@ def test_settings_are_one_value() -> None:
         "fresh": False,
         "keep_bias": True,
         "center": False,
+        "recalibrate": False,
         "include": [],
         "exclude": [],
         "target": [],
