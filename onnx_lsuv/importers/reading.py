@@ -1,6 +1,6 @@
 """What trains where: how many of a model's weights each importer makes trainable, and what blocks the others.
 
-The answer comes from the skeleton and the plan; no weight is read and no framework is needed.
+The answer comes from the skeleton and the plan; no framework is needed.
 """
 
 from __future__ import annotations
