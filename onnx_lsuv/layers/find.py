@@ -6,7 +6,7 @@ layer (or reads just its shape, or hands it out as an output of the main graph).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 
 from onnx import GraphProto
@@ -16,8 +16,8 @@ from onnx_lsuv.model import graphs_in
 from onnx_lsuv.operators import of
 from onnx_lsuv.operators.matrices import misfit
 from onnx_lsuv.program.order import execution_order
-from onnx_lsuv.program.program import FLOAT_TYPES, Constant, Node, Program, walk
-from onnx_lsuv.roles import Product, Skipped, find_roles, weight_transform
+from onnx_lsuv.program.program import FLOAT_TYPES, Body, Constant, Node, Program, walk
+from onnx_lsuv.roles import Norm, Product, Skipped, find_roles, weight_transform
 from onnx_lsuv.roles.products import uses, writable
 from onnx_lsuv.sources.moves import FixedTerm, Source, Untraceable
 from onnx_lsuv.sources.tracing import overlap, region, trace, trace_sum
@@ -74,12 +74,7 @@ def find_layers(
         )
         for (product, key), term in zip(chosen, roles.biases.terms, strict=True)
     ]
-    used: dict[Node, list[str]] = {}
-    for layer in layers:
-        used.setdefault(layer.node, []).append(layer.weight)
-    for norm in (*roles.norms, *roles.stored):
-        used.setdefault(norm.node, []).append(f"{norm.mean} {norm.var}")
-    order = execution_order(program.body, used, {layer.node: layer.end for layer in layers})
+    order = _order(program, layers, (*roles.norms, *roles.stored))
     turns = {node: turn for turn, node in enumerate(walk(program.body, order))}
     layers.sort(key=lambda layer: turns[layer.node])
     return Plan(
@@ -97,6 +92,16 @@ def find_layers(
         roles=roles.table,
         order=order,
     )
+
+
+def _order(program: Program, layers: Sequence[Layer], norms: Sequence[Norm]) -> Mapping[Body, tuple[Node, ...]]:
+    """Return the order of nodes where a weight, or statistics, have several uses: each after the first one."""
+    used: dict[Node, list[str]] = {}
+    for layer in layers:
+        used.setdefault(layer.node, []).append(layer.weight)
+    for norm in norms:
+        used.setdefault(norm.node, []).append(f"{norm.mean} {norm.var}")
+    return execution_order(program.body, used, {layer.node: layer.end for layer in layers})
 
 
 def _weights(program: Program, layers: Sequence[Layer]) -> dict[str, Weight]:
