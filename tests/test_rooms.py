@@ -48,6 +48,19 @@ def test_a_room_imports_only_those_before_it(path):
             assert room == "runtime"
 
 
+def test_no_module_leads_back_to_itself():
+    """Neither at the top nor inside functions; what a room's __init__ gathers for others aside."""
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
+    leads = {
+        name: {n if n in modules else n.rpartition(".")[0] for n in imports(path)} & set(modules) - {name}
+        for name, path in modules.items()
+        if path.stem != "__init__"
+    }
+    while ends := {name for name, others in leads.items() if not others & set(leads)}:
+        leads = {name: others for name, others in leads.items() if name not in ends}
+    assert not leads
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_functions_are_short_and_none_shadows_its_module(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -10,6 +10,7 @@ from numbers import Integral
 
 from onnx_lsuv.errors import DeviceError, UsageError
 from onnx_lsuv.orthonormal import usable_cores
+from onnx_lsuv.runtime import blocks
 from onnx_lsuv.runtime.package import package
 from onnx_lsuv.runtime.providers import Provider, providers_of
 
@@ -85,7 +86,7 @@ def device_of(device: str | Device, *, threads: int | None = None) -> Device:
 
 def block(device: Device) -> int:
     """Return how many channels ONNX Runtime puts side by side for convolutions on a device; 1 where it does not."""
-    return device.provider.block()
+    return blocks.block() if device.provider.in_blocks else 1
 
 
 @contextlib.contextmanager

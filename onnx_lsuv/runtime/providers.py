@@ -30,7 +30,7 @@ class Provider:
     needs: str = ""  # what must be so for it to start, beside what `missing` looks for
     missing: Callable[[Any, int], str | None] = lambda ort, index: None  # what the device of a number lacks here
     options: Callable[[int, bool], Mapping[str, str]] = lambda index, tf32: {}  # by number, and whether TF32 is allowed
-    block: Callable[[], int] = lambda: 1  # channels side by side in its layout for convolutions; 1 where it has none
+    in_blocks: bool = False  # it may have the layout for convolutions that `blocks` tries
 
 
 def _missing_for_cuda(ort: Any, index: int) -> str | None:
@@ -70,14 +70,8 @@ def _cuda_options(index: int, tf32: bool) -> dict[str, str]:
     return {"device_id": str(index), "use_tf32": "1" if tf32 else "0", "cudnn_conv_algo_search": "HEURISTIC"}
 
 
-def _cpu_block() -> int:
-    from onnx_lsuv.runtime.blocks import block  # noqa: PLC0415
-
-    return block()
-
-
 PROVIDERS = (
-    Provider("cpu", "the CPU", "CPUExecutionProvider", "onnxruntime", automatic=True, block=_cpu_block),
+    Provider("cpu", "the CPU", "CPUExecutionProvider", "onnxruntime", automatic=True, in_blocks=True),
     Provider(
         "cuda",
         "CUDA",
