@@ -123,12 +123,13 @@ def _initialise(
         files["weights"] = (options.weights_out, stage_weights(staged, new, options.weights_out))
     result = replace(result, seconds={**result.seconds, "save": perf_counter() - start})
     # What is loaded here must not be mapped any more when it is put into place: Windows would refuse.
-    saved: Model | Result = new if verified is None else load_staged(staged, target)
+    written = new if verified is None else load_staged(staged, target)
+    saved: Model | Result = written
     trains = None
     if form is not None:
-        from onnx_lsuv.portable import carry  # noqa: PLC0415
+        from onnx_lsuv.portable import carry, plan_form  # noqa: PLC0415
 
-        saved = onnx_lsuv.plan(saved, keep_bias=True)
+        saved = plan_form(written, result)
         trains = _trains(result, options, saved.whole_plan)
         result = carry(result, form, saved)
     if verified is not None:

@@ -22,9 +22,9 @@ tensors, and each leaves the outputs as they are:
     carrying     the form with that check, and what is known of the model before, said of the one after
 """
 
-from onnx_lsuv.portable.carrying import carry, made_notes, make_portable
+from onnx_lsuv.portable.carrying import carry, made_notes, make_portable, plan_form
 from onnx_lsuv.portable.comparing import Comparison, same_outputs
 from onnx_lsuv.portable.draft import Step
 from onnx_lsuv.portable.rewriting import Portable
 
-__all__ = ["Comparison", "Portable", "Step", "carry", "made_notes", "make_portable", "same_outputs"]
+__all__ = ["Comparison", "Portable", "Step", "carry", "made_notes", "make_portable", "plan_form", "same_outputs"]

@@ -73,6 +73,14 @@ def made_notes(form: Portable) -> list[str]:
     return [f"made portable: {done}" if done else "made portable: nothing had to change", *form.notes]
 
 
+def plan_form(model: Model, result: Result) -> Result:
+    """Plan a portable form so that all layers of a result are found, whatever they are called there.
+
+    What a pattern took although it is a fixed transform is one still where its values were kept.
+    """
+    return plan(model, keep_bias=True, include=("*",) if result.settings.include else ())
+
+
 def carry(result: Result, form: Portable, planned: Result | None = None) -> Result:
     """Return a result in the names of the portable form, for `measure(saved form, data, like=...)`.
 
@@ -81,12 +89,12 @@ def carry(result: Result, form: Portable, planned: Result | None = None) -> Resu
     Args:
         result: of `initialize`; `form` was made of its model.
         form: from `make_portable`.
-        planned: the form as `plan` gives it with `keep_bias`, where that is there: in memory, or as it was saved.
+        planned: the form, in memory or as it was saved, from `plan_form`; None for that in memory.
 
     Raises:
         ModelError: a layer is not found again.
     """
-    planned = planned or plan(form.model, keep_bias=True)
+    planned = planned or plan_form(form.model, result)
     old, new = result.plan, planned.plan
     uses: defaultdict[tuple[object, ...], deque[int]] = defaultdict(deque)
     for at, layer in enumerate(new.layers):

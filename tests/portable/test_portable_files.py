@@ -11,6 +11,7 @@ import onnx
 import onnx.checker
 import onnx.parser
 import onnxruntime
+import oracle
 import pytest
 import test_portable as small
 from corpus import ABSENT, CORPUS, ENTRIES, LIGHT, SEEDS, batches_of, named
@@ -179,6 +180,22 @@ def test_corpus(entry: dict[str, Any], tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ carry
 
 FUNCTION = small.FUNCTIONS.replace("float[N,6] x", "float[32,6] x")
+
+
+def test_a_fixed_transform_that_a_pattern_took(tmp_path: Path) -> None:
+    """Its values are kept, so that they are those of a fixed transform in the portable form too."""
+    waves = np.cos(2 * np.pi * np.outer(np.arange(64), np.arange(33)) / 64).astype(np.float32)
+    text = small.HEAD + "g (float[N,64] x) => (float[N,4] y) { a = MatMul(x, dft) b = Abs(a) y = MatMul(b, w) }"
+    model = oracle.parse(text, dft=waves, w=small.data(33, 4))
+    (tmp_path / "in.onnx").write_bytes(model.SerializeToString())
+    batches = [{"x": small.data(32, 64)}]
+    alone, _, kept, _ = whole(tmp_path / "in.onnx", batches, tmp_path, init="keep")
+    assert [row.reason for row in alone.skipped] == ["fixed"]
+    assert [row.weight for row in kept.layers] == ["w"]
+    (tmp_path / "taken").mkdir()
+    _, _, taken, target = whole(tmp_path / "in.onnx", batches, tmp_path / "taken", init="keep", include=["*"])
+    assert [(row.weight, row.status) for row in taken.layers] == [("dft", "ok"), ("w", "ok")]
+    assert small.outputs(target, batches[0])["y"].std() == pytest.approx(1, abs=1e-3)
 
 
 def test_rows_of_a_function_called_several_times(tmp_path: Path) -> None:
