@@ -91,15 +91,18 @@ def kept(files: Sequence[Path]) -> str:
 
 def _printed(options: Options, outcome: Outcome, about: dict[str, Any]) -> tuple[str, bool | None]:
     """Return what goes to standard output, and whether it is coloured."""
-    from onnx_lsuv.report.document import as_json  # noqa: PLC0415
-    from onnx_lsuv.report.github import as_github  # noqa: PLC0415
-    from onnx_lsuv.report.text import as_text  # noqa: PLC0415
-
     result, other = outcome.result, outcome.other
+    # A run waits for the format that it prints alone.
     if options.output_format is Format.json:
+        from onnx_lsuv.report.document import as_json  # noqa: PLC0415
+
         return as_json(result, about, other=other).removesuffix("\n"), None
     if options.output_format is Format.github:
+        from onnx_lsuv.report.github import as_github  # noqa: PLC0415
+
         return "\n".join(as_github(result, other=other)), None
+    from onnx_lsuv.report.text import as_text  # noqa: PLC0415
+
     color = terminal.colored(options.color, sys.stdout)
     shown: dict[str, Any] = {
         "width": terminal.width(),
