@@ -11,7 +11,7 @@ from pathlib import Path
 from onnx_lsuv.batches import Batch, Batches
 from onnx_lsuv.errors import ModelError, UsageError
 from onnx_lsuv.layers import Layer, Plan
-from onnx_lsuv.lsuv.planning import find, plan
+from onnx_lsuv.lsuv.planning import find
 from onnx_lsuv.lsuv.result import LayerReport, Result
 from onnx_lsuv.lsuv.rows import row_of, skipped_row
 from onnx_lsuv.lsuv.settings import Settings
@@ -74,11 +74,12 @@ def made_notes(form: Portable) -> list[str]:
 
 
 def plan_form(model: Model, result: Result) -> Result:
-    """Plan a portable form so that all layers of a result are found, whatever they are called there.
+    """Find all layers of a result in its portable form, whatever they are called there; without rows and notes.
 
     What a pattern took although it is a fixed transform is one still where its values were kept.
     """
-    return plan(model, keep_bias=True, include=("*",) if result.settings.include else ())
+    settings = Settings(keep_bias=True, include=("*",) if result.settings.include else ())
+    return Result(model, find(model, settings), "plan", settings, layers=(), skipped=(), notes=())
 
 
 def carry(result: Result, form: Portable, planned: Result | None = None) -> Result:
