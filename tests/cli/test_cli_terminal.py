@@ -109,6 +109,7 @@ def test_colours_can_be_turned_off(here: Path, environment: dict[str, str]) -> N
     assert "\x1b" not in look("--help", **environment)[1]
 
 
+@pytest.mark.slow
 def test_the_option_has_the_last_word(here: Path) -> None:
     assert "\x1b" not in look(*CHECK, "--color", "never")[1]
     assert "\x1b[31moff" in look(*CHECK, "--color", "always", NO_COLOR="1")[1]
@@ -188,7 +189,7 @@ def test_errors_are_broken_between_words(here: Path) -> None:
 # --------------------------------------------------------------------------------------------------------------- widths
 
 
-@pytest.mark.parametrize("columns", [20, 40, 80])
+@pytest.mark.parametrize("columns", [40, *(pytest.param(width, marks=pytest.mark.slow) for width in (20, 80))])
 def test_nothing_is_wider_than_the_terminal(here: Path, columns: int) -> None:
     model = mlp()
     for node in model.graph.node:

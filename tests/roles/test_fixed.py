@@ -260,6 +260,7 @@ def test_no_weight_of_the_corpora_is_taken_for_a_transform() -> None:
     assert looked > (500 if CORPUS.is_dir() else 0)
 
 
+@pytest.mark.slow
 def test_no_weight_of_random_graphs_is_taken_for_a_transform() -> None:
     for seed in range(150):
         assert {what for *_, what in transforms(onnx_lsuv.from_proto(random_case(seed).model))} <= {""}

@@ -267,6 +267,7 @@ def test_in_a_loop_the_state_comes_back(batches: int) -> None:
     assert all(row.status == "ok" for row in measured.layers)
 
 
+@pytest.mark.slow
 def test_a_norm_keeps_its_statistics_where_its_input_stays() -> None:
     spared = needed = needless = 0
     for seed in range(60):
