@@ -221,7 +221,7 @@ class Options:
             keep_bias=self.keep_bias,
             center=self.center,
             recalibrate=self.recalibrate,
-            tolerance=None if self.no_verify else self.tolerance,
+            tolerance=self.tolerance,
         )
 
     def _targets(self) -> dict[str, float]:

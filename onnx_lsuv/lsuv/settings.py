@@ -8,7 +8,7 @@ Nothing heavy is imported here, as the command line reads the methods for its he
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from operator import index
 from typing import Any, TypedDict, cast
 
@@ -21,13 +21,14 @@ STD_MIN, STD_MAX = 1e-9, 1e9
 Targets = Mapping[str, float] | Sequence[tuple[str, float]]
 Spell = Callable[[str, Any], str]  # how a choice is called: by its name, and its value where that is meant too
 
-# Two choices that exclude each other, and the sentence; a value of None stands for any that is not empty.
+# Two choices that exclude each other, and the sentence; a value of None stands for any but the default.
 _CONTRADICTIONS: tuple[tuple[tuple[str, Any], tuple[str, Any], str], ...] = (
     (("fresh", True), ("keep_bias", True), "{} gives every parameter a new value and {} keeps some"),
     (("fresh", True), ("init", "keep"), "{} gives every parameter a new value and {} keeps some"),
     (("center", True), ("keep_bias", True), "{} sets biases by the scaled weights and {} leaves them"),
     (("center", True), ("rescale", False), "{} sets biases by the scaled weights and {} leaves them"),
     (("target", None), ("rescale", False), "{} is a std to scale to and {} scales nothing"),
+    (("target_std", None), ("rescale", False), "{} is a std to scale to and {} scales nothing"),
 )
 # What each verb goes by, as its report says it.
 REPORTED = {
@@ -171,9 +172,10 @@ class Settings:
 
     def check(self, spell: Spell = keyword) -> Settings:
         """Return these settings; raise UsageError for a choice that is none, or two that contradict each other."""
+        usual = {each.name: each.default for each in fields(self)}
         for *both, sentence in _CONTRADICTIONS:
-            found = [getattr(self, name) for name, _ in both]
-            if all(bool(has) if value is None else has == value for has, (_, value) in zip(found, both, strict=True)):
+            found = [(getattr(self, name), usual[name], value) for name, value in both]
+            if all(has != default if value is None else has == value for has, default, value in found):
                 raise UsageError(f"{sentence.format(*(spell(*choice) for choice in both))}: give one of them")
         if self.init not in METHODS:
             raise UsageError(f"{spell('init', None)} must be one of {', '.join(METHODS)}, not {self.init!r}")

@@ -127,6 +127,8 @@ WRONG: list[tuple[int, list[str], Sequence[str]]] = [
     (2, ["m.onnx", *X, "--target", "y=1", "--target", "y=2"], ["twice", "'y'"]),
     (2, ["m.onnx", *X, "--target", "Y=1"], ["'Y'", "did you mean 'y'?"]),
     (2, ["m.onnx", *X, "--target", "y=1", "--no-rescale"], ["--target", "--no-rescale"]),
+    (2, ["m.onnx", *X, "--target-std", "2", "--no-rescale"], ["--target-std is a std to scale to and --no-rescale"]),
+    (2, ["m.onnx", *X, "--no-verify", "--tolerance", "0.1"], ["--tolerance is on what is measured and --no-verify"]),
     (2, ["m.onnx", *X, "--include", "Z"], ["'Z'", "did you mean 'z'?"]),
     (2, ["m.onnx", *X, "--exclude", "nothing*"], ["nothing*", "'y'"]),
     (2, ["m.onnx", *X, "--report", "r.htm"], ["'r.htm'", "did you mean '.html'?"]),

@@ -149,6 +149,7 @@ def test_settings_are_one_value() -> None:
         ({"fresh": True, "init": "keep"}, "and init='keep' keeps some"),
         ({"center": True, "rescale": False}, "center=True sets biases by the scaled weights and rescale=False leaves"),
         ({"target": {"u": 2}, "rescale": False}, "target is a std to scale to and rescale=False scales nothing"),
+        ({"target_std": 2, "rescale": False}, "target_std is a std to scale to and rescale=False scales nothing"),
         ({"init": "magic"}, "init must be one of orthonormal, delta, he, xavier, keep, not 'magic'"),
         ({"tolerance": 2.0}, "tolerance must lie between 0 and 1, not 2.0"),
         ({"target": {"u": -1}}, "target for 'u' must be a finite number above 0, not -1.0"),
