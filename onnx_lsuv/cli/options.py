@@ -7,6 +7,7 @@ Annotations are values here, which the parser reads.
 import math
 import os
 import re
+import shlex
 import sys
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -222,6 +223,7 @@ class Options:
             center=self.center,
             recalibrate=self.recalibrate,
             tolerance=self.tolerance,
+            spell=typed,
         )
 
     def _targets(self) -> dict[str, float]:
@@ -241,6 +243,9 @@ class Options:
 
 
 def typed(name: str, value: Any = None) -> str:
-    """Return how a choice is typed: the option, or with a value that counts `--init keep`."""
-    option = {"output": "-o", "output_format": "--format", "rescale": "--no-rescale", "model": "MODEL"}.get(name)
-    return (option or f"--{name.replace('_', '-')}") + (f" {value}" if name == "init" and value is not None else "")
+    """Return how a choice is typed: the option, or with a value that counts `--init keep` or `--target fc=0.1`."""
+    known = {"output": "-o", "output_format": "--format", "rescale": "--no-rescale", "model": "MODEL"}
+    option = known.get(name) or f"--{name.replace('_', '-')}"
+    if name == "target" and value is not None:
+        return " ".join(f"{option} {shlex.quote(f'{pattern}={std:g}')}" for pattern, std in value.items())
+    return f"{option} {value}" if name == "init" and value is not None else option

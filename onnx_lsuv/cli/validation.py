@@ -42,7 +42,7 @@ def validate(options: Options) -> Settings:
     """
     _check_values(options)
     _check_company(options)
-    settings = options.settings.check(typed)
+    settings = options.settings.check()
     _check_suffixes(options)
     options.memory_bytes  # noqa: B018  (which raises for a size that is none)
     check_device(options.device)

@@ -52,7 +52,13 @@ def plan(model: Model | Result, settings: Settings | None = None, **choices: Unp
         layers=tuple(rows),
         skipped=tuple(map(skipped_row, found.skipped)),
         kept_statistics=tuple(map(skipped_row, found.kept_statistics)),
-        notes=(*started, *name_notes(found), *left_notes(found), *fresh_notes(found), *map(str, guide(found))),
+        notes=(
+            *started,
+            *name_notes(found),
+            *left_notes(found),
+            *fresh_notes(found),
+            *map(str, guide(found, spell=settings.spell)),
+        ),
     )
 
 

@@ -161,6 +161,7 @@ def _result(
 ) -> Result:
     """Put the new values into the model, and say what happened to each layer."""
     found, settings, aims = task.planned.plan, task.planned.settings, task.aims
+    spell = settings.spell
     constants = [found.program.constants[name] for name in drawn.values]
     new = with_values(task.planned.model, {each.site: drawn.values[each.name] for each in constants if each.site})
     moved = set(promoted(new))
@@ -184,7 +185,7 @@ def _result(
             *left_notes(found),
             *fresh_notes(found),
             *(not_centred(found, task.centres) if settings.center else ()),
-            *(map(str, (*misfits(found, records), *guide(found, lowered))) if settings.rescale else ()),
+            *(map(str, (*misfits(found, records, spell), *guide(found, lowered, spell))) if settings.rescale else ()),
         ),
         data=task.data.describe() if task.data else {},
         device=task.device.name,

@@ -1,14 +1,15 @@
 """What a person chooses of the method: one value, from keywords or the command line, that travels whole.
 
-It is checked once, by `Settings.check`: each choice by itself, and two that contradict each other. The sentences are
-the same for whoever calls; how a choice is called in them, `keep_bias=True` or `--keep-bias`, the caller says.
+It is checked once, by `Settings.check`: each choice by itself, and two that contradict each other. The sentences, and
+the notes of a result, are the same for whoever calls; how a choice is called in them, `keep_bias=True` or
+`--keep-bias`, the caller says by `Settings.spell`.
 Nothing heavy is imported here, as the command line reads the methods for its help.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from operator import index
 from typing import Any, TypedDict, cast
 
@@ -134,6 +135,7 @@ class Settings:
             centred.
         tolerance: on the variance relative to its target; None for 0.005, or 0.02 from the first weight in half
             precision on.
+        spell: how messages and notes call a choice; as in Python unless the caller says otherwise.
 
     Raises:
         UsageError: a value is of no use.
@@ -151,6 +153,7 @@ class Settings:
     keep_bias: bool = False
     center: bool = False
     tolerance: float | None = None
+    spell: Spell = field(default=keyword, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name, (read, wanted) in _READ.items():
@@ -170,8 +173,9 @@ class Settings:
         """Patterns and stds, in order."""
         return cast("tuple[tuple[str, float], ...]", self.target)
 
-    def check(self, spell: Spell = keyword) -> Settings:
+    def check(self) -> Settings:
         """Return these settings; raise UsageError for a choice that is none, or two that contradict each other."""
+        spell = self.spell
         usual = {each.name: each.default for each in fields(self)}
         for *both, sentence in _CONTRADICTIONS:
             found = [(getattr(self, name), usual[name], value) for name, value in both]

@@ -120,7 +120,7 @@ def test_portable_with_the_check_is_a_function() -> None:
 
 def test_settings_are_one_value() -> None:
     names = [field.name for field in fields(Settings)]
-    assert set(Choices.__annotations__) == set(names)
+    assert {*Choices.__annotations__, "spell"} == set(names)
     assert all(set(used) <= set(names) for used in REPORTED.values())
     settings = Settings(target={"a": 2}, include=["b"], init=METHODS[1])
     assert settings == Settings(target=[("a", 2.0)], include=("b",), init=METHODS[1])
