@@ -150,7 +150,7 @@ def _batches(planned: Result, options: Options) -> Batches:
     from onnx_lsuv.lsuv import require_layers  # noqa: PLC0415
 
     inputs = kinds.inputs_of(planned.model.proto.graph)
-    require_layers(planned.plan)  # data that fit the model would not help
+    require_layers(planned.plan, "measure" if options.check else "initialise")  # data that fit the model would not help
     size, samples = options.batch_size, options.samples
     if options.random:
         from onnx_lsuv.roles import limits_of  # noqa: PLC0415

@@ -8,7 +8,6 @@ import math
 import os
 import re
 import shlex
-import sys
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -22,7 +21,7 @@ from onnx_lsuv.cli import help as helping
 from onnx_lsuv.cli.streams import emit
 from onnx_lsuv.cli.terminal import Color
 from onnx_lsuv.errors import ModelError, UsageError
-from onnx_lsuv.lsuv.settings import METHODS, Settings
+from onnx_lsuv.lsuv.settings import METHODS, Settings, memory_bytes
 from onnx_lsuv.report.formats import FORMATS
 from onnx_lsuv.runtime import device_words
 
@@ -198,14 +197,8 @@ class Options:
 
     @property
     def memory_bytes(self) -> int | None:
-        """The size that `memory` says: a number of bytes, or of K, M, G, T of 1024; raises UsageError."""
-        if self.memory is None:
-            return None
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", self.memory.strip(), re.IGNORECASE)
-        if not found:
-            raise UsageError(f"--memory takes a size such as 500M or 2G, not {self.memory!r}")
-        # More than any machine has is as much as there is.
-        return int(min(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "), sys.maxsize))
+        """The size that `memory` says; raises UsageError."""
+        return memory_bytes(self.memory, typed)
 
     @property
     def settings(self) -> Settings:

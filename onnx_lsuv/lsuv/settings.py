@@ -8,6 +8,8 @@ Nothing heavy is imported here, as the command line reads the methods for its he
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from operator import index
@@ -67,6 +69,21 @@ class Choices(Wanted, total=False):
 def keyword(name: str, value: Any = None) -> str:
     """Return how a choice is called in Python."""
     return name if value is None else f"{name}={value!r}"
+
+
+def memory_bytes(given: int | str | None, spell: Spell = keyword) -> int | None:
+    """Return the size that is given: a number of bytes, or as text also one of K, M, G, T of 1024; None for none.
+
+    Raises UsageError for what is no size.
+    """
+    if given is None:
+        return None
+    text = given if isinstance(given, str) else str(given) if hasattr(given, "__index__") else ""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if not found:
+        raise UsageError(f"{spell('memory', None)} takes a size such as 500M or 2G, not {given!r}")
+    # More than any machine has is as much as there is.
+    return int(min(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "), sys.maxsize))
 
 
 def _whole(value: Any) -> int:

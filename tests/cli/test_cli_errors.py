@@ -107,6 +107,7 @@ WRONG: list[tuple[int, list[str], Sequence[str]]] = [
     (2, ["m.onnx", *X, "--samples", "9" * 30], ["--samples should be less than or equal to 1000000000"]),
     (2, ["m.onnx", *X, "--batch-size", "9" * 30], ["--batch-size should be less than or equal to 1000000000"]),
     (2, ["m.onnx", *X, "--threads", "9" * 30], ["--threads should be less than or equal to 1000000000"]),
+    (2, ["m.onnx", *X, "--memory", "-1"], ["--memory takes a size such as 500M or 2G, not '-1'"]),
     (2, ["m.onnx", *X, "--memory", "nan"], ["--memory takes a size such as 500M or 2G, not 'nan'"]),
     (2, ["m.onnx", "--samples", "4", "--no-rescale"], ["--samples is about data: give --data or --random too"]),
     (2, ["m.onnx", *X, "--json"], ["did you mean '--format json'?"]),

@@ -111,6 +111,16 @@ def test_compare_where_layers_have_other_names(here: Path) -> None:
     assert "only in the other model: node_z" in ran.stdout
 
 
+@pytest.mark.parametrize(
+    ("mode", "verb"), [([], "initialise"), (["--dry-run"], "initialise"), (["--check"], "measure")]
+)
+def test_a_model_without_layers(here: Path, mode: list[str], verb: str) -> None:
+    onnx.save(parse(f"{HEAD} g (float[N,16] x) => (float y) {{ y = Relu(x) }}"), "none.onnx")
+    assert f"there is nothing to {verb} in {here / 'none.onnx'}: it has no linear layer" in fails(
+        3, "none.onnx", *X, *mode
+    )
+
+
 def test_check_takes_a_seed_for_random_data(here: Path) -> None:
     one, same, other = (
         call("m.onnx", "--random", "--check", "--seed", seed, "-q", status=1).stderr for seed in ("1", "1", "2")
