@@ -95,10 +95,12 @@ def _check(options: Options, settings: Settings, models: list[Model], device: De
         return found
     other = onnx_lsuv.plan(others[0], replace(planned.settings, target=(), include=(), exclude=()))
     from onnx_lsuv.batches import inputs_of  # noqa: PLC0415
+    from onnx_lsuv.report.words import beside  # noqa: PLC0415
 
     if inputs_of(other.model.proto.graph) != inputs_of(model.proto.graph):
         batches = _batches(other, options)
-    return replace(found, other=onnx_lsuv.measure(other, batches, device=device, progress=tell))
+    measured = onnx_lsuv.measure(other, batches, device=device, progress=tell)
+    return replace(found, result=beside(result, measured), other=measured)
 
 
 def _initialise(
