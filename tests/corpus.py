@@ -24,6 +24,7 @@ SLOW = frozenset({
     "microsoft_Windows-Machine-Learning__SqueezeNet_fp16", "microsoft_onnxruntime-extensions__FastestDet",
     "onnx__light_inception_v1", "onnx__light_resnet50", "onnxruntime_onnxruntime-qnn__squeezenet_tensor_input",
     "sasekazu_sed-gen-web__sasekazu_sed-gen-web_unet", "silero_vad__silero_vad", "speechmos__model_v8",
+    "light_bvlc_alexnet", "light_densenet121", "light_resnet50", "light_vgg19", "light_zfnet512",
 })  # fmt: skip
 # The light models that come with onnx: real architectures whose weights are made by ConstantOfShape.
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"

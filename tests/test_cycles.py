@@ -89,6 +89,7 @@ def test_save(
     assert not (tmp_path / "o.onnx").exists()
 
 
+@pytest.mark.slow
 def test_the_other_ways(load: Load, kept: Kept, tmp_path: Path) -> None:
     def all_of_them() -> None:
         result = onnx_lsuv.initialize(load(PLAIN), X)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 TOOL = Path(__file__).with_name("equal") / "run.py"
 
 

@@ -95,10 +95,12 @@ def _check(options: Options, settings: Settings, models: list[Model], device: De
         return found
     other = onnx_lsuv.plan(others[0], replace(planned.settings, target=(), include=(), exclude=()))
     from onnx_lsuv.batches import inputs_of  # noqa: PLC0415
+    from onnx_lsuv.report.words import beside  # noqa: PLC0415
 
     if inputs_of(other.model.proto.graph) != inputs_of(model.proto.graph):
         batches = _batches(other, options)
-    return replace(found, other=onnx_lsuv.measure(other, batches, device=device, progress=tell))
+    measured = onnx_lsuv.measure(other, batches, device=device, progress=tell)
+    return replace(found, result=beside(result, measured), other=measured)
 
 
 def _initialise(
@@ -150,7 +152,7 @@ def _batches(planned: Result, options: Options) -> Batches:
     from onnx_lsuv.lsuv import require_layers  # noqa: PLC0415
 
     inputs = kinds.inputs_of(planned.model.proto.graph)
-    require_layers(planned.plan)  # data that fit the model would not help
+    require_layers(planned.plan, "measure" if options.check else "initialise")  # data that fit the model would not help
     size, samples = options.batch_size, options.samples
     if options.random:
         from onnx_lsuv.roles import limits_of  # noqa: PLC0415

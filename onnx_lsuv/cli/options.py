@@ -7,7 +7,7 @@ Annotations are values here, which the parser reads.
 import math
 import os
 import re
-import sys
+import shlex
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -21,7 +21,7 @@ from onnx_lsuv.cli import help as helping
 from onnx_lsuv.cli.streams import emit
 from onnx_lsuv.cli.terminal import Color
 from onnx_lsuv.errors import ModelError, UsageError
-from onnx_lsuv.lsuv.settings import METHODS, Settings
+from onnx_lsuv.lsuv.settings import METHODS, Settings, memory_bytes
 from onnx_lsuv.report.formats import FORMATS
 from onnx_lsuv.runtime import device_words
 
@@ -197,14 +197,8 @@ class Options:
 
     @property
     def memory_bytes(self) -> int | None:
-        """The size that `memory` says: a number of bytes, or of K, M, G, T of 1024; raises UsageError."""
-        if self.memory is None:
-            return None
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", self.memory.strip(), re.IGNORECASE)
-        if not found:
-            raise UsageError(f"--memory takes a size such as 500M or 2G, not {self.memory!r}")
-        # More than any machine has is as much as there is.
-        return int(min(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "), sys.maxsize))
+        """The size that `memory` says; raises UsageError."""
+        return memory_bytes(self.memory, typed)
 
     @property
     def settings(self) -> Settings:
@@ -221,7 +215,8 @@ class Options:
             keep_bias=self.keep_bias,
             center=self.center,
             recalibrate=self.recalibrate,
-            tolerance=None if self.no_verify else self.tolerance,
+            tolerance=self.tolerance,
+            spell=typed,
         )
 
     def _targets(self) -> dict[str, float]:
@@ -241,6 +236,9 @@ class Options:
 
 
 def typed(name: str, value: Any = None) -> str:
-    """Return how a choice is typed: the option, or with a value that counts `--init keep`."""
-    option = {"output": "-o", "output_format": "--format", "rescale": "--no-rescale", "model": "MODEL"}.get(name)
-    return (option or f"--{name.replace('_', '-')}") + (f" {value}" if name == "init" and value is not None else "")
+    """Return how a choice is typed: the option, or with a value that counts `--init keep` or `--target fc=0.1`."""
+    known = {"output": "-o", "output_format": "--format", "rescale": "--no-rescale", "model": "MODEL"}
+    option = known.get(name) or f"--{name.replace('_', '-')}"
+    if name == "target" and value is not None:
+        return " ".join(f"{option} {shlex.quote(f'{pattern}={std:g}')}" for pattern, std in value.items())
+    return f"{option} {value}" if name == "init" and value is not None else option

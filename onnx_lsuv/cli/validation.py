@@ -42,7 +42,7 @@ def validate(options: Options) -> Settings:
     """
     _check_values(options)
     _check_company(options)
-    settings = options.settings.check(typed)
+    settings = options.settings.check()
     _check_suffixes(options)
     options.memory_bytes  # noqa: B018  (which raises for a size that is none)
     check_device(options.device)
@@ -85,6 +85,8 @@ def _check_company(options: Options) -> None:
             raise UsageError(f"{typed(mode)} {what}: leave out {listed}, or leave out {typed(mode)!r}")
     if options.data and options.random:
         raise UsageError("--data and --random are two sources of data: give one of them")
+    if options.no_verify and options.tolerance is not None:
+        raise UsageError("--tolerance is on what is measured and --no-verify measures nothing: give one of them")
     lacking = {
         "batch_size": ("about data", "--data or --random", options.data or options.random),
         "samples": ("about data", "--data or --random", options.data or options.random),

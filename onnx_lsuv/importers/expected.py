@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from onnx import NodeProto, TensorProto, defs
 
 from onnx_lsuv.importers.forms import Form, operators_of
-from onnx_lsuv.importers.shapes import Lead, Shape, is_bias, lead_of, permutation, reads_rows
+from onnx_lsuv.importers.shapes import Lead, Shape, is_bias, lead_of, permutation, rows_unread
 from onnx_lsuv.importers.skeleton import (
     FLOAT32_DOMAINS,
     INTEGERS,
@@ -177,12 +177,14 @@ def _gemms(ways: _Ways, shapes: Mapping[str, Shape]) -> tuple[frozenset[Node], s
         if dims is not None and len(dims) != 2:
             continue
         lead = lead_of(shape) if shape is not None and len(shape) > 1 else None
-        if (lead or (lead is None and unsure)) and reads_rows(program.opset):
+        if (lead or (lead is None and unsure)) and not rows_unread(program.opset):
             rows = rows or node.label
         if dims is None or 0 in dims or lead is None or ways.kind(weight) not in ways.types or program.opset < 11:
             continue
         width = dims[1] if weight == name else dims[0]
-        if not lead or (reads_rows(program.opset) and _adds_at_most_a_bias(ways, shapes, fixed, node, lead, width)):
+        if not lead or (
+            not rows_unread(program.opset) and _adds_at_most_a_bias(ways, shapes, fixed, node, lead, width)
+        ):
             found[node] = "" if weight != name else ways.root(name)
     readers = ways.readers()
     alone = {""} | {

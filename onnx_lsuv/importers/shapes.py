@@ -66,11 +66,11 @@ def lead_of(shape: Shape) -> Lead | None:
     return tuple(-1 if axis == inferred or length is None else length for axis, length in enumerate(shape[:-1]))
 
 
-def reads_rows(opset: int) -> bool:
-    """Say whether those for which a Gemm is better than a MatMul read the Reshapes of this opset that it needs."""
+def rows_unread(opset: int) -> list[str]:
+    """Return those for which a Gemm is better than a MatMul, but that do not read the Reshapes around it."""
     version = defs.get_schema("Reshape", opset).since_version
     rows = [row for row in IMPORTERS.values() if row.parameters is not None and "MatMul" not in row.parameters]
-    return all(row.reads("Reshape", version) for row in rows)
+    return [row.name for row in rows if not row.reads("Reshape", version)]
 
 
 def permutation(perm: Iterable[int] | None, rank: int) -> tuple[int, ...]:

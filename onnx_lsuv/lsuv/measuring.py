@@ -64,7 +64,7 @@ def measure(
     with clock("verify"):
         as_it_is = replace(settings, keep_bias=True)
         plan = find(model, as_it_is)
-        require_layers(plan)
+        require_layers(plan, "measure")
         if like is not None:
             _check_same(like, plan)
         data = checked(plan.program.model, batches)

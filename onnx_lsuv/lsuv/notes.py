@@ -22,6 +22,7 @@ import numpy as np
 from onnx_lsuv.errors import listing
 from onnx_lsuv.graph import COUNT, MEAN, VAR, Record, norm_key
 from onnx_lsuv.layers import Layer, Norm, Plan
+from onnx_lsuv.lsuv.settings import Spell, keyword
 from onnx_lsuv.operators import WHOLE, of
 from onnx_lsuv.program import Node, Program, stored
 from onnx_lsuv.roles import before
@@ -47,12 +48,13 @@ class Note:
         return f"{self.text} (README: {self.section})"
 
 
-def guide(plan: Plan, lowered: Collection[str] = ()) -> list[Note]:
+def guide(plan: Plan, lowered: Collection[str] = (), spell: Spell = keyword) -> list[Note]:
     """Return what is to be known about a model's layers.
 
     Args:
         plan: the layers.
         lowered: keys of the weights whose target is below the others' already.
+        spell: how a choice is called.
     """
     texts: dict[str, str] = {}
     scaled = [layer for layer in plan.layers if layer.scaled]
@@ -64,20 +66,21 @@ def guide(plan: Plan, lowered: Collection[str] = ()) -> list[Note]:
     if gates := [layer for layer in scaled if layer.weight not in lowered and _feeds_gate(plan.program, layer)]:
         texts["gate"] = (
             f"{_count(gates, scaled)} a gate ({_listed(gates)}): their std decides how far it opens and closes; "
-            f"a smaller one, as by --target {_quoted(gates[0].node.label)}=0.1, starts it nearly constant"
+            f"a smaller one, as by {spell('target', {_quoted(gates[0].node.label): 0.1})}, starts it nearly constant"
         )
     length, lasts = _longest_stream(plan)
     if len(lasts) >= LONG and not all(layer.weight in lowered for layer in lasts):
-        texts["residual"] = _advice(plan, length, lasts)
+        texts["residual"] = _advice(plan, length, lasts, spell)
     return [Note(kind, text) for kind, text in texts.items()]
 
 
-def misfits(plan: Plan, records: Mapping[str, Record]) -> list[str]:
+def misfits(plan: Plan, records: Mapping[str, Record], spell: Spell = keyword) -> list[str]:
     """Return a note on norms before scaled layers that keep statistics which do not fit the data.
 
     Args:
         plan: the layers and norms.
         records: of what goes into the norms, by key.
+        spell: how a choice is called.
     """
     leading = before(plan.program, {layer.node for layer in plan.layers if layer.scaled})
     norms = [norm for norm in plan.stored if norm.node.outputs[0] in leading and norm_key(norm) in records]
@@ -87,7 +90,8 @@ def misfits(plan: Plan, records: Mapping[str, Record]) -> list[str]:
         return []
     worst = max(off, key=lambda norm: abs(math.log(max(off[norm], 1e-9))) if off[norm] < math.inf else math.inf)
     unchanged = {each.node for each in plan.kept_statistics if each.reason == "unchanged"}
-    cure = "--recalibrate to set them" if any(norm.node in unchanged for norm in off) else "leave out --exclude"
+    free = any(norm.node in unchanged for norm in off)
+    cure = f"{spell('recalibrate', True)} to set them" if free else f"leave out {spell('exclude', None)}"
     return [
         f"the stored statistics of {len(off)} of {len(norms)} BatchNormalizations before scaled layers do not fit the "
         f"data ({listing((norm.node.label for norm in off), FEW)}): what {worst.node.label!r} should bring to a std of "
@@ -216,16 +220,16 @@ def _last_layer(program: Program, ends: dict[Node, Layer], name: str) -> Layer |
     return None
 
 
-def _advice(plan: Plan, length: int, lasts: Sequence[Layer]) -> str:
-    std = f"{1 / math.sqrt(len(lasts)):.2g}"
+def _advice(plan: Plan, length: int, lasts: Sequence[Layer], spell: Spell) -> str:
+    std = float(f"{1 / math.sqrt(len(lasts)):.2g}")
     ending = {layer.node.label for layer in lasts}
     patterns = _patterns([layer.node.label for layer in lasts])
     others = [layer.node.label for layer in plan.layers if layer.node.label not in ending]
     exact = not any(fnmatchcase(name, pattern) for name in others for pattern in patterns)
     if exact and len(patterns) <= PATTERNS:
-        how = " ".join(f"--target '{pattern}={std}'" for pattern in patterns)
+        how = spell("target", dict.fromkeys(patterns, std))
     else:
-        how = f"--target for each branch's last layer ({_listed(lasts)}) with {std}"
+        how = f"{spell('target', None)} for each branch's last layer ({_listed(lasts)}) with {std:g}"
     return (
         f"a residual stream takes up {length} branches one after the other, each adding its own variance, so it grows "
         f"with depth; 1/sqrt({len(lasts)}) for the branches keeps its sum near that of one: {how}"

@@ -52,7 +52,13 @@ def plan(model: Model | Result, settings: Settings | None = None, **choices: Unp
         layers=tuple(rows),
         skipped=tuple(map(skipped_row, found.skipped)),
         kept_statistics=tuple(map(skipped_row, found.kept_statistics)),
-        notes=(*started, *name_notes(found), *left_notes(found), *fresh_notes(found), *map(str, guide(found))),
+        notes=(
+            *started,
+            *name_notes(found),
+            *left_notes(found),
+            *fresh_notes(found),
+            *map(str, guide(found, spell=settings.spell)),
+        ),
     )
 
 
@@ -103,11 +109,11 @@ def _chooses(settings: Settings) -> tuple[object, ...]:
     return settings.include, settings.exclude, settings.keep_bias, settings.fresh, settings.all_statistics
 
 
-def require_layers(found: Plan) -> None:
-    """Raise ModelError for a model in which no layer can be initialised."""
+def require_layers(found: Plan, what: str = "initialise") -> None:
+    """Raise ModelError for a model in which there is no layer, which was to be initialised, or to be measured."""
     if found.layers:
         return
-    nothing = f"There is nothing to initialise in {found.program.model.name}:"
+    nothing = f"There is nothing to {what} in {found.program.model.name}:"
     if not found.skipped:
         raise ModelError(f"{nothing} it has no linear layer (Conv, Gemm, MatMul, ConvTranspose).")
     reasons: dict[str, list[Skipped]] = {}

@@ -25,7 +25,7 @@ from onnx_lsuv.lsuv.prepare import Clock, check_sizes, checked, run_notes, shape
 from onnx_lsuv.lsuv.result import Change, Result
 from onnx_lsuv.lsuv.rows import drawn_row, noted, row_of, skipped_row
 from onnx_lsuv.lsuv.scratch import Scratch
-from onnx_lsuv.lsuv.settings import Choices, Settings
+from onnx_lsuv.lsuv.settings import Choices, Settings, memory_bytes
 from onnx_lsuv.model import Array, Model, promoted, with_values
 from onnx_lsuv.runtime import Device
 
@@ -49,7 +49,7 @@ def initialize(
     *,
     device: str | Device = "cpu",
     threads: int | None = None,
-    memory: int | None = None,
+    memory: int | str | None = None,
     scratch: Path | None = None,
     progress: Progress = quiet,
     **choices: Unpack[Choices],
@@ -64,8 +64,8 @@ def initialize(
         device: "cpu", "cuda", "cuda:N", "auto", or one from `onnx_lsuv.runtime.open_device`, which also takes
             custom operators.
         threads: how many cores to use; None for all.
-        memory: bytes that new weights, and values kept between batches, may take; the rest goes to a file. None for
-            half of what the machine has.
+        memory: bytes, or a size such as "2G", that new weights, and values kept between batches, may take; the rest
+            goes to a file. None for half of what the machine has.
         scratch: the folder of that file; None for the system's own.
         progress: called with a phase, the steps done and their total.
         choices: fields of `Settings` as keywords, as in `initialize(model, data, seed=1, target={"fc*": 0.1})`.
@@ -79,11 +79,11 @@ def initialize(
         DataError: the data do not fit the model.
         DeviceError: the device is not there.
     """
-    clock = Clock()
+    clock, budget = Clock(), memory_bytes(memory)
     with clock("load"):
         where = runtime.device_of(device, threads=threads)
         planned = plan(model, settings, **choices)
-        task = _decide(planned, batches, where, Scratch(default_limit() if memory is None else memory, scratch))
+        task = _decide(planned, batches, where, Scratch(default_limit() if budget is None else budget, scratch))
     with ThreadPoolExecutor(1, thread_name_prefix="build") as beside:
         # Drawing leaves Python alone most of the time, so that the graph can be made meanwhile.
         making = [beside.submit(_graph, task)] if task.data is not None and planned.needs_data else []
@@ -161,6 +161,7 @@ def _result(
 ) -> Result:
     """Put the new values into the model, and say what happened to each layer."""
     found, settings, aims = task.planned.plan, task.planned.settings, task.aims
+    spell = settings.spell
     constants = [found.program.constants[name] for name in drawn.values]
     new = with_values(task.planned.model, {each.site: drawn.values[each.name] for each in constants if each.site})
     moved = set(promoted(new))
@@ -184,7 +185,7 @@ def _result(
             *left_notes(found),
             *fresh_notes(found),
             *(not_centred(found, task.centres) if settings.center else ()),
-            *(map(str, (*misfits(found, records), *guide(found, lowered))) if settings.rescale else ()),
+            *(map(str, (*misfits(found, records, spell), *guide(found, lowered, spell))) if settings.rescale else ()),
         ),
         data=task.data.describe() if task.data else {},
         device=task.device.name,

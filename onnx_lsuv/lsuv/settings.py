@@ -1,14 +1,17 @@
 """What a person chooses of the method: one value, from keywords or the command line, that travels whole.
 
-It is checked once, by `Settings.check`: each choice by itself, and two that contradict each other. The sentences are
-the same for whoever calls; how a choice is called in them, `keep_bias=True` or `--keep-bias`, the caller says.
+It is checked once, by `Settings.check`: each choice by itself, and two that contradict each other. The sentences, and
+the notes of a result, are the same for whoever calls; how a choice is called in them, `keep_bias=True` or
+`--keep-bias`, the caller says by `Settings.spell`.
 Nothing heavy is imported here, as the command line reads the methods for its help.
 """
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from operator import index
 from typing import Any, TypedDict, cast
 
@@ -21,13 +24,14 @@ STD_MIN, STD_MAX = 1e-9, 1e9
 Targets = Mapping[str, float] | Sequence[tuple[str, float]]
 Spell = Callable[[str, Any], str]  # how a choice is called: by its name, and its value where that is meant too
 
-# Two choices that exclude each other, and the sentence; a value of None stands for any that is not empty.
+# Two choices that exclude each other, and the sentence; a value of None stands for any but the default.
 _CONTRADICTIONS: tuple[tuple[tuple[str, Any], tuple[str, Any], str], ...] = (
     (("fresh", True), ("keep_bias", True), "{} gives every parameter a new value and {} keeps some"),
     (("fresh", True), ("init", "keep"), "{} gives every parameter a new value and {} keeps some"),
     (("center", True), ("keep_bias", True), "{} sets biases by the scaled weights and {} leaves them"),
     (("center", True), ("rescale", False), "{} sets biases by the scaled weights and {} leaves them"),
     (("target", None), ("rescale", False), "{} is a std to scale to and {} scales nothing"),
+    (("target_std", None), ("rescale", False), "{} is a std to scale to and {} scales nothing"),
 )
 # What each verb goes by, as its report says it.
 REPORTED = {
@@ -65,6 +69,21 @@ class Choices(Wanted, total=False):
 def keyword(name: str, value: Any = None) -> str:
     """Return how a choice is called in Python."""
     return name if value is None else f"{name}={value!r}"
+
+
+def memory_bytes(given: int | str | None, spell: Spell = keyword) -> int | None:
+    """Return the size that is given: a number of bytes, or as text also one of K, M, G, T of 1024; None for none.
+
+    Raises UsageError for what is no size.
+    """
+    if given is None:
+        return None
+    text = given if isinstance(given, str) else str(given) if hasattr(given, "__index__") else ""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if not found:
+        raise UsageError(f"{spell('memory', None)} takes a size such as 500M or 2G, not {given!r}")
+    # More than any machine has is as much as there is.
+    return int(min(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "), sys.maxsize))
 
 
 def _whole(value: Any) -> int:
@@ -133,6 +152,7 @@ class Settings:
             centred.
         tolerance: on the variance relative to its target; None for 0.005, or 0.02 from the first weight in half
             precision on.
+        spell: how messages and notes call a choice; as in Python unless the caller says otherwise.
 
     Raises:
         UsageError: a value is of no use.
@@ -150,6 +170,7 @@ class Settings:
     keep_bias: bool = False
     center: bool = False
     tolerance: float | None = None
+    spell: Spell = field(default=keyword, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name, (read, wanted) in _READ.items():
@@ -169,11 +190,13 @@ class Settings:
         """Patterns and stds, in order."""
         return cast("tuple[tuple[str, float], ...]", self.target)
 
-    def check(self, spell: Spell = keyword) -> Settings:
+    def check(self) -> Settings:
         """Return these settings; raise UsageError for a choice that is none, or two that contradict each other."""
+        spell = self.spell
+        usual = {each.name: each.default for each in fields(self)}
         for *both, sentence in _CONTRADICTIONS:
-            found = [getattr(self, name) for name, _ in both]
-            if all(bool(has) if value is None else has == value for has, (_, value) in zip(found, both, strict=True)):
+            found = [(getattr(self, name), usual[name], value) for name, value in both]
+            if all(has != default if value is None else has == value for has, default, value in found):
                 raise UsageError(f"{sentence.format(*(spell(*choice) for choice in both))}: give one of them")
         if self.init not in METHODS:
             raise UsageError(f"{spell('init', None)} must be one of {', '.join(METHODS)}, not {self.init!r}")

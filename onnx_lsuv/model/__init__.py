@@ -35,7 +35,7 @@ from onnx_lsuv.model.retyping import graphs_in, in_float32, names_type, retype, 
 from onnx_lsuv.model.saving import load_staged, outputs_of, save, stage, to_bytes
 from onnx_lsuv.model.sites import Site, Step, function_of
 from onnx_lsuv.model.targets import Output, check_outputs, read_by
-from onnx_lsuv.model.values import check, fill, message, nodes, read, rewritten, tensors, with_values
+from onnx_lsuv.model.values import check, fill, let_go, message, nodes, read, rewritten, tensors, with_values
 from onnx_lsuv.model.weights import WEIGHTS, check_weights, save_weights, stage_weights
 from onnx_lsuv.model.wire import HOLLOW_BYTES
 
@@ -60,6 +60,7 @@ __all__ = [
     "graphs_in",
     "in_float32",
     "is_hollow",
+    "let_go",
     "load",
     "load_staged",
     "message",

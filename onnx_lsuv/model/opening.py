@@ -45,6 +45,16 @@ def mapped(file: BufferedReader) -> memoryview:
     return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
+def release(view: memoryview) -> None:
+    """Let go of what was read of a mapped file, which counts as this process's memory; it is read again when used.
+
+    A system maps what lies around a value with it, so that a few values of a large file cost as much as the file.
+    """
+    file = view.obj
+    if isinstance(file, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        file.madvise(mmap.MADV_DONTNEED)
+
+
 def whole(view: memoryview, name: str) -> memoryview:
     """Return a view of a file; raise ModelError where the file has become shorter since it was mapped.
 

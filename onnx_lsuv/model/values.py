@@ -18,7 +18,7 @@ from onnx_lsuv.model import arrays, sites
 from onnx_lsuv.model.arrays import Array, decode, dtype_of, from_raw, shape_of
 from onnx_lsuv.model.external import DataLocation, extent, location_of, open_data
 from onnx_lsuv.model.loading import Model
-from onnx_lsuv.model.opening import whole
+from onnx_lsuv.model.opening import release, whole
 from onnx_lsuv.model.payload import has_payload
 from onnx_lsuv.model.sites import SCHEMA, Site, Step
 from onnx_lsuv.model.wire import Tree, find
@@ -79,6 +79,12 @@ def read(model: Model, site: Site) -> Array:
     view = data_file(model, data.location, where)
     start, end = extent(data, len(view), where)
     return from_raw(view[start:end], shape_of(here, where), dtype_of(here.data_type, where), where)
+
+
+def let_go(model: Model) -> None:
+    """Give back the memory of what was read of a model's files; arrays that `read` returned stay what they are."""
+    for view in (model._tree.view, *model._files.values()):
+        release(view)
 
 
 def check(model: Model, site: Site) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 from onnx_lsuv.batches import Batch, Batches
 from onnx_lsuv.errors import ModelError, UsageError
 from onnx_lsuv.layers import Layer, Plan
-from onnx_lsuv.lsuv.planning import find, plan
+from onnx_lsuv.lsuv.planning import find
 from onnx_lsuv.lsuv.result import LayerReport, Result
 from onnx_lsuv.lsuv.rows import row_of, skipped_row
-from onnx_lsuv.lsuv.settings import Settings
+from onnx_lsuv.lsuv.settings import Settings, memory_bytes
 from onnx_lsuv.model import Model
 from onnx_lsuv.portable.comparing import same_outputs
 from onnx_lsuv.portable.rewriting import Portable, rewrite
@@ -31,7 +31,7 @@ def make_portable(
     *,
     device: str | Device = "cpu",
     threads: int | None = None,
-    memory: int | None = None,
+    memory: int | str | None = None,
     scratch: Path | None = None,
 ) -> Portable:
     """Return a model in the form that most importers train; it gives the same outputs.
@@ -44,22 +44,23 @@ def make_portable(
         batches: data on which the outputs of the two forms are compared; None to compare nothing.
         device: where to run for that.
         threads: of the CPU.
-        memory: bytes that tensors stored anew may take; None for half of what the machine has.
+        memory: bytes, or a size such as "2G", that tensors stored anew may take; None for half of what the machine has.
         scratch: the folder of that file; None for the system's own.
 
     Returns:
         `model`, which saves like any other; `steps`, what was done, where and why; `notes`, what was not done.
 
     Raises:
-        UsageError: what is given is no model.
+        UsageError: what is given is no model, or no size.
         ModelError: the model is broken, its opset is below 7, or an output is not the same.
         OutputError: there is no room for the file.
     """
+    budget = memory_bytes(memory)
     if isinstance(model, Result):
         model = model.model  # that it is whole was seen when it was planned
     else:
         expand(model)
-    form = rewrite(model, memory=memory, scratch=scratch)
+    form = rewrite(model, memory=budget, scratch=scratch)
     if batches is None:
         return form
     notes = same_outputs(model, form.model, batches, device=device, threads=threads).notes
@@ -74,11 +75,12 @@ def made_notes(form: Portable) -> list[str]:
 
 
 def plan_form(model: Model, result: Result) -> Result:
-    """Plan a portable form so that all layers of a result are found, whatever they are called there.
+    """Find all layers of a result in its portable form, whatever they are called there; without rows and notes.
 
     What a pattern took although it is a fixed transform is one still where its values were kept.
     """
-    return plan(model, keep_bias=True, include=("*",) if result.settings.include else ())
+    settings = Settings(keep_bias=True, include=("*",) if result.settings.include else ())
+    return Result(model, find(model, settings), "plan", settings, layers=(), skipped=(), notes=())
 
 
 def carry(result: Result, form: Portable, planned: Result | None = None) -> Result:

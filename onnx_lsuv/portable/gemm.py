@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
-from onnx_lsuv.importers.shapes import Lead, is_bias, is_flat, lead_of, reads_rows, shapes_of
+from onnx_lsuv.importers.shapes import Lead, is_bias, is_flat, lead_of, rows_unread, shapes_of
 from onnx_lsuv.importers.skeleton import graphs_of
 from onnx_lsuv.importers.traits import counted
 from onnx_lsuv.model import Array, is_hollow
@@ -76,6 +76,7 @@ def _products(draft: Draft, uses: Uses) -> Iterator[_Product]:
     shapes, fixed = shapes_of(draft.proto, lambda tensor: _few(draft, tensor)), _fixed(draft, uses.tensors)
     unsure: list[str] = []
     newer: list[str] = []
+    unread = rows_unread(draft.opset)
     for node in nodes:
         turned = uses.maker(node.input[1], "Transpose")
         turned = turned if turned is not None and turn_of(turned, 2) == (1, 0) else None
@@ -98,7 +99,7 @@ def _products(draft: Draft, uses: Uses) -> Iterator[_Product]:
             add = add if vector else None
         else:
             add = None
-        if lead and not reads_rows(draft.opset):
+        if lead and unread:
             newer.append(label_of(node))
         else:
             yield _Product(node, weight, turned, lead, add, 1 - at)
@@ -108,9 +109,11 @@ def _products(draft: Draft, uses: Uses) -> Iterator[_Product]:
             "Gemm can infer only one; export the model with all lengths but one fixed."
         )
     if newer:
+        lower = next((opset for opset in range(draft.opset, 0, -1) if not rows_unread(opset)), 1)
         draft.notes.append(
-            f"MatMul stays for {counted(newer)}: their data have more than two axes, and onnx2torch does not read the "
-            f"Reshape of opset {draft.opset} that a Gemm needs; export the model with opset 18 or lower."
+            f"MatMul stays for {counted(newer)}: their data have more than two axes, and the Reshape of opset "
+            f"{draft.opset} that a Gemm needs is not read by {counted(unread)}; export the model with "
+            f"opset {lower} or lower."
         )
 
 

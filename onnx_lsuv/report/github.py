@@ -12,7 +12,7 @@ from typing import Any
 from onnx_lsuv.errors import clean
 from onnx_lsuv.lsuv import Result
 from onnx_lsuv.report.layout import shortened
-from onnx_lsuv.report.words import groups, misses, told, verdict
+from onnx_lsuv.report.words import fates, groups, misses, told, verdict
 
 LIMIT = 10
 _NAME = 200  # GitHub cuts a message at a few thousand characters
@@ -22,8 +22,8 @@ def as_github(result: Result, limit: int = LIMIT, *, other: Result | None = None
     """Return annotations, a line each without its end, at most `limit` of each level.
 
     Errors are the layers that missed, worst first; warnings the layers that the data never reached, and
-    BatchNormalizations whose statistics cannot be set; notices the verdict, that of the other model, the notes, and
-    what was left alone, or keeps its statistics as it should.
+    BatchNormalizations whose statistics cannot be set; notices the verdict, that of the other model, what a plan would
+    do, the notes, and what was left alone, or keeps its statistics as it should.
     """
     unreached = [row for row in result.layers if row.status == "not-reached"]
     compared = [] if other is None else [("other model", f"{_name(other.model.name)}: {verdict(other)}")]
@@ -32,7 +32,10 @@ def as_github(result: Result, limit: int = LIMIT, *, other: Result | None = None
     # Those that were meant to be kept, by what was chosen, call for nothing.
     kept = [(group["reason"] in ("unchanged", "excluded"), _kept(group)) for group in groups(result.kept_statistics)]
     warnings += [("statistics kept", told) for meant, told in kept if not meant]
-    notices = [("verdict", verdict(result)), *compared, *(("note", note) for note in result.notes)]
+    planned = fates(result.layers) if result.verb == "plan" else {}
+    notices = [("verdict", verdict(result)), *compared]
+    notices += [("plan", f"{fate}: {len(names)} ({_some(names)})") for fate, names in planned.items()]
+    notices += [("note", note) for note in result.notes]
     notices += [("statistics kept", told) for meant, told in kept if meant]
     notices += [("left alone", _skipped(group)) for group in groups(result.skipped)]
     return [*_lines("error", errors, limit), *_lines("warning", warnings, limit), *_lines("notice", notices, limit)]
@@ -43,8 +46,11 @@ def _skipped(group: Mapping[str, Any]) -> str:
 
 
 def _kept(group: Mapping[str, Any]) -> str:
-    more = f" and {group['nodes'] - 1} more" if group["nodes"] > 1 else ""
-    return f"{_name(group['names'][0])}{more}: {group['detail']}"
+    return f"{_some(group['names'])}: {group['detail']}"
+
+
+def _some(names: Sequence[str]) -> str:
+    return _name(names[0]) + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def _name(name: str) -> str:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnx_lsuv.errors import clean
+from onnx_lsuv.layers import find_centres, tensor_names
 from onnx_lsuv.lsuv import LayerReport, Result
 from onnx_lsuv.report import layout
 from onnx_lsuv.report.columns import layers_of, number, plain
-from onnx_lsuv.report.words import groups, only_there, sentences, told
+from onnx_lsuv.report.words import fates, groups, only_there, sentences, told
 
 CAUSES = 10  # lines that say why a layer is as it is, unless every one is asked for
 PAINT = {"ok": "green", "not-reached": "yellow", "off": "red", "degenerate": "red"}
@@ -101,11 +102,8 @@ def as_text(
 
 
 def _fates(page: _Page, layers: Sequence[LayerReport]) -> str:
-    """Return what would happen, with the layers that it would happen to."""
-    fates: dict[str, list[str]] = {}
-    for row in layers:
-        fates.setdefault(row.note, []).append(row.name)
-    lines = [f"  {page.name(note)}: {len(names)} ({page.names(names, page.every)})" for note, names in fates.items()]
+    found = fates(layers).items()
+    lines = [f"  {page.name(note)}: {len(names)} ({page.names(names, page.every)})" for note, names in found]
     return page.block(["what would happen:", *lines] if lines else [])
 
 
@@ -146,11 +144,13 @@ def _summary(result: Result) -> list[str]:
     spread = f"; std {min(stds):.4f} to {max(stds):.4f}" if stds else ""
     roles = Counter(change.role for change in result.changes)
     norms, biases, moved = roles["statistics"] // 2, roles["bias"], sum(c.became_initializer for c in result.changes)
-    aim = f"centre {'its layer' if biases == 1 else 'their layers'}" if result.settings.center else "zero"
+    centred = _centred(result)
+    aim = f"centre {'its layer' if centred == 1 else 'their layers'}"
     fresh = [_count(roles[role], role) for role in ("embedding", "scale", "slope", "state") if roles[role]]
     extra = {
         f"statistics of {_count(norms, 'BatchNormalization')} set": norms,
-        f"{_count(biases, 'bias', 'biases')} set to {aim}": biases,
+        f"{_count(centred, 'bias', 'biases')} set to {aim}": centred,
+        f"{_count(biases - centred, 'bias', 'biases')} set to zero": biases - centred,
         f"{', '.join(fresh)} given the usual starting values": len(fresh) if result.settings.fresh else 0,
         _count(moved, "constant became an initializer", "constants became initializers"): moved,
     }
@@ -163,6 +163,16 @@ def _summary(result: Result) -> list[str]:
         f"{ran}on {result.device}; {times}" if times else "",
     ]
     return [line for line in lines if line]
+
+
+def _centred(result: Result) -> int:
+    """Return how many biases centre their layers: not those of norms, nor of layers that could not be scaled."""
+    if not (result.settings.center and result.changes):
+        return 0
+    found = result.plan
+    scaled = {row.weight for row in result.layers if row.scale is not None}
+    weights = [found.weights[key].layers[0].source for key in find_centres(found)]
+    return sum(tensor_names(found.program, source)[0] in scaled for source in weights)
 
 
 def _count(n: Any, one: str, many: str | None = None) -> str:

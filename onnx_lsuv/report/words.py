@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from onnx_lsuv.importers.table import MEASURED
@@ -67,6 +68,22 @@ def only_there(result: Result, other: Result) -> list[str]:
     here = {row.name for row in result.layers}
     names = [row.name for row in other.layers if row.name not in here]
     return names if len(names) < len(other.layers) else []
+
+
+def beside(result: Result, other: Result) -> Result:
+    """Return a result with a note where its layers are compared by their places, as no name is in both models."""
+    if {row.name for row in result.layers} & {row.name for row in other.layers}:
+        return result
+    note = "no layer of the other model has the name of one here: they are compared by their places in order"
+    return replace(result, notes=(*result.notes, note))
+
+
+def fates(layers: Sequence[LayerReport]) -> dict[str, list[str]]:
+    """Return what a plan says would happen, with the names of the layers that it would happen to."""
+    found: dict[str, list[str]] = {}
+    for row in layers:
+        found.setdefault(row.note, []).append(row.name)
+    return found
 
 
 def path_of(result: Result, about: Mapping[str, Any], role: str = "model") -> str:

@@ -18,6 +18,7 @@ from onnx_lsuv.importers import Forecast
 from onnx_lsuv.lsuv import Result
 from onnx_lsuv.model import Model, Output, check_outputs, digest, read_by, staging, to_bytes
 from onnx_lsuv.report.formats import format_of
+from onnx_lsuv.report.words import beside
 
 
 def write_report(
@@ -44,6 +45,7 @@ def write_report(
     Raises UsageError for another suffix, OutputError where the file exists, cannot be written or is one of the models'.
     """
     told = format_of(path)
+    result = result if other is None else beside(result, other)
     models = {"model": result.model} | ({} if other is None else {"compare": other.model})
     read = (file for model in models.values() for file in read_by(model))
     (target,) = check_outputs([Output(Path(path), "the report")], read, force=force)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_lsuv.errors import ModelError
-from onnx_lsuv.model import Array
+from onnx_lsuv.model import Array, let_go
 from onnx_lsuv.program.program import Program, stored
 from onnx_lsuv.sources.moves import Source
 
@@ -49,9 +49,11 @@ def weight_transform(program: Program, source: Source) -> str:
     made = [program.constants[name].origin == "ConstantOfShape" for name in source.constants]
     if any(made) or len(made) > 1 or source.computed or source.rounding:
         return ""
+    found = ""
     with suppress(ModelError):  # what is missing is missed where it is needed
-        return fixed_transform(source.see(stored(program, source.constant)))
-    return ""
+        found = fixed_transform(source.see(stored(program, source.constant)))
+    let_go(program.model)  # weight after weight, or the samples of all are in memory at once
+    return found
 
 
 def fixed_transform(values: Array) -> str:

@@ -51,16 +51,14 @@ def find_reachability(program: Program, products: Sequence[Product], skipped: Se
         if (node.op == "Gather" and node not in program.static and _is_float(program, node.inputs[0]))
         or "embedding" in of(node).roles.values()
     }
-    learned: set[str] = set()
-    leading: set[str] = set()
-    _forward(program.body, learned, nodes | tables)
-    _backward(program.body, leading, nodes)
-    return Reachability(program, learned, leading, nodes, {product.node: product.matrix for product in products})
+    made = {name for node in nodes | tables for name in node.outputs if name}
+    matrices = {product.node: product.matrix for product in products}
+    return Reachability(program, after(program, made), before(program, nodes), nodes, matrices)
 
 
-def after(program: Program, constants: Set[str]) -> Set[str]:
-    """Return the values that depend on constants, their shapes alone left out."""
-    found, size = set(constants), -1
+def after(program: Program, values: Set[str]) -> Set[str]:
+    """Return these values, or constants, and those that depend on them, where only their shapes are read left out."""
+    found, size = set(values), -1
     # What a loop carries comes back.
     while len(found) > size:
         size = len(found)
@@ -114,19 +112,6 @@ def before(program: Program, nodes: Set[Node]) -> Set[str]:
 
 def _is_float(program: Program, name: str) -> bool:
     return name in program.constants and program.constants[name].elem_type in FLOAT_TYPES
-
-
-def _forward(body: Body, learned: set[str], marks: Set[Node]) -> None:
-    for node in body.nodes:
-        hit = node in marks or any(name in learned for name in node.inputs)
-        for inner in node.bodies.values():
-            # A loop's states come back, so what is learned inside is so from the start.
-            if hit or any(each in marks for each in walk(inner)):
-                learned.update(value.name for value in inner.inputs)
-            _forward(inner, learned, marks)
-            hit = hit or any(value.name in learned for value in inner.outputs)
-        if hit:
-            learned.update(name for name in node.outputs if name)
 
 
 def _backward(body: Body, leading: set[str], marks: Set[Node]) -> None:

@@ -1148,7 +1148,7 @@ def test_random_shapes_settle_names():
         ([(1, 3), ()], {}, {}, [1] * 32),
         ([(1, 3), ("N", 3)], {}, {}, [1]),
         ([(1, 1 << 23)], {}, {}, [1] * 8),
-        ([(1, 1 << 27)], {}, {}, [1]),
+        pytest.param([(1, 1 << 27)], {}, {}, [1], marks=pytest.mark.slow),
     ],
 )
 def test_random_data_for_a_fixed_first_axis_are_several_batches(shapes, given, options, expected):

@@ -370,7 +370,7 @@ def test_a_defect_is_status_70(here: Path, monkeypatch: pytest.MonkeyPatch) -> N
 # -------------------------------------------------------------------------------------------------------------- process
 
 
-@pytest.mark.parametrize("delay", [1.5, 3.0])
+@pytest.mark.parametrize("delay", [1.5, pytest.param(3.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupt_leaves_no_trace(here: Path, delay: float, number: int, status: int) -> None:
     model = LIGHT / "light_zfnet512.onnx"

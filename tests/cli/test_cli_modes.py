@@ -102,13 +102,31 @@ def test_compare_where_layers_have_other_names(here: Path) -> None:
     for node in model.graph.node:
         node.name = f"node_{node.output[0]}"
     onnx.save(model, "named.onnx")
-    table = numbers(call("m.onnx", *X, "--check", "--compare", "named.onnx", status=1).stdout)
+    named = ["m.onnx", *X, "--check", "--compare", "named.onnx"]
+    ran = call(*named, "--report", "r.json", "--report", "r.md", "--report", "r.html", status=1)
+    places = "no layer of the other model has the name of one here: they are compared by their places"
+    assert f"note: {places}" in ran.stdout
+    assert all(places in Path(f"r.{end}").read_text(encoding="utf-8") for end in ("json", "html"))
+    assert places.replace(":", "&#58;") in Path("r.md").read_text(encoding="utf-8")
+    assert places in call(*named, "--format", "github", status=1).stdout
+    table = numbers(ran.stdout)
     assert [row[-3] for row in table.values()] == [row[-2] for row in table.values()]
     model.graph.node[0].name = "y"
     onnx.save(model, "half.onnx")
     ran = call("m.onnx", *X, "--check", "--compare", "half.onnx", status=1)
     assert numbers(ran.stdout)["z"][-2] == "-"
     assert "only in the other model: node_z" in ran.stdout
+    assert "by their places" not in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("mode", "verb"), [([], "initialise"), (["--dry-run"], "initialise"), (["--check"], "measure")]
+)
+def test_a_model_without_layers(here: Path, mode: list[str], verb: str) -> None:
+    onnx.save(parse(f"{HEAD} g (float[N,16] x) => (float y) {{ y = Relu(x) }}"), "none.onnx")
+    assert f"there is nothing to {verb} in {here / 'none.onnx'}: it has no linear layer" in fails(
+        3, "none.onnx", *X, *mode
+    )
 
 
 def test_check_takes_a_seed_for_random_data(here: Path) -> None:
@@ -389,6 +407,8 @@ def test_fresh(here: Path) -> None:
     assert "usual starting" not in call("trained.onnx", *X, "-o", "kept.onnx", "--force").stdout
     ran = call("trained.onnx", *X, "--fresh", "-o", "fresh.onnx")
     assert "2 biases set to zero; 1 scale given the usual starting values" in ran.stdout
+    ran = call("trained.onnx", *X, "--fresh", "--center", "-o", "centred.onnx")
+    assert "1 bias set to centre its layer; 1 bias set to zero; 1 scale given" in ran.stdout
     model = onnx.load("fresh.onnx")
     np.testing.assert_array_equal(oracle.tensor_of(model, "scale"), np.ones(16))
     np.testing.assert_array_equal(oracle.tensor_of(model, "shift"), np.zeros(16))
@@ -466,6 +486,14 @@ def test_what_nothing_shows_is_not_looked_for(
     assert any("jaxonnxruntime" in text for text in texts) is expected
     assert forecast.call_count == int(expected)
     assert digest.called is bool(shown)
+
+
+def test_dry_run_as_annotations_says_what_would_happen(here: Path) -> None:
+    lines = call("m.onnx", "--dry-run", "--exclude", "z", "--format", "github").stdout.splitlines()
+    assert lines[0] == "::notice title=onnx-lsuv%3A verdict::1 layer found; nothing was run."
+    fate = "drawn (orthonormal), scaled to std 1, bias set to zero"
+    assert lines[1] == f"::notice title=onnx-lsuv%3A plan::{fate}: 1 (y)"
+    assert "plan::" not in call("m.onnx", *X, "--format", "github").stdout
 
 
 def test_dry_run_says_which_biases_centre(here: Path) -> None:

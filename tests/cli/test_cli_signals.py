@@ -60,7 +60,7 @@ main()
 # -------------------------------------------------------------------------------------------------------------- moments
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_signals_at_any_moment(here: Path, seed: int) -> None:
     command = ["-m", "onnx_lsuv", *RUN, "--force", "--weights-out", "w.npz", "--report", "r.json"]
     begin = time.perf_counter()
@@ -158,7 +158,9 @@ def test_a_run_of_minutes_is_interrupted(here: Path) -> None:
 # --------------------------------------------------------------------------------------------------------------- files
 
 
-@pytest.mark.parametrize("step", ["writing", "failing", "removing"])
+@pytest.mark.parametrize(
+    "step", ["writing", *(pytest.param(step, marks=pytest.mark.slow) for step in ("failing", "removing"))]
+)
 def test_a_signal_during_the_clean_up(here: Path, step: str) -> None:
     code = f"""
 from onnx_lsuv.model import atomic
@@ -187,7 +189,7 @@ atomic._write, atomic.Staging.clear = interrupted, clearing
     assert names(here) == before
 
 
-@pytest.mark.parametrize("nth", [1, 2])
+@pytest.mark.parametrize("nth", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_files_come_into_place_together(here: Path, nth: int) -> None:
     # The model and its data file; a signal comes before the first, and between the two.
     model = onnx.load("m.onnx")
@@ -251,7 +253,7 @@ onnx_lsuv.model.load = load
     assert names(here) == before
 
 
-@pytest.mark.parametrize("number", ["INT", "HUP"])
+@pytest.mark.parametrize("number", ["HUP", pytest.param("INT", marks=pytest.mark.slow)])
 def test_what_the_shell_ignores_stays_ignored(here: Path, number: str) -> None:
     code = f"""
 import os, signal, sys, time

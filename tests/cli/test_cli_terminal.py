@@ -103,12 +103,19 @@ def test_a_terminal_gets_colours(here: Path) -> None:
     assert "\x1b[32mok\x1b[0m" in look(*RUN)[1]
 
 
-@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"NO_COLOR": "1", "FORCE_COLOR": "1"}])
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"NO_COLOR": "1"},
+        *(pytest.param(e, marks=pytest.mark.slow) for e in ({"TERM": "dumb"}, {"NO_COLOR": "1", "FORCE_COLOR": "1"})),
+    ],
+)
 def test_colours_can_be_turned_off(here: Path, environment: dict[str, str]) -> None:
     assert "\x1b" not in look(*CHECK, **environment)[1]
     assert "\x1b" not in look("--help", **environment)[1]
 
 
+@pytest.mark.slow
 def test_the_option_has_the_last_word(here: Path) -> None:
     assert "\x1b" not in look(*CHECK, "--color", "never")[1]
     assert "\x1b[31moff" in look(*CHECK, "--color", "always", NO_COLOR="1")[1]
@@ -116,7 +123,10 @@ def test_the_option_has_the_last_word(here: Path) -> None:
     assert "\x1b[1m" in process("--color", "always", "--help").stdout
 
 
-@pytest.mark.parametrize("arguments", [RUN, CHECK, ["m.onnx", "--dry-run"], ["--help"], ["--nope"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [CHECK, ["--nope"], *(pytest.param(a, marks=pytest.mark.slow) for a in (RUN, ["m.onnx", "--dry-run"], ["--help"]))],
+)
 def test_files_stay_plain(here: Path, arguments: list[str]) -> None:
     ran = process(*arguments, environment=FORCED)
     assert "\x1b" not in ran.stdout + ran.stderr
@@ -188,7 +198,7 @@ def test_errors_are_broken_between_words(here: Path) -> None:
 # --------------------------------------------------------------------------------------------------------------- widths
 
 
-@pytest.mark.parametrize("columns", [20, 40, 80])
+@pytest.mark.parametrize("columns", [40, *(pytest.param(width, marks=pytest.mark.slow) for width in (20, 80))])
 def test_nothing_is_wider_than_the_terminal(here: Path, columns: int) -> None:
     model = mlp()
     for node in model.graph.node:

@@ -357,6 +357,7 @@ def test_no_file_stays_where_the_result_cannot_be_printed(here: Path, more: list
     assert snapshot(here) == before
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough_is_no_error(here: Path) -> None:
     before = set(snapshot(here))
     assert shell("CMD | true", "m.onnx", *X, *EVERY) == (0, "")
@@ -367,7 +368,9 @@ def test_a_reader_that_has_seen_enough_is_no_error(here: Path) -> None:
     assert shell("CMD 2>&1 | true", "none.onnx", *X) == (3, "")
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "closed", ["<&- >&- 2>&-", *(pytest.param(each, marks=pytest.mark.slow) for each in (">&-", "2>&-"))]
+)
 def test_nothing_else_ends_up_in_a_file_where_streams_are_closed(here: Path, closed: str) -> None:
     assert shell(f"CMD {closed}", "none.onnx", *X)[0] == 3
     call("m.onnx", *X, "--weights-out", "w.npz", "-o", "o.onnx")

@@ -61,7 +61,7 @@ SETS = {
     "delta": "DATA --init delta --seed 3",
     "default-2": "DATA --seed 2 --report r.md --report r.html",
     "he": "DATA --init he --weights-out w.safetensors",
-    "xavier": "DATA --init xavier --no-rescale",
+    "xavier": "DATA --init xavier --no-rescale --fresh",
     "keep": "DATA --init keep",
     "check": "DATA --check",
     "fresh-random": "RANDOM --fresh --samples 5 --batch-size 2",
@@ -80,7 +80,7 @@ SETS = {
     "compare": "DATA --check --compare other.onnx --report r.html --report r.md",
     "check-json": "RANDOM --check --format json",
     "fresh-exclude": "DATA --fresh --exclude *1* --portable -v",
-    "target-fresh": "DATA --fresh --target-std 2 --no-rescale -q",
+    "target-fresh": "DATA --fresh --target-std 2 -q",
 }
 DEALT = {"sample": 8, "zoo": 4, "corpus": 4, "random": 3, "control": 4, "quantised": 3}  # sets a model
 WHOLE = {"sample/mlp", "random/0003", "random/0011", "control/0005", "quantised/0002"}  # models that meet all sets

@@ -71,6 +71,7 @@ def wrong(read: dict[str, tuple[Form, Traits, Any]], row: Importer) -> list[str]
     return [file for file, form in read.items() if reading._read(*form, row).trainable != trained[file][row.name]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IMPORTERS)
 def test_each_refusal_was_seen(read: dict[str, tuple[Form, Traits, Any]], name: str) -> None:
     row = IMPORTERS[name]

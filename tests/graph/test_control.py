@@ -56,7 +56,7 @@ def check(case: Case, result: Result, after: ModelProto) -> None:
             np.testing.assert_allclose(weights(after)[var], found.var(0), rtol=5e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("seed", [*range(20), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(20, 60))])
+@pytest.mark.parametrize("seed", [*range(10), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(10, 60))])
 def test_random_control_flow(seed: int) -> None:
     case = control_case(seed)
     onnx.checker.check_model(case.model, full_check=True)

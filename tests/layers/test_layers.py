@@ -14,7 +14,7 @@ from conftest import Run
 from onnx import ModelProto, helper, numpy_helper
 from oracle import blocks_of, normal, orthonormality, parse
 
-from onnx_lsuv import ModelError
+from onnx_lsuv import ModelError, from_proto, measure
 from onnx_lsuv.layers import REASONS
 
 Lsuv = Callable[..., Run]
@@ -453,8 +453,11 @@ def test_nothing_to_do_names_the_reasons(lsuv: Lsuv) -> None:
     )
     with pytest.raises(ModelError, match=r"nothing to initialise.*1 x MatMul.*DequantizeLinear.*float model"):
         lsuv(model, {"x": normal(8, 8)})
+    empty = parse(f"{HEAD} g (float[N,8] x) => (float y) {{ y = Relu(x) }}")
     with pytest.raises(ModelError, match=r"nothing to initialise.*no linear layer"):
-        lsuv(parse(f"{HEAD} g (float[N,8] x) => (float y) {{ y = Relu(x) }}"), {"x": normal(8, 8)})
+        lsuv(empty, {"x": normal(8, 8)})
+    with pytest.raises(ModelError, match=r"nothing to measure.*no linear layer"):
+        measure(from_proto(empty), {"x": normal(8, 8)})
 
 
 # --------------------------------------------------------------------------------------------------------------- biases

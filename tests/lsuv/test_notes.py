@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from commands import call
 from conftest import Run
 from onnx import ModelProto
 from oracle import normal, parse
@@ -72,7 +74,7 @@ def test_gates(lsuv: Lsuv, gate: str) -> None:
     found = notes(model)
     assert set(found) == {"gate"}
     assert "1 of 3 layers feeds a gate ('a')" in found["gate"]
-    option = re.search(r"--target (\S+)=(\S+),", found["gate"])
+    option = re.search(r"target=\{'(\S+)': (\S+)\},", found["gate"])
     assert option is not None
     batch = {"x": normal(256, 16)}
     run, before = lsuv(model, batch, target={option[1]: float(option[2])}), lsuv(model, batch)
@@ -117,7 +119,7 @@ def test_a_stream_that_grows_and_the_advice(lsuv: Lsuv, norm_before: bool) -> No
     found = notes(model)
     assert set(found) == {"residual"}
     assert "takes up 16 branches" in found["residual"]
-    option = re.search(r"--target '(.*)=(.*)'$", found["residual"])
+    option = re.search(r"target=\{'(.*)': (.*)\}$", found["residual"])
     assert option is not None
     assert option[1] == "blocks.*.fc2"
     assert float(option[2]) == pytest.approx(1 / np.sqrt(depth), rel=0.02)
@@ -138,12 +140,24 @@ def test_a_stream_that_is_normalised_or_short_is_no_note() -> None:
 
 def test_names_without_a_pattern_are_listed() -> None:
     text = notes(residual(6, name="node_{}{}"))["residual"]
-    assert "--target for each branch's last layer ('node_02', 'node_12', 'node_22' and 3 more) with 0.41" in text
+    assert ": target for each branch's last layer ('node_02', 'node_12', 'node_22' and 3 more) with 0.41" in text
 
 
 def test_patterns_match_odd_names_only_as_they_are() -> None:
     text = notes(residual(5, name="m[{}]/fc{}?"))["residual"]
-    assert "--target 'm[[]*]/fc2[?]=0.45'" in text
+    assert "target={'m[[]*]/fc2[?]': 0.45}" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("m[{}]/fc{}?", "--target 'm[[]*]/fc2[?]=0.45'"),
+        ("node_{}{}", "--target for each branch's last layer ('node_02', 'node_12', 'node_22' and 2 more) with 0.45"),
+    ],
+)
+def test_the_command_line_is_told_its_options(tmp_path: Path, name: str, option: str) -> None:
+    onnx.save(residual(5, name=name), tmp_path / "m.onnx")
+    assert f"that of one: {option} (README" in call(str(tmp_path / "m.onnx"), "--dry-run").stdout
 
 
 def test_a_branch_that_ends_in_a_norm_is_no_stream() -> None:

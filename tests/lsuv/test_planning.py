@@ -18,7 +18,7 @@ from oracle import normal, parse
 import onnx_lsuv
 import onnx_lsuv.cli.modes
 from onnx_lsuv import Result, Settings, UsageError, importers, portable
-from onnx_lsuv.lsuv.settings import METHODS, REPORTED, Choices
+from onnx_lsuv.lsuv.settings import METHODS, REPORTED, Choices, memory_bytes
 from onnx_lsuv.program import Program, expand
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>'
@@ -118,9 +118,30 @@ def test_portable_with_the_check_is_a_function() -> None:
     assert any(note.startswith("made portable:") for note in carried.notes)
 
 
+@pytest.mark.parametrize(
+    ("given", "size"), [(4096, 4096), ("4096", 4096), ("2G", 2 << 30), (" 1.5 MiB", 3 << 19), ("9" * 99, sys.maxsize)]
+)
+def test_a_size_of_memory_as_the_command_takes_it(given: int | str, size: int) -> None:
+    assert memory_bytes(given) == size
+    batch = {"x": normal(8, 16)}
+    result = onnx_lsuv.initialize(onnx_lsuv.from_proto(mlp()), batch, memory=given)
+    assert onnx_lsuv.make_portable(result, batch, memory=given).steps
+
+
+@pytest.mark.parametrize("given", ["lots", "", "-1", -1, 2.5, "2X"])
+def test_what_is_no_size_of_memory(given: Any) -> None:
+    model = onnx_lsuv.from_proto(mlp())
+    for ask in (
+        lambda: onnx_lsuv.initialize(model, None, memory=given),
+        lambda: onnx_lsuv.make_portable(model, memory=given),
+    ):
+        with pytest.raises(UsageError, match=re.escape(f"memory takes a size such as 500M or 2G, not {given!r}")):
+            ask()
+
+
 def test_settings_are_one_value() -> None:
     names = [field.name for field in fields(Settings)]
-    assert set(Choices.__annotations__) == set(names)
+    assert {*Choices.__annotations__, "spell"} == set(names)
     assert all(set(used) <= set(names) for used in REPORTED.values())
     settings = Settings(target={"a": 2}, include=["b"], init=METHODS[1])
     assert settings == Settings(target=[("a", 2.0)], include=("b",), init=METHODS[1])
@@ -149,6 +170,7 @@ def test_settings_are_one_value() -> None:
         ({"fresh": True, "init": "keep"}, "and init='keep' keeps some"),
         ({"center": True, "rescale": False}, "center=True sets biases by the scaled weights and rescale=False leaves"),
         ({"target": {"u": 2}, "rescale": False}, "target is a std to scale to and rescale=False scales nothing"),
+        ({"target_std": 2, "rescale": False}, "target_std is a std to scale to and rescale=False scales nothing"),
         ({"init": "magic"}, "init must be one of orthonormal, delta, he, xavier, keep, not 'magic'"),
         ({"tolerance": 2.0}, "tolerance must lie between 0 and 1, not 2.0"),
         ({"target": {"u": -1}}, "target for 'u' must be a finite number above 0, not -1.0"),

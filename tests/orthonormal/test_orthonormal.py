@@ -324,7 +324,7 @@ def test_bytes_do_not_depend_on_threads_or_company(threads: int | None, alone: l
     assert [sha(draw(request, seed=3, threads=threads)) for request in MIXED[:4]] == alone[:4]
 
 
-@pytest.mark.parametrize("blas_threads", ["1", "2"])
+@pytest.mark.parametrize("blas_threads", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_bytes_are_the_same_in_another_process(blas_threads: str, alone: list[str]) -> None:
     code = (
         "import hashlib\nfrom onnx_lsuv.orthonormal import draw_all\nfrom test_orthonormal import MIXED\n"

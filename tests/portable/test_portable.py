@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 import onnx_lsuv
 from onnx_lsuv import ModelError, batches
+from onnx_lsuv.importers.table import IMPORTERS
 from onnx_lsuv.lsuv.prepare import checked
 from onnx_lsuv.model import to_bytes
 from onnx_lsuv.portable import Portable, make_portable, same_outputs
@@ -710,6 +712,16 @@ def test_weight_of_which_not_every_product_can_be_a_gemm() -> None:
     turned = head.format("5,4", 5) + "t = Transpose <perm=[1,0]> (w)" + body.format("t") + "}"
     after, _ = rewrite(model_of(HEAD + turned), given)
     assert [each.op_type for each in after.graph.node] == ["Transpose", "Reshape", "Gemm", "Reshape", "MatMul"]
+
+
+def test_who_does_not_read_the_reshape_around_a_gemm_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    new = replace(IMPORTERS["onnx2torch"], name="new", operators={"Reshape": frozenset({5, 13})})
+    monkeypatch.setitem(IMPORTERS, "new", new)  # type: ignore[arg-type]
+    proto = model_of(
+        HEAD.replace("17", "21") + "g (float[N,3,4] x, float[4,5] w) => (float[N,3,5] y) { y = MatMul (x, w) }"
+    )
+    (note,) = make_portable(onnx_lsuv.from_proto(proto)).notes
+    assert "is not read by onnx2torch, new; export the model with opset 13 or lower" in note
 
 
 @pytest.mark.parametrize(

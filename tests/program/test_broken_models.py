@@ -335,6 +335,7 @@ def function(name: str, *calls: str) -> FunctionProto:
     return helper.make_function("f", name, values[:1], values[-1:], nodes, imports)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])
 def test_functions_that_double(here: Path, more: list[str]) -> None:
     chain = [function("f0", "Relu"), *(function(f"f{i}", f"f{i - 1}", f"f{i - 1}") for i in range(1, 31))]

@@ -260,6 +260,7 @@ def test_no_weight_of_the_corpora_is_taken_for_a_transform() -> None:
     assert looked > (500 if CORPUS.is_dir() else 0)
 
 
+@pytest.mark.slow
 def test_no_weight_of_random_graphs_is_taken_for_a_transform() -> None:
     for seed in range(150):
         assert {what for *_, what in transforms(onnx_lsuv.from_proto(random_case(seed).model))} <= {""}
@@ -387,6 +388,23 @@ def test_a_net_of_transforms_alone_has_nothing_to_initialise(tmp_path: Path) -> 
 def test_values_that_are_not_there_are_not_missed_before_the_run(tmp_path: Path) -> None:
     plan = onnx_lsuv.plan(onnx_lsuv.load(external(tmp_path)))
     assert [row.name for row in plan.layers] == ["y"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc")
+def test_what_was_looked_at_of_weights_is_not_kept_in_memory(tmp_path: Path) -> None:
+    weights = {f"w{i}": normal(512, 512, seed=i) for i in range(16)}
+    nodes = "".join(f"x{i + 1} = MatMul(x{i}, w{i}) " for i in range(16))
+    onnx.save(parse(f"{HEAD} g (float[N,512] x0) => (float y) {{ {nodes} y = Relu(x16) }}", weights), tmp_path / "m")
+    before = mapped()
+    model = onnx_lsuv.load(tmp_path / "m")
+    onnx_lsuv.plan(model)
+    assert mapped() - before < sum(w.nbytes for w in weights.values()) / 4
+
+
+def mapped() -> int:
+    """Return how many bytes of files are in this process's memory."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith("RssFile")))
 
 
 def external(folder: Path) -> Path:

@@ -179,6 +179,21 @@ def test_group_norm_as_an_instance_norm(lsuv: Lsuv) -> None:
 # ----------------------------------------------------------------------------------------------------- zero residuals
 
 
+def test_a_state_of_a_loop_beside_that_of_a_layer_is_not_behind_it(lsuv: Lsuv) -> None:
+    model = parse(
+        f"""{HEAD} g (float[N,8] x, float[N,8] z) => (float u, float y) <int64 n = {{2}}, bool go = {{1}}>
+        {{ u, v = Loop(n, go, x, z) <body = b (int64 i, bool c, float[N,8] s, float[N,8] t) =>
+           (bool d, float[N,8] p, float[N,8] q) {{ d = Identity(c) p = MatMul(s, w1) q = Mul(t, decay) }}>
+           y = MatMul(v, w2) }}""",
+        w1=normal(8, 8),
+        decay=1 + 0.3 * normal(8, seed=1),
+        w2=normal(8, 8, seed=2),
+    )
+    run = lsuv(model, {"x": normal(32, 8, seed=3), "z": normal(32, 8, seed=4)}, fresh=True)
+    assert roles(run) == {"w1": "weight", "w2": "weight"}
+    assert "'decay'" in kept(run)
+
+
 def test_zero_at_the_end_of_a_branch_is_kept(lsuv: Lsuv) -> None:
     text = f"""{HEAD} g (float[N,8,4,4] x) => (float y) {{
       a = Conv(x, w1) n = BatchNormalization(a, s1, t1, m1, v1) r = Relu(n)

@@ -20,7 +20,7 @@ from oracle import normal, parse
 
 import onnx_lsuv
 
-pytestmark = pytest.mark.cuda
+pytestmark = [pytest.mark.cuda, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
 EMULATION = ROOT.parent / "shared" / "cuda_emulation"
