@@ -11,7 +11,7 @@ from pathlib import Path
 from onnx_lsuv.batches import Batch, Batches
 from onnx_lsuv.errors import ModelError, UsageError
 from onnx_lsuv.layers import Layer, Plan
-from onnx_lsuv.lsuv.planning import find, plan
+from onnx_lsuv.lsuv.planning import described, find
 from onnx_lsuv.lsuv.result import LayerReport, Result
 from onnx_lsuv.lsuv.rows import row_of, skipped_row
 from onnx_lsuv.lsuv.settings import Settings
@@ -78,7 +78,8 @@ def plan_form(model: Model, result: Result) -> Result:
 
     What a pattern took although it is a fixed transform is one still where its values were kept.
     """
-    return plan(model, keep_bias=True, include=("*",) if result.settings.include else ())
+    settings = Settings(keep_bias=True, include=("*",) if result.settings.include else ())
+    return described(find(model, settings), settings)
 
 
 def carry(result: Result, form: Portable, planned: Result | None = None) -> Result:
