@@ -205,7 +205,9 @@ def _left(plan: Plan, shared: Sequence[Shared]) -> tuple[dict[str, int], tuple[s
             continue
         if any(constant.name in layer.source.touched for layer in plan.layers):
             tied.append(each.label)
-        elif _is_merged_vector(program, constant, each) and len(weights.get(constant.name, ())) != 1:
+        elif _is_merged_vector(program, constant, each) and (
+            _differs(each) or len(weights.get(constant.name, ())) != 1
+        ):
             owners = {
                 (reading.role, reading.owner or at)
                 for at, reading in enumerate(each.readings)
