@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from onnx import GraphProto
 
+from onnx_lsuv.errors import ModelError
 from onnx_lsuv.layers.centres import find_centres
 from onnx_lsuv.layers.plan import Copy, Parting, Plan
 from onnx_lsuv.model import Addition, Model, Site, graphs_in, read, with_initializers
@@ -75,8 +76,13 @@ def _is_merged_vector(program: Program, constant: Constant, shared: Shared) -> b
         return False
     if constant.size == 1 and not any(reading.role in _PARAMETERS for reading in shared.readings):
         return False
-    values = stored(program, constant.name)
-    return bool((values == values.reshape(-1)[0]).all()) or _differs(shared)
+    if _differs(shared):
+        return True
+    try:
+        values = stored(program, constant.name)
+    except ModelError:  # said where the values are needed
+        return False
+    return bool((values == values.reshape(-1)[0]).all())
 
 
 def _has_statistics(shared: Shared) -> bool:
@@ -157,7 +163,7 @@ def _parted(model: Model, parts: _Parts) -> tuple[Model, list[str]]:
     labels: list[str] = []
     added, inputs, gone = [], dict[tuple[Site, int], str](), list[Site]()
     for shared, group in parts:
-        stands = next((each for each in group if each.alias and each.node[:-1] == shared.graph), None)
+        stands = next((each for each in group if each.alias), None)
         label = stands.alias if stands else _name(shared, group[0], taken, tried)
         taken.add(label)
         labels.append(label)
@@ -211,7 +217,7 @@ def _left(plan: Plan, shared: Sequence[Shared]) -> tuple[dict[str, int], tuple[s
             owners = {
                 (reading.role, reading.owner or at)
                 for at, reading in enumerate(each.readings)
-                if reading.role in _PARAMETERS or constant.name in weights
+                if reading.role in _PARAMETERS or constant.name in weights or reading.owner == reading.alias
             }
             if len(owners) > 1:
                 merged[each.label] = len(owners)

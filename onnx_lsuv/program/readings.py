@@ -2,7 +2,8 @@
 
 A tensor that is several parameters, as exporters leave it that merge equal ones, looks like one that is used several
 times. What the readers are called tells: PyTorch's exporters name the module of each node (`/layers.0/fc/MatMul`, or in
-its metadata), and number the calls of one module (`/layers.0/fc_1/MatMul`); those of Keras name the layer.
+its metadata), and number the calls of one module (`/layers.0/fc_1/MatMul`). Keras numbers its layers in this way, and
+its tensors are named after the first of them (`net/dense/MatMul/ReadVariableOp:0`).
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ class Reading:
     position: int
     role: str  # of the operand, as the table of operators says it
     module: str  # that the reader is of; "" where no name tells
-    alias: str = ""  # the name under which an Identity hands the constant on, to all that reads it so
+    alias: str = ""  # the name under which an Identity beside the constant hands it on, to all that reads it so
 
     @property
     def owner(self) -> str:
-        """The parameter's own name, or the module that it is of; "" where nothing tells."""
-        return self.module if not self.alias or self.alias.startswith("onnx::") else self.alias
+        """The parameter's own name, as PyTorch names them, or the module that it is of; "" where nothing tells."""
+        return self.alias if "." in self.alias and "/" not in self.alias else self.module
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +125,11 @@ def shared_constants(model: Model) -> Iterator[Shared]:
         if len(uses.readers.get(site, ())) + (site in uses.exits) < 2 or not _holds(model, graph):
             continue
         readings = [uses.reading(*each) for each in uses.readers[site]]
+        readings = [each if each.node[:-1] == graph else replace(each, alias="") for each in readings]
         modules = {each.module for each in readings}
-        found = tuple(replace(each, module=_called_first(each.module, modules)) for each in readings)
-        yield Shared(label, site, graph, found, site in uses.exits)
+        if not any(module and label.startswith(f"{module}/") for module in modules):  # Keras numbers its layers so
+            readings = [replace(each, module=_called_first(each.module, modules)) for each in readings]
+        yield Shared(label, site, graph, tuple(readings), site in uses.exits)
 
 
 def _holds(model: Model, graph: Site) -> bool:
@@ -143,5 +146,5 @@ def _module(node: NodeProto) -> str:
 
 def _called_first(module: str, modules: set[str]) -> str:
     """Return what a module was called when it was called first, where PyTorch has numbered a later call."""
-    first = _REPEATED.sub("", module) if module.startswith("/") else module
+    first = _REPEATED.sub("", module)
     return first if first in modules else module
