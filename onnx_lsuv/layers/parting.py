@@ -54,6 +54,7 @@ def part(
             for label, (each, _) in zip(labels, (*tried, *chosen), strict=True)
         }
         needs = _Needs(find(expand(trial), copies), labels, untie=untie, center=center)
+        plan = _explained(plan, needs.plan)
         groups: dict[Site, dict[Hashable, list[Reading]]] = {each.site: {} for each in vectors}
         for at, (each, (reading,)) in enumerate(tried):
             groups[each.site].setdefault(needs.of(at, reading), []).append(reading)
@@ -66,8 +67,23 @@ def part(
                 for label, (each, group) in zip(labels, chosen, strict=True)
             }
             found = find(expand(new), copies)
-            return replace(found, parting=Parting(model, copies, *_left(found, list(shared_constants(new)))))
+            return replace(
+                _explained(found, needs.plan),
+                parting=Parting(model, copies, *_left(found, list(shared_constants(new)))),
+            )
     return replace(plan, parting=Parting(model, {}, *_left(plan, shared)))
+
+
+def _explained(plan: Plan, trial: Plan) -> Plan:
+    """Return a plan in which norms whose statistics stay merged say why they would stay anyhow."""
+    why = {each.node.label: each for each in trial.kept_statistics}
+    kept = tuple(
+        replace(each, reason=why[each.node.label].reason, detail=why[each.node.label].detail)
+        if each.reason == "tied" and each.node.label in why
+        else each
+        for each in plan.kept_statistics
+    )
+    return replace(plan, kept_statistics=kept)
 
 
 def _is_merged_vector(program: Program, constant: Constant, shared: Shared) -> bool:
