@@ -10,7 +10,7 @@ orthonormal      how far matrices are from orthonormal up to a scale
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -387,13 +387,19 @@ def forward_moments(
 # ---------------------------------------------------------------------------------------------------------- changes
 
 
-def changed_tensors(before: ModelProto, after: ModelProto) -> set[str]:
+def changed_tensors(before: ModelProto, after: ModelProto, changes: Iterable[Any] = ()) -> set[str]:
     """Return the names of tensors whose values differ; everything else must be equal.
 
     A Constant or ConstantOfShape may have become an initializer of the same name (and below IR version 4 an input).
+    What `changes`, those of a result, say of tensors that were parted is taken back before anything is compared.
     """
     one, two = loaded(before), loaded(after)
-    changed: set[str] = set()
+    parted = {each.tensor: each.parted_from for each in changes if each.parted_from is not None}
+    _join(
+        one, {each.tensor: parted[each.tensor] for each in changes if each.became_initializer and each.tensor in parted}
+    )
+    _join(two, parted)
+    changed = set(parted)
     _same_graph(one.graph, two.graph, changed, one.ir_version)
     assert len(one.functions) == len(two.functions), "functions"
     for f, g in zip(one.functions, two.functions, strict=True):
@@ -404,6 +410,23 @@ def changed_tensors(before: ModelProto, after: ModelProto) -> set[str]:
         "something beside tensor values changed"
     )
     return changed
+
+
+def _join(model: ModelProto, parted: Mapping[str, str]) -> None:
+    """Let tensors that are parted from others, by name, be those again, and Identity nodes that hand others on so."""
+    scopes = [model.graph]
+    for graph in scopes:
+        scopes += [inner for node in graph.node for inner in graphs_of(node)]
+        handing = [n for n in graph.node if n.output[0] in parted]
+        assert all((n.op_type, list(n.input)) == ("Identity", [parted[n.output[0]]]) for n in handing)
+        tensors = [t for t in graph.initializer if t.name in parted]
+        listed = [value for value in graph.input if value.name in parted]
+        assert len(listed) == (len(tensors) if model.ir_version < 4 else 0)
+        for found, held in ((handing, graph.node), (tensors, graph.initializer), (listed, graph.input)):
+            for each in found:
+                held.remove(each)
+        for node in graph.node:
+            node.input[:] = [parted.get(name, name) for name in node.input]
 
 
 def _same_graph(one: GraphProto, two: GraphProto, changed: set[str], ir: int) -> None:

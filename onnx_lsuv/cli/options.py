@@ -101,6 +101,7 @@ class Options:
     force: bool = _flag(OUTPUT, "Replace existing outputs.", "--force")
     report: list[Path] | None = _option(OUTPUT, "Write a report. Repeatable.", metavar=f"PATH.{{{ENDINGS}}}")
     fresh: bool = _flag(TRAINING, "Give every other parameter its usual starting value too.", "--fresh")
+    untie: bool = _flag(TRAINING, "Part tensors that an exporter merged because they were equal.", "--untie")
     portable: bool = _flag(TRAINING, "Rewrite the model so that training frameworks read it.", "--portable")
     weights_out: Path | None = _option(TRAINING, "Write the parameters alone too.", metavar="PATH.{safetensors,npz}")
     init: Init = _option(
@@ -215,6 +216,7 @@ class Options:
             keep_bias=self.keep_bias,
             center=self.center,
             recalibrate=self.recalibrate,
+            untie=self.untie,
             tolerance=self.tolerance,
             spell=typed,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from onnx_lsuv.model import Model
 from onnx_lsuv.operators import Matrix
 from onnx_lsuv.program.program import Body, Constant, Node, Program
 from onnx_lsuv.roles import Addend, Norm, Parameters, Role, Skipped
@@ -87,6 +88,28 @@ class Weight:
         return any(layer.scaled for layer in self.layers)
 
 
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A tensor that was parted from another."""
+
+    of: str  # the name of that
+    role: str  # what it is
+    stands_in: bool  # for a node that handed the other one on under its name
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parting:
+    """What became of tensors that an exporter merged."""
+
+    model: Model | None  # as it was given; None where nobody asked
+    copies: Mapping[str, Copy]  # by name, in the main graph or in an inner one
+    merged: Mapping[str, int]  # those that stay merged, with how many parameters each is
+    tied: tuple[str, ...]  # weights that are read in several places, which nothing tells apart
+
+
+NOT_PARTED = Parting(None, {}, {}, ())
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """What will be initialised and what will not."""
@@ -104,3 +127,4 @@ class Plan:
     parameters: Parameters  # that start anew, or might; none where nobody asked
     roles: Mapping[str, Role]  # of the constants that change
     order: Mapping[Body, tuple[Node, ...]]  # of the nodes of scopes that use a weight more than once
+    parting: Parting = NOT_PARTED

@@ -63,7 +63,7 @@ def measure(
     clock = Clock()
     with clock("verify"):
         as_it_is = replace(settings, keep_bias=True)
-        plan = find(model, as_it_is)
+        plan = find(model, as_it_is, like.plan.parting.copies if like else {})
         require_layers(plan, "measure")
         if like is not None:
             _check_same(like, plan)

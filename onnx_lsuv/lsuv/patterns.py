@@ -8,16 +8,20 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from onnx_lsuv.errors import UsageError, meant
-from onnx_lsuv.layers import Layer, Plan, tensor_names
+from onnx_lsuv.layers import Copy, Layer, Plan, tensor_names
 from onnx_lsuv.lsuv.settings import Settings
 
 
 @dataclass(slots=True)
 class Choice:
-    """The patterns of include and exclude, and which of them matched."""
+    """The patterns of include and exclude, and which of them matched.
+
+    A tensor that was parted from another has the name of that too, by `parted`.
+    """
 
     include: Sequence[str]
     exclude: Sequence[str]
+    parted: Mapping[str, Copy] = field(default_factory=dict)
     matched: set[str] = field(default_factory=set)
 
     def wanted(self, *names: str) -> bool:
@@ -35,6 +39,7 @@ class Choice:
         return self._matches(self.exclude, names)
 
     def _matches(self, patterns: Sequence[str], names: Sequence[str]) -> bool:
+        names = _with_old(names, self.parted)
         hits = {pattern for pattern in patterns if any(fnmatchcase(name, pattern) for name in names)}
         self.matched |= hits
         return bool(hits)
@@ -43,6 +48,10 @@ class Choice:
     def unmatched(self) -> list[str]:
         """The patterns that matched nothing so far."""
         return [pattern for pattern in (*self.include, *self.exclude) if pattern not in self.matched]
+
+
+def _with_old(names: Sequence[str], parted: Mapping[str, Copy]) -> Sequence[str]:
+    return (*names, *(parted[name].of for name in names if name in parted))
 
 
 def no_match(pattern: str, plan: Plan) -> str:
@@ -109,5 +118,5 @@ def _no_effect(plan: Plan, pattern: str) -> str:
 
 
 def _names(plan: Plan, layer: Layer, pattern: str) -> bool:
-    names = (layer.node.label, *tensor_names(plan.program, layer.source))
+    names = _with_old((layer.node.label, *tensor_names(plan.program, layer.source)), plan.parting.copies)
     return any(fnmatchcase(name, pattern) for name in names)

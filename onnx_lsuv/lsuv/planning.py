@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Unpack
 
 from onnx_lsuv.errors import ModelError, UsageError, listing
-from onnx_lsuv.layers import Layer, Plan, Skipped, find_centres, find_layers
+from onnx_lsuv.layers import Copy, Layer, Plan, Skipped, find_centres, find_layers, part
 from onnx_lsuv.lsuv.fresh import fresh_notes
 from onnx_lsuv.lsuv.notes import guide
 from onnx_lsuv.lsuv.patterns import Choice, aims_of, no_match
@@ -16,7 +17,7 @@ from onnx_lsuv.lsuv.result import LayerReport, Result
 from onnx_lsuv.lsuv.rows import noted, row_of, skipped_row
 from onnx_lsuv.lsuv.settings import Choices, Settings, Wanted
 from onnx_lsuv.model import Model
-from onnx_lsuv.program import expand
+from onnx_lsuv.program import Program, expand
 
 
 def plan(model: Model | Result, settings: Settings | None = None, **choices: Unpack[Choices]) -> Result:
@@ -35,6 +36,14 @@ def plan(model: Model | Result, settings: Settings | None = None, **choices: Unp
     """
     settings = settings_for(model, settings, choices)
     found = find(model, settings)
+    if not found.parting.model:
+        untie, center, fresh = settings.untie, settings.center, settings.fresh
+        found = part(found, lambda *parted: _layers(settings, *parted)[0], untie=untie, center=center, fresh=fresh)
+    return described(found, settings)
+
+
+def described(found: Plan, settings: Settings) -> Result:
+    """Return what is to be said of a plan before anything runs; raise UsageError where a target decides nothing."""
     aims = aims_of(found, settings)
     centred = find_centres(found) if settings.center else {}
     rows = []
@@ -55,6 +64,7 @@ def plan(model: Model | Result, settings: Settings | None = None, **choices: Unp
         notes=(
             *started,
             *name_notes(found),
+            *parting_notes(found, settings),
             *left_notes(found),
             *fresh_notes(found),
             *map(str, guide(found, spell=settings.spell)),
@@ -73,23 +83,37 @@ def settings_for(model: Model | Result, settings: Settings | None, choices: Choi
     return replace(given, **choices).check()
 
 
-def find(model: Model | Result, settings: Settings) -> Plan:
+def find(model: Model | Result, settings: Settings, parted: Mapping[str, Copy] = MappingProxyType({})) -> Plan:
     """Return the layers of a model, and with `fresh` the parameters beside them.
 
     Of a result whose plan is that of its model only the program is looked at, or nothing at all.
+
+    Args:
+        model: the model.
+        settings: which layers to find.
+        parted: tensors of it that were parted from others, by name.
 
     Raises:
         UsageError: a pattern matches no layer.
     """
     program = None
     if isinstance(model, Result):
-        if model.plan.program.model is model.model:
-            program = model.plan.program
+        given = model.model
+        if model.plan.program.model is given:
             if _chooses(model.settings) == _chooses(settings):
                 return model.plan
-        model = model.model
-    program = program or expand(model)
-    choice = Choice(settings.include, settings.exclude)
+            parting = model.plan.parting
+            given, program = (parting.model or given, None) if parting.copies else (given, model.plan.program)
+        model = given
+    found, choice = _layers(settings, program or expand(model), parted)
+    for pattern in choice.unmatched:
+        raise UsageError(no_match(pattern, find_layers(found.program)))
+    return found
+
+
+def _layers(settings: Settings, program: Program, parted: Mapping[str, Copy]) -> tuple[Plan, Choice]:
+    """Return the layers of a program that settings choose, and which of their patterns matched."""
+    choice = Choice(settings.include, settings.exclude, parted)
     found = find_layers(
         program,
         wanted=choice.wanted,
@@ -99,14 +123,13 @@ def find(model: Model | Result, settings: Settings) -> Plan:
         fresh=settings.fresh,
         recalibrate=settings.all_statistics,
     )
-    for pattern in choice.unmatched:
-        raise UsageError(no_match(pattern, find_layers(program)))
-    return found
+    return found, choice
 
 
 def _chooses(settings: Settings) -> tuple[object, ...]:
     """Return what a plan goes by."""
-    return settings.include, settings.exclude, settings.keep_bias, settings.fresh, settings.all_statistics
+    chosen = settings.include, settings.exclude, settings.keep_bias, settings.fresh, settings.all_statistics
+    return *chosen, settings.untie, settings.center
 
 
 def require_layers(found: Plan, what: str = "initialise") -> None:
@@ -137,6 +160,26 @@ def name_notes(found: Plan) -> list[str]:
         names = [name for what, name in found.program.doubled if what == kind]
         if names:
             notes.append(f"several {kind}s of a graph have one name ({listing(names, 3)}): {which}")
+    return notes
+
+
+def parting_notes(found: Plan, settings: Settings) -> list[str]:
+    """Return notes on tensors that an exporter merged: those that were parted, and those that are still one."""
+    parting, notes = found.parting, list[str]()
+    if parting.copies:
+        old = listing(dict.fromkeys(copy.of for copy in parting.copies.values()), 3)
+        why = "as asked" if settings.untie else "as their readers need different values"
+        made = f"{len(parting.copies)} new initializer{'s' * (len(parting.copies) > 1)} ({listing(parting.copies, 3)})"
+        notes.append(f"an exporter merged equal tensors: {old} parted, {why}: {made}")
+    if parting.merged:
+        are = "is" if len(parting.merged) == 1 else "are"
+        notes.append(
+            f"an exporter merged equal tensors: {listing(parting.merged, 3)} {are} {sum(parting.merged.values())} "
+            f"parameters, which training would keep alike: part them by {settings.spell('untie', True)}, or export "
+            "again, in PyTorch with optimize=False (dynamo=True) or training=TrainingMode.TRAINING (dynamo=False)"
+        )
+    if parting.tied and settings.untie:
+        notes.append(f"used several times and left so, as no name tells the uses apart: {listing(parting.tied, 3)}")
     return notes
 
 

@@ -20,10 +20,10 @@ from onnx_lsuv.lsuv.execute import Progress, execute, quiet, repeat_for_large_me
 from onnx_lsuv.lsuv.fresh import fresh_notes, redrawn
 from onnx_lsuv.lsuv.notes import guide, misfits
 from onnx_lsuv.lsuv.patterns import Aims, aims_of
-from onnx_lsuv.lsuv.planning import left_notes, plan, require_layers
+from onnx_lsuv.lsuv.planning import left_notes, parting_notes, plan, require_layers
 from onnx_lsuv.lsuv.prepare import Clock, check_sizes, checked, run_notes, shapes_of
-from onnx_lsuv.lsuv.result import Change, Result
-from onnx_lsuv.lsuv.rows import drawn_row, noted, row_of, skipped_row
+from onnx_lsuv.lsuv.result import Result
+from onnx_lsuv.lsuv.rows import changes_of, drawn_row, noted, row_of, skipped_row
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.lsuv.settings import Choices, Settings, memory_bytes
 from onnx_lsuv.model import Array, Model, promoted, with_values
@@ -178,10 +178,11 @@ def _result(
         verb="initialize",
         layers=tuple(rows),
         skipped=tuple(redrawn(skipped_row(each), found, drawn.fresh) for each in found.skipped),
-        changes=tuple(Change(c.label, c.scope, found.roles[c.name].role, c.site in moved) for c in constants),
+        changes=changes_of(found, drawn.values, moved),
         notes=(
             *run_notes(found, task.data, task.device),
             *altered(found, drawn.methods),
+            *parting_notes(found, settings),
             *left_notes(found),
             *fresh_notes(found),
             *(not_centred(found, task.centres) if settings.center else ()),

@@ -98,7 +98,7 @@ class SkippedReport:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A tensor whose values changed.
+    """A tensor whose values changed, or one that is new.
 
     Attributes:
         tensor: its name.
@@ -106,12 +106,16 @@ class Change:
         role: "weight", "bias", "statistics", "step" (of a quantiser, or a bound before it), "scale", "slope",
             "embedding" or "state".
         became_initializer: whether a node made it before.
+        parted_from: the tensor that it was one with, as an exporter had merged them; None where it was there before.
+        has_new_values: whether it has other values than before; only one that was parted may have none.
     """
 
     tensor: str
     scope: str
     role: str
     became_initializer: bool
+    parted_from: str | None = None
+    has_new_values: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,7 @@ class Result:
         skipped: a `SkippedReport` for each node that looks like a layer and was left alone.
         notes: what else there is to say; each a sentence.
         kept_statistics: a `SkippedReport` for each BatchNormalization that keeps its stored statistics.
-        changes: a `Change` for each tensor that has new values.
+        changes: a `Change` for each tensor that has new values, or is new.
         data: batches, samples and inputs, as in a JSON report.
         device: where it ran: "cpu" or "cuda:N"; "none" where nothing ran.
         seconds: of each phase.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Container
 from dataclasses import replace
 
 from onnx import TensorProto
 
 from onnx_lsuv.graph import COUNT, MEAN, TINY, USE, VAR, Record, scale_of
 from onnx_lsuv.layers import Layer, Plan, Skipped, tensor_names
-from onnx_lsuv.lsuv.result import LayerReport, SkippedReport
+from onnx_lsuv.lsuv.result import Change, LayerReport, SkippedReport
+from onnx_lsuv.model import Site
 from onnx_lsuv.operators import of
 
 TOLERANCE, TOLERANCE_HALF = 0.005, 0.02
@@ -119,3 +121,29 @@ def skipped_row(skipped: Skipped) -> SkippedReport:
     return SkippedReport(
         skipped.node.label, skipped.node.op, skipped.weight, skipped.shape, skipped.reason, skipped.detail
     )
+
+
+def changes_of(plan: Plan, values: Collection[str], moved: Container[Site | None]) -> tuple[Change, ...]:
+    """Return what to say of each tensor that changes, or is new.
+
+    Args:
+        plan: what was found.
+        values: the constants with new values.
+        moved: sites whose node becomes an initializer.
+    """
+    constants, copies = plan.program.constants, plan.parting.copies
+    parted = {n: copies[c.label] for n, c in constants.items() if c.label in copies and c.origin == "initializer"}
+    found = []
+    for name in dict.fromkeys((*values, *parted)):
+        constant, copy, role = constants[name], parted.get(name), plan.roles.get(name)
+        found.append(
+            Change(
+                tensor=constant.label,
+                scope=constant.scope,
+                role=role.role if role else parted[name].role,
+                became_initializer=constant.site in moved or (copy is not None and copy.stands_in),
+                parted_from=copy.of if copy else None,
+                has_new_values=name in values,
+            )
+        )
+    return tuple(found)

@@ -35,10 +35,10 @@ _CONTRADICTIONS: tuple[tuple[tuple[str, Any], tuple[str, Any], str], ...] = (
 )
 # What each verb goes by, as its report says it.
 REPORTED = {
-    "plan": ("include", "exclude", "keep_bias", "fresh", "recalibrate"),
+    "plan": ("include", "exclude", "keep_bias", "fresh", "recalibrate", "untie"),
     "initialize": (
         *("seed", "init", "rescale", "fresh", "keep_bias", "center"),
-        *("recalibrate", "include", "exclude", "target"),
+        *("recalibrate", "untie", "include", "exclude", "target"),
     ),
     "measure": ("include", "exclude", "target"),
 }
@@ -64,6 +64,7 @@ class Choices(Wanted, total=False):
     keep_bias: bool
     center: bool
     recalibrate: bool
+    untie: bool
 
 
 def keyword(name: str, value: Any = None) -> str:
@@ -126,7 +127,7 @@ _READ: dict[str, tuple[Callable[[Any], Any], str]] = {
     "target": (_targets, "{pattern: std}"),
     "tolerance": (_number_or_none, "a number or None"),
     **dict.fromkeys(("include", "exclude"), (_patterns, "a list of patterns")),
-    **dict.fromkeys(("rescale", "recalibrate", "fresh", "keep_bias", "center"), (_switch, "True or False")),
+    **dict.fromkeys(("rescale", "recalibrate", "fresh", "keep_bias", "center", "untie"), (_switch, "True or False")),
 }
 
 
@@ -143,6 +144,8 @@ class Settings:
         target: other stds, as {pattern: std}; of several that match the last one counts.
         rescale: False leaves weights as drawn; statistics of BatchNormalizations are set all the same.
         recalibrate: set the statistics of every BatchNormalization, also where no weight before it changes.
+        untie: part every tensor that an exporter merged of equal ones, so that each layer trains its own; else only
+            those that need different values from the start.
         fresh: every other parameter gets its usual starting value too.
         include: patterns of the layers to take; all where empty.
         exclude: patterns of layers to leave alone.
@@ -164,6 +167,7 @@ class Settings:
     target: Targets = ()
     rescale: bool = True
     recalibrate: bool = False
+    untie: bool = False
     fresh: bool = False  # `roles.parameters` says which
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()

@@ -42,6 +42,11 @@ class Model:
     _tree: Tree = field(repr=False)
     _files: dict[str, memoryview] = field(repr=False)  # external data files mapped so far, by location
     _bare: bool = field(default=False, repr=False)  # the bytes lack the payloads that `values` gives; see `rewritten`
+    # What `proto` has changed, see `with_initializers`: initializers, by their sites in `proto`; what nodes
+    # read, and nodes that are gone, by their sites in the bytes.
+    _added: frozenset[Site] = field(default=frozenset(), repr=False)
+    _inputs: Mapping[tuple[Site, int], str] = field(default_factory=dict, repr=False)
+    _gone: tuple[Site, ...] = field(default=(), repr=False)
 
     @property
     def name(self) -> str:

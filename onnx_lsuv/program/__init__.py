@@ -9,6 +9,7 @@
     sequences         ... a SequenceMap is a Loop
     unfuse            ... fused operators taken apart
     index             ... what is known of the whole
+    readings          where in the file a constant is read that is read several times, and by which module
     static_integers   shapes and bounds that a graph computes, as far as they are known before any data
     folding           ... the arithmetic for it, an operator a row
     protos            what a node's, a graph's or a tensor's protobuf says

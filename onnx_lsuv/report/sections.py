@@ -171,7 +171,8 @@ def _source(source: Mapping[str, Any]) -> str:
 
 def _change(row: Change) -> str:
     scope = "" if row.scope == "main" else f" in {code(row.scope)}"
-    return code(row.tensor) + scope + (" (became an initializer)" if row.became_initializer else "")
+    parted = "" if row.parted_from is None else f" (parted from {code(row.parted_from)})"
+    return code(row.tensor) + scope + (" (became an initializer)" if row.became_initializer else "") + parted
 
 
 def _setting(value: Any) -> str:

@@ -142,8 +142,9 @@ def _summary(result: Result) -> list[str]:
     states = ", ".join(f"{n} {status}" for status, n in counts.items())
     stds = [row.std for row in result.layers if row.std is not None and row.status in ("ok", "off")]
     spread = f"; std {min(stds):.4f} to {max(stds):.4f}" if stds else ""
-    roles = Counter(change.role for change in result.changes)
+    roles = Counter(change.role for change in result.changes if change.has_new_values)
     norms, biases, moved = roles["statistics"] // 2, roles["bias"], sum(c.became_initializer for c in result.changes)
+    parted = sum(change.parted_from is not None for change in result.changes)
     centred = _centred(result)
     aim = f"centre {'its layer' if centred == 1 else 'their layers'}"
     fresh = [_count(roles[role], role) for role in ("embedding", "scale", "slope", "state") if roles[role]]
@@ -152,6 +153,7 @@ def _summary(result: Result) -> list[str]:
         f"{_count(centred, 'bias', 'biases')} set to {aim}": centred,
         f"{_count(biases - centred, 'bias', 'biases')} set to zero": biases - centred,
         f"{', '.join(fresh)} given the usual starting values": len(fresh) if result.settings.fresh else 0,
+        f"{_count(parted, 'tensor')} parted from others": parted,
         _count(moved, "constant became an initializer", "constants became initializers"): moved,
     }
     times = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in result.seconds.items())

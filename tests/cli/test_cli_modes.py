@@ -386,6 +386,48 @@ def test_recalibrate(here: Path) -> None:
     np.testing.assert_array_equal(tensor_of(onnx.load("kept.onnx"), "m"), ones)
 
 
+def test_untie(here: Path) -> None:
+    """Three layers that an exporter left with one weight, and norms with one pair, as a plan, a file and a form."""
+    body = " ".join(
+        f"m{i} = MatMul(r{i}, w) n{i} = BatchNormalization(m{i}, ones, zeros, zeros, ones) r{i + 1} = Relu(n{i})"
+        for i in range(3)
+    )
+    model = parse(
+        f"{HEAD} g (float[N,16] x) => (float y) {{ r0 = Identity(x) {body} y = Identity(r3) }}",
+        w=normal(16, 16),
+        ones=np.ones(16, np.float32),
+        zeros=np.zeros(16, np.float32),
+    )
+    for node in model.graph.node:
+        if node.op_type == "MatMul":
+            node.name = f"/layers.{node.output[0][1:]}/MatMul"
+    onnx.save(model, "merged.onnx")
+    shown = call("merged.onnx", "--dry-run", "--untie").stdout
+    assert "12 new initializers" in shown
+    ran = call("merged.onnx", *X, "-o", "o.onnx", "--report", "r.json", "--report", "r.html")
+    assert "6 tensors parted from others" in ran.stdout
+    assert "'w', 'ones', 'zeros' are 9 parameters" in ran.stdout
+    report = json.loads((here / "r.json").read_text())
+    assert report["settings"]["untie"] is False
+    parted = {each["tensor"]: each["parted_from"] for each in report["changes"]}
+    assert (parted["w"], parted["zeros.1"]) == (None, "zeros")
+    assert "parted from" in (here / "r.html").read_text()
+    for form in ([], ["--portable"]):
+        call("merged.onnx", *X, "--untie", "-o", "u.onnx", "--weights-out", "u.npz", "--force", *form)
+        after = onnx.load("u.onnx")
+        onnx.checker.check_model(after)
+        read = [name for node in after.graph.node for name in node.input if np.ndim(held(after, name)) or None]
+        assert len(read) == len(set(read)) == 15
+        with np.load("u.npz") as weights:
+            assert set(weights) >= set(read)
+        call("u.onnx", *X, "--check")
+    call("merged.onnx", *X, "--check", "--untie", status=2)
+
+
+def held(model: onnx.ModelProto, name: str) -> np.ndarray | None:
+    return oracle.all_float_tensors(model).get(name)
+
+
 def test_no_rescale(here: Path) -> None:
     ran = call("m.onnx", *X, "--no-rescale", "-o", "o.onnx", "--report", "r.json")
     w = oracle.tensor_of(onnx.load("o.onnx"), "w")

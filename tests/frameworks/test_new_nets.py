@@ -63,8 +63,9 @@ def test_a_new_net_is_calibrated_and_every_change_is_named(tmp_path: Path, net: 
     old, new = tensors(onnx.load(path)), tensors(saved)
 
     norms = [node for node in saved.graph.node if node.op_type == "BatchNormalization"]
-    for node, x in zip(norms, values_of(saved, [node.input[0] for node in norms], data) if norms else (), strict=True):
-        axes, x = tuple(i for i in range(x.ndim) if i != 1), x.astype(np.float64)
+    before = values_of(saved, [node.input[0] for node in norms], data) if norms else []
+    for node, value in zip(norms, before, strict=True):
+        axes, x = tuple(i for i in range(value.ndim) if i != 1), value.astype(np.float64)
         mean, var = new[node.input[3]], new[node.input[4]]
         scale = np.sqrt(x.var(axes)).max()
         np.testing.assert_allclose(mean, x.mean(axes), atol=1e-4 * scale, err_msg=node.name)

@@ -157,6 +157,7 @@ def test_settings_are_one_value() -> None:
         "keep_bias": True,
         "center": False,
         "recalibrate": False,
+        "untie": False,
         "include": [],
         "exclude": [],
         "target": [],
