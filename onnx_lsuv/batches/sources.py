@@ -18,7 +18,7 @@ from typing import NamedTuple
 from onnx_lsuv.batches.advice import file_advice
 from onnx_lsuv.batches.formats import FORMATS, reader_of
 from onnx_lsuv.batches.inputs import Input, closest, show_shape
-from onnx_lsuv.batches.plan import check_shape
+from onnx_lsuv.batches.plan import check_shape, unstacked
 from onnx_lsuv.batches.stored import Reader, Stored, open_file, reason
 from onnx_lsuv.batches.tensors import INPUT_PB
 from onnx_lsuv.batches.values import check_dtype
@@ -125,7 +125,8 @@ def _take_in_order(
 def _goes(one: Input, stored: Stored) -> bool:
     """Whether an array may be data for an input."""
     with suppress(DataError):
-        check_shape(one, stored)
+        for each in unstacked(one, stored):
+            check_shape(one, each)
         check_dtype(one, stored)
         return True
     return False

@@ -757,6 +757,53 @@ def test_a_single_array_goes_with_a_folder_of_batches(tmp_path):
     assert lengths(from_paths(inputs, [f"x={tmp_path}/x", f"table={table}"]), "table") == [7, 7, 7]
 
 
+def test_an_axis_more_than_a_fixed_shape_counts_batches(tmp_path):
+    # The second and the last are models without a batch axis, as their outputs say.
+    cases = [((1, 3), (1, 1)), ((3,), (1,)), ((4, 3), (4, 1)), ((3, 5, 5), (10,))]
+    for shape, output in cases:
+        graph = onnx.helper.make_graph(
+            [],
+            "g",
+            [onnx.helper.make_tensor_value_info("x", F, shape)],
+            [onnx.helper.make_tensor_value_info("z", F, output)],
+        )
+        array = normal(5, *shape)
+        inputs, per = inputs_of(graph), 4 if shape == (4, 3) else 1
+        np.savez_compressed(tmp_path / "x.npz", x=array)
+        for batches in (from_arrays(inputs, {"x": array}), from_paths(inputs, [str(tmp_path / "x.npz")])):
+            assert batches.samples == 5 * per
+            for batch, expected in zip(batches, array, strict=True):
+                np.testing.assert_array_equal(batch["x"], expected)
+        assert len(from_arrays(inputs, {"x": array}, samples=2 * per)) == 2
+        assert batches.describe()["inputs"]["x"]["shape"] == list(shape)
+    several = (Input("x", F, (1, "T", 3)), Input("sr", I64, ()))
+    batches = from_arrays(several, {"x": normal(6, 1, 7, 3), "sr": np.arange(6)})
+    assert [(batch["x"].shape, int(batch["sr"])) for batch in batches] == [((1, 7, 3), k) for k in range(6)]
+    fails(DataError, "one axis more", call=lambda: from_arrays(ONE, {"x": normal(6, 1, 3)}))
+    fails(DataError, "[1, T, 3]", call=lambda: from_arrays(several[:1], {"x": normal(6, 2, 7, 3)}))
+
+
+def test_a_batch_without_an_axis_that_counts_is_one_sample():
+    lone = (Input("x", F, (3, 5, 5), counts=False),)
+    assert from_arrays(lone, {"x": normal(3, 5, 5)}).samples == 1
+    folder = [{"x": normal(3, 5, 5, seed=k)} for k in range(4)]
+    assert from_arrays(lone, folder).samples == 4
+    assert len(from_arrays(lone, folder, samples=3)) == 3
+
+
+def test_which_fixed_first_axis_counts_samples():
+    def counts(text: str) -> list[bool]:
+        return [each.counts for each in inputs_of(graph(f"g {text} {{ z = Identity(x) }}"))]
+
+    assert counts("(float[16] x) => (float[1] z)") == [False]
+    assert counts("(float[3,8,8] x) => (float[10] z)") == [False]
+    assert counts("(float[3,8,8] x) => (float z)") == [True]  # a mean
+    assert counts("(float[4,8] x) => (float[N] z)") == [True]
+    assert counts("(float[4,8] x) => (float[4,2] z)") == [True]
+    assert counts("(float[4,10,8] x) => (float[40,2] z)") == [True]  # batch and sequence in one
+    assert counts("(float[N,8] x) => (float[1] z)") == [True]
+
+
 def test_samples_need_an_axis_that_counts_them():
     inputs = (Input("sr", F, ()),)
     assert from_arrays(inputs, {"sr": np.float32(3)}).samples is None
@@ -1147,6 +1194,9 @@ def test_random_shapes_settle_names():
         ([(1, 3)], {}, {"batches": 2}, [1] * 2),
         ([(1, 3), ()], {}, {}, [1] * 32),
         ([(1, 3), ("N", 3)], {}, {}, [1]),
+        ([(1, 3)], {"x0": (6, 1, 3)}, {}, [1] * 6),
+        ([(1, "T")], {"x0": (6, 1, 7)}, {}, [1] * 6),
+        ([(4, 3)], {"x0": (4, 4, 3)}, {}, [4] * 4),
         ([(1, 1 << 23)], {}, {}, [1] * 8),
         ([(1, 1 << 27)], {}, {}, [1]),
     ],
@@ -1157,6 +1207,13 @@ def test_random_data_for_a_fixed_first_axis_are_several_batches(shapes, given, o
     assert [piece["x0"].shape[0] for piece in batches.pieces] == expected
     if len(batches) > 1:
         assert not np.array_equal(batches[0]["x0"], batches[1]["x0"])
+
+
+def test_random_data_without_a_batch_axis_are_as_many_samples():
+    for shape in ((16,), (3, 5, 5)):
+        batches = from_random((Input("x", F, shape, counts=False),), {}, seed=0)
+        assert (len(batches), batches.samples) == (32, 32)
+        assert len(from_random((Input("x", F, shape, counts=False),), {}, seed=0, samples=5)) == 5
 
 
 def test_random_shapes_that_do_not_fit():
