@@ -7,6 +7,7 @@
     npz       .npz (zip), unpacked row after row
     tensors   .safetensors and ONNX's TensorProto (.pb)
     stored    an array at rest: dtype and shape known, values read on demand, or mapped
+    stream    what people hold in Python: arrays, batches, loaders, readers
     draw      random data, and the shapes for it
     values    which dtypes may become which, and one pass over the values: finite? mean, std, range
     plan      stored arrays -> pieces, one for each input and batch, checked against the model's shapes
@@ -14,7 +15,7 @@
     memory    what of it is held in memory, and whether a batch fits there
     build     the three ways in, and the result: a sequence of batches
 
-`build` calls the others: inputs -> sources (readers) -> plan -> values -> memory; advice where data do not fit.
+`build` calls the others: inputs -> sources (readers), stream -> plan -> values -> memory; advice where data do not fit.
 A new format is a module with its reader (`stored.Reader`), and a row in `formats`.
 Nothing is unpickled and nothing is executed. Headers are read first, and no more of a header than it may have; values
 are read, mapped or unpacked batch by batch, so the data may be larger than memory as long as one batch fits.
@@ -28,12 +29,16 @@ if TYPE_CHECKING:
     from onnx_lsuv.batches.draw import parse_shape, parse_shapes
     from onnx_lsuv.batches.inputs import Input, inputs_of
     from onnx_lsuv.batches.sources import Source, files_of
-    from onnx_lsuv.batches.stored import default_limit
+    from onnx_lsuv.batches.stored import Layout, Load, default_limit, rows_of
+    from onnx_lsuv.batches.stream import Data
 
 __all__ = [
     "Batch",
     "Batches",
+    "Data",
     "Input",
+    "Layout",
+    "Load",
     "Source",
     "default_limit",
     "files_of",
@@ -43,7 +48,8 @@ __all__ = [
     "inputs_of",
     "parse_shape",
     "parse_shapes",
+    "rows_of",
 ]
 
 # The command's help asks `formats` for the suffixes, without NumPy and ONNX.
-__getattr__ = loaded_on_use(__name__, __all__, "inputs stored draw sources build")
+__getattr__ = loaded_on_use(__name__, __all__, "inputs stored stream draw sources build")

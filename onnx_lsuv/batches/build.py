@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from onnx_lsuv.batches.draw import batches_for, complete_shapes, draw_input
-from onnx_lsuv.batches.inputs import Input, closest, show_shape
+from onnx_lsuv.batches.inputs import Input, show_shape
 from onnx_lsuv.batches.memory import check_memory, check_sums, hold
 from onnx_lsuv.batches.plan import plan_batches
 from onnx_lsuv.batches.sources import Source, read_sources
-from onnx_lsuv.batches.stored import Stored, default_limit, held, reason
+from onnx_lsuv.batches.stored import Stored, default_limit, held
+from onnx_lsuv.batches.stream import Data, Keep, copied, walk
 from onnx_lsuv.batches.values import INTS, Piece, Stats, check_dtype, read_piece, scan
-from onnx_lsuv.errors import DataError, UsageError, listing, quote
+from onnx_lsuv.errors import DataError, UsageError, quote
 from onnx_lsuv.model import Array
 
 Batch = Mapping[str, Array]
@@ -108,42 +107,21 @@ def from_paths(
 
 def from_arrays(
     inputs: Sequence[Input],
-    batches: Iterable[Batch] | Batch,
+    data: Data,
     *,
     batch_size: int | None = None,
     samples: int | None = None,
+    keep: Keep = copied,
 ) -> Batches:
-    """Take batches {input name: array}, or one such batch, by the same rules as files; raises DataError."""
-    hint = "give a list of dictionaries {input name: array}"
-    if isinstance(batches, np.ndarray) or not isinstance(batches, Iterable):
-        raise DataError(f"batches have to be mappings of input names to arrays, not {type(batches).__name__}; {hint}")
-    listed = [batches] if isinstance(batches, Mapping) else list(batches)
-    if not listed:
-        raise DataError(f"at least one batch is needed, but none was given; {hint}")
-    found: dict[str, list[Stored]] = {each.name: [] for each in inputs}
-    for index, batch in enumerate(listed):
-        if not isinstance(batch, Mapping):
-            raise DataError(f"batch {index} has to be a mapping, not {type(batch).__name__}; {hint}")
-        for name in batch:
-            if name not in found:
-                raise DataError(f"batch {index} has data for {quote(name)}, but {closest(str(name), inputs)}")
-        for each in inputs:
-            if each.name not in batch:
-                raise DataError(
-                    f"batch {index} has no array for input {quote(each.name)} ({each.type_name}); "
-                    f"every batch needs {listing(one.name for one in inputs)}"
-                )
-            where = f"the array for {quote(each.name)} in batch {index}"
-            found[each.name].append(held(where, _as_array(batch[each.name], where)))
+    """Take one batch, or a list, loader, reader or generator of them, by the same rules as files; raises DataError.
+
+    A batch is {input name: array}, or an array for the only input, or such in a tuple or list before labels, which are
+    not looked at. Arrays are what NumPy can make one of: PyTorch's tensors, for example. What makes its batches while
+    one walks is walked once, and `keep`, as `Scratch.rows`, says where they are then: in memory unless given.
+    """
+    found, notes = walk(inputs, data, keep=keep, samples=samples)
     source = Source("arrays", tuple(each.name for each in inputs))
-    return _build(inputs, found, [source], [], batch_size=batch_size, samples=samples)
-
-
-def _as_array(value: object, where: str) -> Array:
-    try:
-        return np.asarray(value)
-    except Exception as error:  # whatever a foreign __array__ raises
-        raise DataError(f"{where} cannot be made a NumPy array: {reason(error)}; give a numpy.ndarray") from error
+    return _build(inputs, found, [source], notes, batch_size=batch_size, samples=samples)
 
 
 def from_random(

@@ -1116,17 +1116,23 @@ def test_arrays_from_iterables_and_lists():
 
 
 def test_arrays_of_wrong_form():
-    fails(DataError, "not ndarray", "list of dictionaries", call=lambda: from_arrays(ONE, normal(4, 3)))
-    fails(DataError, "not NoneType", call=lambda: from_arrays(ONE, None))
-    fails(DataError, "batch 0 has to be a mapping", call=lambda: from_arrays(ONE, [normal(4, 3)]))
-    fails(DataError, "batch 0 has data for 'X'", "'x'", call=lambda: from_arrays(ONE, {"X": normal(4, 3)}))
+    for wrong in (None, 3.0, "x.npy", b"", Path("x.npy")):
+        fails(DataError, f"a {type(wrong).__name__}", "a list, loader", call=lambda: from_arrays(ONE, wrong))  # noqa: B023
+    fails(DataError, "batch 0 is a ndarray", "'x', 'y'", call=lambda: from_arrays(TWO, [normal(4, 3)]))
+    fails(DataError, "for input 'x' (float) (did you mean 'X'?)", call=lambda: from_arrays(ONE, {"X": normal(4, 3)}))
     fails(
         DataError,
-        "batch 1 has no array for input 'y'",
+        "batch 1 has no array for input 'y' (int64), but 'x'",
         call=lambda: from_arrays(TWO, [{"x": normal(4, 3), "y": np.zeros((4, 2), int)}, {"x": normal(4, 3)}]),
     )
     fails(DataError, "cannot be made a NumPy array", call=lambda: from_arrays(ONE, {"x": [[1.0], [1.0, 2.0]]}))
-    fails(DataError, "no inputs that need data", call=lambda: from_arrays((), {"x": normal(4, 3)}))
+    fails(
+        DataError,
+        "'x' in batch 1 has the shape [4, 5]",
+        call=lambda: from_arrays(ONE, iter([normal(4, 3), normal(4, 5)])),
+    )
+    fails(DataError, "Python objects", call=lambda: from_arrays(ONE, {"x": object()}))
+    assert "'z' in the batches left out" in from_arrays((), {"z": normal(4, 3)}).notes[0]
 
 
 # random
