@@ -3,6 +3,7 @@
     inputs    which graph inputs need data, and how messages speak of them
     formats   suffix of a file -> its reader
     sources   the values of `--data [NAME=]PATH` -> stored arrays for each input
+    calls     what a function gives: `--data module:function`
     npy       .npy (numpy.lib.format)
     npz       .npz (zip), unpacked row after row
     tensors   .safetensors and ONNX's TensorProto (.pb)
@@ -17,8 +18,9 @@
 
 `build` calls the others: inputs -> sources (readers), stream -> plan -> values -> memory; advice where data do not fit.
 A new format is a module with its reader (`stored.Reader`), and a row in `formats`.
-Nothing is unpickled and nothing is executed. Headers are read first, and no more of a header than it may have; values
-are read, mapped or unpacked batch by batch, so the data may be larger than memory as long as one batch fits.
+Nothing is unpickled, and nothing is executed but a function that was named. Headers are read first, and no more of a
+header than it may have; values are read, mapped or unpacked batch by batch, so the data may be larger than memory as
+long as one batch fits.
 """
 
 from onnx_lsuv import loaded_on_use

@@ -92,16 +92,17 @@ def from_paths(
     batch_size: int | None = None,
     samples: int | None = None,
     limit_bytes: int | None = None,
+    keep: Keep = copied,
 ) -> Batches:
-    """Read the values of repeated `--data [NAME=]PATH`.
+    """Read the values of repeated `--data [NAME=]PATH`; module:function, which is none, is called.
 
-    `limit_bytes` bounds what a batch may be unpacked or converted to, and what of compressed data is held between
-    batches; an eighth of the physical memory unless given.
+    `keep` is for what a function gives, as in `from_arrays`; `limit_bytes` bounds what a batch may be unpacked or
+    converted to, and what of compressed data is held between batches; an eighth of the physical memory unless given.
     Raises UsageError for options that do not go together, DataError for data that are broken or do not fit.
     """
     # Running a batch takes several times as much.
     limit = default_limit() // 4 if limit_bytes is None else limit_bytes
-    found, sources, notes = read_sources(inputs, data, limit)
+    found, sources, notes = read_sources(inputs, data, limit, keep, samples)
     return _build(inputs, found, sources, notes, batch_size=batch_size, samples=samples, limit=limit)
 
 

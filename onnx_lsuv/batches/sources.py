@@ -9,17 +9,19 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from onnx_lsuv.batches.advice import file_advice
+from onnx_lsuv.batches.calls import is_function, read_function
 from onnx_lsuv.batches.formats import FORMATS, reader_of
 from onnx_lsuv.batches.inputs import Input, closest, show_shape
 from onnx_lsuv.batches.plan import check_shape, unstacked
 from onnx_lsuv.batches.stored import Reader, Stored, open_file, reason
+from onnx_lsuv.batches.stream import Keep, copied
 from onnx_lsuv.batches.tensors import INPUT_PB
 from onnx_lsuv.batches.values import check_dtype
 from onnx_lsuv.errors import DataError, UsageError, listing, quote
@@ -31,7 +33,7 @@ OUTPUT_PB = re.compile(r"output_[0-9]+\.pb")
 class Source:
     """What one `--data`, one list of arrays, or `--random` means, for the report."""
 
-    kind: str  # "npy", "npz", "safetensors", "pb", "folder of npy", ..., "test data sets", "arrays" or "random"
+    kind: str  # "npy" and the like, "folder of npy", "test data sets", "function", "arrays" or "random"
     inputs: tuple[str, ...]
     files: int = 0
     path: str | None = None
@@ -47,9 +49,11 @@ class Folder(NamedTuple):
 
 
 def read_sources(
-    inputs: Sequence[Input], data: Sequence[str], limit: int
+    inputs: Sequence[Input], data: Sequence[str], limit: int, keep: Keep = copied, samples: int | None = None
 ) -> tuple[dict[str, list[Stored]], list[Source], list[str]]:
-    """Return the arrays of every input, one or one a file, the sources and notes about what was left out.
+    """Return the arrays of every input, one or one a file or batch, the sources and notes about what was left out.
+
+    `keep` and `samples` are for functions, as in `stream.walk`.
 
     Raises UsageError where it is open which input is meant, DataError where data are broken or missing.
     """
@@ -57,12 +61,20 @@ def read_sources(
     sources: list[Source] = []
     notes: list[str] = []
     unnamed: list[tuple[int, list[Stored]]] = []
-    for value in data:
-        name, path = split_name(inputs, value)
-        folder = list_folder(path) if _is_folder(path) else Folder(path.suffix.lower()[1:], ((path,),))
-        if count := len(folder.left_out):
-            notes.append(f"{count} other file{'s' * (count > 1)} in {quote(path)} left out: {listing(folder.left_out)}")
-        arrays = _collect(inputs, name, folder, limit)
+    split = [split_name(inputs, value) for value in data]
+    named = {name for name, _ in split}
+    for value, (name, path) in zip(data, split, strict=True):
+        arrays: Mapping[str, list[Stored]] | Mapping[str | None, list[Stored]]
+        if is_function(str(path)):
+            wanted = [each for each in inputs if (each.name == name if name else each.name not in named)]
+            arrays, more = read_function(wanted, str(path), keep, samples)
+            kind, files, notes = "function", 1, [*notes, *more]
+        else:
+            folder = list_folder(path) if _is_folder(path) else Folder(path.suffix.lower()[1:], ((path,),))
+            if count := len(folder.left_out):
+                others = f"{count} other file{'s' * (count > 1)}"
+                notes.append(f"{others} in {quote(path)} left out: {listing(folder.left_out)}")
+            arrays, kind, files = _collect(inputs, name, folder, limit), folder.kind, sum(map(len, folder.batches))
         for key, each in arrays.items():
             if key in found:
                 raise UsageError(
@@ -74,7 +86,7 @@ def read_sources(
             else:
                 found[key] = each
         names = tuple(key for key in arrays if key is not None)
-        sources.append(Source(folder.kind, names, sum(map(len, folder.batches)), str(path)))
+        sources.append(Source(kind, names, files, str(path)))
     _take_in_order(inputs, unnamed, found, sources, notes)
     if lacking := [one for one in inputs if one.name not in found]:
         what = ", ".join(f"{quote(one.name)} ({_expected(one)})" for one in lacking)

@@ -101,10 +101,17 @@ def _batches(data: Any, source: str) -> tuple[Iterable[Any], bool]:
             pass
         else:
             # Those of Keras begin anew after the last one.
-            return islice(every, len(data)) if hasattr(data, "__len__") else every, False
+            return islice(every, _length(data)), False
         if callable(data):
             return _batches(data(), source)
-    raise DataError(f"calibration data{source} cannot be a {type(data).__name__}; {HINT}")
+    raise DataError(f"calibration data{source} cannot be of type {type(data).__name__}; {HINT}")
+
+
+def _length(data: Any) -> int | None:
+    try:
+        return len(data)
+    except Exception:  # whatever a loader of unknown length raises
+        return None
 
 
 def _read_out(reader: Reader) -> Iterator[Mapping[str, Any]]:
@@ -128,7 +135,7 @@ def _named(inputs: Sequence[Input], batch: Any, place: str) -> Mapping[str, Any]
     if not isinstance(batch, Mapping):
         if len(inputs) != 1:
             names = listing(each.name for each in inputs)
-            raise DataError(f"{place} is a {type(batch).__name__}, but the model reads {names}; {HINT}")
+            raise DataError(f"{place} is of type {type(batch).__name__}, but the model reads {names}; {HINT}")
         batch = {inputs[0].name: batch}
     for each in inputs:
         if each.name not in batch:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -163,5 +165,9 @@ def _batches(planned: Result, options: Options) -> Batches:
             f"the model reads {names}: give samples with '--data PATH', a few hundred prepared as for training, or "
             "'--random' for standard normal data"
         )
+    from onnx_lsuv.lsuv.scratch import Scratch  # noqa: PLC0415
+
     data, limit = options.data or [], options.memory_bytes
-    return kinds.from_paths(inputs, data, batch_size=size, samples=samples, limit_bytes=limit)
+    scratch = Scratch(kinds.default_limit() if limit is None else limit, options.scratch)
+    with redirect_stdout(sys.stderr):  # where results go nobody else writes: `data` may name a function
+        return kinds.from_paths(inputs, data, batch_size=size, samples=samples, limit_bytes=limit, keep=scratch.rows)

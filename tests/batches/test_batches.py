@@ -1117,8 +1117,8 @@ def test_arrays_from_iterables_and_lists():
 
 def test_arrays_of_wrong_form():
     for wrong in (None, 3.0, "x.npy", b"", Path("x.npy")):
-        fails(DataError, f"a {type(wrong).__name__}", "a list, loader", call=lambda: from_arrays(ONE, wrong))  # noqa: B023
-    fails(DataError, "batch 0 is a ndarray", "'x', 'y'", call=lambda: from_arrays(TWO, [normal(4, 3)]))
+        fails(DataError, f"of type {type(wrong).__name__}", "a list, loader", call=lambda: from_arrays(ONE, wrong))  # noqa: B023
+    fails(DataError, "batch 0 is of type ndarray", "'x', 'y'", call=lambda: from_arrays(TWO, [normal(4, 3)]))
     fails(DataError, "for input 'x' (float) (did you mean 'X'?)", call=lambda: from_arrays(ONE, {"X": normal(4, 3)}))
     fails(
         DataError,
