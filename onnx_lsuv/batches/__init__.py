@@ -1,12 +1,17 @@
-"""Calibration data: .npy, .npz, .safetensors, .pb files, folders of them, arrays, or random draws, as batches.
+"""Calibration data: files, folders of them, images, functions, arrays and loaders, or random draws, as batches.
 
     inputs    which graph inputs need data, and how messages speak of them
     formats   suffix of a file -> its reader
+    folders   what a folder holds: a file a batch, images, test sets of ONNX
     sources   the values of `--data [NAME=]PATH` -> stored arrays for each input
     calls     what a function gives: `--data module:function`
     npy       .npy (numpy.lib.format)
     npz       .npz (zip), unpacked row after row
     tensors   .safetensors and ONNX's TensorProto (.pb)
+    tables    .csv, and which columns are for which input
+    parquet   .parquet
+    pt        .pt, tensors of PyTorch
+    images    images, a file a sample, brought to the model's layout, size and range
     stored    an array at rest: dtype and shape known, values read on demand, or mapped
     stream    what people hold in Python: arrays, batches, loaders, readers
     draw      random data, and the shapes for it
@@ -29,8 +34,10 @@ TYPE_CHECKING = False  # as typing has it, which takes longer to load than the r
 if TYPE_CHECKING:
     from onnx_lsuv.batches.build import Batch, Batches, from_arrays, from_paths, from_random
     from onnx_lsuv.batches.draw import parse_shape, parse_shapes
+    from onnx_lsuv.batches.folders import files_of
+    from onnx_lsuv.batches.images import Preparation, parse_preparation
     from onnx_lsuv.batches.inputs import Input, inputs_of
-    from onnx_lsuv.batches.sources import Source, files_of
+    from onnx_lsuv.batches.sources import Source
     from onnx_lsuv.batches.stored import Layout, Load, default_limit, rows_of
     from onnx_lsuv.batches.stream import Data
 
@@ -41,6 +48,7 @@ __all__ = [
     "Input",
     "Layout",
     "Load",
+    "Preparation",
     "Source",
     "default_limit",
     "files_of",
@@ -48,10 +56,11 @@ __all__ = [
     "from_paths",
     "from_random",
     "inputs_of",
+    "parse_preparation",
     "parse_shape",
     "parse_shapes",
     "rows_of",
 ]
 
 # The command's help asks `formats` for the suffixes, without NumPy and ONNX.
-__getattr__ = loaded_on_use(__name__, __all__, "inputs stored stream draw sources build")
+__getattr__ = loaded_on_use(__name__, __all__, "inputs stored stream draw images folders sources build")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from onnx_lsuv.batches.draw import batches_for, complete_shapes, draw_input
+from onnx_lsuv.batches.images import BATCH, Preparation
 from onnx_lsuv.batches.inputs import Input, show_shape
 from onnx_lsuv.batches.memory import check_memory, check_sums, hold
 from onnx_lsuv.batches.plan import plan_batches
-from onnx_lsuv.batches.sources import Source, read_sources
+from onnx_lsuv.batches.sources import Reading, Source, read_sources
 from onnx_lsuv.batches.stored import Stored, default_limit, held
 from onnx_lsuv.batches.stream import Data, Keep, copied, walk
 from onnx_lsuv.batches.values import INTS, Piece, Stats, check_dtype, read_piece, scan
@@ -93,17 +95,29 @@ def from_paths(
     samples: int | None = None,
     limit_bytes: int | None = None,
     keep: Keep = copied,
+    images: Preparation | None = None,
 ) -> Batches:
     """Read the values of repeated `--data [NAME=]PATH`; module:function, which is none, is called.
 
-    `keep` is for what a function gives, as in `from_arrays`; `limit_bytes` bounds what a batch may be unpacked or
-    converted to, and what of compressed data is held between batches; an eighth of the physical memory unless given.
+    `keep` is for what a function gives, as in `from_arrays`; `images` says how images become arrays; `limit_bytes`
+    bounds what a batch may be unpacked or converted to, and what of compressed data is held between batches; an eighth
+    of the physical memory unless given.
     Raises UsageError for options that do not go together, DataError for data that are broken or do not fit.
     """
     # Running a batch takes several times as much.
     limit = default_limit() // 4 if limit_bytes is None else limit_bytes
-    found, sources, notes = read_sources(inputs, data, limit, keep, samples)
+    found, sources, notes = read_sources(inputs, data, Reading(limit, keep, samples, images))
+    if batch_size is None and any(source.kind == "images" for source in sources):
+        batch_size = _of_images(inputs, found, limit)
     return _build(inputs, found, sources, notes, batch_size=batch_size, samples=samples, limit=limit)
+
+
+def _of_images(inputs: Sequence[Input], found: Mapping[str, Sequence[Stored]], limit: int) -> int | None:
+    """Return how many images make a batch, so that folders of any size can be run; None where the model says so."""
+    if any(each.fixed is not None for each in inputs):
+        return None
+    row = sum(math.prod(found[each.name][0].shape[1:]) * each.dtype.itemsize for each in inputs)
+    return max(1, min(BATCH, limit // (4 * max(row, 1))))
 
 
 def from_arrays(

@@ -14,6 +14,7 @@ Inputs are put together by position: every input has as many batches as the othe
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -68,9 +69,13 @@ def plan_batches(
 def unstacked(each: Input, stored: Stored) -> list[Stored]:
     """Return an array (k, *shape), of k batches of an input of that shape, without its first axis; others as they are.
 
-    The first two axes become one, which is cut where the model's first length is; scalars are one array each.
+    The first two axes become one, which is cut where the model's first length is; scalars are one array each. Rows of a
+    table are brought to the shape of a sample before.
     """
-    want, have = each.shape, stored.shape
+    want = each.shape
+    if stored.flat and want is not None:
+        stored = _shaped(each, want, stored)
+    have = stored.shape
     if want is None or len(have) != len(want) + 1 or not 0 < have[0] <= MOST_BATCHES or not fits(want, have[1:]):
         return [stored]
     if not want:
@@ -86,6 +91,22 @@ def unstacked(each: Input, stored: Stored) -> list[Stored]:
         return rows if stop is None else rows[start - first * size : stop - first * size]
 
     return [replace(stored, shape=(have[0] * size, *have[2:]), load=load)]
+
+
+def _shaped(each: Input, want: Sequence[int | str | None], stored: Stored) -> Stored:
+    """Return a table with its rows in the shape of a sample, or as it is where they have another number of values."""
+    rows, width = stored.shape
+    for sample in (want[1:], want if each.fixed else ("",)):
+        lengths = [dim for dim in sample if isinstance(dim, int)]
+        if len(lengths) == len(sample) and math.prod(lengths) == width:
+            load = stored.load
+            return replace(
+                stored,
+                shape=(rows, *lengths),
+                load=lambda start, stop: (part := load(start, stop)).reshape(len(part), *lengths),  # noqa: B023
+                flat=False,
+            )
+    return stored
 
 
 def check_shape(each: Input, stored: Stored) -> None:

@@ -67,7 +67,7 @@ def walk(
         counts = []
         for each in inputs:
             where = f"the array for {quote(each.name)} in {place}"
-            array = _as_array(named[each.name], where)
+            array = as_array(named[each.name], where)
             stored = Stored(None, where, array.dtype, array.shape, rows_of(array))
             check_dtype(each, stored)
             for one in unstacked(each, stored):
@@ -155,10 +155,13 @@ def _is_plain(values: Any) -> bool:
     )
 
 
-def _as_array(value: Any, where: str) -> Array:
+def as_array(value: Any, where: str) -> Array:
+    """Return what NumPy makes of a value, a tensor of a framework, for example; raises DataError."""
     try:
         if hasattr(value, "detach"):  # of PyTorch: perhaps with a gradient, or on a GPU
             value = value.detach().cpu()
+            if str(getattr(value, "dtype", "")) == "torch.bfloat16":  # which NumPy does not know
+                value = value.float()
         if not hasattr(value, "__array__") and hasattr(value, "numpy"):
             value = value.numpy()
         return np.asarray(value)

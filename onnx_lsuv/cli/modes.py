@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 def perform(options: Options) -> int:
     """Do what the options say; return the exit status."""
     settings = validate(options)
-    from onnx_lsuv.batches import inputs_of, parse_shape  # noqa: PLC0415
+    from onnx_lsuv.batches import inputs_of, parse_preparation, parse_shape  # noqa: PLC0415
     from onnx_lsuv.model import staging  # noqa: PLC0415
 
     for text in options.shape or ():
         parse_shape(text)
+    parse_preparation(*options.image_texts)
     paths = [path for path in (options.model, options.compare) if path is not None]
     for path in paths:
         check_model(path)
@@ -168,6 +169,9 @@ def _batches(planned: Result, options: Options) -> Batches:
     from onnx_lsuv.lsuv.scratch import Scratch  # noqa: PLC0415
 
     data, limit = options.data or [], options.memory_bytes
+    images = kinds.parse_preparation(*options.image_texts) if any(options.image_texts) else None
     scratch = Scratch(kinds.default_limit() if limit is None else limit, options.scratch)
     with redirect_stdout(sys.stderr):  # where results go nobody else writes: `data` may name a function
-        return kinds.from_paths(inputs, data, batch_size=size, samples=samples, limit_bytes=limit, keep=scratch.rows)
+        return kinds.from_paths(
+            inputs, data, batch_size=size, samples=samples, limit_bytes=limit, keep=scratch.rows, images=images
+        )

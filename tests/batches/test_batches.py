@@ -471,8 +471,8 @@ def test_objects_are_never_unpickled(tmp_path):
 def test_paths_that_are_no_data_files(tmp_path):
     fails(DataError, "is missing", call=lambda: from_paths(ONE, [str(tmp_path / "a.npy")]))
     fails(DataError, "null byte", call=lambda: from_paths(ONE, ["a\0.npy"]))
-    (tmp_path / "a.csv").write_text("1,2")
-    fails(DataError, "a.csv", "table or text", "a.npy", call=lambda: from_paths(ONE, [str(tmp_path / "a.csv")]))
+    (tmp_path / "a.txt").write_text("1,2")
+    fails(DataError, "a.txt", "table or text", "a.npy", call=lambda: from_paths(ONE, [str(tmp_path / "a.txt")]))
     fails(DataError, "\\x1b[31m", call=lambda: from_paths(ONE, ["\x1b[31m\u202e.npy"]))
 
 
@@ -553,7 +553,7 @@ def test_folders_without_usable_files(tmp_path):
     fails(DataError, "holds nothing", ".safetensors", call=read)
     (tmp_path / "a.jpg").write_bytes(b"")
     save_pb(tmp_path / "output_0.pb", normal(4, 3))
-    fails(DataError, "'a.jpg'", call=read)
+    fails(DataError, "a.jpg' fits no input", call=read)
     save(tmp_path / "a.npy", normal(4, 3))
     batches = read()
     assert any("1 other file" in note and "'a.jpg'" in note for note in batches.notes)
