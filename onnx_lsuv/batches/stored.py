@@ -198,7 +198,7 @@ def optional(module: str, where: str, package: str) -> ModuleType:
     except ImportError as error:
         name = {"PIL.Image": "Pillow", "torch": "PyTorch"}.get(module, module.partition(".")[0])
         raise DataError(
-            f"{where} needs {name}, which cannot be imported ({reason(error)}): pip install '{package}'"
+            f"{where} needs {name}, which cannot be imported ({reason(error)}): pip install '{package}', or give a .npy file"
         ) from error
 
 
