@@ -173,5 +173,12 @@ def _batches(planned: Result, options: Options, tell: Tell | None = None) -> Bat
     scratch = Scratch.within(limit, options.scratch)
     with redirect_stdout(sys.stderr):  # where results go nobody else writes: `data` may name a function
         return kinds.from_paths(
-            inputs, data, batch_size=size, samples=samples, limit_bytes=limit, keep=scratch.rows, images=images
+            inputs,
+            data,
+            batch_size=size,
+            samples=samples,
+            limit_bytes=limit,
+            keep=scratch.rows,
+            images=images,
+            progress=tell,
         )
