@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from onnx_lsuv.batches.draw import batches_for, complete_shapes, draw_input
-from onnx_lsuv.batches.inputs import Input, closest, show_shape
+from onnx_lsuv.batches.images import BATCH, Preparation
+from onnx_lsuv.batches.inputs import Input, show_shape
 from onnx_lsuv.batches.memory import check_memory, check_sums, hold
 from onnx_lsuv.batches.plan import plan_batches
-from onnx_lsuv.batches.sources import Source, read_sources
-from onnx_lsuv.batches.stored import Stored, default_limit, held, reason
+from onnx_lsuv.batches.sources import Reading, Source, read_sources
+from onnx_lsuv.batches.stored import Stored, default_limit, held
+from onnx_lsuv.batches.stream import Data, Keep, Progress, copied, walk
 from onnx_lsuv.batches.values import INTS, Piece, Stats, check_dtype, read_piece, scan
-from onnx_lsuv.errors import DataError, UsageError, listing, quote
+from onnx_lsuv.errors import DataError, UsageError, quote
 from onnx_lsuv.model import Array
 
 Batch = Mapping[str, Array]
@@ -50,8 +51,15 @@ class Batches:
 
     def notes_for(self, prepared: Container[str]) -> tuple[str, ...]:
         """Return what is to be known about the data, where the model itself prepares some of its inputs."""
+        images = {name for source in self.sources if source.kind == "images" for name in source.inputs}
         remarks = [
-            _remarks(each, self.stats[each.name], self.converted[each.name], prepared=each.name in prepared)
+            _remarks(
+                each,
+                self.stats[each.name],
+                self.converted[each.name],
+                prepared=each.name in prepared,
+                by=" with '--image-mean' and '--image-std'" if each.name in images else "",
+            )
             for each in self.inputs
         ]
         return (*self.facts, *(remark for some in remarks for remark in some))
@@ -93,57 +101,51 @@ def from_paths(
     batch_size: int | None = None,
     samples: int | None = None,
     limit_bytes: int | None = None,
+    keep: Keep = copied,
+    images: Preparation | None = None,
+    progress: Progress | None = None,
 ) -> Batches:
-    """Read the values of repeated `--data [NAME=]PATH`.
+    """Read the values of repeated `--data [NAME=]PATH`; module:function, which is none, is called.
 
-    `limit_bytes` bounds what a batch may be unpacked or converted to, and what of compressed data is held between
-    batches; an eighth of the physical memory unless given.
+    `keep` is for what a function gives, as in `from_arrays`; `images` says how images become arrays; `limit_bytes`
+    bounds what a batch may be unpacked or converted to, and what of compressed data is held between batches; an eighth
+    of the physical memory unless given.
     Raises UsageError for options that do not go together, DataError for data that are broken or do not fit.
     """
     # Running a batch takes several times as much.
     limit = default_limit() // 4 if limit_bytes is None else limit_bytes
-    found, sources, notes = read_sources(inputs, data, limit)
+    found, sources, notes = read_sources(inputs, data, Reading(limit, keep, samples, images, progress))
+    if batch_size is None and any(source.kind == "images" for source in sources):
+        batch_size = _of_images(inputs, found, limit)
     return _build(inputs, found, sources, notes, batch_size=batch_size, samples=samples, limit=limit)
+
+
+def _of_images(inputs: Sequence[Input], found: Mapping[str, Sequence[Stored]], limit: int) -> int | None:
+    """Return how many images make a batch, so that folders of any size can be run; None where the model says so."""
+    if any(each.fixed is not None for each in inputs):
+        return None
+    row = sum(math.prod(found[each.name][0].shape[1:]) * each.dtype.itemsize for each in inputs)
+    return max(1, min(BATCH, limit // (4 * max(row, 1))))
 
 
 def from_arrays(
     inputs: Sequence[Input],
-    batches: Iterable[Batch] | Batch,
+    data: Data,
     *,
     batch_size: int | None = None,
     samples: int | None = None,
+    keep: Keep = copied,
+    progress: Progress | None = None,
 ) -> Batches:
-    """Take batches {input name: array}, or one such batch, by the same rules as files; raises DataError."""
-    hint = "give a list of dictionaries {input name: array}"
-    if isinstance(batches, np.ndarray) or not isinstance(batches, Iterable):
-        raise DataError(f"batches have to be mappings of input names to arrays, not {type(batches).__name__}; {hint}")
-    listed = [batches] if isinstance(batches, Mapping) else list(batches)
-    if not listed:
-        raise DataError(f"at least one batch is needed, but none was given; {hint}")
-    found: dict[str, list[Stored]] = {each.name: [] for each in inputs}
-    for index, batch in enumerate(listed):
-        if not isinstance(batch, Mapping):
-            raise DataError(f"batch {index} has to be a mapping, not {type(batch).__name__}; {hint}")
-        for name in batch:
-            if name not in found:
-                raise DataError(f"batch {index} has data for {quote(name)}, but {closest(str(name), inputs)}")
-        for each in inputs:
-            if each.name not in batch:
-                raise DataError(
-                    f"batch {index} has no array for input {quote(each.name)} ({each.type_name}); "
-                    f"every batch needs {listing(one.name for one in inputs)}"
-                )
-            where = f"the array for {quote(each.name)} in batch {index}"
-            found[each.name].append(held(where, _as_array(batch[each.name], where)))
+    """Take one batch, or a list, loader, reader or generator of them, by the same rules as files; raises DataError.
+
+    A batch is {input name: array}, or an array for the only input, or such in a tuple or list before labels, which are
+    not looked at. Arrays are what NumPy can make one of: PyTorch's tensors, for example. What makes its batches while
+    one walks is walked once, and `keep`, as `Scratch.rows`, says where they are then: in memory unless given.
+    """
+    found, notes = walk(inputs, data, keep=keep, samples=samples, progress=progress)
     source = Source("arrays", tuple(each.name for each in inputs))
-    return _build(inputs, found, [source], [], batch_size=batch_size, samples=samples)
-
-
-def _as_array(value: object, where: str) -> Array:
-    try:
-        return np.asarray(value)
-    except Exception as error:  # whatever a foreign __array__ raises
-        raise DataError(f"{where} cannot be made a NumPy array: {reason(error)}; give a numpy.ndarray") from error
+    return _build(inputs, found, [source], notes, batch_size=batch_size, samples=samples)
 
 
 def from_random(
@@ -220,7 +222,7 @@ def _distinct(batches: Sequence[Mapping[str, Piece]], each: Input) -> list[Piece
     return pieces[:1] if all(piece is pieces[0] for piece in pieces) else pieces
 
 
-def _remarks(each: Input, stats: Stats, converted: Sequence[str], *, prepared: bool) -> list[str]:
+def _remarks(each: Input, stats: Stats, converted: Sequence[str], *, prepared: bool, by: str) -> list[str]:
     name = quote(each.name)
     notes = []
     for what in converted:
@@ -240,6 +242,6 @@ def _remarks(each: Input, stats: Stats, converted: Sequence[str], *, prepared: b
         pixels = f"; {low:g} to {high:g} looks like raw pixels" if raw else ""
         notes.append(
             f"input {name} has mean {stats.mean:.4g} and std {stats.std:.4g}{pixels}; the first layer sees the data "
-            "raw, so preprocess them as in training, to about zero mean and unit variance"
+            f"raw, so preprocess them as in training{by}, to about zero mean and unit variance"
         )
     return notes

@@ -89,7 +89,9 @@ def complete_shapes(inputs: Sequence[Input], shapes: Mapping[str, Sequence[int]]
     for each in inputs:
         if each.name in shapes:
             _check_given(each, shapes[each.name])
-            for dim, length in zip(each.shape or (), shapes[each.name], strict=each.shape is not None):
+            given, dims = shapes[each.name], each.shape or ()
+            # One axis more than the model has counts batches.
+            for dim, length in zip(dims, given[len(given) - len(dims) :], strict=True):
                 if isinstance(dim, str):
                     known.setdefault(dim, length)
             if each.shape and each.fixed is None:
@@ -129,8 +131,12 @@ def batches_for(
     how many samples; `shapes` are those of all inputs.
     """
     counted = [each for each in inputs if each.shape]
-    lengths = [each.fixed for each in counted if each.fixed]
-    longer = any(given[each.name][0] != each.fixed for each in counted if each.name in given)
+    lengths = [each.samples_in([each.fixed]) for each in counted if each.fixed]
+    longer = any(
+        given[each.name][0] != each.fixed or len(given[each.name]) > len(each.shape or ())
+        for each in counted
+        if each.name in given
+    )
     if len(lengths) < len(counted) or not lengths or longer:
         return 1
     size = sum(math.prod(shapes[each.name]) * each.dtype.itemsize for each in inputs)
@@ -145,7 +151,8 @@ def _check_given(each: Input, given: Sequence[int]) -> None:
     if want is None:
         return
     several = bool(each.fixed and given) and given[0] % (each.fixed or 1) == 0
-    if not fits((None, *want[1:]) if several else want, given):
+    stacked = each.fixed is not None and fits((None, *want), given)
+    if not stacked and not fits((None, *want[1:]) if several else want, given):
         raise UsageError(f"{shown}, but the model expects {show_shape(want)}; give one that fits")
 
 

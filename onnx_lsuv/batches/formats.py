@@ -14,7 +14,12 @@ FORMATS = {
     ".npz": ("npz", "read_npz"),
     ".safetensors": ("tensors", "read_safetensors"),
     ".pb": ("tensors", "read_pb"),
+    ".csv": ("tables", "read_csv"),
+    ".parquet": ("parquet", "read_parquet"),
+    ".pt": ("pt", "read_pt"),
 }
+# A file is a sample: `images` makes one array of many.
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
 
 def reader_of(suffix: str) -> Any:

@@ -7,8 +7,8 @@ given as one array.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ class Input:
     name: str
     elem_type: int
     shape: tuple[int | str | None, ...] | None  # None: the rank is unknown
+    counts: bool = True  # False: the first axis, of a fixed length, surely counts something else than samples
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -43,6 +44,10 @@ class Input:
         """The length to which the model fixes the first axis, None where it is dynamic or absent."""
         return self.shape[0] if self.shape and isinstance(self.shape[0], int) else None
 
+    def samples_in(self, shape: Sequence[int]) -> int:
+        """Return how many samples an array of that shape has, of the input's rank and above 0."""
+        return shape[0] if self.counts or self.fixed is None else -(-shape[0] // self.fixed)
+
 
 def inputs_of(graph: onnx.GraphProto) -> tuple[Input, ...]:
     """Return the inputs of the graph that no initializer gives a value; raises ModelError where one is no tensor."""
@@ -55,7 +60,21 @@ def inputs_of(graph: onnx.GraphProto) -> tuple[Input, ...]:
         if value.name in found:
             raise ModelError(f"the model has two inputs named {quote(value.name)}; each needs its own name")
         found[value.name] = _input(value)
-    return tuple(found.values())
+    firsts = _first_lengths(graph)
+    return tuple(replace(each, counts=_counts(each, firsts)) for each in found.values())
+
+
+def _first_lengths(graph: onnx.GraphProto) -> set[int | str | None]:
+    """Return the first length of each output, but for scalars, which may be means; None where it is not known."""
+    tensors = [value.type.tensor_type for value in graph.output]
+    dims = [list(tensor.shape.dim)[:1] if tensor.HasField("shape") else [None] for tensor in tensors]
+    return {_dim(first) if first is not None else None for some in dims for first in some}
+
+
+def _counts(each: Input, firsts: Set[int | str | None]) -> bool:
+    """Whether the first axis may count samples: one of fixed length only where an output begins with so many, too."""
+    fixed = each.fixed
+    return fixed is None or not firsts or any(not isinstance(one, int) or one % fixed == 0 for one in firsts)
 
 
 def _input(value: onnx.ValueInfoProto) -> Input:

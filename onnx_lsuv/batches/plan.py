@@ -7,20 +7,27 @@ Which axis counts samples: the first, as in every exported model. Three kinds of
     no sample axis              rank 0, or an array of just the model's fixed first length: a state, a sampling rate;
                                 given once it goes with every batch
 
+An array with one axis more than an input whose first length is fixed, or that has no axes, is that many batches.
+
 Inputs are put together by position: every input has as many batches as the others, or a single one that is repeated.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate, islice
+
+import numpy as np
 
 from onnx_lsuv.batches.advice import fits, layout_advice
 from onnx_lsuv.batches.inputs import Input, show_shape
-from onnx_lsuv.batches.stored import Stored
+from onnx_lsuv.batches.stored import Stored, held
 from onnx_lsuv.batches.values import Piece
 from onnx_lsuv.errors import DataError, UsageError, listing, quote
+from onnx_lsuv.model import Array
 
 Pieces = dict[str, list[Piece]]
 MOST_BATCHES = 1_000_000
@@ -36,6 +43,7 @@ def plan_batches(
 
     Raises DataError where shapes or numbers do not fit the model or one another.
     """
+    given = {each.name: [one for stored in given[each.name] for one in unstacked(each, stored)] for each in inputs}
     for each in inputs:
         for stored in given[each.name]:
             check_shape(each, stored)
@@ -50,12 +58,55 @@ def plan_batches(
     if samples is not None:
         pieces = _limit(inputs, pieces, counting, samples)
     _check_remainders(inputs, pieces, samples)
-    total = None if counting is None else sum(piece.shape[0] for piece in pieces[counting.name])
+    total = None if counting is None else sum(counting.samples_in(piece.shape) for piece in pieces[counting.name])
     number = max((len(cuts) for cuts in pieces.values()), default=1)
     # A generator of 10^5 batches is fine; the pieces are small.
     batches = [{name: cuts[index if len(cuts) > 1 else 0] for name, cuts in pieces.items()} for index in range(number)]
     _check_named(inputs, batches)
     return batches, total
+
+
+def unstacked(each: Input, stored: Stored) -> list[Stored]:
+    """Return an array (k, *shape), of k batches of an input of that shape, without its first axis; others as they are.
+
+    The first two axes become one, which is cut where the model's first length is; scalars are one array each. Rows of a
+    table are brought to the shape of a sample before.
+    """
+    want = each.shape
+    if stored.flat and want is not None:
+        stored = _shaped(each, want, stored)
+    have = stored.shape
+    if want is None or len(have) != len(want) + 1 or not 0 < have[0] <= MOST_BATCHES or not fits(want, have[1:]):
+        return [stored]
+    if not want:
+        return [held(stored.where, np.asarray(value), stored.key) for value in stored.load(0, None)]
+    size = each.fixed
+    if size is None:
+        return [stored]
+
+    def load(start: int, stop: int | None) -> Array:
+        first = start // size
+        rows = stored.load(first, None if stop is None else -(-stop // size))
+        rows = rows.reshape(-1, *have[2:])
+        return rows if stop is None else rows[start - first * size : stop - first * size]
+
+    return [replace(stored, shape=(have[0] * size, *have[2:]), load=load)]
+
+
+def _shaped(each: Input, want: Sequence[int | str | None], stored: Stored) -> Stored:
+    """Return a table with its rows in the shape of a sample, or as it is where they have another number of values."""
+    rows, width = stored.shape
+    for sample in (want[1:], want if each.fixed else ("",)):
+        lengths = [dim for dim in sample if isinstance(dim, int)]
+        if len(lengths) == len(sample) and math.prod(lengths) == width:
+            load = stored.load
+            return replace(
+                stored,
+                shape=(rows, *lengths),
+                load=lambda start, stop: (part := load(start, stop)).reshape(len(part), *lengths),  # noqa: B023
+                flat=False,
+            )
+    return stored
 
 
 def check_shape(each: Input, stored: Stored) -> None:
@@ -146,7 +197,7 @@ def _limit(inputs: Sequence[Input], pieces: Pieces, counting: Input | None, samp
             f"the first {samples} samples were asked for, but no input has an axis that counts samples "
             f"({listing(each.name for each in inputs)}); leave the number out"
         )
-    ends = list(accumulate(piece.shape[0] for piece in pieces[counting.name]))
+    ends = list(accumulate(counting.samples_in(piece.shape) for piece in pieces[counting.name]))
     kept = bisect_right(ends, samples)
     if kept == len(ends):
         return pieces

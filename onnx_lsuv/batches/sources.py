@@ -7,49 +7,51 @@ onnx/backend/test) or one file a batch, in natural order: 2 before 10.
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from onnx_lsuv.batches.advice import file_advice
-from onnx_lsuv.batches.formats import FORMATS, reader_of
+from onnx_lsuv.batches.calls import is_function, read_function
+from onnx_lsuv.batches.folders import Folder, is_folder, list_folder
+from onnx_lsuv.batches.formats import FORMATS, IMAGES, reader_of
+from onnx_lsuv.batches.images import Preparation, read_images
 from onnx_lsuv.batches.inputs import Input, closest, show_shape
-from onnx_lsuv.batches.plan import check_shape
-from onnx_lsuv.batches.stored import Reader, Stored, open_file, reason
-from onnx_lsuv.batches.tensors import INPUT_PB
+from onnx_lsuv.batches.plan import check_shape, unstacked
+from onnx_lsuv.batches.stored import Reader, Stored, open_file
+from onnx_lsuv.batches.stream import Keep, Progress, copied
 from onnx_lsuv.batches.values import check_dtype
 from onnx_lsuv.errors import DataError, UsageError, listing, quote
-
-OUTPUT_PB = re.compile(r"output_[0-9]+\.pb")
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """What one `--data`, one list of arrays, or `--random` means, for the report."""
 
-    kind: str  # "npy", "npz", "safetensors", "pb", "folder of npy", ..., "test data sets", "arrays" or "random"
+    kind: str  # "npy" and the like, "folder of npy", "images", "test data sets", "function", "arrays", "random"
     inputs: tuple[str, ...]
     files: int = 0
     path: str | None = None
     seed: int | None = None
 
 
-class Folder(NamedTuple):
-    """The data files of a folder, batch by batch."""
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How data are read: the bytes that a file may take; for functions as in `stream.walk`, for images as there."""
 
-    kind: str
-    batches: tuple[tuple[Path, ...], ...]
-    left_out: tuple[str, ...] = ()
+    limit: int
+    keep: Keep = copied
+    samples: int | None = None
+    images: Preparation | None = None
+    progress: Progress | None = None
 
 
 def read_sources(
-    inputs: Sequence[Input], data: Sequence[str], limit: int
+    inputs: Sequence[Input], data: Sequence[str], how: Reading
 ) -> tuple[dict[str, list[Stored]], list[Source], list[str]]:
-    """Return the arrays of every input, one or one a file, the sources and notes about what was left out.
+    """Return the arrays of every input, one or one a file or batch, the sources and notes about what was left out.
 
     Raises UsageError where it is open which input is meant, DataError where data are broken or missing.
     """
@@ -57,12 +59,25 @@ def read_sources(
     sources: list[Source] = []
     notes: list[str] = []
     unnamed: list[tuple[int, list[Stored]]] = []
-    for value in data:
-        name, path = split_name(inputs, value)
-        folder = list_folder(path) if _is_folder(path) else Folder(path.suffix.lower()[1:], ((path,),))
-        if count := len(folder.left_out):
-            notes.append(f"{count} other file{'s' * (count > 1)} in {quote(path)} left out: {listing(folder.left_out)}")
-        arrays = _collect(inputs, name, folder, limit)
+    split = [split_name(inputs, value) for value in data]
+    named = {name for name, _ in split}
+    for value, (name, path) in zip(data, split, strict=True):
+        arrays: Mapping[str, list[Stored]] | Mapping[str | None, list[Stored]]
+        if is_function(str(path)):
+            wanted = [each for each in inputs if (each.name == name if name else each.name not in named)]
+            arrays, more = read_function(wanted, str(path), how.keep, how.samples, how.progress)
+            kind, files, notes = "function", 1, [*notes, *more]
+        else:
+            folder = list_folder(path) if is_folder(path) else Folder(_kind_of(path), ((path,),))
+            if count := len(folder.left_out):
+                others = f"{count} other file{'s' * (count > 1)}"
+                notes.append(f"{others} in {quote(path)} left out: {listing(folder.left_out)}")
+            kind, files = folder.kind, sum(map(len, folder.batches))
+            if kind == "images":
+                one = read_images(inputs, name, folder.batches[0], how.images or Preparation())
+                arrays = {str(one.key): [one]}
+            else:
+                arrays = _collect(inputs, name, folder, how.limit)
         for key, each in arrays.items():
             if key in found:
                 raise UsageError(
@@ -74,8 +89,10 @@ def read_sources(
             else:
                 found[key] = each
         names = tuple(key for key in arrays if key is not None)
-        sources.append(Source(folder.kind, names, sum(map(len, folder.batches)), str(path)))
+        sources.append(Source(kind, names, files, str(path)))
     _take_in_order(inputs, unnamed, found, sources, notes)
+    if how.images is not None and all(source.kind != "images" for source in sources):
+        raise UsageError("--image-size, -mean, -std and -scale are about images, and the data are none; leave them out")
     if lacking := [one for one in inputs if one.name not in found]:
         what = ", ".join(f"{quote(one.name)} ({_expected(one)})" for one in lacking)
         raise DataError(
@@ -125,7 +142,8 @@ def _take_in_order(
 def _goes(one: Input, stored: Stored) -> bool:
     """Whether an array may be data for an input."""
     with suppress(DataError):
-        check_shape(one, stored)
+        for each in unstacked(one, stored):
+            check_shape(one, each)
         check_dtype(one, stored)
         return True
     return False
@@ -154,68 +172,9 @@ def split_name(inputs: Sequence[Input], value: str) -> tuple[str | None, Path]:
     return name, Path(path)
 
 
-def _is_folder(path: Path) -> bool:
-    return os.path.isdir(path)  # noqa: PTH112  (False for what cannot be looked at: the reader says why)
-
-
-def files_of(data: Sequence[str]) -> Iterator[Path]:
-    """Yield every file that `--data` values could mean: a path, what is behind a `=` in it, and what a folder holds."""
-    for value in data:
-        cuts = [0, *(index + 1 for index, char in enumerate(value) if char == "=")]
-        for path in (Path(value[cut:]) for cut in cuts if value[cut:]):
-            yield path
-            if _is_folder(path):
-                yield from path.glob("*")
-                yield from path.glob("test_data_set_*/*")
-
-
-def list_folder(path: Path) -> Folder:
-    """Return the data files of a folder in natural order; raises DataError where there are none, or mixed formats."""
-    try:
-        folders = {one: _is_folder(one) for one in path.iterdir() if not one.name.startswith(".")}
-        entries = sorted(folders, key=natural_order)
-        # What is neither file nor folder, such as a link that leads nowhere, is refused when it is read.
-        files = [one for one in entries if not folders[one]]
-        sets = [one for one in entries if one.name.startswith("test_data_set_") and folders[one]]
-        if sets:
-            return Folder("test data sets", tuple(_one_set(each) for each in sets))
-    except OSError as error:
-        raise DataError(f"the data folder {quote(path)} cannot be read: {reason(error)}") from error
-    usable = [one for one in files if one.suffix.lower() in FORMATS and not OUTPUT_PB.fullmatch(one.name)]
-    kinds = sorted({one.suffix.lower() for one in usable})
-    tests = tuple(one for one in usable if INPUT_PB.fullmatch(one.name))
-    what = f"the data folder {quote(path)}"
-    if not usable:
-        inside = f"only {listing(one.name for one in entries)}" if entries else "nothing"
-        raise DataError(
-            f"{what} has to hold {', '.join(FORMATS)} files or test_data_set_* folders, but holds {inside}; give "
-            "another folder or a file"
-        )
-    if len(kinds) > 1:
-        raise DataError(
-            f"{what} has to hold files of one format, but holds {' and '.join(kinds)}; keep one format, or give the "
-            "files by name"
-        )
-    if 0 < len(tests) < len(usable):
-        odd = next(one.name for one in usable if one not in tests)
-        raise DataError(f"{what} holds input_K.pb files, that is one batch, but also {quote(odd)}; keep either")
-    left_out = tuple(one.name for one in files if one.suffix.lower() not in FORMATS)
-    if tests:
-        return Folder("test data sets", (tests,), left_out)
-    return Folder(f"folder of {kinds[0][1:]}", tuple((one,) for one in usable), left_out)
-
-
-def _one_set(path: Path) -> tuple[Path, ...]:
-    files = sorted((one for one in path.iterdir() if INPUT_PB.fullmatch(one.name)), key=natural_order)
-    if not files:
-        raise DataError(f"the test data set {quote(path)} holds no input_K.pb file; remove it or complete it")
-    return tuple(files)
-
-
-def natural_order(path: Path) -> tuple[list[str | int], str]:
-    """Return a sorting key under which 2 comes before 10."""
-    parts = re.split(r"([0-9]+)", path.name)  # text and digits alternate, so like is compared with like
-    return [int(part) if index % 2 else part for index, part in enumerate(parts)], path.name
+def _kind_of(path: Path) -> str:
+    suffix = path.suffix.lower()
+    return "images" if suffix in IMAGES else suffix[1:]
 
 
 def _collect(inputs: Sequence[Input], name: str | None, folder: Folder, limit: int) -> dict[str | None, list[Stored]]:
@@ -241,7 +200,7 @@ def _read(inputs: Sequence[Input], path: Path, limit: int) -> list[Stored]:
         read: Reader = reader_of(suffix)
         return read(path, [each.name for each in inputs], limit)
     open_file(path).close()  # what is missing, or a folder, is said first
-    raise DataError(f"the data file {quote(path)} {file_advice(path, tuple(FORMATS))}")
+    raise DataError(f"the data file {quote(path)} {file_advice(path, (*FORMATS, *IMAGES))}")
 
 
 def _assign(

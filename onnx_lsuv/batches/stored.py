@@ -14,8 +14,10 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from io import BufferedReader
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -91,6 +93,7 @@ class Stored:
     packed: whether its values take memory, and time, each time that they are asked for;
     apart:  whether then only the rows asked for take memory, not all of it.
     check:  compares all of its values with the checksum that lies beside them.
+    flat:   whether the values of a row stand side by side, whatever the shape of a sample, as in a table.
     """
 
     key: str | None
@@ -101,6 +104,7 @@ class Stored:
     packed: bool = False
     apart: bool = True
     check: Callable[[], None] | None = None
+    flat: bool = False
 
 
 Reader = Callable[[Path, Sequence[str], int], list[Stored]]
@@ -185,6 +189,16 @@ def _formats() -> str:
 def size_of(file: BufferedReader) -> int:
     """Return the size of an open file as it is now."""
     return os.fstat(file.fileno()).st_size
+
+
+def optional(module: str, where: str, package: str) -> ModuleType:
+    """Import what reads some formats only; raises DataError that says which package it is."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        name = {"PIL.Image": "Pillow", "torch": "PyTorch"}.get(module, module.partition(".")[0])
+        why = f"{where} needs {name}, which cannot be imported ({reason(error)})"
+        raise DataError(f"{why}: pip install '{package}', or give a .npy file") from error
 
 
 def looks_like(path: Path, otherwise: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -28,11 +30,12 @@ if TYPE_CHECKING:
 def perform(options: Options) -> int:
     """Do what the options say; return the exit status."""
     settings = validate(options)
-    from onnx_lsuv.batches import inputs_of, parse_shape  # noqa: PLC0415
+    from onnx_lsuv.batches import inputs_of, parse_preparation, parse_shape  # noqa: PLC0415
     from onnx_lsuv.model import staging  # noqa: PLC0415
 
     for text in options.shape or ():
         parse_shape(text)
+    parse_preparation(*options.image_texts)
     paths = [path for path in (options.model, options.compare) if path is not None]
     for path in paths:
         check_model(path)
@@ -88,7 +91,7 @@ def _plan(options: Options, settings: Settings, model: Model) -> Outcome:
 def _check(options: Options, settings: Settings, models: list[Model], device: Device, tell: Tell) -> Outcome:
     model, *others = models
     planned = onnx_lsuv.plan(model, replace(settings, keep_bias=True))
-    batches = _batches(planned, options)
+    batches = _batches(planned, options, tell)
     result = onnx_lsuv.measure(planned, batches, device=device, progress=tell)
     found = Outcome(result, trains=_trains(result, options))
     if not others:
@@ -98,7 +101,7 @@ def _check(options: Options, settings: Settings, models: list[Model], device: De
     from onnx_lsuv.report.words import beside  # noqa: PLC0415
 
     if inputs_of(other.model.proto.graph) != inputs_of(model.proto.graph):
-        batches = _batches(other, options)
+        batches = _batches(other, options, tell)
     measured = onnx_lsuv.measure(other, batches, device=device, progress=tell)
     return replace(found, result=beside(result, measured), other=measured)
 
@@ -111,7 +114,7 @@ def _initialise(
     memory, scratch = options.memory_bytes, options.scratch
     planned = onnx_lsuv.plan(model, settings)
     given = options.data or options.random or planned.needs_data
-    batches = _batches(planned, options) if given else None
+    batches = _batches(planned, options, tell) if given else None
     verified = None if options.no_verify else batches
     result = onnx_lsuv.initialize(planned, batches, device=device, memory=memory, scratch=scratch, progress=tell)
     form = None
@@ -146,7 +149,7 @@ def _trains(result: Result, options: Options, form: Model | Plan | None = None) 
     return [each.as_dict() for each in onnx_lsuv.forecast(result.whole_plan, form)]
 
 
-def _batches(planned: Result, options: Options) -> Batches:
+def _batches(planned: Result, options: Options, tell: Tell | None = None) -> Batches:
     """Return the data for a model, as the options say."""
     from onnx_lsuv import batches as kinds  # noqa: PLC0415
     from onnx_lsuv.lsuv import require_layers  # noqa: PLC0415
@@ -165,5 +168,19 @@ def _batches(planned: Result, options: Options) -> Batches:
             f"the model reads {names}: give samples with '--data PATH', a few hundred prepared as for training, or "
             "'--random' for standard normal data"
         )
+    from onnx_lsuv.lsuv.scratch import Scratch  # noqa: PLC0415
+
     data, limit = options.data or [], options.memory_bytes
-    return kinds.from_paths(inputs, data, batch_size=size, samples=samples, limit_bytes=limit)
+    images = kinds.parse_preparation(*options.image_texts) if any(options.image_texts) else None
+    scratch = Scratch.within(limit, options.scratch)
+    with redirect_stdout(sys.stderr):  # where results go nobody else writes: `data` may name a function
+        return kinds.from_paths(
+            inputs,
+            data,
+            batch_size=size,
+            samples=samples,
+            limit_bytes=limit,
+            keep=scratch.rows,
+            images=images,
+            progress=tell,
+        )

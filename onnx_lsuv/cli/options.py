@@ -84,7 +84,8 @@ class Options:
     model: Path = field(metadata={DECLARED: _MODEL})
     data: list[str] | None = _option(
         DATA,
-        f"Calibration data: {', '.join(sorted(FILES))}, or a folder of them (a file a batch). Repeatable.",
+        f"Calibration data: {', '.join(sorted(FILES))}, a folder of them (a file a batch), images (a folder, or one of "
+        "folders), or module:function. Repeatable.",
         *("-d", "--data"),
         metavar="[NAME=]PATH",
     )
@@ -92,6 +93,12 @@ class Options:
     shape: list[str] | None = _option(DATA, "The shape of a random input. Repeatable.", metavar="[NAME=]1,3,8,8")
     batch_size: int | None = _count(DATA, "Run the samples in batches of this size.")
     samples: int | None = _count(DATA, "Use only the first so many samples.")
+    image_size: str | None = _option(
+        DATA, "Scale images to cover this height and width; cut out the middle. Default: the model's.", metavar="HxW"
+    )
+    image_scale: str | None = _option(DATA, "Multiply pixels, 0 to 255, by this. Default: 1/255.", metavar="X")
+    image_mean: str | None = _option(DATA, "Take this off each channel, after scaling.", metavar="X,X,X")
+    image_std: str | None = _option(DATA, "Divide each channel by this, after that.", metavar="X,X,X")
     output: str | None = _option(
         OUTPUT,
         "Where to save; a folder keeps the name. Default: MODEL.lsuv.onnx beside the model.",
@@ -195,6 +202,11 @@ class Options:
         """Where data are read from."""
         # False, not an error, for what cannot be looked at; Path.exists raises.
         return [Path(each if os.path.exists(each) else each.partition("=")[2]) for each in self.data or ()]  # noqa: PTH110
+
+    @property
+    def image_texts(self) -> tuple[str | None, str | None, str | None, str | None]:
+        """What is said of images, as `batches.parse_preparation` takes it."""
+        return self.image_size, self.image_mean, self.image_std, self.image_scale
 
     @property
     def memory_bytes(self) -> int | None:

@@ -91,6 +91,7 @@ def _check_company(options: Options) -> None:
         "batch_size": ("about data", "--data or --random", options.data or options.random),
         "samples": ("about data", "--data or --random", options.data or options.random),
         "shape": ("the shape of random data", "--random", options.random),
+        **{name: ("about images", "--data", options.data) for name in _DECLARED if name.startswith("image_")},
         "compare": ("another model to measure beside", "--check", options.check),
     }
     for name, (what, needed, there) in lacking.items():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Unpack
 
 from onnx_lsuv import runtime
-from onnx_lsuv.batches import Batch, Batches, default_limit
+from onnx_lsuv.batches import Batches, Data
 from onnx_lsuv.errors import UsageError, listing
 from onnx_lsuv.graph import Record, build
 from onnx_lsuv.layers import Layer, Plan, tensor_names
@@ -19,19 +18,20 @@ from onnx_lsuv.lsuv.prepare import Clock, checked, run_notes, shapes_of
 from onnx_lsuv.lsuv.result import LayerReport, Result
 from onnx_lsuv.lsuv.rows import noted, row_of, skipped_row, tolerances, verified_row
 from onnx_lsuv.lsuv.scratch import Scratch
-from onnx_lsuv.lsuv.settings import Settings, Wanted
+from onnx_lsuv.lsuv.settings import Settings, Wanted, memory_bytes
 from onnx_lsuv.model import Model
 from onnx_lsuv.runtime import Device
 
 
 def measure(
     model: Model | Result,
-    batches: Batches | Iterable[Batch] | Batch,
+    batches: Batches | Data,
     settings: Settings | None = None,
     *,
     like: Result | None = None,
     device: str | Device = "cpu",
     threads: int | None = None,
+    memory: int | str | None = None,
     progress: Progress = quiet,
     **wanted: Unpack[Wanted],
 ) -> Result:
@@ -39,12 +39,13 @@ def measure(
 
     Args:
         model: what to measure: from `load` or `from_proto`, or from `plan`, with its settings.
-        batches: the data, pooled.
+        batches: the data, pooled, as for `initialize`.
         settings: of these counts what is wanted: the stds, the tolerance, and of which layers.
         like: the result of `initialize` that made the model; its rows get the measured std and a final status. By its
             settings, but for a tolerance that is given here.
         device: as for `initialize`.
         threads: of the CPU.
+        memory: what batches that are given only once may take, as for `initialize`.
         progress: as for `initialize`.
         wanted: fields of `Settings` as keywords: target_std, target, tolerance, include and exclude.
 
@@ -59,17 +60,15 @@ def measure(
     settings = settings_for(like or model, settings, wanted)
     if like is not None:
         settings = replace(like.settings, tolerance=settings.tolerance)
-    where = runtime.device_of(device, threads=threads)
-    clock = Clock()
+    where, clock = runtime.device_of(device, threads=threads), Clock()
     with clock("verify"):
         as_it_is = replace(settings, keep_bias=True)
         plan = find(model, as_it_is, like.plan.parting.copies if like else {})
         require_layers(plan, "measure")
-        if like is not None:
-            _check_same(like, plan)
-        data = checked(plan.program.model, batches)
+        _check_same(like, plan)
+        data = checked(plan.program.model, batches, scratch := Scratch.within(memory_bytes(memory)), progress)
         aims = aims_of(plan, settings if like is None else Settings())
-        records = _records(plan, data, aims, where, progress)
+        records = _records(plan, data, aims, where, scratch, progress)
     runtime.release(where)
 
     def found(layer: Layer) -> LayerReport:
@@ -96,28 +95,30 @@ def measure(
     )
 
 
-def _check_same(like: Result, plan: Plan) -> None:
+def _check_same(like: Result | None, plan: Plan) -> None:
     """Raise UsageError where the rows of a result are not those of the layers."""
 
     def same(row: LayerReport, layer: Layer) -> bool:
         # The portable form keeps the names of weights.
         return row.name == layer.node.label or row.weight in tensor_names(plan.program, layer.source)
 
-    if len(like.layers) != len(plan.layers) or not all(map(same, like.layers, plan.layers)):
+    if like is not None and (len(like.layers) != len(plan.layers) or not all(map(same, like.layers, plan.layers))):
         ours, others = (
             listing(names, 3) for names in ([e.node.label for e in plan.layers], [e.name for e in like.layers])
         )
         raise UsageError(f"`like` is the result of another model: its layers are {others}, and not {ours}")
 
 
-def _records(plan: Plan, data: Batches, aims: Aims, device: Device, progress: Progress) -> dict[str, Record]:
+def _records(
+    plan: Plan, data: Batches, aims: Aims, device: Device, scratch: Scratch, progress: Progress
+) -> dict[str, Record]:
     """Return the moments of each layer's output, by weight key."""
     shapes, block = shapes_of(data), runtime.block(device)
     graph = partial(build, plan, shapes, rescale=False, staged=False, targets=aims.stds, block=block)
     records = repeat_for_large_means(
         graph(),
         lambda shifted: graph(shifted=shifted),
-        lambda made: execute(made, data, {}, device, Scratch(default_limit()), progress, "verify"),
+        lambda made: execute(made, data, {}, device, scratch, progress, "verify"),
     )
     # What a weight gives alone, which decides between its uses, stands before the output.
     return {key: record[:, -1:] for key, record in records.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from time import perf_counter
@@ -11,12 +11,13 @@ import numpy as np
 from onnx import helper
 
 from onnx_lsuv import batches as kinds
-from onnx_lsuv.batches import Batch, Batches
+from onnx_lsuv.batches import Batches, Data
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.graph import is_random
 from onnx_lsuv.layers import Plan
-from onnx_lsuv.lsuv.execute import computes_wide
+from onnx_lsuv.lsuv.execute import Progress, computes_wide, quiet
 from onnx_lsuv.lsuv.planning import name_notes
+from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import Model
 from onnx_lsuv.roles import prepared_inputs
 from onnx_lsuv.runtime import Device
@@ -42,13 +43,16 @@ def check_sizes(plan: Plan, limit: int) -> None:
             )
 
 
-def checked(model: Model, batches: Batches | Iterable[Batch] | Batch) -> Batches:
-    """Return the data, checked against the model's inputs, with the element types that it takes."""
+def checked(model: Model, data: Batches | Data, scratch: Scratch, progress: Progress = quiet) -> Batches:
+    """Return the data, checked against the model's inputs, with the element types that it takes.
+
+    What gives its batches once is kept within half of the budget; the rest goes to a file.
+    """
     inputs = kinds.inputs_of(model.proto.graph)
-    if isinstance(batches, Batches):
-        same = {each.name for each in batches.inputs} == {each.name for each in inputs}
-        return replace(batches, inputs=inputs) if same else batches
-    return kinds.from_arrays(inputs, batches)
+    if isinstance(data, Batches):
+        same = {each.name for each in data.inputs} == {each.name for each in inputs}
+        return replace(data, inputs=inputs) if same else data
+    return kinds.from_arrays(inputs, data, keep=scratch.rows, progress=progress)
 
 
 def shapes_of(batches: Batches) -> Mapping[str, tuple[int, Sequence[int]]]:

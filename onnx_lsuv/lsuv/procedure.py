@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Unpack
 
 from onnx_lsuv import runtime
-from onnx_lsuv.batches import Batch, Batches, default_limit
+from onnx_lsuv.batches import Batches, Data, default_limit
 from onnx_lsuv.errors import DataError
 from onnx_lsuv.graph import Calibration, Record, build, within_channels
 from onnx_lsuv.layers import Centre, find_centres
@@ -44,7 +44,7 @@ class _Task:
 
 def initialize(
     model: Model | Result,
-    batches: Batches | Iterable[Batch] | Batch | None,
+    batches: Batches | Data | None,
     settings: Settings | None = None,
     *,
     device: str | Device = "cpu",
@@ -58,14 +58,15 @@ def initialize(
 
     Args:
         model: from `load` or `from_proto`, which is not changed, or from `plan`, with its settings.
-        batches: one batch {input name: array}, or several, pooled; None where nothing has to run: without `rescale`
-            and without BatchNormalizations.
+        batches: the data, pooled: one batch, or a list, DataLoader, CalibrationDataReader, generator or function that
+            gives them. A batch is {input name: array}, an array for the only input, or a tuple that begins with one.
+            None where nothing has to run: without `rescale` and without BatchNormalizations.
         settings: how to do it.
         device: "cpu", "cuda", "cuda:N", "auto", or one from `onnx_lsuv.runtime.open_device`, which also takes
             custom operators.
         threads: how many cores to use; None for all.
-        memory: bytes, or a size such as "2G", that new weights, and values kept between batches, may take; the rest
-            goes to a file. None for half of what the machine has.
+        memory: bytes, or a size such as "2G", that new weights, values kept between batches, and batches that are given
+            only once may take; the rest goes to a file. None for half of what the machine has.
         scratch: the folder of that file; None for the system's own.
         progress: called with a phase, the steps done and their total.
         choices: fields of `Settings` as keywords, as in `initialize(model, data, seed=1, target={"fc*": 0.1})`.
@@ -83,7 +84,7 @@ def initialize(
     with clock("load"):
         where = runtime.device_of(device, threads=threads)
         planned = plan(model, settings, **choices)
-        task = _decide(planned, batches, where, Scratch(default_limit() if budget is None else budget, scratch))
+        task = _decide(planned, batches, where, Scratch.within(budget, scratch), progress)
     with ThreadPoolExecutor(1, thread_name_prefix="build") as beside:
         # Drawing leaves Python alone most of the time, so that the graph can be made meanwhile.
         making = [beside.submit(_graph, task)] if task.data is not None and planned.needs_data else []
@@ -98,15 +99,15 @@ def initialize(
 
 
 def _decide(
-    planned: Result, batches: Batches | Iterable[Batch] | Batch | None, device: Device, scratch: Scratch
+    planned: Result, batches: Batches | Data | None, device: Device, scratch: Scratch, progress: Progress
 ) -> _Task:
     """Look at what was planned and at the data: whether there is something to do, and whether it can be done."""
     found, settings = planned.plan, planned.settings
     require_layers(found)
     check_sizes(found, default_limit())
     if batches is None and planned.needs_data:
-        raise DataError(f"{planned.model.name} has to run on data: give a list of batches {{input name: array}}")
-    data = None if batches is None else checked(planned.model, batches)
+        raise DataError(f"{planned.model.name} has to run on data: give a batch {{input name: array}}, or several")
+    data = None if batches is None else checked(planned.model, batches, scratch, progress)
     return _Task(
         planned, aims_of(found, settings), find_centres(found) if settings.center else {}, data, device, scratch
     )

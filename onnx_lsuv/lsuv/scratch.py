@@ -6,23 +6,38 @@ and drop, which lets a model larger than memory go through.
 
 from __future__ import annotations
 
+import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, cast
+from weakref import finalize
 
 import numpy as np
+from numpy.typing import NDArray
 
+from onnx_lsuv.batches import Layout, Load, default_limit, rows_of
 from onnx_lsuv.errors import OutputError
 from onnx_lsuv.model import Array
 
+PREFIX = ".onnx-lsuv-"
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Scratch:
     """A budget of memory in bytes, and the folder for what goes beyond it."""
 
     budget: int
     folder: Path | None = None
     spent: int = 0
+    file: BinaryIO | None = None  # that `rows` share
+
+    @classmethod
+    def within(cls, memory: int | None, folder: Path | None = None) -> Scratch:
+        """Return one with a budget of so many bytes; None for half of what the machine has."""
+        return cls(default_limit() if memory is None else memory, folder)
 
     def reserve(self, size: int) -> bool:
         """Take bytes from the budget; return whether they were there."""
@@ -39,6 +54,34 @@ class Scratch:
         """Return the array itself, or beyond the budget a copy of it that is mapped from a file."""
         return array if self.reserve(array.nbytes) else self.mapped(array)
 
+    def rows(self, array: Array) -> Load:
+        """Return how to load rows of a copy of an array: from memory up to half of the budget, else from a file.
+
+        The file is read, not mapped, and one for all such arrays: there may be a hundred thousand.
+
+        Raises:
+            OutputError: there is no room for the file.
+        """
+        if array.dtype.hasobject or (self.spent + array.nbytes <= self.budget // 2 and self.reserve(array.nbytes)):
+            return rows_of(array.copy())
+        with self._writing(array.nbytes):
+            if self.file is None:
+                made = tempfile.TemporaryFile(dir=self.folder, prefix=PREFIX, buffering=0)  # noqa: SIM115  (stays open)
+                self.file = cast("BinaryIO", made)
+                finalize(self, self.file.close)
+            layout = Layout(array.dtype, array.shape, offset=self.file.seek(0, os.SEEK_END))
+            _write(self.file, array)
+        return layout.loader(self._read)
+
+    def _read(self, part: Layout) -> NDArray[np.uint8]:
+        assert self.file is not None
+        values = np.empty(part.size, np.uint8)
+        self.file.seek(part.offset)
+        left = values.data
+        while left and (read := self.file.readinto(left)):  # type: ignore[attr-defined]  # of a raw file
+            left = left[read:]
+        return values
+
     def mapped(self, array: Array) -> Array:
         """Return a copy of an array that is mapped from a file.
 
@@ -47,14 +90,24 @@ class Scratch:
         """
         if not array.nbytes:
             return array
+        with self._writing(array.nbytes), tempfile.TemporaryFile(dir=self.folder, prefix=PREFIX) as file:
+            _write(file, array)
+            file.flush()
+            return np.memmap(file, dtype=array.dtype, mode="r+", shape=array.shape)
+
+    @contextmanager
+    def _writing(self, size: int) -> Iterator[None]:
         try:
-            with tempfile.TemporaryFile(dir=self.folder, prefix=".onnx-lsuv-") as file:
-                # Written, not only mapped: a full disk is an error here and a crash there.
-                file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-                file.flush()
-                return np.memmap(file, dtype=array.dtype, mode="r+", shape=array.shape)
+            yield
         except OSError as error:
             raise OutputError(
-                f"{array.nbytes} bytes of scratch space were needed in {str(self.folder or tempfile.gettempdir())!r}: "
+                f"{size} bytes of scratch space were needed in {str(self.folder or tempfile.gettempdir())!r}: "
                 f"{error.strerror}; free some, or allow more memory with '--memory' (memory=)"
             ) from error
+
+
+def _write(file: BinaryIO, array: Array) -> None:
+    # Written, not only mapped: a full disk is an error here and a crash there.
+    left = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    while left:
+        left = left[file.write(left) :]

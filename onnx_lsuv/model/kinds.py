@@ -69,9 +69,8 @@ _SUFFIXES = {
     ".mat": ("", "holds arrays in another format: load it there"),
     ".tflite": (f"a model of TensorFlow Lite: {TENSORFLOW}, option --tflite", ""),
     ".pb": (f"perhaps a graph of TensorFlow: {TENSORFLOW}, option --saved-model with its folder", ""),
-    ".png .jpg .jpeg .bmp .tif .tiff .webp": ("", "is an image: load and preprocess it as in training"),
     ".pkl .pickle .joblib": ("", "is a pickle, which is never opened: load it where it comes from"),
-    ".csv .tsv .txt .json .parquet": ("", "is a table or text: load it and take the numbers"),
+    ".tsv .txt .json": ("", "is a table or text: load it and take the numbers"),
     ".zip .tar .gz .tgz .7z .xz": ("", "is an archive: unpack it first"),
 }
 SUFFIXES = {suffix: Kind(*said) for suffixes, said in _SUFFIXES.items() for suffix in suffixes.split()}

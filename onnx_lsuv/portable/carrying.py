@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable
 from dataclasses import replace
 from glob import escape
 from pathlib import Path
 
-from onnx_lsuv.batches import Batch, Batches
+from onnx_lsuv.batches import Batches, Data
 from onnx_lsuv.errors import ModelError, UsageError
 from onnx_lsuv.layers import Layer, Plan
 from onnx_lsuv.lsuv.planning import find
@@ -27,7 +26,7 @@ _PLACE = ("name", "op", "weight", "scope", "path", "shape", "dtype", "blocks", "
 
 def make_portable(
     model: Model | Result,
-    batches: Batches | Iterable[Batch] | Batch | None = None,
+    batches: Batches | Data | None = None,
     *,
     device: str | Device = "cpu",
     threads: int | None = None,

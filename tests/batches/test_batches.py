@@ -471,8 +471,8 @@ def test_objects_are_never_unpickled(tmp_path):
 def test_paths_that_are_no_data_files(tmp_path):
     fails(DataError, "is missing", call=lambda: from_paths(ONE, [str(tmp_path / "a.npy")]))
     fails(DataError, "null byte", call=lambda: from_paths(ONE, ["a\0.npy"]))
-    (tmp_path / "a.csv").write_text("1,2")
-    fails(DataError, "a.csv", "table or text", "a.npy", call=lambda: from_paths(ONE, [str(tmp_path / "a.csv")]))
+    (tmp_path / "a.txt").write_text("1,2")
+    fails(DataError, "a.txt", "table or text", "a.npy", call=lambda: from_paths(ONE, [str(tmp_path / "a.txt")]))
     fails(DataError, "\\x1b[31m", call=lambda: from_paths(ONE, ["\x1b[31m\u202e.npy"]))
 
 
@@ -553,7 +553,7 @@ def test_folders_without_usable_files(tmp_path):
     fails(DataError, "holds nothing", ".safetensors", call=read)
     (tmp_path / "a.jpg").write_bytes(b"")
     save_pb(tmp_path / "output_0.pb", normal(4, 3))
-    fails(DataError, "'a.jpg'", call=read)
+    fails(DataError, "a.jpg' fits no input", call=read)
     save(tmp_path / "a.npy", normal(4, 3))
     batches = read()
     assert any("1 other file" in note and "'a.jpg'" in note for note in batches.notes)
@@ -755,6 +755,53 @@ def test_a_single_array_goes_with_a_folder_of_batches(tmp_path):
         save(tmp_path / "x" / f"{number}.npy", normal(4, 3))
     table = save(tmp_path / "t.npy", normal(7, 2))
     assert lengths(from_paths(inputs, [f"x={tmp_path}/x", f"table={table}"]), "table") == [7, 7, 7]
+
+
+def test_an_axis_more_than_a_fixed_shape_counts_batches(tmp_path):
+    # The second and the last are models without a batch axis, as their outputs say.
+    cases = [((1, 3), (1, 1)), ((3,), (1,)), ((4, 3), (4, 1)), ((3, 5, 5), (10,))]
+    for shape, output in cases:
+        graph = onnx.helper.make_graph(
+            [],
+            "g",
+            [onnx.helper.make_tensor_value_info("x", F, shape)],
+            [onnx.helper.make_tensor_value_info("z", F, output)],
+        )
+        array = normal(5, *shape)
+        inputs, per = inputs_of(graph), 4 if shape == (4, 3) else 1
+        np.savez_compressed(tmp_path / "x.npz", x=array)
+        for batches in (from_arrays(inputs, {"x": array}), from_paths(inputs, [str(tmp_path / "x.npz")])):
+            assert batches.samples == 5 * per
+            for batch, expected in zip(batches, array, strict=True):
+                np.testing.assert_array_equal(batch["x"], expected)
+        assert len(from_arrays(inputs, {"x": array}, samples=2 * per)) == 2
+        assert batches.describe()["inputs"]["x"]["shape"] == list(shape)
+    several = (Input("x", F, (1, "T", 3)), Input("sr", I64, ()))
+    batches = from_arrays(several, {"x": normal(6, 1, 7, 3), "sr": np.arange(6)})
+    assert [(batch["x"].shape, int(batch["sr"])) for batch in batches] == [((1, 7, 3), k) for k in range(6)]
+    fails(DataError, "one axis more", call=lambda: from_arrays(ONE, {"x": normal(6, 1, 3)}))
+    fails(DataError, "[1, T, 3]", call=lambda: from_arrays(several[:1], {"x": normal(6, 2, 7, 3)}))
+
+
+def test_a_batch_without_an_axis_that_counts_is_one_sample():
+    lone = (Input("x", F, (3, 5, 5), counts=False),)
+    assert from_arrays(lone, {"x": normal(3, 5, 5)}).samples == 1
+    folder = [{"x": normal(3, 5, 5, seed=k)} for k in range(4)]
+    assert from_arrays(lone, folder).samples == 4
+    assert len(from_arrays(lone, folder, samples=3)) == 3
+
+
+def test_which_fixed_first_axis_counts_samples():
+    def counts(text: str) -> list[bool]:
+        return [each.counts for each in inputs_of(graph(f"g {text} {{ z = Identity(x) }}"))]
+
+    assert counts("(float[16] x) => (float[1] z)") == [False]
+    assert counts("(float[3,8,8] x) => (float[10] z)") == [False]
+    assert counts("(float[3,8,8] x) => (float z)") == [True]  # a mean
+    assert counts("(float[4,8] x) => (float[N] z)") == [True]
+    assert counts("(float[4,8] x) => (float[4,2] z)") == [True]
+    assert counts("(float[4,10,8] x) => (float[40,2] z)") == [True]  # batch and sequence in one
+    assert counts("(float[N,8] x) => (float[1] z)") == [True]
 
 
 def test_samples_need_an_axis_that_counts_them():
@@ -1069,17 +1116,23 @@ def test_arrays_from_iterables_and_lists():
 
 
 def test_arrays_of_wrong_form():
-    fails(DataError, "not ndarray", "list of dictionaries", call=lambda: from_arrays(ONE, normal(4, 3)))
-    fails(DataError, "not NoneType", call=lambda: from_arrays(ONE, None))
-    fails(DataError, "batch 0 has to be a mapping", call=lambda: from_arrays(ONE, [normal(4, 3)]))
-    fails(DataError, "batch 0 has data for 'X'", "'x'", call=lambda: from_arrays(ONE, {"X": normal(4, 3)}))
+    for wrong in (None, 3.0, "x.npy", b"", Path("x.npy")):
+        fails(DataError, f"of type {type(wrong).__name__}", "a list, loader", call=lambda: from_arrays(ONE, wrong))  # noqa: B023
+    fails(DataError, "batch 0 is of type ndarray", "'x', 'y'", call=lambda: from_arrays(TWO, [normal(4, 3)]))
+    fails(DataError, "for input 'x' (float) (did you mean 'X'?)", call=lambda: from_arrays(ONE, {"X": normal(4, 3)}))
     fails(
         DataError,
-        "batch 1 has no array for input 'y'",
+        "batch 1 has no array for input 'y' (int64), but 'x'",
         call=lambda: from_arrays(TWO, [{"x": normal(4, 3), "y": np.zeros((4, 2), int)}, {"x": normal(4, 3)}]),
     )
     fails(DataError, "cannot be made a NumPy array", call=lambda: from_arrays(ONE, {"x": [[1.0], [1.0, 2.0]]}))
-    fails(DataError, "no inputs that need data", call=lambda: from_arrays((), {"x": normal(4, 3)}))
+    fails(
+        DataError,
+        "'x' in batch 1 has the shape [4, 5]",
+        call=lambda: from_arrays(ONE, iter([normal(4, 3), normal(4, 5)])),
+    )
+    fails(DataError, "Python objects", call=lambda: from_arrays(ONE, {"x": object()}))
+    assert "'z' in the batches left out" in from_arrays((), {"z": normal(4, 3)}).notes[0]
 
 
 # random
@@ -1147,6 +1200,9 @@ def test_random_shapes_settle_names():
         ([(1, 3)], {}, {"batches": 2}, [1] * 2),
         ([(1, 3), ()], {}, {}, [1] * 32),
         ([(1, 3), ("N", 3)], {}, {}, [1]),
+        ([(1, 3)], {"x0": (6, 1, 3)}, {}, [1] * 6),
+        ([(1, "T")], {"x0": (6, 1, 7)}, {}, [1] * 6),
+        ([(4, 3)], {"x0": (4, 4, 3)}, {}, [4] * 4),
         ([(1, 1 << 23)], {}, {}, [1] * 8),
         pytest.param([(1, 1 << 27)], {}, {}, [1], marks=pytest.mark.slow),
     ],
@@ -1157,6 +1213,13 @@ def test_random_data_for_a_fixed_first_axis_are_several_batches(shapes, given, o
     assert [piece["x0"].shape[0] for piece in batches.pieces] == expected
     if len(batches) > 1:
         assert not np.array_equal(batches[0]["x0"], batches[1]["x0"])
+
+
+def test_random_data_without_a_batch_axis_are_as_many_samples():
+    for shape in ((16,), (3, 5, 5)):
+        batches = from_random((Input("x", F, shape, counts=False),), {}, seed=0)
+        assert (len(batches), batches.samples) == (32, 32)
+        assert len(from_random((Input("x", F, shape, counts=False),), {}, seed=0, samples=5)) == 5
 
 
 def test_random_shapes_that_do_not_fit():

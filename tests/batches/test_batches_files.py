@@ -457,9 +457,6 @@ def test_a_format_is_a_reader_and_a_row(tmp_path: Path, monkeypatch: pytest.Monk
         assert batches[0]["x"].tolist() == [[1, 2], [3, 4]]
     assert batches.sources[0].kind == "rows"
     assert [batch["x"].tolist() for batch in from_paths(inputs, [str(tmp_path)])][1] == [[5, 6]]
-    for wrong, says in (
-        ("3.rows", ".npy, .npz, .safetensors, .pb or .rows file"),
-        ("x.row", "(did you mean '.rows'?)"),
-    ):
+    for wrong, says in (("3.rows", ".parquet, .pt or .rows file"), ("x.row", "(did you mean '.rows'?)")):
         (tmp_path / "x.row").write_bytes(b"x")
         refused(DataError, says, call=lambda: from_paths(inputs, [str(tmp_path / wrong)]))  # noqa: B023

@@ -492,7 +492,7 @@ def test_a_report_replaces_nothing_that_matters(tmp_path: Path, written: str) ->
 
 def test_the_help_names_the_suffixes_and_methods_that_there_are() -> None:
     text = " ".join(call("--help").stdout.split())
-    named = re.search(r"Calibration data: (.*?), or a folder", text)
+    named = re.search(r"Calibration data: (.*?), a folder", text)
     assert named is not None
     assert set(named[1].split(", ")) == set(FILES)
     for option, suffixes in (("weights-out", WEIGHTS), ("report", tuple(FORMATS))):

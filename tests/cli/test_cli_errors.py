@@ -60,7 +60,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         np.save(f"{name}.npy", array)
     np.savez("keys.npz", lft=normal(8, 16), right=normal(8, 16))
     Path("weights.pt").write_bytes(b"PK\x03\x04" + bytes(100))
-    for name in ("x.csv", "x.png", "x.xyz"):
+    for name in ("x.csv", "x.txt", "x.png", "x.xyz"):
         Path(name).write_text("1,2")
     Path("folder").mkdir()
     for suffix in ("pth", "keras", "tflite", "pb", "safetensors"):
@@ -190,9 +190,11 @@ WRONG: list[tuple[int, list[str], Sequence[str]]] = [
     (4, ["m.onnx", "-d", "there/x.npy"], ["missing", "'there'"]),
     (4, ["m.onnx", "-d", "*.foo"], ["'*.foo'", "shell", "folder"]),
     (4, ["m.onnx", "-d", "folder"], ["holds nothing", ".npy"]),
-    (4, ["m.onnx", "-d", "x.csv"], ["numpy.save", "'x.npy'"]),
-    (4, ["m.onnx", "-d", "x.png"], ["image", "numpy.save"]),
-    (4, ["m.onnx", "-d", "weights.pt"], ["PyTorch", "numpy"]),
+    (4, ["m.onnx", "-d", "x.txt"], ["numpy.save", "'x.npy'"]),
+    (4, ["m.onnx", "-d", "x.csv"], ["[N, 16]", "'x.csv' has the shape [1, 2]"]),
+    (4, ["m.onnx", "-d", "x.png"], ["'x.png' fits no input ('x' [N, 16])", "[N, C, H, W]"]),
+    (4, ["m.onnx", "-d", "weights.pt"], ["PyTorch", "torch"]),
+    (4, ["m.onnx", "-d", "nomodule:f"], ["no module 'nomodule'", "module:function"]),
     (4, ["m.onnx", "-d", "two.onnx"], ["is a model"]),
     (4, ["m.onnx", "-d", "x.xyz"], ["'.xyz'", ".safetensors"]),
     (4, ["m.onnx", "-d", "X=x.npy"], ["no input 'X'", "did you mean 'x'?"]),
