@@ -24,8 +24,8 @@ from onnx_lsuv.cli.process import main, run
 TYPE_CHECKING = False  # nor does Ctrl-C wait for typing
 if TYPE_CHECKING:
     from onnx_lsuv.cli.command import app
-    from onnx_lsuv.cli.options import Format, Init
+    from onnx_lsuv.cli.options import Format
     from onnx_lsuv.cli.terminal import Color
 
-__all__ = ["Color", "Format", "Init", "app", "main", "run"]
+__all__ = ["Color", "Format", "app", "main", "run"]
 __getattr__ = loaded_on_use(__name__, __all__, "terminal options command")

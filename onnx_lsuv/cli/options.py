@@ -8,6 +8,7 @@ import math
 import os
 import re
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -30,8 +31,6 @@ RUNTIME, MODES, MESSAGES = "Runtime", "Modes", "Messages"
 ENDINGS = ",".join(suffix.removeprefix(".") for suffix in FORMATS)
 MOST = 10**9  # of samples or cores
 DECLARED = "declared"  # where the metadata of a field holds what the parser is told
-
-Init = StrEnum("Init", {method: method for method in METHODS})  # type: ignore[misc]  # made of values
 
 
 class Format(StrEnum):
@@ -103,18 +102,18 @@ class Options:
     fresh: bool = _flag(TRAINING, "Give every other parameter its usual starting value too.", "--fresh")
     portable: bool = _flag(TRAINING, "Rewrite the model so that training frameworks read it.", "--portable")
     weights_out: Path | None = _option(TRAINING, "Write the parameters alone too.", metavar="PATH.{safetensors,npz}")
-    init: Init = _option(
+    init: list[str] | None = _option(
         METHOD,
-        f"How weights are drawn; keep only rescales. Default: {METHODS[0]}.",
-        default=Init(METHODS[0]),
-        metavar="|".join(METHODS),
+        f"How weights are drawn, all or those of that name; keep only rescales, zero and identity stay unscaled. "
+        f"Repeatable. Default: {METHODS[0]}.",
+        metavar=f"[GLOB=]{'|'.join(METHODS)}",
     )
     no_rescale: bool = _flag(METHOD, "Draw only; leave the scale as drawn, to compare LSUV with.", "--no-rescale")
     target_std: float = _option(
         METHOD, "The std that every layer's output is to have. Default: 1.", default=1.0, metavar="STD"
     )
     target: list[str] | None = _option(
-        METHOD, "Another std for the layers of that name. Repeatable.", metavar="GLOB=STD"
+        METHOD, "Another std for the layers of that name; 0 for a weight of zero. Repeatable.", metavar="GLOB=STD"
     )
     keep_bias: bool = _flag(METHOD, "Leave biases instead of setting them to zero.", "--keep-bias")
     center: bool = _flag(METHOD, "Set biases so that each channel's mean is 0, where a layer has one.", "--center")
@@ -211,7 +210,7 @@ class Options:
         """The choices of method, not yet checked; raises UsageError for a target that is none."""
         return Settings(
             seed=self.seed,
-            init=self.init.value,
+            init=self._inits(),
             target_std=self.target_std,
             target=self._targets(),
             rescale=not self.no_rescale,
@@ -224,20 +223,39 @@ class Options:
             tolerance=None if self.no_verify else self.tolerance,
         )
 
+    def _inits(self) -> str | list[tuple[str, str]]:
+        named = [each for each in self.init or () if "=" in each]
+        plain = [each for each in self.init or () if "=" not in each]
+        if len(plain) > 1:
+            raise UsageError(f"--init is given {len(plain)} times for all: give one method, and others as GLOB=METHOD")
+        method = plain[0] if plain else METHODS[0]
+        wanted = "--init takes GLOB=METHOD, as in 'fc*=zero'"
+        return [("*", method), *_by_pattern(wanted, named)] if named else method
+
     def _targets(self) -> dict[str, float]:
-        found: dict[str, float] = {}
-        for each in self.target or ():
-            pattern, equals, number = each.rpartition("=")
+        wanted, found = "--target takes GLOB=STD with a finite number from 0 on, as in 'fc*=0.1'", dict[str, float]()
+        for pattern, number in _by_pattern(wanted, self.target or ()):
             try:
                 std = float(number)
             except ValueError:
                 std = math.nan
-            if not (equals and pattern and 0 < std < math.inf):
-                raise UsageError(f"--target takes GLOB=STD with a finite number above 0, as in 'fc*=0.1', not {each!r}")
-            if pattern in found:
-                raise UsageError(f"--target is given twice for {pattern!r}: give one std")
+            if not 0 <= std < math.inf:
+                raise UsageError(f"{wanted}, not {f'{pattern}={number}'!r}")
             found[pattern] = std
         return found
+
+
+def _by_pattern(wanted: str, given: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the pattern and the value of each GLOB=VALUE; raise UsageError for what is none, or twice the same."""
+    seen: set[str] = set()
+    for each in given:
+        pattern, equals, value = each.rpartition("=")
+        if not (equals and pattern and value):
+            raise UsageError(f"{wanted}, not {each!r}")
+        if pattern in seen:
+            raise UsageError(f"{wanted.partition(' ')[0]} is given twice for {pattern!r}: give one")
+        seen.add(pattern)
+        yield pattern, value
 
 
 def typed(name: str, value: Any = None) -> str:

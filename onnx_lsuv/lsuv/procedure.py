@@ -23,7 +23,7 @@ from onnx_lsuv.lsuv.patterns import Aims, aims_of
 from onnx_lsuv.lsuv.planning import left_notes, plan, require_layers
 from onnx_lsuv.lsuv.prepare import Clock, check_sizes, checked, run_notes, shapes_of
 from onnx_lsuv.lsuv.result import Change, Result
-from onnx_lsuv.lsuv.rows import drawn_row, noted, row_of, skipped_row
+from onnx_lsuv.lsuv.rows import drawn_row, noted, row_of, skipped_row, told_why, unscaled_notes
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.lsuv.settings import Choices, Settings
 from onnx_lsuv.model import Array, Model, promoted, with_values
@@ -88,7 +88,7 @@ def initialize(
         # Drawing leaves Python alone most of the time, so that the graph can be made meanwhile.
         making = [beside.submit(_graph, task)] if task.data is not None and planned.needs_data else []
         with clock("draw"):
-            drawn = draw(planned.plan, planned.settings, where.threads, progress, task.scratch)
+            drawn = draw(planned.plan, planned.settings, task.aims.methods, where.threads, progress, task.scratch)
         records, scales = dict[str, Record](), dict[str, float]()
         if making:
             with clock("calibrate"):
@@ -122,7 +122,7 @@ def _graph(task: _Task, shifted: Set[str] = frozenset()) -> Calibration:
         shapes_of(task.data),
         rescale=True,
         staged=len(task.data) > 1,
-        targets=task.aims.stds,
+        targets=task.aims.targets,
         centred={key: centre.channels for key, centre in task.centres.items()},
         shifted=shifted,
         block=runtime.block(task.device),
@@ -149,7 +149,8 @@ def _calibrate(
     scales: dict[str, float] = {}
     if task.planned.settings.rescale:
         usable = {key: usable_scale(records.get(key), std) for key, std in task.aims.stds.items()}
-        scales = {key: scale for key, scale in usable.items() if scale is not None}
+        fixed = {key for key in usable if not task.aims.scales(key)}
+        scales = {key: 1.0 if key in fixed else scale for key, scale in usable.items() if scale is not None}
         multiply(found, values, scales, task.scratch)
         values |= biases_that_centre(found, task.centres, channels, scales)
     values |= norm_values(found, records)
@@ -168,19 +169,20 @@ def _result(
     for layer in found.layers:
         key, status = layer.weight, "scaled" if settings.rescale else "drawn"
         row = row_of(found, layer, drawn.methods[key], aims.stds[key], status, records.get(key))
-        row = drawn_row(row, layer, records.get(key), scales.get(key))
+        row = drawn_row(row, layer, records.get(key), scales.get(key), scales=aims.scales(key))
         rows.append(noted(row, drawn.notes.get(key), aims.remarks.get(layer)))
     lowered = {key for key, std in aims.stds.items() if std < settings.target_std}
     return replace(
         task.planned,
         model=new,
         verb="initialize",
-        layers=tuple(rows),
+        layers=tuple(told_why(found, rows)),
         skipped=tuple(redrawn(skipped_row(each), found, drawn.fresh) for each in found.skipped),
         changes=tuple(Change(c.label, c.scope, found.roles[c.name].role, c.site in moved) for c in constants),
         notes=(
             *run_notes(found, task.data, task.device),
             *altered(found, drawn.methods),
+            *unscaled_notes(rows),
             *left_notes(found),
             *fresh_notes(found),
             *(not_centred(found, task.centres) if settings.center else ()),
