@@ -11,7 +11,7 @@
     help        ... and as text, in groups
     validation  what can be said about options before any file is opened
     preflight   what could not be written, or is read, is refused before the work; models are loaded
-    modes       initialise, check, dry run: the library is called
+    modes       initialise, check, dry run, no values: the library is called
     outcome     what is printed and written when the work is done
 
 Heavy modules are imported inside functions, so that `--help` and `--version` do not wait for them; typer too is

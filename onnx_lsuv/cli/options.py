@@ -59,6 +59,12 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _methods(incomplete: str) -> list[str]:
+    """Return what may complete a value of --init."""
+    pattern, equals, begun = incomplete.rpartition("=")
+    return [f"{pattern}{equals}{method}" for method in METHODS if method.startswith(begun)]
+
+
 def _option(panel: str, text: str, *names: str, default: Any = None, **more: Any) -> Any:
     # A path that cannot be read is not the parser's to refuse: it is the model's error, or the data's.
     told: dict[str, Any] = {"help": text, "rich_help_panel": panel, "show_default": False, "readable": False}
@@ -93,7 +99,7 @@ class Options:
     samples: int | None = _count(DATA, "Use only the first so many samples.")
     output: str | None = _option(
         OUTPUT,
-        "Where to save; a folder keeps the name. Default: MODEL.lsuv.onnx beside the model.",
+        "Where to save; a folder keeps the name. Default: MODEL.lsuv.onnx (.arch.onnx without values) beside it.",
         *("-o", "--output"),
         metavar="PATH",
     )
@@ -107,6 +113,7 @@ class Options:
         f"How weights are drawn, all or those of that name; keep only rescales, zero and identity stay unscaled. "
         f"Repeatable. Default: {METHODS[0]}.",
         metavar=f"[GLOB=]{'|'.join(METHODS)}",
+        autocompletion=_methods,
     )
     no_rescale: bool = _flag(METHOD, "Draw only; leave the scale as drawn, to compare LSUV with.", "--no-rescale")
     target_std: float = _option(
@@ -146,6 +153,7 @@ class Options:
     check: bool = _flag(MODES, "Measure the model as it is; save no model.", "--check")
     compare: Path | None = _option(MODES, "Measure another model beside it, with --check.", metavar="OTHER.onnx")
     dry_run: bool = _flag(MODES, "List the layers and what would happen; run nothing.", "--dry-run")
+    no_values: bool = _flag(MODES, "Save the architecture alone: no values of what may be learned.", "--no-values")
     output_format: Format = _option(
         MESSAGES,
         "Of standard output. github: annotations, and the step summary. Default: text.",
@@ -175,7 +183,7 @@ class Options:
     @property
     def target_path(self) -> Path:
         """Where the model is to be saved; a folder stands for the default name in it."""
-        name = f"{self.model.stem}.lsuv.onnx"
+        name = f"{self.model.stem}.{'arch' if self.no_values else 'lsuv'}.onnx"
         if self.output is None:
             return self.model.with_name(name)
         path = Path(self.output)

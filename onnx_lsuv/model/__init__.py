@@ -12,6 +12,7 @@
     retyping    other float types in a protobuf become float32
     names       a name that is not taken yet
     splicing    the bytes with some replaced, and the lengths around them put right
+    stripping   the bytes without the values of some tensors
     edits       what has to be replaced for a model's new values
     targets     whether the outputs may go where they are to go
     atomic      files that appear whole and together, or not at all
@@ -34,6 +35,7 @@ from onnx_lsuv.model.names import unused
 from onnx_lsuv.model.retyping import graphs_in, in_float32, names_type, retype, retype_attribute
 from onnx_lsuv.model.saving import load_staged, outputs_of, save, stage, to_bytes
 from onnx_lsuv.model.sites import Site, Step, function_of
+from onnx_lsuv.model.stripping import without_payloads
 from onnx_lsuv.model.targets import Output, check_outputs, read_by
 from onnx_lsuv.model.values import check, fill, message, nodes, read, rewritten, tensors, with_values
 from onnx_lsuv.model.weights import WEIGHTS, check_weights, save_weights, stage_weights
@@ -81,4 +83,5 @@ __all__ = [
     "to_bytes",
     "unused",
     "with_values",
+    "without_payloads",
 ]
