@@ -15,7 +15,7 @@
     procedure   `initialize`: the other verbs, and CALIBRATE itself
     measuring   VERIFY: `measure`, on a model as it is, or on the saved file
     rows        plan and records -> a row for each layer
-    architecture  a model without the values of what may be learned
+    stripping   a model without the values of what may be learned
 
 A layer's product z = W x, without what is added to it, is proportional to its weight: with s = target / std(z), the
 graph multiplies what a layer gives by s, the layers after it see what they will see, and s W is the new weight.
@@ -25,13 +25,13 @@ from onnx_lsuv import loaded_on_use
 
 TYPE_CHECKING = False  # the methods that the command line's help lists do not wait for numpy
 if TYPE_CHECKING:
-    from onnx_lsuv.lsuv.architecture import Architecture, without_values
     from onnx_lsuv.lsuv.measuring import measure
     from onnx_lsuv.lsuv.notes import Note, guide
     from onnx_lsuv.lsuv.planning import find, plan, require_layers
     from onnx_lsuv.lsuv.procedure import initialize
     from onnx_lsuv.lsuv.result import GOOD, STATUSES, Change, LayerReport, Result, SkippedReport
     from onnx_lsuv.lsuv.settings import Settings, Targets
+    from onnx_lsuv.lsuv.stripping import Architecture, without_values
 
 __all__ = [
     "GOOD",
@@ -52,4 +52,4 @@ __all__ = [
     "require_layers",
     "without_values",
 ]
-__getattr__ = loaded_on_use(__name__, __all__, "settings result notes planning procedure measuring architecture")
+__getattr__ = loaded_on_use(__name__, __all__, "settings result notes planning procedure measuring stripping")

@@ -128,7 +128,7 @@ def verified_row(row: LayerReport, record: Record | None, tolerance: float, laye
         if not record[MEAN, 0] and not record[VAR, 0]:
             added = "its output is what is added to it" if var else ""
             return noted(replace(row, status="ok"), added)
-        return replace(row, status="off")
+        return replace(row, status="off", note=row.note if math.isfinite(var) else _cause(output, 1.0))
     if abs(var / row.target**2 - 1) <= tolerance:
         return replace(row, status="ok")
     note = row.note or (_cause(output, row.target) if scale_of(output, 1.0) is None else "")
