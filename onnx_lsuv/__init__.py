@@ -19,13 +19,25 @@ if TYPE_CHECKING:
 
     from onnx_lsuv.errors import DataError, DeviceError, LsuvError, ModelError, OutputError, UsageError
     from onnx_lsuv.importers import Forecast, forecast
-    from onnx_lsuv.lsuv import Change, LayerReport, Result, Settings, SkippedReport, initialize, measure, plan
+    from onnx_lsuv.lsuv import (
+        Architecture,
+        Change,
+        LayerReport,
+        Result,
+        Settings,
+        SkippedReport,
+        initialize,
+        measure,
+        plan,
+        without_values,
+    )
     from onnx_lsuv.model import Model, from_proto, load, save, save_weights, to_bytes
     from onnx_lsuv.portable import make_portable
     from onnx_lsuv.report.writing import write_report
 
 __version__ = "0.1.0"
 __all__ = [
+    "Architecture",
     "Change",
     "DataError",
     "DeviceError",
@@ -49,6 +61,7 @@ __all__ = [
     "save",
     "save_weights",
     "to_bytes",
+    "without_values",
     "write_report",
 ]
 

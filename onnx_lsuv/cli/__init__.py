@@ -11,7 +11,7 @@
     help        ... and as text, in groups
     validation  what can be said about options before any file is opened
     preflight   what could not be written, or is read, is refused before the work; models are loaded
-    modes       initialise, check, dry run: the library is called
+    modes       initialise, check, dry run, no values: the library is called
     outcome     what is printed and written when the work is done
 
 Heavy modules are imported inside functions, so that `--help` and `--version` do not wait for them; typer too is
@@ -24,8 +24,8 @@ from onnx_lsuv.cli.process import main, run
 TYPE_CHECKING = False  # nor does Ctrl-C wait for typing
 if TYPE_CHECKING:
     from onnx_lsuv.cli.command import app
-    from onnx_lsuv.cli.options import Format, Init
+    from onnx_lsuv.cli.options import Format
     from onnx_lsuv.cli.terminal import Color
 
-__all__ = ["Color", "Format", "Init", "app", "main", "run"]
+__all__ = ["Color", "Format", "app", "main", "run"]
 __getattr__ = loaded_on_use(__name__, __all__, "terminal options command")

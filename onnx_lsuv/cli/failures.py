@@ -14,13 +14,11 @@ from onnx_lsuv.cli.signals import last_word
 from onnx_lsuv.errors import LsuvError, OutputError, UsageError, meant, quote, sentence
 
 DEFECT = 70
-# What options and the values of `--init` are called elsewhere.
+# What options are called elsewhere.
 ELSEWHERE = {f"--{name}": f"--format {name}" for name in ("json", "github")}
 ELSEWHERE |= {"--cpu": "--device cpu", **dict.fromkeys(("--cuda", "--gpu"), "--device cuda")}
 ELSEWHERE |= {**dict.fromkeys(("-f", "-y", "--overwrite"), "--force"), "-b": "--batch-size", "-s": "--seed"}
 ELSEWHERE |= {**dict.fromkeys(("-i", "--input", "--inputs"), "--data"), "--std": "--target-std", "-V": "--version"}
-OTHER_NAMES = {"orthog": "orthonormal", "lsuv": "orthonormal", "kaiming": "he", "he_": "he", "msra": "he"}
-OTHER_NAMES |= {"glorot": "xavier", "xavier_": "xavier", "dirac": "delta", "none": "keep"}
 
 
 def guarded(work: Callable[[], int], verbose: int) -> int:
@@ -103,8 +101,7 @@ def refused(error: Any, arguments: Sequence[str], parameters: Sequence[Any]) -> 
         what = re.sub(r"^Input |, unable to parse.*$|\.$", "", wrong[2])
         given = _given(names, arguments)
         found = f", but {given!r} was given" if given is not None and repr(given) not in what else ""
-        wanted = next((name for start, name in OTHER_NAMES.items() if (given or "").lower().startswith(start)), given)
-        near = meant(wanted or "", re.findall(r"'([^']*)'", what.partition("not one of")[2]))
+        near = meant(given or "", re.findall(r"'([^']*)'", what.partition("not one of")[2]))
         return UsageError(f"the value of {' / '.join(names)} {_joined(what)}{found}{near}")
     return UsageError(words)
 

@@ -1,4 +1,4 @@
-"""The modes: initialise, check, dry run."""
+"""The modes: initialise, check, dry run, no values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_lsuv
 from onnx_lsuv.cli.options import Options
-from onnx_lsuv.cli.outcome import Outcome, finish, kept, prints_trains, tells_about
+from onnx_lsuv.cli.outcome import Outcome, finish, finish_architecture, kept, prints_trains, tells_about
 from onnx_lsuv.cli.preflight import check_model, check_outputs, load_model
 from onnx_lsuv.cli.signals import before_the_end
 from onnx_lsuv.cli.terminal import Tell, progress
@@ -45,6 +45,8 @@ def perform(options: Options) -> int:
         inputs_of(model.proto.graph)  # what is wrong there is said before what is wrong behind it
     with staging(options.force) as staged:
         before_the_end("files", lambda: _stand(options, staged))
+        if options.no_values:
+            return _strip(options, models[0], staged)
         return finish(options, _work(options, settings, models, staged), staged)
 
 
@@ -56,6 +58,15 @@ def _stand(options: Options, staged: Staging) -> str | None:
     given = [options.target_path, *filter(None, [options.weights_out]), *(options.report or ())]
     stand = [path for path in given if Path(os.path.realpath(path)) in staged.placed]
     return kept(stand) if stand else None
+
+
+def _strip(options: Options, model: Model, staged: Staging) -> int:
+    """Save the architecture alone; return the exit status."""
+    from onnx_lsuv.model import stage  # noqa: PLC0415
+
+    found = onnx_lsuv.without_values(model)
+    stage(staged, found.model, options.target_path)
+    return finish_architecture(options, found, staged)
 
 
 def _work(options: Options, settings: Settings, models: list[Model], staged: Staging) -> Outcome:

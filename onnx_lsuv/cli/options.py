@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -30,8 +31,6 @@ RUNTIME, MODES, MESSAGES = "Runtime", "Modes", "Messages"
 ENDINGS = ",".join(suffix.removeprefix(".") for suffix in FORMATS)
 MOST = 10**9  # of samples or cores
 DECLARED = "declared"  # where the metadata of a field holds what the parser is told
-
-Init = StrEnum("Init", {method: method for method in METHODS})  # type: ignore[misc]  # made of values
 
 
 class Format(StrEnum):
@@ -58,6 +57,12 @@ def _version(wanted: bool) -> None:
     if wanted:
         emit(f"onnx-lsuv {__version__}")
         raise typer.Exit
+
+
+def _methods(incomplete: str) -> list[str]:
+    """Return what may complete a value of --init."""
+    pattern, equals, begun = incomplete.rpartition("=")
+    return [f"{pattern}{equals}{method}" for method in METHODS if method.startswith(begun)]
 
 
 def _option(panel: str, text: str, *names: str, default: Any = None, **more: Any) -> Any:
@@ -101,7 +106,7 @@ class Options:
     image_std: str | None = _option(DATA, "Divide each channel by this, after that.", metavar="X,X,X")
     output: str | None = _option(
         OUTPUT,
-        "Where to save; a folder keeps the name. Default: MODEL.lsuv.onnx beside the model.",
+        "Where to save; a folder keeps the name. Default: MODEL.lsuv.onnx (.arch.onnx without values) beside it.",
         *("-o", "--output"),
         metavar="PATH",
     )
@@ -111,18 +116,19 @@ class Options:
     untie: bool = _flag(TRAINING, "Part tensors that an exporter merged because they were equal.", "--untie")
     portable: bool = _flag(TRAINING, "Rewrite the model so that training frameworks read it.", "--portable")
     weights_out: Path | None = _option(TRAINING, "Write the parameters alone too.", metavar="PATH.{safetensors,npz}")
-    init: Init = _option(
+    init: list[str] | None = _option(
         METHOD,
-        f"How weights are drawn; keep only rescales. Default: {METHODS[0]}.",
-        default=Init(METHODS[0]),
-        metavar="|".join(METHODS),
+        f"How weights are drawn, all or those of that name; keep only rescales, zero and identity stay unscaled. "
+        f"Repeatable. Default: {METHODS[0]}.",
+        metavar=f"[GLOB=]{'|'.join(METHODS)}",
+        autocompletion=_methods,
     )
     no_rescale: bool = _flag(METHOD, "Draw only; leave the scale as drawn, to compare LSUV with.", "--no-rescale")
     target_std: float = _option(
         METHOD, "The std that every layer's output is to have. Default: 1.", default=1.0, metavar="STD"
     )
     target: list[str] | None = _option(
-        METHOD, "Another std for the layers of that name. Repeatable.", metavar="GLOB=STD"
+        METHOD, "Another std for the layers of that name; 0 for a weight of zero. Repeatable.", metavar="GLOB=STD"
     )
     keep_bias: bool = _flag(METHOD, "Leave biases instead of setting them to zero.", "--keep-bias")
     center: bool = _flag(METHOD, "Set biases so that each channel's mean is 0, where a layer has one.", "--center")
@@ -155,6 +161,7 @@ class Options:
     check: bool = _flag(MODES, "Measure the model as it is; save no model.", "--check")
     compare: Path | None = _option(MODES, "Measure another model beside it, with --check.", metavar="OTHER.onnx")
     dry_run: bool = _flag(MODES, "List the layers and what would happen; run nothing.", "--dry-run")
+    no_values: bool = _flag(MODES, "Save the architecture alone: no values of what may be learned.", "--no-values")
     output_format: Format = _option(
         MESSAGES,
         "Of standard output. github: annotations, and the step summary. Default: text.",
@@ -184,7 +191,7 @@ class Options:
     @property
     def target_path(self) -> Path:
         """Where the model is to be saved; a folder stands for the default name in it."""
-        name = f"{self.model.stem}.lsuv.onnx"
+        name = f"{self.model.stem}.{'arch' if self.no_values else 'lsuv'}.onnx"
         if self.output is None:
             return self.model.with_name(name)
         path = Path(self.output)
@@ -218,7 +225,7 @@ class Options:
         """The choices of method, not yet checked; raises UsageError for a target that is none."""
         return Settings(
             seed=self.seed,
-            init=self.init.value,
+            init=self._inits(),
             target_std=self.target_std,
             target=self._targets(),
             rescale=not self.no_rescale,
@@ -233,20 +240,39 @@ class Options:
             spell=typed,
         )
 
+    def _inits(self) -> str | list[tuple[str, str]]:
+        named = [each for each in self.init or () if "=" in each]
+        plain = [each for each in self.init or () if "=" not in each]
+        if len(plain) > 1:
+            raise UsageError(f"--init is given {len(plain)} times for all: give one method, and others as GLOB=METHOD")
+        method = plain[0] if plain else METHODS[0]
+        wanted = "--init takes GLOB=METHOD, as in 'fc*=zero'"
+        return [("*", method), *_by_pattern(wanted, named)] if named else method
+
     def _targets(self) -> dict[str, float]:
-        found: dict[str, float] = {}
-        for each in self.target or ():
-            pattern, equals, number = each.rpartition("=")
+        wanted, found = "--target takes GLOB=STD with a finite number from 0 on, as in 'fc*=0.1'", dict[str, float]()
+        for pattern, number in _by_pattern(wanted, self.target or ()):
             try:
                 std = float(number)
             except ValueError:
                 std = math.nan
-            if not (equals and pattern and 0 < std < math.inf):
-                raise UsageError(f"--target takes GLOB=STD with a finite number above 0, as in 'fc*=0.1', not {each!r}")
-            if pattern in found:
-                raise UsageError(f"--target is given twice for {pattern!r}: give one std")
+            if not 0 <= std < math.inf:
+                raise UsageError(f"{wanted}, not {f'{pattern}={number}'!r}")
             found[pattern] = std
         return found
+
+
+def _by_pattern(wanted: str, given: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the pattern and the value of each GLOB=VALUE; raise UsageError for what is none, or twice the same."""
+    seen: set[str] = set()
+    for each in given:
+        pattern, equals, value = each.rpartition("=")
+        if not (equals and pattern and value):
+            raise UsageError(f"{wanted}, not {each!r}")
+        if pattern in seen:
+            raise UsageError(f"{wanted.partition(' ')[0]} is given twice for {pattern!r}: give one")
+        seen.add(pattern)
+        yield pattern, value
 
 
 def typed(name: str, value: Any = None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from onnx_lsuv.cli.streams import emit
 from onnx_lsuv.errors import OutputError, brief, clean, quote
 
 if TYPE_CHECKING:
-    from onnx_lsuv.lsuv import Result
+    from onnx_lsuv.lsuv import Architecture, Result
     from onnx_lsuv.model import Staging
 
 WORST = 3  # layers that the line on standard error names
@@ -41,7 +41,7 @@ def finish(options: Options, outcome: Outcome, staged: Staging) -> int:
     """
     from onnx_lsuv.report.formats import format_of  # noqa: PLC0415
 
-    result, is_text = outcome.result, options.output_format is Format.text
+    result = outcome.result
     about = _about(options, outcome, staged) if tells_about(options) else {}
     told: dict[str, Any] = {"about": about, "command": options.command, "other": outcome.other}
     for path in options.report or ():
@@ -49,24 +49,43 @@ def finish(options: Options, outcome: Outcome, staged: Staging) -> int:
         staged.add(place.parent, place.name, [format_of(path)(result, **told).encode()])
     saved = [named for named, _ in outcome.files.values()]
     summary = step_summary(options)
-    try:
+
+    def tell() -> None:
         if summary is not None:
             _summarise(summary, format_of("summary.md")(result, **told), staged)
         if not options.quiet:
             emit(*_printed(options, outcome, about))
+
+    _place(options, staged, saved, tell)
+    if result.good:
+        return 0
+    stand = f"; {kept(saved[:1])}" if saved else ""
+    say(brief(clean(f"{_missed(result)}{stand}.")))
+    return 1
+
+
+def finish_architecture(options: Options, found: Architecture, staged: Staging) -> int:
+    """Print what has values and what not, put the file into place, name what may be learned; return the status."""
+    notes = "\n".join(map(clean, found.notes(None) if options.verbose else found.notes()))
+    _place(options, staged, [options.target_path], lambda: None if options.quiet else emit(notes))
+    if found.good:
+        return 0
+    say(brief(clean(f"{found.notes()[-1]}; {kept([options.target_path])}.")))
+    return 1
+
+
+def _place(options: Options, staged: Staging, saved: Sequence[Path], tell: Callable[[], None]) -> None:
+    """Print the result, put all files into place, and say that they are saved."""
+    try:
+        tell()
         staged.commit()
-        if saved and is_text and not options.quiet:
+        if saved and options.output_format is Format.text and not options.quiet:
             emit("\n".join(f"saved {clean(str(path))}" for path in saved))
     except BaseException as error:
         # Whatever goes wrong from then on.
         if staged.committed and (saved or options.report):
             error.add_note(kept([*saved, *(options.report or ())]))
         raise
-    if result.good:
-        return 0
-    stand = f"; {kept(saved[:1])}" if saved else ""
-    say(brief(clean(f"{_missed(result)}{stand}.")))
-    return 1
 
 
 def tells_about(options: Options) -> bool:

@@ -56,7 +56,11 @@ def check_outputs(options: Options, models: list[Model]) -> None:
     """Raise OutputError for an output that could not be written or is read, UsageError for a file named for two."""
     from onnx_lsuv import model as files  # noqa: PLC0415
 
-    outputs = files.outputs_of(models[0], options.target_path, options.force) if options.writes else []
+    outputs = []
+    if options.no_values:
+        outputs = [files.Output(options.target_path)]  # which needs no data file
+    elif options.writes:
+        outputs = files.outputs_of(models[0], options.target_path, options.force)
     if options.weights_out is not None:
         outputs.append(files.Output(options.weights_out, "the weights file"))
     outputs += [files.Output(path, "the report") for path in options.report or ()]

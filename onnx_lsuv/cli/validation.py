@@ -32,6 +32,10 @@ UNUSED = {
         ["output", "weights_out", "no_verify", "device", "allow_tf32", "threads", "custom_ops", "seed"],
         "runs nothing and saves no model",
     ),
+    "no_values": (
+        [n for n in _DECLARED if n not in ("model", "output", "force", "no_values", "verbose", "quiet", "color")],
+        "runs nothing and saves an architecture",
+    ),
 }
 
 

@@ -59,17 +59,23 @@ def write_layer(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> None:
     # Only these can give a single number, which must stay one.
     scalar = layer.node.op_type == "Einsum" or len(layer.source.shape) == 1
     target, with_term, elem_type = rw.targets[layer.weight], width == 3 and not centre, layer.source.elem_type
-    factor = scale(scope, found, target, with_term=with_term, elem_type=elem_type, scalar=scalar)
-    if term is None:
+    if target is not None:
+        factor = scale(scope, found, target, with_term=with_term, elem_type=elem_type, scalar=scalar)
+    if target is None and term is None:
+        scope.op("Identity", raw, output=output)
+    elif term is None:
         scope.op("Mul", raw, factor, output=output)
     else:
-        scope.op("Add", scope.op("Mul", raw, factor), term, output=output)
+        scope.op("Add", raw if target is None else scope.op("Mul", raw, factor), term, output=output)
 
 
 def write_waiting_layer(rw: RewriteContext, scope: ScopeBuilder, layer: Layer) -> bool:
     """Write a layer of the main graph whose division can wait, a convolution in blocks; say whether it was."""
     node, shape, reps, elem_type = layer.node, layer.source.shape, rw.reps, layer.source.elem_type
-    if layer.stays or layer.weight in rw.centred or rw.columns(layer) > 1 or len(shape) < 2 or not of(node).bilinear:
+    target = rw.targets[layer.weight]
+    if target is None or layer.stays or layer.weight in rw.centred or rw.columns(layer) > 1 or len(shape) < 2:
+        return False
+    if not of(node).bilinear:
         return False
     if elem_type not in (TensorProto.FLOAT, TensorProto.DOUBLE):
         return False
@@ -97,7 +103,7 @@ def write_waiting_layer(rw: RewriteContext, scope: ScopeBuilder, layer: Layer) -
 
     found = rw.decide(scope, layer, own)
     # What it is multiplied by later may be a single number, which must stay one.
-    factor = scale(scope, found, rw.targets[layer.weight], with_term=False, elem_type=elem_type, scalar=True)
+    factor = scale(scope, found, target, with_term=False, elem_type=elem_type, scalar=True)
     reps.current[output] = Representation(raw, factor, image is not None)
     return True
 

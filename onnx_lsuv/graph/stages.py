@@ -71,7 +71,7 @@ def build(
     *,
     rescale: bool,
     staged: bool,
-    targets: Mapping[str, float],
+    targets: Mapping[str, float | None],
     centred: Mapping[str, int] = MappingProxyType({}),
     shifted: Set[str] = frozenset(),
     block: int = 1,
@@ -83,7 +83,7 @@ def build(
         shapes: element type and shape of each graph input, of one batch.
         rescale: divide each layer's output by its std and give norms the data's statistics.
         staged: pool records over several batches before going on.
-        targets: the std that each weight's layer is to have, by weight key.
+        targets: the std that each weight's layer is to have, by weight key; None where it is not scaled.
         centred: channels of the layers whose channels are to have a mean of 0, by weight key.
         shifted: keys of the records that are measured about the mean.
         block: channels side by side in ONNX Runtime's layout for convolutions; 1 where there is none.

@@ -30,7 +30,7 @@ class RewriteContext:
     plan: Plan
     rescale: bool  # divide by the std and normalise with the data's statistics; else only measure
     staged: bool  # records of the main graph are cuts
-    targets: Mapping[str, float]  # target std by weight key
+    targets: Mapping[str, float | None]  # target std by weight key; None: as it is, or with a std of 0
     values: Mapping[str, Value]
     centred: Mapping[str, int]  # channels of the layers whose channels are to have a mean of 0, by weight key
     shifted: Set[str]  # keys of the records that are measured about the mean
@@ -81,8 +81,8 @@ class RewriteContext:
             return 1
         if self.rescale:
             return 3
-        # Where one execution cannot but decide, what the product gives by itself is of no interest.
-        return 1 if len(users) == 1 and users[0].node in self.outer else 2
+        # Where one execution cannot but decide, what the product gives by itself counts only if that is to be nothing.
+        return 1 if len(users) == 1 and users[0].node in self.outer and self.targets[owner.weight] else 2
 
     def moments_in_blocks(
         self, scope: ScopeBuilder, value: str, image: tuple[int, int, int, int], *keys: str

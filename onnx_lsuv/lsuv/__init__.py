@@ -15,6 +15,7 @@
     procedure   `initialize`: the other verbs, and CALIBRATE itself
     measuring   VERIFY: `measure`, on a model as it is, or on the saved file
     rows        plan and records -> a row for each layer
+    stripping   a model without the values of what may be learned
 
 A layer's product z = W x, without what is added to it, is proportional to its weight: with s = target / std(z), the
 graph multiplies what a layer gives by s, the layers after it see what they will see, and s W is the new weight.
@@ -30,10 +31,12 @@ if TYPE_CHECKING:
     from onnx_lsuv.lsuv.procedure import initialize
     from onnx_lsuv.lsuv.result import GOOD, STATUSES, Change, LayerReport, Result, SkippedReport
     from onnx_lsuv.lsuv.settings import Settings, Targets
+    from onnx_lsuv.lsuv.stripping import Architecture, without_values
 
 __all__ = [
     "GOOD",
     "STATUSES",
+    "Architecture",
     "Change",
     "LayerReport",
     "Note",
@@ -47,5 +50,6 @@ __all__ = [
     "measure",
     "plan",
     "require_layers",
+    "without_values",
 ]
-__getattr__ = loaded_on_use(__name__, __all__, "settings result notes planning procedure measuring")
+__getattr__ = loaded_on_use(__name__, __all__, "settings result notes planning procedure measuring stripping")

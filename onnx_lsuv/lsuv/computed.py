@@ -1,6 +1,6 @@
 """Weights that other constants are computed with: what the layer sees of a draw, and what has to follow it.
 
-    w = g * v / |v|            weight normalisation: v is drawn, and g starts at what makes w the draw itself
+    w = g * v / |v|            weight normalisation: v is drawn, and g starts at what makes w the draw itself, or at 0
     w = dq(q(v, step), step)   fake quantisation: step starts at max |v| / reach, as `layers.quantisers` says
     w = mask * v               a product with constants that stay
 
@@ -43,6 +43,11 @@ def set_dependents(program: Program, weight: Weight, method: str, values: dict[s
     """
     layer, note = weight.layers[0], ""
     scaled_constant = layer.source.scaled_constant
+    if method == "zero":
+        if scaled_constant and has_gain(layer):
+            values[scaled_constant] = np.zeros_like(stored(program, scaled_constant))
+        # A step of zero divides by zero, and one that fits a zero weight fits none that training gives: it stays.
+        return method, note
     if layer.source.computed:
         drawn = (
             _set_gain(program, layer, scaled_constant, method, values)
@@ -67,6 +72,11 @@ def set_dependents(program: Program, weight: Weight, method: str, values: dict[s
         steps[name] = np.where(np.abs(before) > np.abs(found[name]), before, found[name])
     values |= steps
     return method, note
+
+
+def has_gain(layer: Layer) -> bool:
+    """Say whether another constant carries the scale of a layer's weight, as g of g * v / |v|, where v is never 0."""
+    return bool(layer.source.computed and layer.source.scaled_constant)
 
 
 def altered(plan: Plan, methods: Mapping[str, str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ from onnx import TensorProto, helper
 
 from onnx_lsuv import orthonormal
 from onnx_lsuv.layers import Plan, Weight
-from onnx_lsuv.lsuv.computed import set_dependents
+from onnx_lsuv.lsuv.computed import has_gain, set_dependents
 from onnx_lsuv.lsuv.execute import Progress
 from onnx_lsuv.lsuv.fresh import fresh_values
 from onnx_lsuv.lsuv.scratch import Scratch
@@ -29,21 +30,33 @@ class Drawn:
     fresh: frozenset[str]  # of `values`, those that start anew beside the layers
 
 
-def draw(plan: Plan, settings: Settings, threads: int, progress: Progress, scratch: Scratch) -> Drawn:
-    """Return a new array for each constant that changes; weights that are kept are there only to be scaled."""
-    weights = list(plan.weights.values())
+def draw(
+    plan: Plan, settings: Settings, asked: Mapping[str, str], threads: int, progress: Progress, scratch: Scratch
+) -> Drawn:
+    """Return a new array for each constant that changes; weights that are kept are there only to be scaled.
+
+    Args:
+        plan: the layers.
+        settings: the seed, and whether weights are scaled.
+        asked: the method by weight key.
+        threads: for drawing.
+        progress: called with "draw", the weights done and their total.
+        scratch: for what is drawn.
+    """
+    weights = [weight for weight in plan.weights.values() if asked[weight.key] != "keep"]
     values: dict[str, Array] = {}
     methods, notes = dict.fromkeys(plan.weights, "keep"), dict[str, str]()
-    if settings.init != "keep":
-        requests = [_request(weight, settings.init) for weight in weights]
-        for done, (i, matrices) in enumerate(orthonormal.draw_all(requests, settings.seed, threads), 1):
-            _put(plan, weights[i], matrices, values, scratch)
-            progress("draw", done, len(weights))
-        for weight, asked in zip(weights, requests, strict=True):
-            methods[weight.key], notes[weight.key] = set_dependents(plan.program, weight, asked.method, values)
-    elif settings.rescale:
-        names = (name for weight in weights for layer in weight.layers for name in layer.source.touched)
-        values |= {name: stored(plan.program, name) for name in dict.fromkeys(names)}
+    requests = [_request(weight, asked[weight.key]) for weight in weights]
+    for done, (i, matrices) in enumerate(orthonormal.draw_all(requests, settings.seed, threads), 1):
+        _put(plan, weights[i], matrices, values, scratch)
+        progress("draw", done, len(weights))
+    for weight, request in zip(weights, requests, strict=True):
+        method = "zero" if asked[weight.key] == "zero" else request.method
+        methods[weight.key], notes[weight.key] = set_dependents(plan.program, weight, method, values)
+    if settings.rescale:
+        kept = (weight for weight in plan.weights.values() if asked[weight.key] == "keep")
+        names = (name for weight in kept for layer in weight.layers for name in layer.source.touched)
+        values |= {name: stored(plan.program, name) for name in dict.fromkeys(names) if name not in values}
     _set_biases(plan, values)
     fresh = fresh_values(plan, settings.seed, threads, scratch)
     return Drawn(values | fresh, methods, notes, frozenset(fresh))
@@ -54,7 +67,7 @@ def _request(weight: Weight, method: str) -> orthonormal.Request:
     first = weight.layers[0]
     matrix = first.matrix
     delta_fits = first.node.op_type == "Conv" and matrix.fan_in // matrix.taps <= matrix.fan_out
-    if method == "delta" and not delta_fits:
+    if (method == "delta" and not delta_fits) or (method == "zero" and has_gain(first)):
         method = "orthonormal"
     double = weight.constant.elem_type == TensorProto.DOUBLE
     return orthonormal.Request(

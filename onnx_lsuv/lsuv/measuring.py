@@ -16,7 +16,7 @@ from onnx_lsuv.lsuv.patterns import Aims, aims_of
 from onnx_lsuv.lsuv.planning import find, require_layers, settings_for
 from onnx_lsuv.lsuv.prepare import Clock, checked, run_notes, shapes_of
 from onnx_lsuv.lsuv.result import LayerReport, Result
-from onnx_lsuv.lsuv.rows import noted, row_of, skipped_row, tolerances, verified_row
+from onnx_lsuv.lsuv.rows import noted, row_of, skipped_row, told_why, tolerances, verified_row
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.lsuv.settings import Settings, Wanted, memory_bytes
 from onnx_lsuv.model import Model
@@ -67,7 +67,7 @@ def measure(
         require_layers(plan, "measure")
         _check_same(like, plan)
         data = checked(plan.program.model, batches, scratch := Scratch.within(memory_bytes(memory)), progress)
-        aims = aims_of(plan, settings if like is None else Settings())
+        aims = aims_of(plan, settings) if like is None else _aims_like(like, plan)
         records = _records(plan, data, aims, where, scratch, progress)
     runtime.release(where)
 
@@ -86,7 +86,7 @@ def measure(
         plan=plan,
         verb="measure",
         settings=as_it_is,
-        layers=layers,
+        layers=tuple(told_why(plan, layers)),
         skipped=tuple(map(skipped_row, plan.skipped)),
         notes=run_notes(plan, data, where),
         data=data.describe(),
@@ -109,16 +109,20 @@ def _check_same(like: Result | None, plan: Plan) -> None:
         raise UsageError(f"`like` is the result of another model: its layers are {others}, and not {ours}")
 
 
+def _aims_like(like: Result, plan: Plan) -> Aims:
+    """Return what was wanted of the layers of a result; its patterns need not match names of the portable form."""
+    stds = {layer.weight: row.target for row, layer in zip(like.layers, plan.layers, strict=True)}
+    return Aims(stds, dict.fromkeys(stds, "keep"), {}, frozenset())
+
+
 def _records(
     plan: Plan, data: Batches, aims: Aims, device: Device, scratch: Scratch, progress: Progress
 ) -> dict[str, Record]:
-    """Return the moments of each layer's output, by weight key."""
+    """Return the moments of each layer's output, by weight key; before it may stand what the weight gives alone."""
     shapes, block = shapes_of(data), runtime.block(device)
     graph = partial(build, plan, shapes, rescale=False, staged=False, targets=aims.stds, block=block)
-    records = repeat_for_large_means(
+    return repeat_for_large_means(
         graph(),
         lambda shifted: graph(shifted=shifted),
         lambda made: execute(made, data, {}, device, scratch, progress, "verify"),
     )
-    # What a weight gives alone, which decides between its uses, stands before the output.
-    return {key: record[:, -1:] for key, record in records.items()}

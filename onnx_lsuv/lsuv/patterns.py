@@ -1,9 +1,9 @@
-"""Shell patterns that choose layers: which to take, which to leave, and the std that each is to have."""
+"""Shell patterns that choose layers: which to take, which to leave, how each starts, and the std that it is to have."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -71,36 +71,73 @@ def no_match(pattern: str, plan: Plan) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Aims:
-    """The std that each weight's layer is to have, by the weight's key; what to say of uses that wanted another."""
+    """What is wanted of each weight, by its key; what to say of uses that wanted another std."""
 
-    stds: Mapping[str, float]
+    stds: Mapping[str, float]  # that its layer is to have
+    methods: Mapping[str, str]  # how it is drawn
     remarks: Mapping[Layer, str]
+    named: Set[str]  # those whose std a pattern says
+
+    def scales(self, key: str) -> bool:
+        """Say whether a weight is to be scaled: zero has no scale, and the identity stays unless a target names it."""
+        return self.stds[key] > 0 and (self.methods[key] != "identity" or key in self.named)
+
+    @property
+    def targets(self) -> dict[str, float | None]:
+        """The std to scale each layer to, None for one that is not scaled."""
+        return {key: std if self.scales(key) else None for key, std in self.stds.items()}
 
 
 def aims_of(plan: Plan, settings: Settings) -> Aims:
-    """Return what the targets ask for; raise UsageError where a pattern decides about no layer.
+    """Return what the methods and targets ask for; raise UsageError where a pattern decides about no layer.
 
     A weight has one scale, which its first scaled use decides; so that use's target counts.
     """
+    methods = _methods(plan, settings)
     stds = dict.fromkeys(plan.weights, settings.target_std)
     notes: dict[Layer, str] = {}
-    effective: set[str] = set()
+    effective, named = set[str](), set[str]()
     for key, weight in plan.weights.items():
-        first = next((layer for layer in weight.layers if layer.scaled), None)
-        if first is None:
-            continue
+        first = next((layer for layer in weight.layers if layer.scaled), weight.layers[0])
         for pattern, std in settings.targets:
-            if _names(plan, first, pattern):
+            if (first.scaled or std == 0) and _names(plan, first, pattern):
                 stds[key] = std
                 effective.add(pattern)
-        for layer in weight.layers:
+                named.add(key)
+        for layer in weight.layers if first.scaled else ():
             own = [std for pattern, std in settings.targets if _names(plan, layer, pattern)]
             if layer is not first and own and own[-1] != stds[key]:
                 notes[layer] = f"its target {own[-1]:g} has no effect: {first.node.label!r} decides the weight's scale"
+        if methods[key] == "zero" or stds[key] == 0:
+            methods[key], stds[key] = "zero", 0.0
     for pattern, _ in settings.targets:
         if plan.layers and pattern not in effective:
             raise UsageError(_no_effect(plan, pattern))
-    return Aims(stds, notes)
+    return Aims(stds, methods, notes, named)
+
+
+def require_drawable(plan: Plan, methods: Mapping[str, str]) -> None:
+    """Raise UsageError for a weight that cannot start as it is to."""
+    for key, weight in plan.weights.items():
+        if methods[key] == "identity" and weight.layers[0].source.computed:
+            raise UsageError(
+                f"{weight.layers[0].node.label!r} cannot start as the identity: its weight is computed from several "
+                "constants, as by weight normalisation; give it a method of its own, such as orthonormal"
+            )
+
+
+def _methods(plan: Plan, settings: Settings) -> dict[str, str]:
+    """Return how each weight is drawn, by its key: as the last pattern says that matches one of its uses."""
+    methods, matched = dict[str, str](), {"*"}
+    for key, weight in plan.weights.items():
+        for pattern, method in settings.inits:
+            if any(_names(plan, layer, pattern) for layer in weight.layers):
+                methods[key] = method
+                matched.add(pattern)
+    for pattern, _ in settings.inits:
+        if plan.layers and pattern not in matched:
+            raise UsageError(no_match(pattern, plan))
+    return methods
 
 
 def _no_effect(plan: Plan, pattern: str) -> str:

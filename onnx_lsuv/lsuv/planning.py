@@ -12,12 +12,15 @@ from onnx_lsuv.errors import ModelError, UsageError, listing
 from onnx_lsuv.layers import Copy, Layer, Plan, Skipped, find_centres, find_layers, part
 from onnx_lsuv.lsuv.fresh import fresh_notes
 from onnx_lsuv.lsuv.notes import guide
-from onnx_lsuv.lsuv.patterns import Choice, aims_of, no_match
+from onnx_lsuv.lsuv.patterns import Choice, aims_of, no_match, require_drawable
 from onnx_lsuv.lsuv.result import LayerReport, Result
 from onnx_lsuv.lsuv.rows import noted, row_of, skipped_row
 from onnx_lsuv.lsuv.settings import Choices, Settings, Wanted
 from onnx_lsuv.model import Model
 from onnx_lsuv.program import Program, expand
+
+# What is said of methods that draw nothing.
+_STARTS = {"keep": "kept", "zero": "set to zero", "identity": "set to the identity"}
 
 
 def plan(model: Model | Result, settings: Settings | None = None, **choices: Unpack[Choices]) -> Result:
@@ -45,11 +48,13 @@ def plan(model: Model | Result, settings: Settings | None = None, **choices: Unp
 def described(found: Plan, settings: Settings) -> Result:
     """Return what is to be said of a plan before anything runs; raise UsageError where a target decides nothing."""
     aims = aims_of(found, settings)
+    require_drawable(found, aims.methods)
     centred = find_centres(found) if settings.center else {}
     rows = []
     for layer in found.layers:
-        row = row_of(found, layer, settings.init, aims.stds[layer.weight], "found", None)
-        rows.append(noted(replace(row, note=_fate(found, layer, row, settings, centred)), aims.remarks.get(layer)))
+        row = row_of(found, layer, aims.methods[layer.weight], aims.stds[layer.weight], "found", None)
+        scales = settings.rescale and aims.scales(layer.weight)
+        rows.append(noted(replace(row, note=_fate(found, layer, row, scales, centred)), aims.remarks.get(layer)))
     roles = Counter(parameter.role for parameter in found.parameters.fresh)
     counted = ", ".join(f"{count} x {role}" for role, count in sorted(roles.items()))
     started = [f"fresh: {counted} would get their usual starting values"] if roles else []
@@ -194,16 +199,16 @@ def left_notes(found: Plan) -> list[str]:
     return [f"added after {after} and left as {few}: {named}; the std is measured before that"]
 
 
-def _fate(found: Plan, layer: Layer, row: LayerReport, settings: Settings, centred: Container[str]) -> str:
+def _fate(found: Plan, layer: Layer, row: LayerReport, scales: bool, centred: Container[str]) -> str:
     """Return what would happen to a layer."""
     if row.status == "shared":
         return f"uses the weight of {found.weights[layer.weight].layers[0].node.label!r}, which decides its scale"
-    drawn = "kept" if row.init == "keep" else f"drawn ({row.init})"
-    if layer.source.computed and not layer.source.scaled_constant and row.init != "keep":
+    drawn = _STARTS.get(row.init, f"drawn ({row.init})")
+    if layer.source.computed and not layer.source.scaled_constant and row.init not in _STARTS:
         drawn += " before other constants multiply it"
     if not layer.scaled:
         return f"{drawn}, not scaled, as its gates, its attention or an old Scan bound or hide its output"
-    scaled = f"scaled to std {row.target:g}" if settings.rescale else "not scaled"
+    scaled = f"scaled to std {row.target:g}" if scales else "not scaled"
     if any(name in found.zeroed for name in layer.bias):
         return f"{drawn}, {scaled}, bias set to {'centre its channels' if layer.weight in centred else 'zero'}"
     return f"{drawn}, {scaled}" + (", what is added to its output stays" if layer.stays else "")

@@ -23,7 +23,7 @@ from onnx_lsuv.lsuv.patterns import Aims, aims_of
 from onnx_lsuv.lsuv.planning import left_notes, parting_notes, plan, require_layers
 from onnx_lsuv.lsuv.prepare import Clock, check_sizes, checked, run_notes, shapes_of
 from onnx_lsuv.lsuv.result import Result
-from onnx_lsuv.lsuv.rows import changes_of, drawn_row, noted, row_of, skipped_row
+from onnx_lsuv.lsuv.rows import changes_of, drawn_row, noted, row_of, skipped_row, told_why, unscaled_notes
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.lsuv.settings import Choices, Settings, memory_bytes
 from onnx_lsuv.model import Array, Model, promoted, with_values
@@ -89,7 +89,7 @@ def initialize(
         # Drawing leaves Python alone most of the time, so that the graph can be made meanwhile.
         making = [beside.submit(_graph, task)] if task.data is not None and planned.needs_data else []
         with clock("draw"):
-            drawn = draw(planned.plan, planned.settings, where.threads, progress, task.scratch)
+            drawn = draw(planned.plan, planned.settings, task.aims.methods, where.threads, progress, task.scratch)
         records, scales = dict[str, Record](), dict[str, float]()
         if making:
             with clock("calibrate"):
@@ -123,7 +123,7 @@ def _graph(task: _Task, shifted: Set[str] = frozenset()) -> Calibration:
         shapes_of(task.data),
         rescale=True,
         staged=len(task.data) > 1,
-        targets=task.aims.stds,
+        targets=task.aims.targets,
         centred={key: centre.channels for key, centre in task.centres.items()},
         shifted=shifted,
         block=runtime.block(task.device),
@@ -150,7 +150,8 @@ def _calibrate(
     scales: dict[str, float] = {}
     if task.planned.settings.rescale:
         usable = {key: usable_scale(records.get(key), std) for key, std in task.aims.stds.items()}
-        scales = {key: scale for key, scale in usable.items() if scale is not None}
+        fixed = {key for key in usable if not task.aims.scales(key)}
+        scales = {key: 1.0 if key in fixed else scale for key, scale in usable.items() if scale is not None}
         multiply(found, values, scales, task.scratch)
         values |= biases_that_centre(found, task.centres, channels, scales)
     values |= norm_values(found, records)
@@ -170,19 +171,20 @@ def _result(
     for layer in found.layers:
         key, status = layer.weight, "scaled" if settings.rescale else "drawn"
         row = row_of(found, layer, drawn.methods[key], aims.stds[key], status, records.get(key))
-        row = drawn_row(row, layer, records.get(key), scales.get(key))
+        row = drawn_row(row, layer, records.get(key), scales.get(key), scales=aims.scales(key))
         rows.append(noted(row, drawn.notes.get(key), aims.remarks.get(layer)))
     lowered = {key for key, std in aims.stds.items() if std < settings.target_std}
     return replace(
         task.planned,
         model=new,
         verb="initialize",
-        layers=tuple(rows),
+        layers=tuple(told_why(found, rows)),
         skipped=tuple(redrawn(skipped_row(each), found, drawn.fresh) for each in found.skipped),
         changes=changes_of(found, drawn.values, moved),
         notes=(
             *run_notes(found, task.data, task.device),
             *altered(found, drawn.methods),
+            *unscaled_notes(rows),
             *parting_notes(found, settings),
             *left_notes(found),
             *fresh_notes(found),

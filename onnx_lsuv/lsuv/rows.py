@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Container
+from collections.abc import Collection, Container, Sequence
 from dataclasses import replace
 
 from onnx import TensorProto
 
+from onnx_lsuv.errors import listing, quote
 from onnx_lsuv.graph import COUNT, MEAN, TINY, USE, VAR, Record, scale_of
 from onnx_lsuv.layers import Layer, Plan, Skipped, tensor_names
 from onnx_lsuv.lsuv.result import Change, LayerReport, SkippedReport
 from onnx_lsuv.model import Site
 from onnx_lsuv.operators import of
+from onnx_lsuv.program import stored
+from onnx_lsuv.roles import before
 
 TOLERANCE, TOLERANCE_HALF = 0.005, 0.02
+AS_ASKED = {"zero": "zero", "identity": "the identity"}
 HALF = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
 
@@ -49,8 +53,13 @@ def noted(row: LayerReport, *more: str | None) -> LayerReport:
     return replace(row, note="; ".join(filter(None, (row.note, *more))))
 
 
-def drawn_row(row: LayerReport, layer: Layer, record: Record | None, scale: float | None) -> LayerReport:
-    """Return the row of a layer after calibration, or where nothing was to be rescaled and it is "drawn" already."""
+def drawn_row(
+    row: LayerReport, layer: Layer, record: Record | None, scale: float | None, *, scales: bool
+) -> LayerReport:
+    """Return the row of a layer after calibration, or where nothing was to be rescaled and it is "drawn" already.
+
+    Where the weight is not one that `scales` it is as asked for, whatever it gives.
+    """
     if not layer.scaled:
         note = f"not rescaled: {of(layer.node).unscaled or 'it stands in a Scan of opset 8'}"
         return replace(row, status=row.status if row.status == "shared" else "drawn", note=note)
@@ -60,7 +69,9 @@ def drawn_row(row: LayerReport, layer: Layer, record: Record | None, scale: floa
         return replace(row, note="not rescaled, as asked")
     if record is None or not _reached(record):
         return replace(row, status="not-reached", note="the data never reach it")
-    row = replace(row, std_drawn=math.sqrt(max(float(record[VAR, 0]), 0.0)), scale=scale)
+    row = replace(row, std_drawn=math.sqrt(max(float(record[VAR, 0]), 0.0)), scale=scale if scales else None)
+    if not scales:
+        return replace(row, status="drawn", note=f"{AS_ASKED[row.init]}, as asked")
     if scale is not None:
         return row
     if layer.fixed_term is not None and record[VAR, 1] >= row.target**2:
@@ -101,19 +112,52 @@ def tolerances(plan: Plan, wanted: float | None) -> list[float]:
 
 
 def verified_row(row: LayerReport, record: Record | None, tolerance: float, layer: Layer) -> LayerReport:
-    """Return a row with what was measured on the final weights."""
+    """Return a row with what was measured on the final weights.
+
+    Of two columns in the record the first is what the weight alone gives, the second the output.
+    """
     if row.status in ("shared", "not-reached") or not layer.scaled:
         return row
     if record is None or not _reached(record):
         return replace(row, status="not-reached", note="the data never reach it")
-    mean, var = float(record[MEAN, 0]), float(record[VAR, 0])
+    output = record[:, -1:]
+    mean, var = float(output[MEAN, 0]), float(output[VAR, 0])
     row = replace(row, mean=mean, std=math.sqrt(max(var, 0.0)) if math.isfinite(var) else var)
-    if row.status in ("degenerate", "drawn"):
+    if row.status == "degenerate" or (row.status == "drawn" and row.target):
         return row
+    if not row.target:
+        if not record[MEAN, 0] and not record[VAR, 0]:
+            added = "its output is what is added to it" if var else ""
+            return noted(replace(row, status="ok"), added)
+        return replace(row, status="off", note=row.note if math.isfinite(var) else _cause(output, 1.0))
     if abs(var / row.target**2 - 1) <= tolerance:
         return replace(row, status="ok")
-    note = row.note or (_cause(record, row.target) if scale_of(record, 1.0) is None else "")
+    note = row.note or (_cause(output, row.target) if scale_of(output, 1.0) is None else "")
     return replace(row, status="off", note=note)
+
+
+def unscaled_notes(rows: Sequence[LayerReport]) -> list[str]:
+    """Return a note on the layers that have a std of their own because their weights are the identity."""
+    names = [row.name for row in rows if row.init == "identity" and row.status == "drawn" and row.scale is None]
+    return [f"the identity, as asked, and not scaled: {listing(names, 5)}"] if names else []
+
+
+def told_why(plan: Plan, rows: Sequence[LayerReport]) -> list[LayerReport]:
+    """Return rows of a plan's layers in which those that give nothing name the zeros that it comes from."""
+    zeros = [layer for row, layer in zip(rows, plan.layers, strict=True) if not row.target and row.status != "shared"]
+    return [_told_why(plan, *each, zeros) for each in zip(rows, plan.layers, strict=True)]
+
+
+def _told_why(plan: Plan, row: LayerReport, layer: Layer, zeros: Sequence[Layer]) -> LayerReport:
+    if row.good or not row.target or (row.std if row.status == "off" else row.std_drawn):
+        return row
+    if row.init == "keep" and not stored(plan.program, layer.scaled_constant).any():
+        return replace(row, note=f"its weight is zero: --target {quote(f'{row.name}=0')} where that is meant")
+    leading = before(plan.program, {layer.node}) if zeros else set()
+    if names := [zero.node.label for zero in zeros if zero.end.outputs[0] in leading]:
+        are = "are" if names[1:] else "is"
+        return replace(row, note=f"its output is constant: its input is, as {listing(names, 2)} before it {are} zero")
+    return row
 
 
 def skipped_row(skipped: Skipped) -> SkippedReport:

@@ -15,13 +15,18 @@ from dataclasses import dataclass, field, fields
 from operator import index
 from typing import Any, TypedDict, cast
 
-from onnx_lsuv.errors import UsageError, shorten
+from onnx_lsuv.errors import UsageError, meant, shorten
 
-METHODS = ("orthonormal", "delta", "he", "xavier", "keep")
+METHODS = ("orthonormal", "delta", "he", "xavier", "keep", "zero", "identity")
+# How words begin that name a method elsewhere.
+OTHER_NAMES = {"orthog": "orthonormal", "lsuv": "orthonormal", "kaiming": "he", "he_": "he", "msra": "he"}
+OTHER_NAMES |= {"glorot": "xavier", "xavier_": "xavier", "none": "keep"}
+OTHER_NAMES |= {"const": "zero", "zero": "zero", "dirac": "identity", "eye": "identity"}
 # Beyond, what a layer gives or its square leaves the range of float32.
 STD_MIN, STD_MAX = 1e-9, 1e9
 # By pattern; where several match a layer, the last one counts, so that exceptions follow the rule.
 Targets = Mapping[str, float] | Sequence[tuple[str, float]]
+Inits = str | Mapping[str, str] | Sequence[tuple[str, str]]
 Spell = Callable[[str, Any], str]  # how a choice is called: by its name, and its value where that is meant too
 
 # Two choices that exclude each other, and the sentence; a value of None stands for any but the default.
@@ -58,7 +63,7 @@ class Choices(Wanted, total=False):
     """All settings as keywords."""
 
     seed: int
-    init: str
+    init: Inits
     rescale: bool
     fresh: bool
     keep_bias: bool
@@ -120,11 +125,19 @@ def _targets(value: Any) -> tuple[tuple[str, float], ...]:
     return tuple((_pattern(pattern), float(std)) for pattern, std in pairs)
 
 
-# How each choice but `init` becomes a plain value, NumPy's numbers too, and what it has to be.
+def _inits(value: Any) -> str | tuple[tuple[str, str], ...]:
+    if isinstance(value, str):
+        return value
+    pairs = value.items() if isinstance(value, Mapping) else value
+    return tuple((_pattern(pattern), _pattern(method)) for pattern, method in pairs) or METHODS[0]
+
+
+# How each choice becomes a plain value, NumPy's numbers too, and what it has to be.
 _READ: dict[str, tuple[Callable[[Any], Any], str]] = {
     "seed": (_whole, "a whole number"),
     "target_std": (_number, "a number"),
     "target": (_targets, "{pattern: std}"),
+    "init": (_inits, "a method or {pattern: method}"),
     "tolerance": (_number_or_none, "a number or None"),
     **dict.fromkeys(("include", "exclude"), (_patterns, "a list of patterns")),
     **dict.fromkeys(("rescale", "recalibrate", "fresh", "keep_bias", "center", "untie"), (_switch, "True or False")),
@@ -139,9 +152,11 @@ class Settings:
 
     Attributes:
         seed: of the draw, from 0 on.
-        init: how weights are drawn: "orthonormal", "delta", "he" or "xavier"; "keep" for the weights as they are.
+        init: how weights are drawn: "orthonormal", "delta", "he" or "xavier"; "keep" for the weights as they are;
+            "zero" or "identity", which are not scaled unless, for the identity, `target` names the layer. Or
+            {pattern: method}, the last that matches counting; what none matches is drawn "orthonormal".
         target_std: the std that every layer's output is to have.
-        target: other stds, as {pattern: std}; of several that match the last one counts.
+        target: other stds, as {pattern: std}; of several that match the last one counts. With 0 the weight is zero.
         rescale: False leaves weights as drawn; statistics of BatchNormalizations are set all the same.
         recalibrate: set the statistics of every BatchNormalization, also where no weight before it changes.
         untie: part every tensor that an exporter merged of equal ones, so that each layer trains its own; else only
@@ -162,7 +177,7 @@ class Settings:
     """
 
     seed: int = 0
-    init: str = "orthonormal"  # one of METHODS
+    init: Inits = METHODS[0]
     target_std: float = 1.0
     target: Targets = ()
     rescale: bool = True
@@ -187,7 +202,15 @@ class Settings:
     @property
     def all_statistics(self) -> bool:
         """Whether every BatchNormalization is calibrated: as asked, or as nothing else is left to do."""
-        return self.recalibrate or (self.init == "keep" and not self.rescale)
+        return self.recalibrate or ({method for _, method in self.inits} == {"keep"} and not self.rescale)
+
+    @property
+    def inits(self) -> tuple[tuple[str, str], ...]:
+        """Patterns and methods, in order, the first for every weight."""
+        if isinstance(self.init, str):
+            return (("*", self.init),)
+        pairs = cast("tuple[tuple[str, str], ...]", self.init)
+        return pairs if pairs[0][0] == "*" else (("*", METHODS[0]), *pairs)
 
     @property
     def targets(self) -> tuple[tuple[str, float], ...]:
@@ -197,24 +220,34 @@ class Settings:
     def check(self) -> Settings:
         """Return these settings; raise UsageError for a choice that is none, or two that contradict each other."""
         spell = self.spell
-        usual = {each.name: each.default for each in fields(self)}
         for *both, sentence in _CONTRADICTIONS:
-            found = [(getattr(self, name), usual[name], value) for name, value in both]
-            if all(has != default if value is None else has == value for has, default, value in found):
+            if all(self._has(*choice) for choice in both):
                 raise UsageError(f"{sentence.format(*(spell(*choice) for choice in both))}: give one of them")
-        if self.init not in METHODS:
-            raise UsageError(f"{spell('init', None)} must be one of {', '.join(METHODS)}, not {self.init!r}")
+        for _, method in self.inits:
+            if method not in METHODS:
+                known = next((name for start, name in OTHER_NAMES.items() if method.lower().startswith(start)), method)
+                wanted = f"{spell('init', None)} must be one of {', '.join(METHODS)}"
+                raise UsageError(f"{wanted}, not {shorten(repr(method))}{meant(known, METHODS)}")
         if self.seed < 0:
             raise UsageError(f"{spell('seed', None)} must be a whole number from 0 on, not {self.seed}")
         stds = {spell("target_std", None): self.target_std}
         stds |= {f"{spell('target', None)} for {pattern!r}": std for pattern, std in self.targets}
         for name, std in stds.items():
-            if not STD_MIN <= std <= STD_MAX:
-                wide = f"one from {STD_MIN:g} to {STD_MAX:g}"
+            zero = name != spell("target_std", None)  # which leaves no layer to scale
+            if not (STD_MIN <= std <= STD_MAX or (zero and std == 0)):
+                wide = f"one from {STD_MIN:g} to {STD_MAX:g}" + ", or 0 for a weight of zero" * zero
                 raise UsageError(f"{name} must be a finite number above 0, not {std}: {wide}")
         if self.tolerance is not None and not 0 < self.tolerance < 1:
             raise UsageError(f"{spell('tolerance', None)} must lie between 0 and 1, not {self.tolerance}")
         return self
+
+    def _has(self, name: str, value: Any) -> bool:
+        """Say whether a choice is made so; a value of None stands for any but the default."""
+        if name == "init":
+            return any(method == value for _, method in self.inits)
+        usual = {each.name: each.default for each in fields(self)}
+        found = getattr(self, name)
+        return bool(found != usual[name] if value is None else found == value)
 
     def as_dict(self, verb: str) -> dict[str, Any]:
         """Return for JSON what a verb, a key of REPORTED, went by."""

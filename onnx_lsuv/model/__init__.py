@@ -13,6 +13,7 @@
     names       a name that is not taken yet
     additions   initializers that a file lacks, and nodes that read them
     splicing    the bytes with some replaced, and the lengths around them put right
+    stripping   the bytes without the values of some tensors
     edits       what has to be replaced for a model's new values
     targets     whether the outputs may go where they are to go
     atomic      files that appear whole and together, or not at all
@@ -36,6 +37,7 @@ from onnx_lsuv.model.names import unused
 from onnx_lsuv.model.retyping import graphs_in, in_float32, names_type, retype, retype_attribute
 from onnx_lsuv.model.saving import load_staged, outputs_of, save, stage, to_bytes
 from onnx_lsuv.model.sites import Site, Step, function_of
+from onnx_lsuv.model.stripping import without_payloads
 from onnx_lsuv.model.targets import Output, check_outputs, read_by
 from onnx_lsuv.model.values import check, fill, let_go, message, nodes, read, rewritten, tensors, with_values
 from onnx_lsuv.model.weights import WEIGHTS, check_weights, save_weights, stage_weights
@@ -86,4 +88,5 @@ __all__ = [
     "unused",
     "with_initializers",
     "with_values",
+    "without_payloads",
 ]

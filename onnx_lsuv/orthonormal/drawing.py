@@ -29,7 +29,7 @@ class Request:
     blocks: int
     fan_out: int
     fan_in: int
-    method: Literal["orthonormal", "delta", "he", "xavier"] = "orthonormal"
+    method: Literal["orthonormal", "delta", "he", "xavier", "zero", "identity"] = "orthonormal"
     taps: int = 1
     centre: int = 0
     precision: Precision = np.float32
@@ -69,13 +69,13 @@ def check(request: Request) -> None:
         raise ValueError(
             f"sizes must not be negative, found {r.blocks} blocks of {r.fan_out} x {r.fan_in} for {r.identity!r}"
         )
-    if r.method == "delta":
+    if r.method in ("delta", "identity"):
         if r.taps < 1 or r.fan_in % r.taps or not 0 <= r.centre < r.taps:
             raise ValueError(
-                f"delta needs a fan_in that is a multiple of taps, and centre in 0..taps-1, found fan_in {r.fan_in}, "
-                f"taps {r.taps}, centre {r.centre} for {r.identity!r}"
+                f"{r.method} needs a fan_in that is a multiple of taps, and centre in 0..taps-1, found fan_in "
+                f"{r.fan_in}, taps {r.taps}, centre {r.centre} for {r.identity!r}"
             )
-        if r.fan_in // r.taps > r.fan_out:
+        if r.method == "delta" and r.fan_in // r.taps > r.fan_out:
             raise ValueError(
                 f"a delta-orthogonal kernel needs at least as many outputs as inputs, "
                 f"found {r.fan_out} outputs and {r.fan_in // r.taps} inputs for {r.identity!r}"
@@ -157,6 +157,11 @@ def _draw(request: Request, seed: int, run: Run) -> Array:
             # L. Xiao et al., "Dynamical isometry and a mean field theory of CNNs", 2018, arXiv 1806.05393
             at_centre = replace(r, method="orthonormal", fan_in=r.fan_in // r.taps)
             weight[:, :, r.centre :: r.taps] = _draw(at_centre, seed, run)
+        case "zero":
+            weight = np.zeros(shape, r.precision)
+        case "identity":
+            weight = np.zeros(shape, r.precision)
+            weight[:, :, r.centre :: r.taps] = np.eye(r.fan_out, r.fan_in // r.taps, dtype=r.precision)
         case "he":
             # K. He et al., "Delving deep into rectifiers", 2015, arXiv 1502.01852
             weight = normals(shape, math.sqrt(2 / r.fan_in), key, run, r.precision)

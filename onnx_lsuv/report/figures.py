@@ -38,7 +38,7 @@ def profile(rows: Sequence[LayerReport], series: Sequence[Series]) -> str:
     Each layer is a link to its row in the table, `#layer-N`; pointed at or focused, it tells its numbers.
     """
     shown = [value for each in series for value in each.values if value is not None and _drawable(value)]
-    axis = log_axis(map(math.log10, [*shown, *(row.target for row in rows)]))
+    axis = log_axis(map(math.log10, [*shown, *(row.target for row in rows if row.target)]))
     n = len(rows)
     parts = [f'<svg class="profile {_size(n)[0]}" role="group" aria-label="std of each layer\'s output">']
     for place, label in axis.ticks(8):
@@ -46,7 +46,7 @@ def profile(rows: Sequence[LayerReport], series: Sequence[Series]) -> str:
         parts.append(f'<line class="grid" x2="100%" y1="{y}" y2="{y}"/><text class="y" x="-10" y="{y}">{label}</text>')
     for i in count_ticks(n, 10):
         parts.append(f'<text class="x" x="{_percent(100 * (i - 0.5) / n)}" y="100%">{i}</text>')
-    paths = [f'<path class="target" d="{_steps([100 - axis.at(row.target) for row in rows])}"/>']
+    paths = [f'<path class="target" d="{_steps([_y(axis, row.target) for row in rows])}"/>']
     paths += [f'<path class="{each.mark}" d="{_path([_y(axis, v) for v in each.values])}"/>' for each in series]
     parts.append(f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none">{"".join(paths)}</svg><g class="marks">')
     for i, row in enumerate(rows):
@@ -126,12 +126,13 @@ def _path(places: Sequence[float | None]) -> str:
     return "".join(steps)
 
 
-def _steps(places: Sequence[float]) -> str:
-    """Return a level line over each run of equal places, in the units of `_path`."""
+def _steps(places: Sequence[float | None]) -> str:
+    """Return a level line over each run of equal places, none over None, in the units of `_path`."""
     steps, end = [], 0
     for y, run in groupby(places):
         start, end = end, end + len(list(run))
-        steps.append(f"M{1000 * start / len(places):.1f} {10 * y:.1f}H{1000 * end / len(places):.1f}")
+        if y is not None:
+            steps.append(f"M{1000 * start / len(places):.1f} {10 * y:.1f}H{1000 * end / len(places):.1f}")
     return "".join(steps)
 
 

@@ -140,7 +140,7 @@ def _summary(result: Result) -> list[str]:
     """Return the verdict in one line, what else changed, and the seconds of each phase."""
     counts = Counter(row.status for row in result.layers)
     states = ", ".join(f"{n} {status}" for status, n in counts.items())
-    stds = [row.std for row in result.layers if row.std is not None and row.status in ("ok", "off")]
+    stds = [row.std for row in result.layers if row.std is not None and row.target and row.status in ("ok", "off")]
     spread = f"; std {min(stds):.4f} to {max(stds):.4f}" if stds else ""
     roles = Counter(change.role for change in result.changes if change.has_new_values)
     norms, biases, moved = roles["statistics"] // 2, roles["bias"], sum(c.became_initializer for c in result.changes)

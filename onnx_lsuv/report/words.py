@@ -43,7 +43,7 @@ def misses(result: Result) -> list[LayerReport]:
 
 def _distance(row: LayerReport) -> float:
     """Return by what factor a layer is off, as the size of its logarithm; infinity where it has no usable std."""
-    return abs(math.log(row.std / row.target)) if row.std is not None and 0 < row.std < math.inf else math.inf
+    return abs(math.log(row.std / row.target)) if row.target and row.std and 0 < row.std < math.inf else math.inf
 
 
 def told(row: LayerReport) -> str:

@@ -249,8 +249,8 @@ def _bands(x: Float) -> str:
 
 
 def _one_hot(values: Array) -> str:
-    """Say whether each row has one 1, all but in the order of a unit matrix, or at several places of a kernel."""
-    places = math.prod(values.shape[2:])
+    """Say whether each row has one 1, all but in the order of unit matrices, or at several places of a kernel."""
+    places = math.prod(values.shape[2:]) if len(values) > 1 else 1
     for matrix in _matrices(values):
         if len(matrix) < 4 or matrix.shape[1] < 2:
             continue
@@ -264,7 +264,7 @@ def _one_hot(values: Array) -> str:
             if (_float(matrix)[np.arange(len(at)), at] != 1).any():
                 continue
             if (places > 1 and len(np.unique(at % places)) > 1 and matrix.shape[1] % places == 0) or (
-                places == 1 and len(np.unique(at)) > 1 and (at != np.arange(len(at)) % matrix.shape[1]).any()
+                places == 1 and len(np.unique(at)) > 1 and (at != np.arange(len(at)) % (at.max() + 1)).any()
             ):
                 return "one-hot selection"
     return ""

@@ -497,4 +497,4 @@ def test_the_help_names_the_suffixes_and_methods_that_there_are() -> None:
     assert set(named[1].split(", ")) == set(FILES)
     for option, suffixes in (("weights-out", WEIGHTS), ("report", tuple(FORMATS))):
         assert f"--{option} PATH.{{{','.join(suffix[1:] for suffix in suffixes)}}}" in text
-    assert f"--init {'|'.join(METHODS)}" in text
+    assert f"--init [GLOB=]{'|'.join(METHODS)}" in text

@@ -344,6 +344,8 @@ def test_completion(here: Path) -> None:
     assert process(environment=asked).stdout.split() == ["--weights-out"]
     asked |= {"COMP_WORDS": "onnx-lsuv --init ort", "COMP_CWORD": "2"}
     assert process(environment=asked).stdout.split() == ["orthonormal"]
+    asked |= {"COMP_WORDS": "onnx-lsuv --init fc=ze", "COMP_CWORD": "2"}
+    assert process(environment=asked).stdout.split() == ["fc=zero"]
 
 
 def test_show_completion_prints_a_script_that_bash_takes(here: Path) -> None:

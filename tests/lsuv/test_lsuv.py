@@ -297,7 +297,7 @@ def test_the_first_use_of_a_shared_weight_decides_its_target(lsuv: Lsuv) -> None
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        ({"y1": 0.0}, r"target for 'y1' must be .* from 1e-09 to 1e\+09"),
+        ({"y1": 1e-10}, r"target for 'y1' must be .* from 1e-09 to 1e\+09, or 0 for a weight of zero"),
         ({"y1": math.nan}, "from 1e-09"),
         ({"y1": 1e300}, "from 1e-09"),
         ({"y11": 0.5}, r"'y11' matches .* no layer or weight \(did you mean 'y1'\?\)"),

@@ -83,7 +83,7 @@ def test_the_columns_are_the_fields_of_a_layer_and_of_its_schema() -> None:
         "chain": ({"type": "array", "items": {"$ref": "#/$defs/word"}},),
         "dims": ({"$ref": "#/$defs/dims"},),
         "count": ({"$ref": "#/$defs/extent"},),
-        "number": ({"$ref": "#/$defs/measure"}, {"$ref": "#/$defs/spread"}, {"type": "number", "exclusiveMinimum": 0}),
+        "number": ({"$ref": "#/$defs/measure"}, {"$ref": "#/$defs/spread"}, {"type": "number", "minimum": 0}),
     }
     for column in FIELDS:
         said = {key: value for key, value in of[column.key].items() if key != "description"}

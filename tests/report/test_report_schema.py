@@ -120,7 +120,8 @@ def test_the_schema_has_the_fields_and_words_of_the_code() -> None:
     assert set(SCHEMA["$defs"]["left"]["properties"]["reason"]["enum"]) == set(REASONS)
     settings = SCHEMA["$defs"]["settings"]["properties"]
     assert set(settings) == {name for names in REPORTED.values() for name in names}
-    assert settings["init"]["enum"] == list(METHODS)
+    assert SCHEMA["$defs"]["method"]["enum"] == list(METHODS)
+    assert settings["init"]["anyOf"][0] == {"$ref": "#/$defs/method"}
     assert SCHEMA["$defs"]["layer"]["properties"]["init"]["enum"] == [*METHODS, "altered"]
     for each in PROVIDERS:
         name = f"{each.word}:12" if each.numbered else each.word
@@ -148,6 +149,8 @@ def test_a_report_from_python_fits(whole: dict[str, Any]) -> None:
     assert [row.status for row in result.layers] == ["scaled", "degenerate"]
     about = {"versions": whole["versions"], "files": whole["files"]}
     VALID.validate(as_document(result, about))
+    started = onnx_lsuv.initialize(model, given, init={"h": "identity"}, target={"z": 0})
+    VALID.validate(as_document(onnx_lsuv.measure(started.model, given, like=started), about))
     VALID.validate(json.loads(as_json(result, about)))
 
 
@@ -173,10 +176,13 @@ WRONG = {
     "ok without a std": edit("layers/0/std", None),
     "ok with a std that is no number": edit("layers/0/std", "nan"),
     "a negative std": edit("layers/0/std", -1.0),
+    "ok with nothing of what was wanted": edit("layers/0/std", 0.0),
+    "no such init for all": edit("settings/init", "zeros"),
+    "no such init for some": edit("settings/init", [["fc*", "zeros"]]),
     "a std as text": edit("layers/0/std", "1.0"),
     "found, but measured": edit("layers/0/status", "found"),
     "scaled, but measured": edit("layers/0/status", "scaled"),
-    "no target": edit("layers/0/target", 0),
+    "no target": edit("layers/0/target", None),
     "half a matrix": edit("layers/0/fan_in", 0.5),
     "a shape as text": edit("layers/0/shape", "64x64"),
     "no such init": edit("layers/0/init", "zeros"),

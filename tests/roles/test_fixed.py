@@ -243,6 +243,15 @@ def test_no_start_is_taken_for_a_transform(shape: tuple[int, ...]) -> None:
     assert count == 168
 
 
+@pytest.mark.parametrize("parts", [2, 3, 4])
+@pytest.mark.parametrize("shape", [(4, 4), (5, 5), (4, 3), (4, 6), (6, 4), (32, 64)])
+def test_unit_matrices_after_one_another_are_a_start(parts: int, shape: tuple[int, int]) -> None:
+    stacked = np.tile(np.eye(*shape, dtype=np.float32), (parts, 1))
+    assert fixed_transform(stacked) == ""  # of packed projections
+    assert fixed_transform(stacked[None]) == ""  # of a recurrent layer's gates, one direction
+    assert fixed_transform(delta((*stacked.shape, 3, 3), stacked)) == ""  # of groups
+
+
 def test_no_weight_of_the_corpora_is_taken_for_a_transform() -> None:
     # Spectrograms of silero_vad, the constant-Q transform of basic_pitch and positions of Whisper are what is said.
     allowed = {

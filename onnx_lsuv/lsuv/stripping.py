@@ -1,0 +1,182 @@
+"""An architecture without weights: what may be learned loses its values, what belongs to the architecture keeps them.
+
+Integers, single numbers, settings (shapes, bounds, what a quantiser divides by) and what somebody computed (a DFT, a
+mask, what normalises the input) stay. A float tensor in doubt does not, unless all its values are alike. What may be
+learned and has no place that could be empty, as in a function's body or among integers, is named.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import suppress
+from dataclasses import dataclass
+
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
+
+from onnx_lsuv.errors import ModelError, listing
+from onnx_lsuv.layers import Plan, find_layers
+from onnx_lsuv.lsuv.result import Result
+from onnx_lsuv.model import Model, Site, function_of, given_model, message, nodes, tensors, without_payloads
+from onnx_lsuv.operators import of
+from onnx_lsuv.program import Constant, Program, expand, stored
+from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, Node
+from onnx_lsuv.roles import before
+from onnx_lsuv.roles.reachability import after
+from onnx_lsuv.roles.values import is_computed
+
+_STAYS = frozenset({"fixed", "setting", "step"})
+_WHY = {"fixed": "kept, as somebody computed them", "setting": "kept, as they belong to the architecture"}
+_FEW, _MANY = 5, 8
+_SCALING = frozenset({"Add", "Sub", "Mul", "Div"})
+# Why a layer was left alone whose weight is not among the float tensors.
+_FUNCTION = "a function's body cannot be without: inline it, onnx.inliner"
+_HELD = {"quantised": "integers of a quantised model", "sparse": "sparse", "attribute": "attributes of nodes"}
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A model without what it learned.
+
+    Attributes:
+        model: with its tensors' names, dims and types, which `save` writes.
+        removed: the role of each tensor that has no values any more, by name; "unknown" where that is in doubt.
+        kept: the role of each float tensor of several numbers that keeps them.
+        left: what may be learned and stays, by name, and where it lies.
+    """
+
+    model: Model
+    removed: Mapping[str, str]
+    kept: Mapping[str, str]
+    left: Mapping[str, str]
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing that may be learned is left."""
+        return not self.left
+
+    def notes(self, most: int | None = _FEW) -> list[str]:
+        """Return what lost its values and what keeps them, each a sentence; None for all names."""
+        counted = ", ".join(f"{n} x {role}" for role, n in Counter(self.removed.values()).items())
+        found = [f"without values: {counted or 'nothing'}"]
+        told = [
+            ("unknown", self.removed, "in doubt, so without values"),
+            *((r, self.kept, why) for r, why in _WHY.items()),
+        ]
+        told += [
+            (where, self.left, f"may be learned, and kept ({where})") for where in dict.fromkeys(self.left.values())
+        ]
+        for role, roles, words in told:
+            if names := [name for name, its in roles.items() if its == role]:
+                found.append(f"{words}: {listing(names, most or len(names))}")
+        return found
+
+
+def without_values(model: Model | Result) -> Architecture:
+    """Return a model without the values of all that may be learned; the file to share is a few kilobytes.
+
+    Raises ModelError where the model is broken, or external data that stay are missing.
+    """
+    model = given_model(model.model if isinstance(model, Result) else model)
+    program = expand(model)
+    plan = find_layers(program, fresh=True)
+    roles, bare = _roles(plan), dict[Site, tuple[int, ...]]()
+    removed, kept, left = dict[str, str](), dict[str, str](), dict[str, str]()
+    for constant in program.constants.values():
+        if constant.elem_type not in FLOAT_TYPES or constant.origin == "ConstantOfShape":
+            continue
+        role = roles.get(constant.name) or _role_by_values(program, constant)
+        if role in _STAYS:
+            if constant.size > 1:
+                kept[constant.name] = "setting" if role == "step" else role
+        elif constant.site is None or function_of(constant.site) is not None:
+            left[constant.name] = _FUNCTION
+        else:
+            removed[constant.name] = role
+            bare[constant.site] = constant.dims
+    for site, tensor in _others(model, {each.site for each in program.constants.values()}):
+        name, where = tensor.name or str(len(removed)), _why_it_stays(model, site)
+        (left if where else removed)[name] = where or "unknown"
+        if not where:
+            bare[site] = tuple(tensor.dims)
+    left |= _held(plan, removed)
+    return Architecture(without_payloads(model, bare), removed, kept, left)
+
+
+def _roles(plan: Plan) -> dict[str, str]:
+    """Return the role of each constant that is known; what is in doubt is not there."""
+    program = plan.program
+    found = {name: role.role for name, role in plan.roles.items()}
+    found |= {name: "statistics" for norm in (*plan.norms, *plan.stored) for name in (norm.mean, norm.var)}
+    found |= {name: "bias" for layer in plan.layers for name in layer.bias} | dict.fromkeys(plan.left_terms, "bias")
+    found |= dict.fromkeys(plan.parameters.zero_scales, "scale")
+    fixed = {each.weight for each in plan.skipped if each.reason == "fixed"}
+    learned = after(program, set(found))
+    leading = before(program, {layer.node for layer in plan.layers})
+    for name, constant in program.constants.items():
+        ends = program.readers(name, lambda node, at: at == 0 and bool(of(node).move))
+        readers = [(node, at) for node, at in ends if node]
+        if constant.label in fixed or (name not in found and _prepares(readers, learned, leading)):
+            found[name] = "fixed"
+        elif name not in found and readers and all(_sets(*reader) for reader in readers):
+            found[name] = "setting"
+    return found
+
+
+def _sets(node: Node, position: int) -> bool:
+    """Say whether an operand of a node is a setting; all that a quantised operator reads in floats are its steps."""
+    return of(node).role(position) == "setting" or of(node).left == "quantised"
+
+
+def _prepares(readers: Iterable[tuple[Node, int]], learned: Set[str], leading: Set[str]) -> bool:
+    """Say whether data are shifted or scaled by a constant before any layer."""
+    plain = ((node, node.inputs[1 - at]) for node, at in readers if node.op in _SCALING)
+    return any(other not in learned and node.outputs[0] in leading for node, other in plain)
+
+
+def _role_by_values(program: Program, constant: Constant) -> str:
+    """Return the role of a constant whose place tells nothing: it is learned unless its values say otherwise."""
+    if constant.size <= 1:
+        return "setting"
+    with suppress(ModelError):  # what is missing is gone already
+        values = stored(program, constant.name)
+        if (values == values.reshape(-1)[0]).all():
+            return "setting"
+        if is_computed(values):
+            return "fixed"
+    return "unknown"
+
+
+def _others(model: Model, known: set[Site | None]) -> Iterator[tuple[Site, TensorProto]]:
+    """Yield float tensors of several numbers that are no constants of the program: nothing runs them as they stand."""
+    for site, tensor in tensors(model.proto):
+        if site not in known and tensor.data_type in FLOAT_TYPES and math.prod(tensor.dims) > 1:
+            yield site, tensor
+
+
+def _why_it_stays(model: Model, site: Site) -> str:
+    """Return why a tensor that is no constant of the program cannot be without values, "" where it can."""
+    if function_of(site) is not None:
+        return _FUNCTION
+    inside = message(model, site[:-1])
+    node = message(model, site[:-2])
+    constant = isinstance(node, NodeProto) and node.op_type == "Constant"
+    if isinstance(inside, GraphProto) or constant:
+        return ""
+    return _HELD["attribute" if isinstance(inside, AttributeProto) else "sparse"]
+
+
+def _held(plan: Plan, removed: Mapping[str, str]) -> dict[str, str]:
+    """Return what may be learned and is no float tensor of a graph."""
+    found = {}
+    for each in plan.skipped:
+        name = each.weight or each.node.label
+        if each.reason in ("quantised", "attribute") and name not in removed:
+            found[name] = _HELD[each.reason]
+    for _site, node in nodes(plan.program.model.proto):
+        assert isinstance(node, NodeProto)
+        numbers = max((len(each.floats) + math.prod(each.t.dims) for each in node.attribute), default=0)
+        if node.domain not in DEFAULT_DOMAINS and numbers > _MANY:
+            found[node.name or ", ".join(node.output)] = _HELD["attribute"]
+    return found
