@@ -126,8 +126,8 @@ class Options:
     tolerance: float | None = _option(
         METHOD, "On the variance relative to its target. Default: 0.005, half precision 0.02.", metavar="X"
     )
-    include: list[str] | None = _option(METHOD, "Only these layers or weights. Repeatable.", metavar="GLOB")
-    exclude: list[str] | None = _option(METHOD, "Not these layers or weights. Repeatable.", metavar="GLOB")
+    include: list[str] | None = _option(METHOD, "Only these layers, norms or tensors. Repeatable.", metavar="GLOB")
+    exclude: list[str] | None = _option(METHOD, "Not these layers, norms or tensors. Repeatable.", metavar="GLOB")
     seed: int = _option(METHOD, "Of the draw. Default: 0.", default=0, metavar="N", min=0)
     no_verify: bool = _flag(METHOD, "Do not measure the saved file.", "--no-verify")
     device: str = _option(

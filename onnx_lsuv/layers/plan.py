@@ -102,5 +102,10 @@ class Plan:
     skipped: tuple[Skipped, ...]
     kept_statistics: tuple[Skipped, ...]  # BatchNormalizations that keep their stored statistics
     parameters: Parameters  # that start anew, or might; none where nobody asked
-    roles: Mapping[str, Role]  # of the constants that change
+    roles: Mapping[str, Role]  # of every constant: what it is, what tells, and what happens to it
     order: Mapping[Body, tuple[Node, ...]]  # of the nodes of scopes that use a weight more than once
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether every constant is kept."""
+        return all(role.fate == "kept" for role in self.roles.values())

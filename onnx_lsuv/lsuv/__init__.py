@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from onnx_lsuv.lsuv.notes import Note, guide
     from onnx_lsuv.lsuv.planning import find, plan, require_layers
     from onnx_lsuv.lsuv.procedure import initialize
-    from onnx_lsuv.lsuv.result import GOOD, STATUSES, Change, LayerReport, Result, SkippedReport
+    from onnx_lsuv.lsuv.result import GOOD, STATUSES, Change, LayerReport, Result, RoleReport, SkippedReport
     from onnx_lsuv.lsuv.settings import Settings, Targets
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "LayerReport",
     "Note",
     "Result",
+    "RoleReport",
     "Settings",
     "SkippedReport",
     "Targets",

@@ -64,9 +64,7 @@ def measure(
     with clock("verify"):
         as_it_is = replace(settings, keep_bias=True)
         plan = find(model, as_it_is)
-        require_layers(plan)
-        if like is not None:
-            _check_same(like, plan)
+        _check_layers(plan, like)
         data = checked(plan.program.model, batches)
         aims = aims_of(plan, settings if like is None else Settings())
         records = _records(plan, data, aims, where, progress)
@@ -96,8 +94,11 @@ def measure(
     )
 
 
-def _check_same(like: Result, plan: Plan) -> None:
-    """Raise UsageError where the rows of a result are not those of the layers."""
+def _check_layers(plan: Plan, like: Result | None) -> None:
+    """Raise ModelError where there is no layer, UsageError where the rows of a result are not those of the layers."""
+    if like is None:
+        require_layers(plan, measured=True)
+        return
 
     def same(row: LayerReport, layer: Layer) -> bool:
         # The portable form keeps the names of weights.
@@ -112,6 +113,8 @@ def _check_same(like: Result, plan: Plan) -> None:
 
 def _records(plan: Plan, data: Batches, aims: Aims, device: Device, progress: Progress) -> dict[str, Record]:
     """Return the moments of each layer's output, by weight key."""
+    if not plan.layers:
+        return {}
     shapes, block = shapes_of(data), runtime.block(device)
     graph = partial(build, plan, shapes, rescale=False, staged=False, targets=aims.stds, block=block)
     records = repeat_for_large_means(

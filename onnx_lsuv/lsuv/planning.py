@@ -11,7 +11,7 @@ from onnx_lsuv.errors import ModelError, UsageError, listing
 from onnx_lsuv.layers import Layer, Plan, Skipped, find_centres, find_layers
 from onnx_lsuv.lsuv.fresh import fresh_notes
 from onnx_lsuv.lsuv.notes import guide
-from onnx_lsuv.lsuv.patterns import Choice, aims_of, no_match
+from onnx_lsuv.lsuv.patterns import Choice, aims_of, is_known, no_match
 from onnx_lsuv.lsuv.result import LayerReport, Result
 from onnx_lsuv.lsuv.rows import noted, row_of, skipped_row
 from onnx_lsuv.lsuv.settings import Choices, Settings, Wanted
@@ -41,7 +41,7 @@ def plan(model: Model | Result, settings: Settings | None = None, **choices: Unp
     for layer in found.layers:
         row = row_of(found, layer, settings.init, aims.stds[layer.weight], "found", None)
         rows.append(noted(replace(row, note=_fate(found, layer, row, settings, centred)), aims.remarks.get(layer)))
-    roles = Counter(parameter.role for parameter in found.parameters.fresh)
+    roles = Counter(found.roles[parameter.constant].role for parameter in found.parameters.fresh)
     counted = ", ".join(f"{count} x {role}" for role, count in sorted(roles.items()))
     started = [f"fresh: {counted} would get their usual starting values"] if roles else []
     return Result(
@@ -94,7 +94,9 @@ def find(model: Model | Result, settings: Settings) -> Plan:
         recalibrate=settings.all_statistics,
     )
     for pattern in choice.unmatched:
-        raise UsageError(no_match(pattern, find_layers(program)))
+        # To leave alone what stays as it is anyway is no mistake; to take it is one.
+        if pattern in settings.include or not is_known(pattern, found):
+            raise UsageError(no_match(pattern, find_layers(program)))
     return found
 
 
@@ -103,9 +105,9 @@ def _chooses(settings: Settings) -> tuple[object, ...]:
     return settings.include, settings.exclude, settings.keep_bias, settings.fresh, settings.all_statistics
 
 
-def require_layers(found: Plan) -> None:
-    """Raise ModelError for a model in which no layer can be initialised."""
-    if found.layers:
+def require_layers(found: Plan, *, measured: bool = False) -> None:
+    """Raise ModelError for a model in which nothing can be initialised; with `measured`, in which no layer can."""
+    if found.layers or not (measured or found.unchanged):
         return
     nothing = f"There is nothing to initialise in {found.program.model.name}:"
     if not found.skipped:
@@ -136,7 +138,7 @@ def name_notes(found: Plan) -> list[str]:
 
 def left_notes(found: Plan) -> list[str]:
     """Return a note on constants that are added to a layer's product, keep their values, and are not measured."""
-    left = {name: node for name, node in found.left_terms.items() if name not in found.roles}
+    left = {name: node for name, node in found.left_terms.items() if found.roles[name].fate == "kept"}
     if not left:
         return []
     after = f"layer {listing(dict.fromkeys(node.label for node in left.values()), 3)}"

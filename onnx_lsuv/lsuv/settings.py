@@ -115,7 +115,8 @@ _READ: dict[str, tuple[Callable[[Any], Any], str]] = {
 class Settings:
     """How a model is initialised, and what is wanted of it.
 
-    A pattern is one of the shell (`*`, `?`, `[ab]`) for the whole name of a layer's node or of its weight.
+    A pattern is one of the shell (`*`, `?`, `[ab]`) for the whole name of a layer's node or of its weight; in
+    `include` and `exclude` of any tensor, or of a node that reads it.
 
     Attributes:
         seed: of the draw, from 0 on.
@@ -125,8 +126,8 @@ class Settings:
         rescale: False leaves weights as drawn; statistics of BatchNormalizations are set all the same.
         recalibrate: set the statistics of every BatchNormalization, also where no weight before it changes.
         fresh: every other parameter gets its usual starting value too.
-        include: patterns of the layers to take; all where empty.
-        exclude: patterns of layers to leave alone.
+        include: patterns of the layers, norms or tensors to take; all where empty.
+        exclude: patterns of those to leave alone.
         keep_bias: leave biases as they are instead of setting them to zero.
         center: give biases the value that makes the mean of each channel of a layer's output zero; its std is then
             that about these means. Layers without a bias of their own, and those in branches and loops, are not
