@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         initialize,
         measure,
         plan,
+        save_params,
     )
     from onnx_lsuv.model import Model, from_proto, load, save, save_weights, to_bytes
     from onnx_lsuv.portable import make_portable
@@ -58,6 +59,7 @@ __all__ = [
     "measure",
     "plan",
     "save",
+    "save_params",
     "save_weights",
     "to_bytes",
     "write_report",

@@ -103,6 +103,9 @@ class Options:
     fresh: bool = _flag(TRAINING, "Give every other parameter its usual starting value too.", "--fresh")
     portable: bool = _flag(TRAINING, "Rewrite the model so that training frameworks read it.", "--portable")
     weights_out: Path | None = _option(TRAINING, "Write the parameters alone too.", metavar="PATH.{safetensors,npz}")
+    params_out: Path | None = _option(
+        TRAINING, "Write which initializers are trained, and which frozen, by their roles.", metavar="PATH.json"
+    )
     init: Init = _option(
         METHOD,
         f"How weights are drawn; keep only rescales. Default: {METHODS[0]}.",
