@@ -64,15 +64,15 @@ def is_known(pattern: str, plan: Plan) -> bool:
     return any(_met(pattern, plan)) or any(fnmatchcase(each.node.label, pattern) for each in plan.skipped)
 
 
-def no_match(pattern: str, plan: Plan) -> str:
-    """Return the sentence for a pattern that matches no layer of a plan."""
+def no_match(pattern: str, plan: Plan, *, tensors: bool = False) -> str:
+    """Return the sentence for a pattern that matches no layer of a plan, or where it may no tensor that is set."""
     for left in plan.skipped:
         if any(fnmatchcase(name, pattern) for name in (left.node.label, left.weight or left.node.label)):
             only = f"{left.node.label!r}, which is left alone: {left.detail}"
             return f"the pattern {pattern!r} matches no layer, but {only}"
-    for name in _met(pattern, plan):
+    for name in _met(pattern, plan) if tensors else ():
         role = plan.roles[name].role
-        how = "give --fresh (fresh=True) too" if role in TRAINED else "it is never set"
+        how = "give --fresh (fresh=True) too" if role in TRAINED - {"weight"} else "that is never set"
         return f"the pattern {pattern!r} matches no layer, but {plan.program.constants[name].label!r} ({role}): {how}"
     labels = list(dict.fromkeys(layer.node.label for layer in plan.layers))
     inside = any(pattern in label for label in labels) and not re.search(r"[*?\[]", pattern)

@@ -96,7 +96,7 @@ def find(model: Model | Result, settings: Settings) -> Plan:
     for pattern in choice.unmatched:
         # To leave alone what stays as it is anyway is no mistake; to take it is one.
         if pattern in settings.include or not is_known(pattern, found):
-            raise UsageError(no_match(pattern, find_layers(program)))
+            raise UsageError(no_match(pattern, find_layers(program), tensors=True))
     return found
 
 

@@ -16,12 +16,13 @@ Lsuv = Callable[..., Any]
 TEXT = """<ir_version: 10, opset_import: ["" : 21]> g (float[N,4,6,6] x, int64[N] i) => (float y) {
   a = Conv(x, w1, b1) n1 = BatchNormalization(a, s1, t1, m1, v1) p = PRelu(n1, slope)
   b = Conv(p, w2) n2 = BatchNormalization(b, s2, t2, m2, v2) d = GlobalAveragePool(n2) f = Flatten(d)
-  e = MatMul(f, w3) z = Add(e, b3) h = Gather(table, i) k = Add(z, h) y = MatMul(k, w4) }"""
+  e = MatMul(f, w3) z = Add(e, b3) h = Gather(table, i) k = Add(z, h)
+  r = Unsqueeze(k, axes) q = Squeeze(r, axes) y = MatMul(q, w4) }"""
 TENSORS = {
     **{"w1": normal(8, 4, 3, 3), "w2": normal(8, 8, 3, 3), "w3": normal(8, 16), "w4": normal(16, 4)},
     **{name: normal(8, seed=i) for i, name in enumerate(("b1", "s1", "t1", "m1", "s2", "t2", "m2"))},
     **{"v1": normal(8) ** 2 + 1, "v2": normal(8) ** 2 + 1, "b3": normal(16), "slope": normal(8, 1, 1)},
-    "table": normal(20, 16),
+    **{"table": normal(20, 16), "axes": np.int64([1])},
 }
 MODEL = parse(TEXT, TENSORS)
 DATA = {"x": normal(64, 4, 6, 6), "i": np.arange(64, dtype=np.int64) % 20}
@@ -87,6 +88,8 @@ def test_a_bias_that_is_kept_is_part_of_what_is_measured(lsuv: Lsuv) -> None:
     [
         ({"include": ["table"]}, r"'table' matches no layer, but 'table' \(embedding\): give --fresh"),
         ({"include": ["w3", "slo*"]}, r"'slo\*' matches no layer, but 'slope' \(slope\): give --fresh"),
+        ({"include": ["w3", "axes"]}, r"'axes' matches no layer, but 'axes' \(setting\): that is never set"),
+        ({"target": {"slope": 0.5}}, "'slope' matches the whole name of no layer or weight"),
         ({"include": ["w3", "v1x"]}, "'v1x' matches the whole name of no layer"),
         ({"exclude": ["nothing"]}, "'nothing' matches the whole name of no layer"),
         ({"exclude": ["f"]}, "'f' matches the whole name of no layer"),  # a node that reads no tensor
