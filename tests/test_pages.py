@@ -30,10 +30,11 @@ from onnx_lsuv.cli.validation import validate
 from onnx_lsuv.importers.table import IMPORTERS
 from onnx_lsuv.layers import REASONS
 from onnx_lsuv.lsuv.notes import SECTION
-from onnx_lsuv.lsuv.result import GOOD, STATUSES, Change, LayerReport, SkippedReport
+from onnx_lsuv.lsuv.result import GOOD, STATUSES, Change, LayerReport, RoleReport, SkippedReport
 from onnx_lsuv.lsuv.settings import METHODS
 from onnx_lsuv.operators import OPERATORS
 from onnx_lsuv.report.formats import FORMATS
+from onnx_lsuv.roles import FATES, ROLES
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -179,6 +180,14 @@ def test_the_reasons_are_those_of_the_code():
     assert {row[0].strip("`"): row[1] for row in table("reasons")} == REASONS
 
 
+def test_the_roles_and_fates_are_those_of_the_code():
+    for mark, words in (("roles", ROLES), ("fates", FATES)):
+        assert [(row[0].strip("`"), row[1]) for row in table(mark)] == list(words.items())
+    schema = json.loads((ROOT / "onnx_lsuv/report/schema.json").read_text(encoding="utf-8"))["$defs"]
+    assert schema["word_of_role"]["enum"] == list(ROLES)
+    assert schema["role"]["properties"]["fate"]["enum"] == list(FATES)
+
+
 def test_the_statuses_are_those_of_the_code():
     said = {row[0].strip("`"): row[1] for row in table("statuses")}
     assert list(said.items()) == list(STATUSES.items())
@@ -214,6 +223,7 @@ def test_the_report_has_the_fields_that_are_listed(sample):
     said = {row[0].strip("`"): set(code([row], 1)) for row in table("report")}
     assert said["left"] == set(SkippedReport.__dataclass_fields__)
     assert said["changes"] == set(Change.__dataclass_fields__)
+    assert said["roles"] == set(RoleReport.__dataclass_fields__)
 
 
 def test_the_python_snippet_runs(tmp_path, monkeypatch, capsys):

@@ -55,7 +55,7 @@ def _stand(options: Options, staged: Staging) -> str | None:
     from onnx_lsuv.model.atomic import abandon  # noqa: PLC0415
 
     abandon()
-    given = [options.target_path, *filter(None, [options.weights_out]), *(options.report or ())]
+    given = [options.target_path, *filter(None, [options.weights_out, options.params_out]), *(options.report or ())]
     stand = [path for path in given if Path(os.path.realpath(path)) in staged.placed]
     return kept(stand) if stand else None
 
@@ -120,6 +120,7 @@ def _check(options: Options, settings: Settings, models: list[Model], device: De
 def _initialise(
     options: Options, settings: Settings, model: Model, device: Device, tell: Tell, staged: Staging
 ) -> Outcome:
+    from onnx_lsuv.lsuv import stage_params  # noqa: PLC0415
     from onnx_lsuv.model import load_staged, stage, stage_weights  # noqa: PLC0415
 
     memory, scratch = options.memory_bytes, options.scratch
@@ -137,6 +138,8 @@ def _initialise(
     files = {"output": (options.target_path, target)}
     if options.weights_out is not None:
         files["weights"] = (options.weights_out, stage_weights(staged, new, options.weights_out))
+    if options.params_out is not None:
+        files["params"] = (options.params_out, stage_params(staged, new, options.params_out))
     result = replace(result, seconds={**result.seconds, "save": perf_counter() - start})
     # What is loaded here must not be mapped any more when it is put into place: Windows would refuse.
     written = new if verified is None else load_staged(staged, target)

@@ -116,6 +116,9 @@ class Options:
     untie: bool = _flag(TRAINING, "Part tensors that an exporter merged because they were equal.", "--untie")
     portable: bool = _flag(TRAINING, "Rewrite the model so that training frameworks read it.", "--portable")
     weights_out: Path | None = _option(TRAINING, "Write the parameters alone too.", metavar="PATH.{safetensors,npz}")
+    params_out: Path | None = _option(
+        TRAINING, "Write which initializers are trained, and which frozen, by their roles.", metavar="PATH.json"
+    )
     init: list[str] | None = _option(
         METHOD,
         f"How weights are drawn, all or those of that name; keep only rescales, zero and identity stay unscaled. "
@@ -140,8 +143,8 @@ class Options:
     tolerance: float | None = _option(
         METHOD, "On the variance relative to its target. Default: 0.005, half precision 0.02.", metavar="X"
     )
-    include: list[str] | None = _option(METHOD, "Only these layers or weights. Repeatable.", metavar="GLOB")
-    exclude: list[str] | None = _option(METHOD, "Not these layers or weights. Repeatable.", metavar="GLOB")
+    include: list[str] | None = _option(METHOD, "Only these layers, norms or tensors. Repeatable.", metavar="GLOB")
+    exclude: list[str] | None = _option(METHOD, "Not these layers, norms or tensors. Repeatable.", metavar="GLOB")
     seed: int = _option(METHOD, "Of the draw. Default: 0.", default=0, metavar="N", min=0)
     no_verify: bool = _flag(METHOD, "Do not measure the saved file.", "--no-verify")
     device: str = _option(

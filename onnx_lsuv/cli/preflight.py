@@ -63,6 +63,8 @@ def check_outputs(options: Options, models: list[Model]) -> None:
         outputs = files.outputs_of(models[0], options.target_path, options.force)
     if options.weights_out is not None:
         outputs.append(files.Output(options.weights_out, "the weights file"))
+    if options.params_out is not None:
+        outputs.append(files.Output(options.params_out, "the file of parameters"))
     outputs += [files.Output(path, "the report") for path in options.report or ()]
     summary = step_summary(options)
     if summary is not None:

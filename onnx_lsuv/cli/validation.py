@@ -18,6 +18,7 @@ from onnx_lsuv.lsuv.settings import Choices, Settings, Wanted
 from onnx_lsuv.report.formats import suffix_of
 from onnx_lsuv.runtime import check_device
 
+_OUTPUTS = ["output", "weights_out", "params_out", "no_verify"]
 _DECLARED = [each.name for each in fields(Options) if DECLARED in each.metadata]
 # The settings that `measure` does not take, by their options.
 _MAKING = set(map(typed, Choices.__optional_keys__ - Wanted.__optional_keys__))
@@ -25,11 +26,11 @@ _MAKING = set(map(typed, Choices.__optional_keys__ - Wanted.__optional_keys__))
 # What a mode has no use for. --seed it has where data are random.
 UNUSED = {
     "check": (
-        ["output", "weights_out", "no_verify", *(n for n in _DECLARED if n == "portable" or typed(n) in _MAKING)],
+        [*_OUTPUTS, *(n for n in _DECLARED if n == "portable" or typed(n) in _MAKING)],
         "measures the model as it is and saves none",
     ),
     "dry_run": (
-        ["output", "weights_out", "no_verify", "device", "allow_tf32", "threads", "custom_ops", "seed"],
+        [*_OUTPUTS, "device", "allow_tf32", "threads", "custom_ops", "seed"],
         "runs nothing and saves no model",
     ),
     "no_values": (
@@ -129,3 +130,7 @@ def _check_suffixes(options: Options) -> None:
     weights = options.weights_out
     if weights is not None and weights.suffix.lower() not in WEIGHTS:
         raise UsageError(f"weights are written as {' or '.join(WEIGHTS)}, but {str(weights)!r} ends otherwise")
+    if options.params_out is not None:
+        from onnx_lsuv.lsuv import check_params  # noqa: PLC0415
+
+        check_params(options.params_out)

@@ -17,7 +17,7 @@ from onnx_lsuv.operators import of
 from onnx_lsuv.operators.matrices import misfit
 from onnx_lsuv.program.order import execution_order
 from onnx_lsuv.program.program import FLOAT_TYPES, Body, Constant, Node, Program, walk
-from onnx_lsuv.roles import Norm, Product, Skipped, find_roles, weight_transform
+from onnx_lsuv.roles import Norm, Patterns, Product, Skipped, find_roles, weight_transform
 from onnx_lsuv.roles.products import uses, writable
 from onnx_lsuv.sources.moves import FixedTerm, Source, Untraceable
 from onnx_lsuv.sources.tracing import overlap, region, trace, trace_sum
@@ -35,28 +35,30 @@ def find_layers(
     fresh: bool = False,
     recalibrate: bool = False,
 ) -> Plan:
-    """Find the layers of a program, their weights and biases, and the norms beside them.
+    """Find the layers of a program, their weights and biases, the norms beside them, and every constant's role.
 
     Args:
         program: the expanded model.
         wanted: called with a node's label and the names of its weight; False leaves the weight alone.
-        named: called likewise; True takes the weight even where its values are a fixed transform.
-        excluded: called with a norm's label and the names of its statistics; True keeps these.
+        named: called likewise, and as `excluded` is; True takes even a fixed transform, a norm before all that changes,
+            and a bias of a layer that is left alone.
+        excluded: called with the labels of a norm and its statistics, or of an Add and a bias; True keeps these.
         keep_bias: leave biases as they are.
         fresh: find the parameters beside the layers too, which reads values; `wanted` is also for these.
         recalibrate: calibrate the statistics of norms also where nothing changes before them.
     """
     found = [each for node in program.walk() for each in _consider(program, node)]
     skipped = [each for each in found if isinstance(each, Skipped)]
-    chosen = _chosen(program, [each for each in found if isinstance(each, Product)], skipped, wanted, named)
-    asked = wanted if fresh else None
+    candidates = [each for each in found if isinstance(each, Product)]
+    chosen = dict(_chosen(program, candidates, skipped, wanted, named))
     roles = find_roles(
         program,
-        [product for product, _ in chosen],
+        list(chosen),
+        [each for each in candidates if each not in chosen],
         skipped,
+        Patterns(wanted, named, excluded),
         keep_bias=keep_bias,
-        wanted=asked,
-        excluded=excluded,
+        fresh=fresh,
         recalibrate=recalibrate,
     )
     layers = [
@@ -72,7 +74,7 @@ def find_layers(
             scaled=product.scaled,
             fixed_term=product.fixed_term,
         )
-        for (product, key), term in zip(chosen, roles.biases.terms, strict=True)
+        for (product, key), term in zip(chosen.items(), roles.biases.terms, strict=True)
     ]
     order = _order(program, layers, (*roles.norms, *roles.stored))
     turns = {node: turn for turn, node in enumerate(walk(program.body, order))}

@@ -50,8 +50,7 @@ def part(
     if chosen or any(untie or center or fresh or _has_statistics(each) for each in vectors):
         trial, labels = _parted(model, [*tried, *chosen])
         copies = {
-            label: Copy(each.label, "", stands_in=False)
-            for label, (each, _) in zip(labels, (*tried, *chosen), strict=True)
+            label: Copy(each.label, stands_in=False) for label, (each, _) in zip(labels, (*tried, *chosen), strict=True)
         }
         needs = _Needs(find(expand(trial), copies), labels, untie=untie, center=center)
         plan = _explained(plan, needs.plan)
@@ -61,9 +60,8 @@ def part(
         chosen += [(each, group) for each in vectors for group in _others(groups[each.site], each)]
         if chosen:
             new, labels = _parted(model, chosen)
-            roles = {reading: needs.role(at, reading) for at, (_, (reading,)) in enumerate(tried)}
             copies = {
-                label: Copy(each.label, roles.get(group[0], "weight"), any(label == one.alias for one in group))
+                label: Copy(each.label, any(label == one.alias for one in group))
                 for label, (each, group) in zip(labels, chosen, strict=True)
             }
             found = find(expand(new), copies)
@@ -148,8 +146,8 @@ class _Needs:
 
     def role(self, at: int, reading: Reading) -> str:
         """Return what a reading is, "" where it is no parameter."""
-        found = self.plan.roles.get(self.names[at])
-        return found.role if found else reading.role if reading.role in _PARAMETERS else ""
+        found = self.plan.roles[self.names[at]]
+        return found.role if found.fate != "kept" or reading.role in _PARAMETERS else ""
 
     def of(self, at: int, reading: Reading) -> Hashable:
         """Return a key that readings have in common where they can have one tensor; `at` is the number of the trial."""

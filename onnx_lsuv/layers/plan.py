@@ -93,7 +93,6 @@ class Copy:
     """A tensor that was parted from another."""
 
     of: str  # the name of that
-    role: str  # what it is
     stands_in: bool  # for a node that handed the other one on under its name
 
 
@@ -125,6 +124,11 @@ class Plan:
     skipped: tuple[Skipped, ...]
     kept_statistics: tuple[Skipped, ...]  # BatchNormalizations that keep their stored statistics
     parameters: Parameters  # that start anew, or might; none where nobody asked
-    roles: Mapping[str, Role]  # of the constants that change
+    roles: Mapping[str, Role]  # of every constant: what it is, what tells, and what happens to it
     order: Mapping[Body, tuple[Node, ...]]  # of the nodes of scopes that use a weight more than once
     parting: Parting = NOT_PARTED
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether every constant is kept."""
+        return all(role.fate == "kept" for role in self.roles.values())

@@ -16,6 +16,7 @@
     measuring   VERIFY: `measure`, on a model as it is, or on the saved file
     rows        plan and records -> a row for each layer
     stripping   a model without the values of what may be learned
+    params      the names of what is trained and what is frozen, for trainers
 
 A layer's product z = W x, without what is added to it, is proportional to its weight: with s = target / std(z), the
 graph multiplies what a layer gives by s, the layers after it see what they will see, and s W is the new weight.
@@ -27,29 +28,36 @@ TYPE_CHECKING = False  # the methods that the command line's help lists do not w
 if TYPE_CHECKING:
     from onnx_lsuv.lsuv.measuring import measure
     from onnx_lsuv.lsuv.notes import Note, guide
+    from onnx_lsuv.lsuv.params import PARAMS, check_params, params_of, save_params, stage_params
     from onnx_lsuv.lsuv.planning import find, plan, require_layers
     from onnx_lsuv.lsuv.procedure import initialize
-    from onnx_lsuv.lsuv.result import GOOD, STATUSES, Change, LayerReport, Result, SkippedReport
+    from onnx_lsuv.lsuv.result import GOOD, STATUSES, Change, LayerReport, Result, RoleReport, SkippedReport
     from onnx_lsuv.lsuv.settings import Settings, Targets
     from onnx_lsuv.lsuv.stripping import Architecture, without_values
 
 __all__ = [
     "GOOD",
+    "PARAMS",
     "STATUSES",
     "Architecture",
     "Change",
     "LayerReport",
     "Note",
     "Result",
+    "RoleReport",
     "Settings",
     "SkippedReport",
     "Targets",
+    "check_params",
     "find",
     "guide",
     "initialize",
     "measure",
+    "params_of",
     "plan",
     "require_layers",
+    "save_params",
+    "stage_params",
     "without_values",
 ]
-__getattr__ = loaded_on_use(__name__, __all__, "settings result notes planning procedure measuring stripping")
+__getattr__ = loaded_on_use(__name__, __all__, "settings result notes planning params procedure measuring stripping")

@@ -64,8 +64,7 @@ def measure(
     with clock("verify"):
         as_it_is = replace(settings, keep_bias=True)
         plan = find(model, as_it_is, like.plan.parting.copies if like else {})
-        require_layers(plan, "measure")
-        _check_same(like, plan)
+        _check_layers(plan, like)
         data = checked(plan.program.model, batches, scratch := Scratch.within(memory_bytes(memory)), progress)
         aims = aims_of(plan, settings) if like is None else _aims_like(like, plan)
         records = _records(plan, data, aims, where, scratch, progress)
@@ -95,14 +94,17 @@ def measure(
     )
 
 
-def _check_same(like: Result | None, plan: Plan) -> None:
-    """Raise UsageError where the rows of a result are not those of the layers."""
+def _check_layers(plan: Plan, like: Result | None) -> None:
+    """Raise ModelError where there is no layer, UsageError where the rows of a result are not those of the layers."""
+    if like is None:
+        require_layers(plan, "measure")
+        return
 
     def same(row: LayerReport, layer: Layer) -> bool:
         # The portable form keeps the names of weights.
         return row.name == layer.node.label or row.weight in tensor_names(plan.program, layer.source)
 
-    if like is not None and (len(like.layers) != len(plan.layers) or not all(map(same, like.layers, plan.layers))):
+    if len(like.layers) != len(plan.layers) or not all(map(same, like.layers, plan.layers)):
         ours, others = (
             listing(names, 3) for names in ([e.node.label for e in plan.layers], [e.name for e in like.layers])
         )
@@ -119,6 +121,8 @@ def _records(
     plan: Plan, data: Batches, aims: Aims, device: Device, scratch: Scratch, progress: Progress
 ) -> dict[str, Record]:
     """Return the moments of each layer's output, by weight key; before it may stand what the weight gives alone."""
+    if not plan.layers:
+        return {}
     shapes, block = shapes_of(data), runtime.block(device)
     graph = partial(build, plan, shapes, rescale=False, staged=False, targets=aims.stds, block=block)
     return repeat_for_large_means(

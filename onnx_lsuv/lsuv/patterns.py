@@ -1,15 +1,16 @@
-"""Shell patterns that choose layers: which to take, which to leave, how each starts, and the std that it is to have."""
+"""Shell patterns that choose layers and other tensors: which to take, how each starts, the std that it is to have."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from onnx_lsuv.errors import UsageError, meant
 from onnx_lsuv.layers import Copy, Layer, Plan, tensor_names
 from onnx_lsuv.lsuv.settings import Settings
+from onnx_lsuv.roles import TRAINED
 
 
 @dataclass(slots=True)
@@ -34,7 +35,7 @@ class Choice:
         return self._matches(self.include, names)
 
     def excluded(self, *names: str) -> bool:
-        """Say whether exclude names a norm, by its node or its statistics; include leaves those to what changes."""
+        """Say whether exclude names a norm or a bias, by its node or tensors; include leaves those to what changes."""
         self._matches(self.include, names)
         return self._matches(self.exclude, names)
 
@@ -54,12 +55,34 @@ def _with_old(names: Sequence[str], parted: Mapping[str, Copy]) -> Sequence[str]
     return (*names, *(parted[name].of for name in names if name in parted))
 
 
-def no_match(pattern: str, plan: Plan) -> str:
-    """Return the sentence for a pattern that matches no layer of a plan."""
+def _met(pattern: str, plan: Plan) -> Iterator[str]:
+    """Yield the constants whose name, or that of a node that reads them, a pattern matches; mere settings last."""
+    program = plan.program
+    readers = {
+        name: [node.label for node, _ in program.consumers.get(name, ())]
+        for name, role in plan.roles.items()
+        if role.role != "setting"
+    }
+    for name in sorted(plan.roles, key=lambda name: name not in readers):
+        if any(fnmatchcase(each, pattern) for each in (program.constants[name].label, *readers.get(name, ()))):
+            yield name
+
+
+def is_known(pattern: str, plan: Plan) -> bool:
+    """Say whether a pattern matches the name of a constant, of a node that reads one, or of one that is left alone."""
+    return any(_met(pattern, plan)) or any(fnmatchcase(each.node.label, pattern) for each in plan.skipped)
+
+
+def no_match(pattern: str, plan: Plan, *, tensors: bool = False) -> str:
+    """Return the sentence for a pattern that matches no layer of a plan, or where it may no tensor that is set."""
     for left in plan.skipped:
         if any(fnmatchcase(name, pattern) for name in (left.node.label, left.weight or left.node.label)):
             only = f"{left.node.label!r}, which is left alone: {left.detail}"
             return f"the pattern {pattern!r} matches no layer, but {only}"
+    for name in _met(pattern, plan) if tensors else ():
+        role = plan.roles[name].role
+        how = "give --fresh (fresh=True) too" if role in TRAINED - {"weight"} else "that is never set"
+        return f"the pattern {pattern!r} matches no layer, but {plan.program.constants[name].label!r} ({role}): {how}"
     labels = list(dict.fromkeys(layer.node.label for layer in plan.layers))
     inside = any(pattern in label for label in labels) and not re.search(r"[*?\[]", pattern)
     near = f" (did you mean {f'*{pattern}*'!r}?)" if inside else meant(pattern, labels)

@@ -12,7 +12,7 @@ from onnx_lsuv.errors import ModelError, UsageError, listing
 from onnx_lsuv.layers import Copy, Layer, Plan, Skipped, find_centres, find_layers, part
 from onnx_lsuv.lsuv.fresh import fresh_notes
 from onnx_lsuv.lsuv.notes import guide
-from onnx_lsuv.lsuv.patterns import Choice, aims_of, no_match, require_drawable
+from onnx_lsuv.lsuv.patterns import Choice, aims_of, is_known, no_match, require_drawable
 from onnx_lsuv.lsuv.result import LayerReport, Result
 from onnx_lsuv.lsuv.rows import noted, row_of, skipped_row
 from onnx_lsuv.lsuv.settings import Choices, Settings, Wanted
@@ -55,7 +55,7 @@ def described(found: Plan, settings: Settings) -> Result:
         row = row_of(found, layer, aims.methods[layer.weight], aims.stds[layer.weight], "found", None)
         scales = settings.rescale and aims.scales(layer.weight)
         rows.append(noted(replace(row, note=_fate(found, layer, row, scales, centred)), aims.remarks.get(layer)))
-    roles = Counter(parameter.role for parameter in found.parameters.fresh)
+    roles = Counter(found.roles[parameter.constant].role for parameter in found.parameters.fresh)
     counted = ", ".join(f"{count} x {role}" for role, count in sorted(roles.items()))
     started = [f"fresh: {counted} would get their usual starting values"] if roles else []
     return Result(
@@ -112,7 +112,9 @@ def find(model: Model | Result, settings: Settings, parted: Mapping[str, Copy] =
         model = given
     found, choice = _layers(settings, program or expand(model), parted)
     for pattern in choice.unmatched:
-        raise UsageError(no_match(pattern, find_layers(found.program)))
+        # To leave alone what stays as it is anyway is no mistake; to take it is one.
+        if pattern in settings.include or not is_known(pattern, found):
+            raise UsageError(no_match(pattern, find_layers(found.program), tensors=True))
     return found
 
 
@@ -138,8 +140,8 @@ def _chooses(settings: Settings) -> tuple[object, ...]:
 
 
 def require_layers(found: Plan, what: str = "initialise") -> None:
-    """Raise ModelError for a model in which there is no layer, which was to be initialised, or to be measured."""
-    if found.layers:
+    """Raise ModelError for a model in which nothing can be initialised, or no layer measured: `what` was wanted."""
+    if found.layers or (what == "initialise" and not found.unchanged):
         return
     nothing = f"There is nothing to {what} in {found.program.model.name}:"
     if not found.skipped:
@@ -190,7 +192,7 @@ def parting_notes(found: Plan, settings: Settings) -> list[str]:
 
 def left_notes(found: Plan) -> list[str]:
     """Return a note on constants that are added to a layer's product, keep their values, and are not measured."""
-    left = {name: node for name, node in found.left_terms.items() if name not in found.roles}
+    left = {name: node for name, node in found.left_terms.items() if found.roles[name].fate == "kept"}
     if not left:
         return []
     after = f"layer {listing(dict.fromkeys(node.label for node in left.values()), 3)}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from onnx_lsuv.layers import Plan, find_layers
+from onnx_lsuv.layers import Plan, find_centres, find_layers
 from onnx_lsuv.lsuv.patterns import Choice
 from onnx_lsuv.lsuv.settings import Settings
 from onnx_lsuv.model import Model
@@ -103,8 +103,7 @@ class Change:
     Attributes:
         tensor: its name.
         scope: the graph or function that it is in.
-        role: "weight", "bias", "statistics", "step" (of a quantiser, or a bound before it), "scale", "slope",
-            "embedding" or "state".
+        role: a key of `onnx_lsuv.roles.ROLES`.
         became_initializer: whether a node made it before.
         parted_from: the tensor that it was one with, as an exporter had merged them; None where it was there before.
         has_new_values: whether it has other values than before; only one that was parted may have none.
@@ -116,6 +115,27 @@ class Change:
     became_initializer: bool
     parted_from: str | None = None
     has_new_values: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RoleReport:
+    """What a constant tensor is, and what happens to it.
+
+    Attributes:
+        tensor: its name.
+        scope: the graph or function that it is in.
+        role: a key of `onnx_lsuv.roles.ROLES`.
+        evidence: what tells, in a word.
+        fate: what happens to it, or did; a key of `onnx_lsuv.roles.FATES`.
+        dims: its shape.
+    """
+
+    tensor: str
+    scope: str
+    role: str
+    evidence: str
+    fate: str
+    dims: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +174,29 @@ class Result:
     def good(self) -> bool:
         """Whether every layer that was to be scaled is."""
         return all(layer.good for layer in self.layers)
+
+    @property
+    def roles(self) -> tuple[RoleReport, ...]:
+        """A `RoleReport` for each constant of the model as it was given."""
+        fates, constants = self._fates(), self.plan.program.constants
+        return tuple(
+            RoleReport(each.label, each.scope, role.role, role.evidence, fates.get(name, role.fate), each.dims)
+            for (name, role), each in zip(self.plan.roles.items(), constants.values(), strict=True)
+        )
+
+    def _fates(self) -> dict[str, str]:
+        """Return what happens to constants where the settings make it another thing than the plan says."""
+        if self.verb == "measure":
+            return dict.fromkeys(self.plan.roles, "kept")
+        fates: dict[str, str] = {}
+        for layer, row in zip(self.plan.layers, self.layers, strict=False):  # the portable form has no rows
+            scaled = self.settings.rescale and self.plan.weights[layer.weight].scaled
+            if row.init in ("keep", "zero"):
+                fate = "zero" if row.init == "zero" else "scaled" if scaled else "kept"
+                fates |= dict.fromkeys(layer.source.touched, fate)
+        if self.settings.center:
+            fates |= {centre.bias: "centred" for centre in find_centres(self.plan).values()}
+        return fates
 
     @property
     def needs_data(self) -> bool:

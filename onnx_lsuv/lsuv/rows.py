@@ -179,12 +179,12 @@ def changes_of(plan: Plan, values: Collection[str], moved: Container[Site | None
     parted = {n: copies[c.label] for n, c in constants.items() if c.label in copies and c.origin == "initializer"}
     found = []
     for name in dict.fromkeys((*values, *parted)):
-        constant, copy, role = constants[name], parted.get(name), plan.roles.get(name)
+        constant, copy = constants[name], parted.get(name)
         found.append(
             Change(
                 tensor=constant.label,
                 scope=constant.scope,
-                role=role.role if role else parted[name].role,
+                role=plan.roles[name].role,
                 became_initializer=constant.site in moved or (copy is not None and copy.stands_in),
                 parted_from=copy.of if copy else None,
                 has_new_values=name in values,

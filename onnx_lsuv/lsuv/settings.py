@@ -148,7 +148,8 @@ _READ: dict[str, tuple[Callable[[Any], Any], str]] = {
 class Settings:
     """How a model is initialised, and what is wanted of it.
 
-    A pattern is one of the shell (`*`, `?`, `[ab]`) for the whole name of a layer's node or of its weight.
+    A pattern is one of the shell (`*`, `?`, `[ab]`) for the whole name of a layer's node or of its weight; in
+    `include` and `exclude` of any tensor, or of a node that reads it.
 
     Attributes:
         seed: of the draw, from 0 on.
@@ -162,8 +163,8 @@ class Settings:
         untie: part every tensor that an exporter merged of equal ones, so that each layer trains its own; else only
             those that need different values from the start.
         fresh: every other parameter gets its usual starting value too.
-        include: patterns of the layers to take; all where empty.
-        exclude: patterns of layers to leave alone.
+        include: patterns of the layers, norms or tensors to take; all where empty.
+        exclude: patterns of those to leave alone.
         keep_bias: leave biases as they are instead of setting them to zero.
         center: give biases the value that makes the mean of each channel of a layer's output zero; its std is then
             that about these means. Layers without a bias of their own, and those in branches and loops, are not

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -19,17 +19,12 @@ from onnx_lsuv.errors import ModelError, listing
 from onnx_lsuv.layers import Plan, find_layers
 from onnx_lsuv.lsuv.result import Result
 from onnx_lsuv.model import Model, Site, function_of, given_model, message, nodes, tensors, without_payloads
-from onnx_lsuv.operators import of
 from onnx_lsuv.program import Constant, Program, expand, stored
-from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, Node
-from onnx_lsuv.roles import before
-from onnx_lsuv.roles.reachability import after
-from onnx_lsuv.roles.values import is_computed
+from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES
 
 _STAYS = frozenset({"fixed", "setting", "step"})
 _WHY = {"fixed": "kept, as somebody computed them", "setting": "kept, as they belong to the architecture"}
 _FEW, _MANY = 5, 8
-_SCALING = frozenset({"Add", "Sub", "Mul", "Div"})
 # Why a layer was left alone whose weight is not among the float tensors.
 _FUNCTION = "a function's body cannot be without: inline it, onnx.inliner"
 _HELD = {"quantised": "integers of a quantised model", "sparse": "sparse", "attribute": "attributes of nodes"}
@@ -80,13 +75,15 @@ def without_values(model: Model | Result) -> Architecture:
     """
     model = given_model(model.model if isinstance(model, Result) else model)
     program = expand(model)
-    plan = find_layers(program, fresh=True)
-    roles, bare = _roles(plan), dict[Site, tuple[int, ...]]()
+    plan = find_layers(program)
+    bare = dict[Site, tuple[int, ...]]()
     removed, kept, left = dict[str, str](), dict[str, str](), dict[str, str]()
     for constant in program.constants.values():
         if constant.elem_type not in FLOAT_TYPES or constant.origin == "ConstantOfShape":
             continue
-        role = roles.get(constant.name) or _role_by_values(program, constant)
+        role = plan.roles[constant.name].role
+        if role == "unknown" and constant.size:
+            role = _in_doubt(program, constant)
         if role in _STAYS:
             if constant.size > 1:
                 kept[constant.name] = "setting" if role == "step" else role
@@ -104,47 +101,12 @@ def without_values(model: Model | Result) -> Architecture:
     return Architecture(without_payloads(model, bare), removed, kept, left)
 
 
-def _roles(plan: Plan) -> dict[str, str]:
-    """Return the role of each constant that is known; what is in doubt is not there."""
-    program = plan.program
-    found = {name: role.role for name, role in plan.roles.items()}
-    found |= {name: "statistics" for norm in (*plan.norms, *plan.stored) for name in (norm.mean, norm.var)}
-    found |= {name: "bias" for layer in plan.layers for name in layer.bias} | dict.fromkeys(plan.left_terms, "bias")
-    found |= dict.fromkeys(plan.parameters.zero_scales, "scale")
-    fixed = {each.weight for each in plan.skipped if each.reason == "fixed"}
-    learned = after(program, set(found))
-    leading = before(program, {layer.node for layer in plan.layers})
-    for name, constant in program.constants.items():
-        ends = program.readers(name, lambda node, at: at == 0 and bool(of(node).move))
-        readers = [(node, at) for node, at in ends if node]
-        if constant.label in fixed or (name not in found and _prepares(readers, learned, leading)):
-            found[name] = "fixed"
-        elif name not in found and readers and all(_sets(*reader) for reader in readers):
-            found[name] = "setting"
-    return found
-
-
-def _sets(node: Node, position: int) -> bool:
-    """Say whether an operand of a node is a setting; all that a quantised operator reads in floats are its steps."""
-    return of(node).role(position) == "setting" or of(node).left == "quantised"
-
-
-def _prepares(readers: Iterable[tuple[Node, int]], learned: Set[str], leading: Set[str]) -> bool:
-    """Say whether data are shifted or scaled by a constant before any layer."""
-    plain = ((node, node.inputs[1 - at]) for node, at in readers if node.op in _SCALING)
-    return any(other not in learned and node.outputs[0] in leading for node, other in plain)
-
-
-def _role_by_values(program: Program, constant: Constant) -> str:
-    """Return the role of a constant whose place tells nothing: it is learned unless its values say otherwise."""
-    if constant.size <= 1:
-        return "setting"
+def _in_doubt(program: Program, constant: Constant) -> str:
+    """Return the role of a constant of which nothing tells it: what is all alike belongs to the architecture."""
     with suppress(ModelError):  # what is missing is gone already
         values = stored(program, constant.name)
         if (values == values.reshape(-1)[0]).all():
             return "setting"
-        if is_computed(values):
-            return "fixed"
     return "unknown"
 
 

@@ -27,6 +27,10 @@ def _several(values: Sequence[Any]) -> bool:
     return len(set(values)) > 1
 
 
+def _elsewhere(scopes: Sequence[Any]) -> bool:
+    return set(scopes) != {"main"}
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column of a table."""
@@ -45,7 +49,7 @@ FIELDS = (
     Column("name", "layer", "name", least=12),
     Column("op", "op", "word", drop=7),
     Column("weight", "weight", "name", least=10, drop=9),
-    Column("scope", "graph", "scope", lambda scopes: set(scopes) != {"main"}, least=8, drop=12),
+    Column("scope", "graph", "scope", _elsewhere, least=8, drop=12),
     Column("path", "through", "chain", least=8, drop=10),
     Column("shape", "shape", "dims", drop=8),
     Column("dtype", "type", "word", _several, drop=11),
@@ -75,6 +79,14 @@ SKIPPED = (
     Column("nodes", "nodes", "count"),
     Column("op", "op", "word"),
     Column("names", "names", "names"),
+)
+ROLES = (
+    Column("tensor", "tensor", "name", least=12),
+    Column("scope", "graph", "scope", _elsewhere, least=8, drop=4),
+    Column("dims", "shape", "dims", drop=3),
+    Column("role", "role", "word"),
+    Column("evidence", "told by", "word", drop=2),
+    Column("fate", "what happens", "word"),
 )
 TRAINS = (
     Column("importer", f"importer, {MEASURED}", "word"),

@@ -11,7 +11,17 @@ from onnx_lsuv.errors import clean
 from onnx_lsuv.lsuv import Result
 from onnx_lsuv.report.columns import RIGHT, SKIPPED, TRAINS, Filled, filled, layers_of, plain
 from onnx_lsuv.report.layout import shortened
-from onnx_lsuv.report.words import groups, importers, misses, only_there, path_of, told, verdict
+from onnx_lsuv.report.words import (
+    groups,
+    importers,
+    misses,
+    only_there,
+    path_of,
+    roles_listed,
+    roles_told,
+    told,
+    verdict,
+)
 
 _WORST = 10
 _OPEN = 40  # tables of more layers are folded
@@ -37,8 +47,7 @@ def as_markdown(
         parts.append("\n".join(["Worst first:", "", *lines, *more]))
     if result.layers:
         whole = _table(layers_of(result, other, _SHOWN))
-        folded = f"<details><summary>{len(result.layers)} layers</summary>\n\n{whole}\n\n</details>"
-        parts.append(folded if len(result.layers) > _OPEN else whole)
+        parts.append(_folded(f"{len(result.layers)} layers", whole) if len(result.layers) > _OPEN else whole)
     if other is not None:
         parts.append(f"The other model: {_code(path_of(other, about, 'compare'))}. {_plain(verdict(other))}")
         names = only_there(result, other)
@@ -49,12 +58,18 @@ def as_markdown(
     if result.kept_statistics:
         lines = [f"- {_names(group['names'])}: {_plain(group['detail'])}" for group in groups(result.kept_statistics)]
         parts.append("#### Statistics kept\n\n" + "\n".join(lines))
+    if result.verb != "measure":
+        parts.append(_folded(f"Constants: {roles_told(result.roles)}", _table(roles_listed(result.roles))))
     if about.get("trains"):
         parts.append("#### What trains where\n\n" + _table(filled(TRAINS, importers(about["trains"]))))
     if result.notes:
         parts.append("#### Notes\n\n" + "\n".join(f"- {_plain(note)}" for note in result.notes))
     parts += [part for part in (_made(result, about), _code(shlex.join(command), 10**6) if command else "") if part]
     return "\n\n".join(parts) + "\n"
+
+
+def _folded(title: str, content: str) -> str:
+    return f"<details><summary>{title}</summary>\n\n{content}\n\n</details>"
 
 
 def _table(columns: Filled) -> str:

@@ -39,6 +39,7 @@ def as_html(
         ("layers", _counted("Layers", result.layers), sections.layers(result, other, other_name)),
         ("left", _counted("Left alone", result.skipped), sections.skipped(result.skipped)),
         ("kept", _counted("Statistics kept", kept), sections.kept_statistics(kept)),
+        ("constants", _counted("Constants", result.roles), sections.roles(result)),
         ("notes", "Notes", sections.listed(map(escaped, result.notes))),
         ("trains", "What trains where", sections.trains(about.get("trains", ()))),
         ("data", "Data", sections.data(result.data)),

@@ -13,7 +13,7 @@ from onnx_lsuv.errors import clean
 from onnx_lsuv.lsuv import Change, LayerReport, Result, SkippedReport
 from onnx_lsuv.report.columns import INPUTS, RIGHT, SKIPPED, TRAINS, Filled, filled, layers_of, number, plain
 from onnx_lsuv.report.layout import shortened
-from onnx_lsuv.report.words import groups, importers
+from onnx_lsuv.report.words import groups, importers, roles_listed, roles_told
 
 _NAME = 120
 _NAMES = 8  # of the nodes left alone for one reason
@@ -56,6 +56,14 @@ def trains(found: Sequence[Mapping[str, Any]]) -> str:
 def kept_statistics(rows: Sequence[SkippedReport]) -> str:
     """Return the BatchNormalizations that keep their stored statistics."""
     return listed(f"{code(row.name)}: {escaped(row.detail)}" for row in rows)
+
+
+def roles(result: Result) -> str:
+    """Return what each constant is, folded; of what was measured as it is nothing has to be said."""
+    if result.verb == "measure":
+        return ""
+    title = escaped(roles_told(result.roles))
+    return f"<details><summary>{title}</summary>{_table('Constants', roles_listed(result.roles))}</details>"
 
 
 def data(about: Mapping[str, Any]) -> str:

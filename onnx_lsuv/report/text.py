@@ -11,11 +11,12 @@ from onnx_lsuv.errors import clean
 from onnx_lsuv.layers import find_centres, tensor_names
 from onnx_lsuv.lsuv import LayerReport, Result
 from onnx_lsuv.report import layout
-from onnx_lsuv.report.columns import layers_of, number, plain
-from onnx_lsuv.report.words import fates, groups, only_there, sentences, told
+from onnx_lsuv.report.columns import Filled, layers_of, number, plain
+from onnx_lsuv.report.words import fates, groups, only_there, roles_listed, roles_told, sentences, told
 
 CAUSES = 10  # lines that say why a layer is as it is, unless every one is asked for
 PAINT = {"ok": "green", "not-reached": "yellow", "off": "red", "degenerate": "red"}
+_FRESH = ("embedding", "token", "scale", "shift", "slope", "state")
 _DONE = "name op weight shape std_drawn scale target std std_other outcome"
 _PLAN = "name op weight path shape matrices outcome"
 _WHOLE_PLAN = "name scope op weight dtype path shape matrices outcome"
@@ -45,12 +46,9 @@ class _Page:
         """Return sentences below each other, broken to the width where that is wanted."""
         return "\n".join(layout.wrapped(line, self.width if self.wrap else None) for line in lines)
 
-    def table(self, result: Result, other: Result | None, keys: str, always: str) -> str:
-        """Return the table of layers."""
-        columns = [
-            (column, [self.name(plain(column.kind, value)) for value in values])
-            for column, values in layers_of(result, other, keys, always)
-        ]
+    def table(self, found: Filled) -> str:
+        """Return a table."""
+        columns = [(column, [self.name(plain(column.kind, value)) for value in values]) for column, values in found]
         return layout.table(columns, self.width, PAINT if self.color else None)
 
 
@@ -74,7 +72,7 @@ def as_text(
         color: paint the statuses.
         encoding: characters that it lacks are escaped before anything is aligned.
         wrap: break sentences to the width too.
-        verbose: name every node that was left alone, and the data.
+        verbose: name every node that was left alone, and the data, or of a plan every constant.
         plan: nothing was run; say what would be done with every node that has a weight: its matrices, and why.
         other: another model measured on the same data, whose std is shown beside.
         trains: what trains where, as for `words.sentences`.
@@ -88,9 +86,11 @@ def as_text(
         for group in groups(result.kept_statistics)
     ]
     parts = [
-        page.table(result, other, keys, always) if result.layers else "",
+        page.table(layers_of(result, other, keys, always)) if result.layers else "",
         page.block([f"only in the other model: {page.names(names)}"] if names else []),
         _fates(page, result.layers) if plan else _causes(page, result.layers),
+        page.block([f"constants: {roles_told(result.roles)}"]) if plan else "",
+        page.table(roles_listed(result.roles, every=True)) if plan and verbose else "",
         page.block(_skipped(page, result, verbose or plan)),
         page.block(kept),
         page.block([f"note: {page.name(note)}" for note in result.notes]),
@@ -147,7 +147,7 @@ def _summary(result: Result) -> list[str]:
     parted = sum(change.parted_from is not None for change in result.changes)
     centred = _centred(result)
     aim = f"centre {'its layer' if centred == 1 else 'their layers'}"
-    fresh = [_count(roles[role], role) for role in ("embedding", "scale", "slope", "state") if roles[role]]
+    fresh = [_count(roles[role], role) for role in _FRESH if roles[role]]
     extra = {
         f"statistics of {_count(norms, 'BatchNormalization')} set": norms,
         f"{_count(centred, 'bias', 'biases')} set to {aim}": centred,

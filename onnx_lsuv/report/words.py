@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from onnx_lsuv.importers.table import MEASURED
-from onnx_lsuv.lsuv import LayerReport, Result, SkippedReport
-from onnx_lsuv.report.columns import number
+from onnx_lsuv.lsuv import LayerReport, Result, RoleReport, SkippedReport
+from onnx_lsuv.report.columns import ROLES as COLUMNS
+from onnx_lsuv.report.columns import Filled, filled, number
+from onnx_lsuv.roles import ROLES
 
 
 def verdict(result: Result) -> str:
@@ -61,6 +63,23 @@ def groups(skipped: Sequence[SkippedReport]) -> list[dict[str, Any]]:
         {"reason": reason, "detail": detail, "op": op, "nodes": len(names), "names": names}
         for (reason, detail, op), names in found.items()
     ]
+
+
+def roles_told(roles: Sequence[RoleReport]) -> str:
+    """Return how many constants there are of each role, and what happens to them."""
+    fates = {role: Counter(row.fate for row in roles if row.role == role) for role in ROLES}
+    parts = []
+    for role, counts in fates.items():
+        if len(counts) == 1:
+            parts.append(f"{counts.total()} {role} ({next(iter(counts))})")
+        elif counts:
+            parts.append(f"{counts.total()} {role} ({', '.join(f'{n} {fate}' for fate, n in counts.items())})")
+    return ", ".join(parts)
+
+
+def roles_listed(roles: Sequence[RoleReport], *, every: bool = False) -> Filled:
+    """Return the columns of the constants, or of those that are no mere settings."""
+    return filled(COLUMNS, [asdict(row) for row in roles if every or row.role != "setting"])
 
 
 def only_there(result: Result, other: Result) -> list[str]:

@@ -1,11 +1,12 @@
 """What each constant is, and by which evidence. An ONNX file does not say what is trained.
 
     find           ask for all of it: products of data and a constant -> a table of Role, and what a Plan needs
-    products       ... what is asked about, and who else reads such a constant in the end
+    products       ... what is asked about, what a person chose, and who else reads such a constant in the end
     biases         ... what is added to a product
     sums           ... ... constants, at once or after operators that move it
     norms          ... running statistics, and which are to be calibrated; norms that exporters write out
     parameters     ... trained constants beside these, of norms, activations, tables, states; only where they are wanted
+    table          ... every other constant: its role, what tells it, that it is kept
     reachability   ... ... what lies before and after layers
     values         ... ... what values tell
     prepared       which inputs the graph prepares itself
@@ -16,21 +17,26 @@ An operand of a known operator is what its place says. All else is told by what 
 """
 
 from onnx_lsuv.roles.biases import Addend
-from onnx_lsuv.roles.find import Role, Roles, find_roles
+from onnx_lsuv.roles.find import Roles, find_roles
 from onnx_lsuv.roles.fixed import fixed_transform, weight_transform
 from onnx_lsuv.roles.index_limits import limits_of
 from onnx_lsuv.roles.norms import Norm
 from onnx_lsuv.roles.parameters import VALUES, Parameter, Parameters
 from onnx_lsuv.roles.prepared import prepared_inputs
-from onnx_lsuv.roles.products import Product, Skipped
+from onnx_lsuv.roles.products import Patterns, Product, Skipped
 from onnx_lsuv.roles.reachability import before
+from onnx_lsuv.roles.table import FATES, ROLES, TRAINED, Role
 
 __all__ = [
+    "FATES",
+    "ROLES",
+    "TRAINED",
     "VALUES",
     "Addend",
     "Norm",
     "Parameter",
     "Parameters",
+    "Patterns",
     "Product",
     "Role",
     "Roles",

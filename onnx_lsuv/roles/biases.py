@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnx_lsuv.operators import bias_position, of
@@ -42,15 +42,29 @@ class Biases:
     left: Mapping[str, Node]  # constants that are added behind the end of a layer, and stay: the layer
 
 
-def find_biases(program: Program, products: Sequence[Product], *, keep_bias: bool) -> Biases:
-    """Find where products end, and decide which biases become zero."""
+def find_biases(
+    program: Program, products: Sequence[Product], excluded: Callable[..., bool], *, keep_bias: bool
+) -> Biases:
+    """Find where products end, and decide which biases become zero.
+
+    Args:
+        program: all of it.
+        products: what biases are added to.
+        excluded: called with the labels of the node that adds, and of a constant that it adds; True keeps this.
+        keep_bias: keep all of them.
+    """
     users, outside = Counter(product.source.constant for product in products), leaving(program)
     found = [_term(program, each, outside, several=users[each.source.constant] > 1) for each in products]
     places = {(term.addend.node, term.addend.position) for term in found if term.addend}
     places |= {(each.add, each.position) for term in found for each in term.later if each.clear}
 
+    sums = [(term.addend.node, name) for term in found if term.addend for name in term.constants]
+    sums += [(each.add, name) for term in found for each in term.later for name in each.constants]
+    barred = {name for add, name in sums if excluded(add.label, program.constants[name].label)}
+
     def free(constants: Collection[str]) -> bool:
-        return bool(constants) and all(use in places for name in constants for use in uses(program, name))
+        own = bool(constants) and barred.isdisjoint(constants)
+        return own and all(use in places for name in constants for use in uses(program, name))
 
     terms = []
     zeroed: dict[str, None] = {}

@@ -1,30 +1,24 @@
-"""Ask for the roles of all constants at once."""
+"""Ask for the roles of all constants at once, and decide what happens to each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from onnx_lsuv.program.program import Program
 from onnx_lsuv.roles.biases import Biases, find_biases
+from onnx_lsuv.roles.fixed import weight_transform
 from onnx_lsuv.roles.norms import Norm, changing, find_norms
 from onnx_lsuv.roles.parameters import Parameters, find_parameters
-from onnx_lsuv.roles.products import Product, Skipped
-
-
-@dataclass(frozen=True, slots=True)
-class Role:
-    """What a constant is, and what tells."""
-
-    role: str  # "weight", "step", "bias", "statistics", or that of a `Parameter`
-    evidence: str  # what reads it: a "product", "quantiser", "sum" or "norm"; of a parameter see `Parameter`
+from onnx_lsuv.roles.products import Patterns, Product, Skipped
+from onnx_lsuv.roles.table import Role, complete
 
 
 @dataclass(frozen=True, slots=True)
 class Roles:
     """What the constants of a program are."""
 
-    table: Mapping[str, Role]  # of the constants that change
+    table: Mapping[str, Role]  # of every constant
     biases: Biases
     norms: tuple[Norm, ...]  # whose statistics are calibrated
     stored: tuple[Norm, ...]  # whose statistics could be, and are kept
@@ -35,37 +29,76 @@ class Roles:
 def find_roles(
     program: Program,
     products: Sequence[Product],
+    left: Sequence[Product],
     skipped: Sequence[Skipped],
+    patterns: Patterns,
     *,
     keep_bias: bool,
-    wanted: Callable[..., bool] | None,
-    excluded: Callable[..., bool],
+    fresh: bool,
     recalibrate: bool,
 ) -> Roles:
-    """Say what each constant is, by what reads it, and, where `wanted` is given, by its values.
+    """Say what each constant is, by what reads it and, where that leaves a doubt, by its values.
 
     Args:
         program: all of it.
         products: those whose weights are drawn.
+        left: those whose weights are left alone.
         skipped: nodes that are left alone.
+        patterns: what a person chose by patterns.
         keep_bias: leave biases as they are.
-        wanted: which parameters beside the layers to look for, see `find_parameters`; None: none, and no value is read.
-        excluded: which norms are to keep their statistics, see `changing`.
+        fresh: let the parameters beside the layers start anew, which reads their values.
         recalibrate: set all other statistics.
     """
-    biases = find_biases(program, products, keep_bias=keep_bias)
+    biases = find_biases(program, products, patterns.excluded, keep_bias=keep_bias)
+    others = find_biases(program, left, patterns.excluded, keep_bias=keep_bias)
+    asked = _asked(program, left, skipped, others, patterns)
+    biases = replace(
+        biases,
+        zeroed=(*biases.zeroed, *sorted(asked)),
+        forget=(*biases.forget, *(each for each in others.forget if asked.issuperset(each[0].constants))),
+    )
     writable, stuck = find_norms(program)
-    table = {name: Role("weight", "product") for product in products for name in product.source.touched}
-    table |= dict.fromkeys(biases.zeroed, Role("bias", "sum"))
-    steps = (step for product in products for step in product.source.quantiser_steps)
-    table |= {step.operand.constant: Role("step", "quantiser") for step in steps}
+    table = _of_products(products, "drawn") | dict.fromkeys(biases.zeroed, Role("bias", "sum", "zero"))
     handled = table.keys() | {name for norm in writable for name in (norm.mean, norm.var)}
-    parameters = Parameters() if wanted is None else find_parameters(program, products, skipped, handled, wanted)
-    table |= {each.constant: Role(each.role, each.evidence) for each in parameters.fresh}
+    parameters = find_parameters(program, products, skipped, handled, patterns.wanted) if fresh else Parameters()
+    table |= {each.constant: Role(each.role, each.evidence, "fresh") for each in parameters.fresh}
     # Patterns may name those too that cannot be written.
     for each in stuck:
-        excluded(each.node.label, each.weight or "")
-    norms, kept = changing(program, writable, table.keys(), excluded, recalibrate=recalibrate)
-    table |= {name: Role("statistics", "norm") for norm in norms for name in (norm.mean, norm.var)}
+        patterns.excluded(each.node.label, each.weight or "")
+    norms, kept = changing(program, writable, table.keys(), patterns, recalibrate=recalibrate)
+    table |= {name: Role("statistics", "norm", "calibrated") for norm in norms for name in (norm.mean, norm.var)}
     stored = tuple(norm for norm in writable if norm not in norms)
-    return Roles(table, biases, norms, stored, (*stuck, *kept), parameters)
+    known = _of_products(left, "kept") | {
+        product.source.constant: Role("fixed", what)
+        for product in left
+        if (what := weight_transform(program, product.source))
+    }
+    added = (name for found in (biases, others) for term in found.terms for name in term.constants)
+    known |= dict.fromkeys((name for name in added if name not in known), Role("bias", "sum"))
+    everything = complete(program, products, skipped, known | table)
+    return Roles(everything, biases, norms, stored, (*stuck, *kept), parameters)
+
+
+def _of_products(products: Sequence[Product], fate: str) -> dict[str, Role]:
+    """Return the roles of what makes weights, and of what is scaled with them."""
+    table = {name: Role("weight", "product", fate) for product in products for name in product.source.touched}
+    scaled = "scaled" if fate == "drawn" else fate
+    for source in (product.source for product in products):
+        if source.scaled_constant:
+            table[source.scaled_constant] = Role("weight", "product", scaled)
+        table |= {step.operand.constant: Role("step", "quantiser", scaled) for step in source.quantiser_steps}
+    return table
+
+
+def _asked(
+    program: Program, left: Sequence[Product], skipped: Sequence[Skipped], biases: Biases, patterns: Patterns
+) -> set[str]:
+    """Return the biases that a pattern names although it names no weight of their layers, which are left alone."""
+    unnamed = {each.node for each in skipped if each.reason == "excluded"}
+    found = set[str]()
+    for product, term in zip(left, biases.terms, strict=True):
+        labels = (program.constants[name].label for name in product.source.constants)
+        if product.node in unnamed and not patterns.excluded(product.node.label, *labels):
+            names = (name for name in term.constants if name in biases.zeroed)
+            found |= {name for name in names if patterns.named(term.end.label, program.constants[name].label)}
+    return found

@@ -11,14 +11,14 @@ before the norm changes: else those that are stored are right, or were chosen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.operators import WHOLE, of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, Node, Program, number
 from onnx_lsuv.roles.biases import holders
-from onnx_lsuv.roles.products import Skipped, uses
+from onnx_lsuv.roles.products import Patterns, Skipped, uses
 from onnx_lsuv.roles.reachability import after
 from onnx_lsuv.sources.moves import Source
 from onnx_lsuv.sources.tracing import trace
@@ -66,7 +66,7 @@ def find_norms(program: Program) -> tuple[tuple[Norm, ...], tuple[Skipped, ...]]
 
 
 def changing(
-    program: Program, norms: Sequence[Norm], changed: Set[str], excluded: Callable[..., bool], *, recalibrate: bool
+    program: Program, norms: Sequence[Norm], changed: Set[str], patterns: Patterns, *, recalibrate: bool
 ) -> tuple[tuple[Norm, ...], tuple[Skipped, ...]]:
     """Return the norms whose statistics are to be calibrated, and why the others keep theirs.
 
@@ -76,12 +76,13 @@ def changing(
         program: all of it.
         norms: those whose statistics can be written.
         changed: the constants that change otherwise.
-        excluded: called with a norm's label and those of its statistics; True keeps these.
+        patterns: norms that it names are calibrated, those that it excludes are not.
         recalibrate: calibrate also where nothing changes before a norm.
     """
     label = {name: program.constants[name].label for norm in norms for name in (norm.mean, norm.var)}
     # Each is asked, so that a pattern that names it has met what it means.
-    barred = {norm.mean for norm in norms if excluded(norm.node.label, label[norm.mean], label[norm.var])}
+    names = {norm: (norm.node.label, label[norm.mean], label[norm.var]) for norm in norms}
+    barred = {norm.mean for norm in norms if patterns.excluded(*names[norm])}
     free = [norm for norm in norms if norm.mean not in barred]
     written: set[str] = set()
     while True:
@@ -92,6 +93,8 @@ def changing(
         if found <= written:
             break
         written = found
+    # Who names one norm means this one, so that it changes nothing for those after it.
+    written |= {norm.mean for norm in free if patterns.named(*names[norm])}
     kept = []
     for norm in norms:
         if norm.mean in barred:

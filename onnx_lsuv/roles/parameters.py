@@ -27,7 +27,7 @@ from onnx_lsuv.roles.reachability import Reachability, find_reachability, leads_
 from onnx_lsuv.roles.values import is_computed
 
 VALUES = {"scale": 1.0, "bias": 0.0, "slope": 0.25, "state": 0.0}
-_MOVES = WHOLE | {"casts", "takes", "repeats"}
+MOVES = WHOLE | {"casts", "takes", "repeats"}
 _WIDTH_MIN = 8
 
 
@@ -72,7 +72,7 @@ def find_parameters(
     fresh, kept, zeros = [], [], []
 
     def passes(node: Node, position: int) -> bool:
-        return position == 0 and (of(node).move in _MOVES or (node.op == "Gather" and node in program.static))
+        return position == 0 and (of(node).move in MOVES or (node.op == "Gather" and node in program.static))
 
     for constant in program.constants.values():
         if constant.name in handled or constant.elem_type not in FLOAT_TYPES or not constant.size:
@@ -106,11 +106,19 @@ def _agreed(constant: Constant, roles: Set[str]) -> tuple[str, float | None]:
 
 
 def _role(reachability: Reachability, constant: Constant, node: Node | None, position: int) -> tuple[str, str]:
-    """Return what a reader takes a constant for, and by which evidence.
+    """Return what a reader takes a constant for, see `role_at`, unless its "values" show that it is a "setting"."""
+    role, evidence = role_at(reachability, constant, node, position)
+    if role and evidence == "place" and is_computed(stored(reachability.program, constant.name)):
+        return "setting", "values"
+    return role, evidence
+
+
+def role_at(reachability: Reachability, constant: Constant, node: Node | None, position: int) -> tuple[str, str]:
+    """Return what a reader takes a constant for, and by which evidence; no value is read.
 
     Returns:
         A role, "weight", "setting", or "" where that is in doubt; and what tells: the "operand" that it is, the "norm"
-        before it, its "place" among the layers, or its "values".
+        before it, or its "place" among the layers.
     """
     if node is None:
         return "", ""
@@ -123,8 +131,7 @@ def _role(reachability: Reachability, constant: Constant, node: Node | None, pos
         return "scale", "norm"
     if node.op_type in ("Add", "Sub") and is_norm_bias(program, node, position):
         return "bias", "norm"
-    role = _role_by_place(reachability, constant, node, position)
-    return ("setting", "values") if role and is_computed(stored(program, constant.name)) else (role, "place")
+    return _role_by_place(reachability, constant, node, position), "place"
 
 
 def _role_by_place(reachability: Reachability, constant: Constant, node: Node, position: int) -> str:
@@ -165,5 +172,5 @@ def _linear_before(reachability: Reachability, add: Node) -> Iterator[Node]:
         for node in reachability.program.makers(operand):
             if node in reachability.linear:
                 yield node
-            if of(node).move not in _MOVES:
+            if of(node).move not in MOVES:
                 break

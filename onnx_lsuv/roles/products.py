@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from onnx_lsuv.model import function_of
@@ -35,6 +35,15 @@ class Skipped:
     shape: tuple[int, ...] | None
     reason: str  # a key of `layers.REASONS`
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Patterns:
+    """What a person chose by patterns; each is called with the labels of a node and of the tensors that it reads."""
+
+    wanted: Callable[..., bool]  # False leaves them alone
+    named: Callable[..., bool]  # True takes them even where nothing else would
+    excluded: Callable[..., bool]  # True leaves a bias, or a norm's statistics, as they are
 
 
 def uses(program: Program, name: str) -> Iterator[tuple[Node | None, int]]:

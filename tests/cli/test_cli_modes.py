@@ -336,7 +336,7 @@ def test_dry_run_says_what_becomes_fresh(here: Path) -> None:
         f"{HEAD} g (float[N,16] x) => (float z) {{ y = MatMul(x, w) n = LayerNormalization(y, s, t) z = PRelu(n, p) }}"
     )
     onnx.save(parse(text, w=normal(16, 16), s=normal(16), t=normal(16), p=normal(16)), "trained.onnx")
-    told = "fresh: 1 x bias, 1 x scale, 1 x slope would get their usual starting values"
+    told = "fresh: 1 x scale, 1 x shift, 1 x slope would get their usual starting values"
     assert told in call("trained.onnx", "--dry-run", "--fresh").stdout
     assert "fresh: " not in call("trained.onnx", "--dry-run").stdout
     # A pattern may name one of them.
@@ -369,6 +369,45 @@ def test_weights_out(here: Path) -> None:
     assert not Path("p.onnx").exists()
     call("m.onnx", *X, "--weights-out", "v.safetensors", "-o", "p.onnx")
     assert Path("v.safetensors").is_file()
+
+
+@pytest.mark.parametrize("portable", [[], ["--portable"]])
+def test_params_out(here: Path, portable: list[str]) -> None:
+    arguments = ["m.onnx", *X, *portable, "--params-out", "p.json", "--report", "r.json"]
+    ran = call(*arguments, "-o", "o.onnx")
+    assert ran.stdout.splitlines()[-2:] == ["saved o.onnx", "saved p.json"]
+    params, document = (json.loads(Path(name).read_text()) for name in ("p.json", "r.json"))
+    assert set(params["requires_grad"]) == {tensor.name for tensor in onnx.load("o.onnx").graph.initializer}
+    assert params["frozen_params"] == params["not_initializers"] == []
+    assert document["files"]["params"]["path"] == "p.json"
+    assert {(row["role"], row["fate"]) for row in document["roles"]} == {("weight", "drawn"), ("bias", "zero")}
+    # With all others or not at all.
+    before = contents(here)
+    call(*arguments, "-o", "p.onnx", status=6)
+    fails(2, "m.onnx", *X, "-o", "p.onnx", "--params-out", "q.json", "--report", "q.json")
+    fails(2, "m.onnx", *X, "-o", "p.onnx", "--params-out", "p.txt")
+    for mode in (["--dry-run"], [*X, "--check"]):
+        assert "leave out '--params-out'" in fails(2, "m.onnx", *mode, "--params-out", "q.json")
+    assert contents(here) == before
+
+
+def test_dry_run_says_what_each_constant_is(here: Path) -> None:
+    text = (
+        f"{HEAD} g (float[N,16] x) => (float z) {{ y = MatMul(x, w) n = LayerNormalization(y, s, t) z = MatMul(n, u) }}"
+    )
+    tensors = {"w": normal(16, 16), "s": normal(16), "t": normal(16), "u": normal(16, 4)}
+    onnx.save(parse(text, tensors), "normed.onnx")
+    line = "constants: 2 weight (drawn), 1 scale (kept), 1 shift (kept)"
+    assert line in call("normed.onnx", "--dry-run").stdout.splitlines()
+    chosen = call("normed.onnx", "--dry-run", "--exclude", "u", "-v").stdout.splitlines()
+    at = chosen.index("constants: 2 weight (1 drawn, 1 kept), 1 scale (kept), 1 shift (kept)")
+    assert [row.split() for row in chosen[at + 3 : at + 7]] == [
+        ["w", "16x16", "weight", "product", "drawn"],
+        ["s", "16", "scale", "operand", "kept"],
+        ["t", "16", "shift", "operand", "kept"],
+        ["u", "16x4", "weight", "product", "kept"],
+    ]
+    assert "constants:" not in call("normed.onnx", *X, "-o", "o.onnx").stdout
 
 
 def test_recalibrate(here: Path) -> None:
@@ -448,9 +487,9 @@ def test_fresh(here: Path) -> None:
     np.testing.assert_array_equal(oracle.tensor_of(onnx.load("kept.onnx"), "scale"), given["scale"])
     assert "usual starting" not in call("trained.onnx", *X, "-o", "kept.onnx", "--force").stdout
     ran = call("trained.onnx", *X, "--fresh", "-o", "fresh.onnx")
-    assert "2 biases set to zero; 1 scale given the usual starting values" in ran.stdout
+    assert "1 bias set to zero; 1 scale, 1 shift given the usual starting values" in ran.stdout
     ran = call("trained.onnx", *X, "--fresh", "--center", "-o", "centred.onnx")
-    assert "1 bias set to centre its layer; 1 bias set to zero; 1 scale given" in ran.stdout
+    assert "1 bias set to centre its layer; 1 scale, 1 shift given" in ran.stdout
     model = onnx.load("fresh.onnx")
     np.testing.assert_array_equal(oracle.tensor_of(model, "scale"), np.ones(16))
     np.testing.assert_array_equal(oracle.tensor_of(model, "shift"), np.zeros(16))

@@ -90,7 +90,7 @@ def test_what_may_be_learned_loses_its_values_and_the_rest_keeps_them() -> None:
     assert found.kept == {"mean": "fixed", "sd": "fixed", "scales": "setting"}
     assert found.good
     assert found.notes() == [
-        "without values: 2 x weight, 3 x bias, 1 x scale, 2 x statistics, 1 x slope, 1 x embedding",
+        "without values: 2 x weight, 2 x bias, 1 x scale, 1 x shift, 2 x statistics, 1 x slope, 1 x embedding",
         "kept, as somebody computed them: 'mean', 'sd'",
         "kept, as they belong to the architecture: 'scales'",
     ]

@@ -90,7 +90,14 @@ def test_markdown_has_its_parts(result: Result) -> None:
 def test_markdown_leaves_out_what_was_not_done(result: Result) -> None:
     planned = onnx_lsuv.plan(result.model)
     assert cells(as_markdown(planned, {}))[0] == ["layer", "op", "weight", "shape", "status"]
-    assert as_markdown(replace(planned, layers=(), skipped=()), {}).count("\n\n") == 1
+    head, fold, table, end = as_markdown(replace(planned, layers=(), skipped=()), {}).split("\n\n")[1:]
+    assert head == "**No layer was found.**"
+    assert fold == "<details><summary>Constants: 2 weight (drawn)</summary>"
+    assert cells(table)[1:] == [
+        ["w", "8x16", "weight", "product", "drawn"],
+        ["v", "16x4", "weight", "product", "drawn"],
+    ]
+    assert end == "</details>\n"
 
 
 def test_markdown_of_two_models(result: Result) -> None:
@@ -106,9 +113,9 @@ def test_markdown_names_the_worst_and_folds_long_tables(result: Result) -> None:
     assert listed[0] == "`/l49` (off): std 0.0180, wanted 1.0000"
     assert listed[10] == "and 40 more"
     assert len(listed) == 11
-    assert shown.count("<details>") == shown.count("</details>") == 1
-    assert len(cells(shown)) == 1 + 50 + 2
-    assert "<details>" not in as_markdown(off(result, 40), ABOUT)
+    assert shown.count("<details>") == shown.count("</details>") == 2  # that of the constants too
+    assert len(cells(shown)) == 1 + 50 + 2 + 3
+    assert "layers</summary>" not in as_markdown(off(result, 40), ABOUT)
 
 
 def test_markdown_of_names_is_text(result: Result) -> None:
@@ -116,7 +123,11 @@ def test_markdown_of_names_is_text(result: Result) -> None:
     assert not set(shown) & set("\x1b\u202e")
     tokens = parsed(shown)
     kinds = {token.type for token in tokens}
-    assert not kinds & {"em_open", "s_open", "link_open", "image", "html_block", "ordered_list_open"}
+    assert not kinds & {"em_open", "s_open", "link_open", "image", "ordered_list_open"}
+    assert [token.content for token in tokens if token.type == "html_block"] == [
+        "<details><summary>Constants: 2 weight (drawn)</summary>\n",
+        "</details>\n",
+    ]
     assert {token.content for token in tokens if token.type == "html_inline"} == {
         "<code>",
         "</code>",
@@ -124,7 +135,7 @@ def test_markdown_of_names_is_text(result: Result) -> None:
         "</sub>",
     }
     rows = cells(shown)
-    assert [len(row) for row in rows] == [8, 8, 8, 5, 5]
+    assert [len(row) for row in rows] == [8, 8, 8, 5, 5, 5, 5, 5]
     assert rows[1][0] == rows[1][2] == rows[4][3] == clean(EVIL)
     assert rows[1][1] == rows[4][2] == rows[4][4] == clean(EVIL)
     # GitHub links names of people, issues and hosts in plain text only; `<code>` holds all the others.

@@ -143,7 +143,7 @@ def test_the_page_has_its_parts(result: Result) -> None:
     assert [e.text for e in page.all("h1")] == ["net.onnx"]
     assert page.all("p", kind="verdict yes")[0].text == "All 3 layers have the std wanted."
     sections = [e.attributes["id"] for e in page.all("section")]
-    assert sections == ["std", "scales", "layers", "left", "data", "changes", "made"]
+    assert sections == ["std", "scales", "layers", "left", "constants", "data", "changes", "made"]
     assert [e.attributes["href"] for e in page.all("nav")[0].all("a")] == [f"#{name}" for name in sections]
     left = page.all("section", id="left")[0].text
     assert left.startswith("\nLeft alone 1\n")
@@ -267,7 +267,7 @@ def test_a_page_of_a_dry_run_and_of_nothing(result: Result) -> None:
     found = onnx_lsuv.plan(result.model)
     page = read(as_html(found, ABOUT))
     assert page.all("p", kind="verdict ")[0].text == "3 layers found; nothing was run."
-    assert [e.attributes["id"] for e in page.all("section")] == ["layers", "left", "made"]
+    assert [e.attributes["id"] for e in page.all("section")] == ["layers", "left", "constants", "made"]
     empty = replace(found, layers=(), skipped=())
     assert "No layer was found." in read(as_html(empty, {})).text
 
@@ -374,7 +374,7 @@ def test_the_keyboard_reaches_everything(result: Result) -> None:
     page = read(as_html(result, ABOUT))
     # Boxes that scroll are stops, and say what they are; so is each layer of the picture, as a link.
     boxes = page.all("div", kind="box")
-    assert len(boxes) == len(page.all("table")) == 3
+    assert len(boxes) == len(page.all("table")) == 4
     assert all(e.attributes["tabindex"] == "0" and e.attributes["aria-label"] for e in boxes)
     assert all(e.attributes["scope"] == "col" for e in page.all("th"))
     assert all(

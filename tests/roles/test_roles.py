@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from unittest import mock
 
+import numpy as np
 import pytest
 from onnx import ModelProto
 from oracle import normal, parse
@@ -12,6 +13,8 @@ import onnx_lsuv
 from onnx_lsuv.layers import find_layers
 from onnx_lsuv.model import read
 from onnx_lsuv.program import expand
+from onnx_lsuv.roles import Role
+from onnx_lsuv.roles.values import is_computed
 
 TEXT = """<ir_version: 10, opset_import: ["" : 21]> g (float[N,4,6,6] x, int64[N] i) => (float y) {
   a = Conv(x, w1, b1) n = BatchNormalization(a, s1, t1, m1, v1) p = PRelu(n, slope)
@@ -38,38 +41,56 @@ def model() -> ModelProto:
     )
 
 
-def test_every_constant_that_changes_has_a_role(model: ModelProto) -> None:
-    plan = find_layers(expand(onnx_lsuv.from_proto(model)), fresh=True)
-    assert {name: (role.role, role.evidence) for name, role in plan.roles.items()} == {
-        **dict.fromkeys(("w1", "w2", "w3", "w4"), ("weight", "product")),
-        **dict.fromkeys(("m1", "v1"), ("statistics", "norm")),
-        "b1": ("bias", "sum"),
-        "b2": ("bias", "place"),
-        "s1": ("scale", "operand"),
-        "t1": ("bias", "operand"),
-        "slope": ("slope", "operand"),
-        "table": ("embedding", "place"),
+def test_every_constant_has_a_role_and_a_fate(model: ModelProto) -> None:
+    program = expand(onnx_lsuv.from_proto(model))
+    roles = {
+        **dict.fromkeys(("w1", "w2", "w3", "w4"), ("weight", "product", "drawn")),
+        **dict.fromkeys(("m1", "v1"), ("statistics", "norm", "calibrated")),
+        "b1": ("bias", "sum", "zero"),
+        "b2": ("bias", "place", "fresh"),
+        "s1": ("scale", "operand", "fresh"),
+        "t1": ("shift", "operand", "fresh"),
+        "slope": ("slope", "operand", "fresh"),
+        "table": ("embedding", "place", "fresh"),
     }
+    plan = find_layers(program, fresh=True)
+    assert {name: (role.role, role.evidence, role.fate) for name, role in plan.roles.items()} == roles
+    assert list(plan.roles) == list(program.constants)
+    kept = {name: (*told, "kept" if fate == "fresh" else fate) for name, (*told, fate) in roles.items()}
+    found = find_layers(program).roles
+    assert {name: (role.role, role.evidence, role.fate) for name, role in found.items()} == kept
     assert {each.constant for each in plan.parameters.fresh} == {"b2", "s1", "t1", "slope", "table"}
 
 
-def test_no_values_but_those_of_weights_are_read_where_nobody_asks_for_parameters(model: ModelProto) -> None:
+def test_values_are_read_where_nothing_else_tells(model: ModelProto) -> None:
     program = expand(onnx_lsuv.from_proto(model))
-    with mock.patch("onnx_lsuv.roles.parameters.stored", side_effect=AssertionError), pytest.raises(AssertionError):
-        find_layers(program, fresh=True)
     with mock.patch("onnx_lsuv.program.program.read", side_effect=read) as reading:
         plan = find_layers(program)
-    sites = {program.constants[name].site for name in ("w1", "w2", "w3", "w4")}
+    # Of weights, which may be fixed transforms, and of operands of a plain Add and Gather.
+    sites = {program.constants[name].site for name in ("w1", "w2", "w3", "w4", "b2", "table")}
     assert {call.args[1] for call in reading.call_args_list} == sites
-    with mock.patch("onnx_lsuv.program.program.read", side_effect=AssertionError):
-        find_layers(program, named=lambda *names: True)
     assert not plan.parameters.fresh
-    assert plan.roles.keys() == {"w1", "w2", "w3", "w4", "m1", "v1", "b1"}
 
 
-def test_what_the_user_excludes_has_no_role(model: ModelProto) -> None:
+def test_of_a_large_table_a_few_rows_are_looked_at() -> None:
+    text = '<ir_version: 10, opset_import: ["" : 21]> g (int64[N] i) => (float y) { h = Gather(t, i) y = MatMul(h, w) }'
+    whole = np.concatenate([np.rint(normal(100, 16)), normal(900, 16)])
+    for table, expected in (
+        (normal(5000, 16), ("embedding", "place", [(64, 16)])),
+        # The first rows look computed, so that all is looked at.
+        (whole, ("embedding", "place", [(64, 16), (1000, 16)])),
+        (np.eye(200, 16, dtype=np.float32), ("fixed", "values", [(64, 16), (200, 16)])),
+    ):
+        program = expand(onnx_lsuv.from_proto(parse(text, t=table, w=normal(16, 4))))
+        with mock.patch("onnx_lsuv.roles.table.is_computed", side_effect=is_computed) as looked:
+            role = find_layers(program).roles["t"]
+        assert (role.role, role.evidence, [call.args[0].shape for call in looked.call_args_list]) == expected
+
+
+def test_what_the_user_excludes_is_kept(model: ModelProto) -> None:
     program = expand(onnx_lsuv.from_proto(model))
     plan = find_layers(program, wanted=lambda *names: "w2" not in names and "slope" not in names, fresh=True)
-    assert plan.roles.keys().isdisjoint({"w2", "slope"})
+    assert plan.roles["w2"] == Role("weight", "product", "kept")
+    assert plan.roles["slope"] == Role("slope", "operand", "kept")
     assert {(each.weight, each.reason) for each in plan.skipped} == {("w2", "excluded")}
     assert [layer.weight for layer in plan.layers] == ["w1", "w3", "w4"]
