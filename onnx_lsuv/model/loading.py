@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError, EncodeError  # type: ignore[imp
 from onnx_lsuv.errors import ModelError, UsageError
 from onnx_lsuv.model.arrays import Array
 from onnx_lsuv.model.kinds import recognise
-from onnx_lsuv.model.opening import NotRegularError, mapped, open_regular
+from onnx_lsuv.model.opening import NotRegularError, mapped, open_regular, release
 from onnx_lsuv.model.payload import has_payload
 from onnx_lsuv.model.sites import Site
 from onnx_lsuv.model.splicing import Edit, splice
@@ -158,6 +158,7 @@ def _model(view: memoryview, path: Path | None, folder: Path | None) -> Model:
         if not isinstance(inner, str):  # what protobuf gives for a string that is none
             raise ModelError(f"{name} is damaged: the name {inner[:80]!r} in it is not UTF-8; get or export it again")
     values: dict[Site, Any] = {}
+    release(view)
     return Model(proto, path, MappingProxyType(values), folder, Tree(view), {})
 
 

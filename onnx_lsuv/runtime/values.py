@@ -24,7 +24,7 @@ def value_of(array: NDArray[Any], elem_type: int) -> Any:
     """Return an OrtValue over an array's own memory; text is copied.
 
     The array must be C-contiguous, in native byte order, and outlive the value. Elements of less than a byte are
-    packed as `model.elements.bindable` does.
+    packed as `model.bindable` does.
     """
     if elem_type == TensorProto.STRING:
         return _text_value(array)

@@ -296,6 +296,7 @@ def test_the_status_says_what_happened_where_nothing_can_be_written(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="shells close streams so")
+@pytest.mark.slow
 def test_closed_streams_are_no_defect(here: Path) -> None:
     command = f"{sys.executable} -m onnx_lsuv m.onnx -d x.npy --device cpu --force"
     for closed in (">&-", "2>&-", ">&- 2>&-"):

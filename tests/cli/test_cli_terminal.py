@@ -217,7 +217,8 @@ def test_errors_are_broken_between_words(here: Path) -> None:
 # --------------------------------------------------------------------------------------------------------------- widths
 
 
-@pytest.mark.parametrize("columns", [40, *(pytest.param(width, marks=pytest.mark.slow) for width in (20, 80))])
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", [20, 40, 80])
 def test_nothing_is_wider_than_the_terminal(here: Path, columns: int) -> None:
     model = mlp()
     for node in model.graph.node:
