@@ -4,7 +4,7 @@
 
     model = onnx_lsuv.load("resnet18.onnx")
     plan = onnx_lsuv.plan(model)  # what would happen; runs nothing
-    result = onnx_lsuv.initialize(model, [{"image": batch}], seed=0)
+    result = onnx_lsuv.initialize(model, loader, seed=0)  # or an array, or {"image": array}, or a list of such
     onnx_lsuv.save(result.model, "resnet18.lsuv.onnx")
     onnx_lsuv.write_report(result, "resnet18.html")
 

@@ -14,7 +14,7 @@ from onnx_lsuv.batches.memory import check_memory, check_sums, hold
 from onnx_lsuv.batches.plan import plan_batches
 from onnx_lsuv.batches.sources import Reading, Source, read_sources
 from onnx_lsuv.batches.stored import Stored, default_limit, held
-from onnx_lsuv.batches.stream import Data, Keep, copied, walk
+from onnx_lsuv.batches.stream import Data, Keep, Progress, copied, walk
 from onnx_lsuv.batches.values import INTS, Piece, Stats, check_dtype, read_piece, scan
 from onnx_lsuv.errors import DataError, UsageError, quote
 from onnx_lsuv.model import Array
@@ -51,8 +51,15 @@ class Batches:
 
     def notes_for(self, prepared: Container[str]) -> tuple[str, ...]:
         """Return what is to be known about the data, where the model itself prepares some of its inputs."""
+        images = {name for source in self.sources if source.kind == "images" for name in source.inputs}
         remarks = [
-            _remarks(each, self.stats[each.name], self.converted[each.name], prepared=each.name in prepared)
+            _remarks(
+                each,
+                self.stats[each.name],
+                self.converted[each.name],
+                prepared=each.name in prepared,
+                by=" with '--image-mean' and '--image-std'" if each.name in images else "",
+            )
             for each in self.inputs
         ]
         return (*self.facts, *(remark for some in remarks for remark in some))
@@ -96,6 +103,7 @@ def from_paths(
     limit_bytes: int | None = None,
     keep: Keep = copied,
     images: Preparation | None = None,
+    progress: Progress | None = None,
 ) -> Batches:
     """Read the values of repeated `--data [NAME=]PATH`; module:function, which is none, is called.
 
@@ -106,7 +114,7 @@ def from_paths(
     """
     # Running a batch takes several times as much.
     limit = default_limit() // 4 if limit_bytes is None else limit_bytes
-    found, sources, notes = read_sources(inputs, data, Reading(limit, keep, samples, images))
+    found, sources, notes = read_sources(inputs, data, Reading(limit, keep, samples, images, progress))
     if batch_size is None and any(source.kind == "images" for source in sources):
         batch_size = _of_images(inputs, found, limit)
     return _build(inputs, found, sources, notes, batch_size=batch_size, samples=samples, limit=limit)
@@ -127,6 +135,7 @@ def from_arrays(
     batch_size: int | None = None,
     samples: int | None = None,
     keep: Keep = copied,
+    progress: Progress | None = None,
 ) -> Batches:
     """Take one batch, or a list, loader, reader or generator of them, by the same rules as files; raises DataError.
 
@@ -134,7 +143,7 @@ def from_arrays(
     not looked at. Arrays are what NumPy can make one of: PyTorch's tensors, for example. What makes its batches while
     one walks is walked once, and `keep`, as `Scratch.rows`, says where they are then: in memory unless given.
     """
-    found, notes = walk(inputs, data, keep=keep, samples=samples)
+    found, notes = walk(inputs, data, keep=keep, samples=samples, progress=progress)
     source = Source("arrays", tuple(each.name for each in inputs))
     return _build(inputs, found, [source], notes, batch_size=batch_size, samples=samples)
 
@@ -213,7 +222,7 @@ def _distinct(batches: Sequence[Mapping[str, Piece]], each: Input) -> list[Piece
     return pieces[:1] if all(piece is pieces[0] for piece in pieces) else pieces
 
 
-def _remarks(each: Input, stats: Stats, converted: Sequence[str], *, prepared: bool) -> list[str]:
+def _remarks(each: Input, stats: Stats, converted: Sequence[str], *, prepared: bool, by: str) -> list[str]:
     name = quote(each.name)
     notes = []
     for what in converted:
@@ -233,6 +242,6 @@ def _remarks(each: Input, stats: Stats, converted: Sequence[str], *, prepared: b
         pixels = f"; {low:g} to {high:g} looks like raw pixels" if raw else ""
         notes.append(
             f"input {name} has mean {stats.mean:.4g} and std {stats.std:.4g}{pixels}; the first layer sees the data "
-            "raw, so preprocess them as in training, to about zero mean and unit variance"
+            f"raw, so preprocess them as in training{by}, to about zero mean and unit variance"
         )
     return notes

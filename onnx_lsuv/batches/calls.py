@@ -20,7 +20,7 @@ from typing import Any
 
 from onnx_lsuv.batches.inputs import Input
 from onnx_lsuv.batches.stored import Stored, reason
-from onnx_lsuv.batches.stream import Keep, walk
+from onnx_lsuv.batches.stream import Keep, Progress, walk
 from onnx_lsuv.errors import DataError, LsuvError, meant, quote
 
 _NAME = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
@@ -33,7 +33,7 @@ def is_function(text: str) -> bool:
 
 
 def read_function(
-    inputs: Sequence[Input], text: str, keep: Keep, samples: int | None
+    inputs: Sequence[Input], text: str, keep: Keep, samples: int | None, progress: Progress | None
 ) -> tuple[dict[str, list[Stored]], list[str]]:
     """Return what `stream.walk` finds in what a function returns, or in an object that is none; raises DataError."""
     where, _, name = text.partition(":")
@@ -48,7 +48,7 @@ def read_function(
         if callable(found) and not _takes_nothing(found):
             raise DataError(f"{quote(text)} ({_file(module)}) takes arguments; give one that can be called without")
         try:
-            return walk(inputs, found, f" of {quote(text)}", keep=keep, samples=samples)
+            return walk(inputs, found, f" of {quote(text)}", keep=keep, samples=samples, progress=progress)
         except (Exception, SystemExit) as error:
             if isinstance(error, LsuvError) or _last_place(error).startswith(_PACKAGE):
                 raise

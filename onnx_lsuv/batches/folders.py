@@ -36,6 +36,8 @@ def files_of(data: Sequence[str]) -> Iterator[Path]:
         cuts = [0, *(index + 1 for index, char in enumerate(value) if char == "=")]
         for path in (Path(value[cut:]) for cut in cuts if value[cut:]):
             yield path
+            if ":" in path.name:  # a function's module
+                yield Path(*path.name.partition(":")[0].split(".")).with_suffix(".py")
             if is_folder(path):
                 yield from path.glob("*")
                 yield from path.glob("*/*")

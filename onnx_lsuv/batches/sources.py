@@ -21,7 +21,7 @@ from onnx_lsuv.batches.images import Preparation, read_images
 from onnx_lsuv.batches.inputs import Input, closest, show_shape
 from onnx_lsuv.batches.plan import check_shape, unstacked
 from onnx_lsuv.batches.stored import Reader, Stored, open_file
-from onnx_lsuv.batches.stream import Keep, copied
+from onnx_lsuv.batches.stream import Keep, Progress, copied
 from onnx_lsuv.batches.values import check_dtype
 from onnx_lsuv.errors import DataError, UsageError, listing, quote
 
@@ -45,6 +45,7 @@ class Reading:
     keep: Keep = copied
     samples: int | None = None
     images: Preparation | None = None
+    progress: Progress | None = None
 
 
 def read_sources(
@@ -64,7 +65,7 @@ def read_sources(
         arrays: Mapping[str, list[Stored]] | Mapping[str | None, list[Stored]]
         if is_function(str(path)):
             wanted = [each for each in inputs if (each.name == name if name else each.name not in named)]
-            arrays, more = read_function(wanted, str(path), how.keep, how.samples)
+            arrays, more = read_function(wanted, str(path), how.keep, how.samples, how.progress)
             kind, files, notes = "function", 1, [*notes, *more]
         else:
             folder = list_folder(path) if is_folder(path) else Folder(_kind_of(path), ((path,),))

@@ -197,9 +197,8 @@ def optional(module: str, where: str, package: str) -> ModuleType:
         return import_module(module)
     except ImportError as error:
         name = {"PIL.Image": "Pillow", "torch": "PyTorch"}.get(module, module.partition(".")[0])
-        raise DataError(
-            f"{where} needs {name}, which cannot be imported ({reason(error)}): pip install '{package}', or give a .npy file"
-        ) from error
+        why = f"{where} needs {name}, which cannot be imported ({reason(error)})"
+        raise DataError(f"{why}: pip install '{package}', or give a .npy file") from error
 
 
 def looks_like(path: Path, otherwise: str) -> str:

@@ -31,6 +31,7 @@ class Reader(Protocol):
 Data = Iterable[Any] | Reader | Callable[[], Any]
 """One array or batch, many, or what gives them: an iterable, a reader, a function that returns one of these."""
 Keep = Callable[[Array], Load]
+Progress = Callable[[str, int, int], None]
 HINT = "give {input name: array}, or a list, loader or generator of these"
 
 
@@ -40,7 +41,13 @@ def copied(array: Array) -> Load:
 
 
 def walk(
-    inputs: Sequence[Input], data: Data, source: str = "", *, keep: Keep = copied, samples: int | None = None
+    inputs: Sequence[Input],
+    data: Data,
+    source: str = "",
+    *,
+    keep: Keep = copied,
+    samples: int | None = None,
+    progress: Progress | None = None,
 ) -> tuple[dict[str, list[Stored]], list[str]]:
     """Return the arrays of every input, one a batch, as many batches as have so many samples, and notes.
 
@@ -50,6 +57,7 @@ def walk(
         source: what messages call it, such as " of 'data:batches'".
         keep: is given each array that nobody else keeps, and returns how to load it again.
         samples: how many are needed; None for all.
+        progress: called with "read", the samples so far, and how many are needed, or 0.
 
     Raises:
         DataError: what is found does not fit the inputs.
@@ -76,6 +84,8 @@ def walk(
             load = stored.load if kept_by_others else keep(array)
             found[each.name].append(Stored(None, where, array.dtype, array.shape, load))
         seen += min(counts, default=1)
+        if progress is not None and not kept_by_others:
+            progress("read", min(seen, samples or seen), samples or 0)
         if samples is not None and seen >= samples:
             break
     if not number:

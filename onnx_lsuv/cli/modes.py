@@ -91,7 +91,7 @@ def _plan(options: Options, settings: Settings, model: Model) -> Outcome:
 def _check(options: Options, settings: Settings, models: list[Model], device: Device, tell: Tell) -> Outcome:
     model, *others = models
     planned = onnx_lsuv.plan(model, replace(settings, keep_bias=True))
-    batches = _batches(planned, options)
+    batches = _batches(planned, options, tell)
     result = onnx_lsuv.measure(planned, batches, device=device, progress=tell)
     found = Outcome(result, trains=_trains(result, options))
     if not others:
@@ -100,7 +100,7 @@ def _check(options: Options, settings: Settings, models: list[Model], device: De
     from onnx_lsuv.batches import inputs_of  # noqa: PLC0415
 
     if inputs_of(other.model.proto.graph) != inputs_of(model.proto.graph):
-        batches = _batches(other, options)
+        batches = _batches(other, options, tell)
     return replace(found, other=onnx_lsuv.measure(other, batches, device=device, progress=tell))
 
 
@@ -112,7 +112,7 @@ def _initialise(
     memory, scratch = options.memory_bytes, options.scratch
     planned = onnx_lsuv.plan(model, settings)
     given = options.data or options.random or planned.needs_data
-    batches = _batches(planned, options) if given else None
+    batches = _batches(planned, options, tell) if given else None
     verified = None if options.no_verify else batches
     result = onnx_lsuv.initialize(planned, batches, device=device, memory=memory, scratch=scratch, progress=tell)
     form = None
@@ -147,7 +147,7 @@ def _trains(result: Result, options: Options, form: Model | Plan | None = None) 
     return [each.as_dict() for each in onnx_lsuv.forecast(result.whole_plan, form)]
 
 
-def _batches(planned: Result, options: Options) -> Batches:
+def _batches(planned: Result, options: Options, tell: Tell | None = None) -> Batches:
     """Return the data for a model, as the options say."""
     from onnx_lsuv import batches as kinds  # noqa: PLC0415
     from onnx_lsuv.lsuv import require_layers  # noqa: PLC0415
@@ -170,8 +170,15 @@ def _batches(planned: Result, options: Options) -> Batches:
 
     data, limit = options.data or [], options.memory_bytes
     images = kinds.parse_preparation(*options.image_texts) if any(options.image_texts) else None
-    scratch = Scratch(kinds.default_limit() if limit is None else limit, options.scratch)
+    scratch = Scratch.within(limit, options.scratch)
     with redirect_stdout(sys.stderr):  # where results go nobody else writes: `data` may name a function
         return kinds.from_paths(
-            inputs, data, batch_size=size, samples=samples, limit_bytes=limit, keep=scratch.rows, images=images
+            inputs,
+            data,
+            batch_size=size,
+            samples=samples,
+            limit_bytes=limit,
+            keep=scratch.rows,
+            images=images,
+            progress=tell,
         )

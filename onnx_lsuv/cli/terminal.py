@@ -14,7 +14,7 @@ from onnx_lsuv.cli.signals import before_the_end
 
 WIDE = 160  # of the table in a file or a log
 Tell = Callable[[str, int, int], None]
-DOING = {"draw": "drawing", "calibrate": "calibrating", "verify": "measuring"}
+DOING = {"read": "reading", "draw": "drawing", "calibrate": "calibrating", "verify": "measuring"}
 
 
 class Color(StrEnum):
@@ -71,13 +71,14 @@ def progress(color: Color, *, quiet: bool) -> Iterator[Tell]:
             nonlocal task, shown
             if phase != shown:
                 bar.remove_task(task)
-                shown, task = phase, bar.add_task(DOING.get(phase, phase), total=total, steps="")
-            unit = "layers" if phase == "draw" else "steps"
-            bar.update(task, completed=done, total=total, steps=f"{done}/{total} {unit}")
+                shown, task = phase, bar.add_task(DOING.get(phase, phase), total=total or None, steps="")
+            unit = {"draw": "layers", "read": "samples"}.get(phase, "steps")
+            of = f"/{total}" if total else ""  # 0: nobody knows how many there are
+            bar.update(task, completed=done, total=total or None, steps=f"{done}{of} {unit}")
             if done == total:
                 # What comes next tells nothing before its first step is done.
                 bar.remove_task(task)
-                after = {"draw": "calibrating", "calibrate": "saving"}.get(phase, "finishing")
+                after = {"read": "checking", "draw": "calibrating", "calibrate": "saving"}.get(phase, "finishing")
                 shown, task = "", bar.add_task(after, total=None, steps="")
 
         yield tell

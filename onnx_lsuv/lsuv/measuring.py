@@ -7,7 +7,7 @@ from functools import partial
 from typing import Unpack
 
 from onnx_lsuv import runtime
-from onnx_lsuv.batches import Batches, Data, default_limit
+from onnx_lsuv.batches import Batches, Data
 from onnx_lsuv.errors import UsageError, listing
 from onnx_lsuv.graph import Record, build
 from onnx_lsuv.layers import Layer, Plan, tensor_names
@@ -66,7 +66,7 @@ def measure(
         plan = find(model, as_it_is)
         require_layers(plan)
         _check_same(like, plan)
-        data = checked(plan.program.model, batches, scratch := Scratch(default_limit() if memory is None else memory))
+        data = checked(plan.program.model, batches, scratch := Scratch.within(memory), progress)
         aims = aims_of(plan, settings if like is None else Settings())
         records = _records(plan, data, aims, where, scratch, progress)
     runtime.release(where)

@@ -15,7 +15,7 @@ from onnx_lsuv.batches import Batches, Data
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.graph import is_random
 from onnx_lsuv.layers import Plan
-from onnx_lsuv.lsuv.execute import computes_wide
+from onnx_lsuv.lsuv.execute import Progress, computes_wide, quiet
 from onnx_lsuv.lsuv.planning import name_notes
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import Model
@@ -43,7 +43,7 @@ def check_sizes(plan: Plan, limit: int) -> None:
             )
 
 
-def checked(model: Model, data: Batches | Data, scratch: Scratch) -> Batches:
+def checked(model: Model, data: Batches | Data, scratch: Scratch, progress: Progress = quiet) -> Batches:
     """Return the data, checked against the model's inputs, with the element types that it takes.
 
     What gives its batches once is kept within half of the budget; the rest goes to a file.
@@ -52,7 +52,7 @@ def checked(model: Model, data: Batches | Data, scratch: Scratch) -> Batches:
     if isinstance(data, Batches):
         same = {each.name for each in data.inputs} == {each.name for each in inputs}
         return replace(data, inputs=inputs) if same else data
-    return kinds.from_arrays(inputs, data, keep=scratch.rows)
+    return kinds.from_arrays(inputs, data, keep=scratch.rows, progress=progress)
 
 
 def shapes_of(batches: Batches) -> Mapping[str, tuple[int, Sequence[int]]]:

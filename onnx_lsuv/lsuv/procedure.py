@@ -84,7 +84,7 @@ def initialize(
     with clock("load"):
         where = runtime.device_of(device, threads=threads)
         planned = plan(model, settings, **choices)
-        task = _decide(planned, batches, where, Scratch(default_limit() if memory is None else memory, scratch))
+        task = _decide(planned, batches, where, Scratch.within(memory, scratch), progress)
     with ThreadPoolExecutor(1, thread_name_prefix="build") as beside:
         # Drawing leaves Python alone most of the time, so that the graph can be made meanwhile.
         making = [beside.submit(_graph, task)] if task.data is not None and planned.needs_data else []
@@ -98,14 +98,16 @@ def initialize(
     return _result(task, drawn, records, scales, clock)
 
 
-def _decide(planned: Result, batches: Batches | Data | None, device: Device, scratch: Scratch) -> _Task:
+def _decide(
+    planned: Result, batches: Batches | Data | None, device: Device, scratch: Scratch, progress: Progress
+) -> _Task:
     """Look at what was planned and at the data: whether there is something to do, and whether it can be done."""
     found, settings = planned.plan, planned.settings
     require_layers(found)
     check_sizes(found, default_limit())
     if batches is None and planned.needs_data:
         raise DataError(f"{planned.model.name} has to run on data: give a batch {{input name: array}}, or several")
-    data = None if batches is None else checked(planned.model, batches, scratch)
+    data = None if batches is None else checked(planned.model, batches, scratch, progress)
     return _Task(
         planned, aims_of(found, settings), find_centres(found) if settings.center else {}, data, device, scratch
     )

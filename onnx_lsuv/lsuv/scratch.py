@@ -18,7 +18,7 @@ from weakref import finalize
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_lsuv.batches import Layout, Load, rows_of
+from onnx_lsuv.batches import Layout, Load, default_limit, rows_of
 from onnx_lsuv.errors import OutputError
 from onnx_lsuv.model import Array
 
@@ -33,6 +33,11 @@ class Scratch:
     folder: Path | None = None
     spent: int = 0
     file: BinaryIO | None = None  # that `rows` share
+
+    @classmethod
+    def within(cls, memory: int | None, folder: Path | None = None) -> Scratch:
+        """Return one with a budget of so many bytes; None for half of what the machine has."""
+        return cls(default_limit() if memory is None else memory, folder)
 
     def reserve(self, size: int) -> bool:
         """Take bytes from the budget; return whether they were there."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from onnx_lsuv import runtime
-from onnx_lsuv.batches import Batches, Data, default_limit, inputs_of
+from onnx_lsuv.batches import Batches, Data, inputs_of
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.graph import BFLOAT16, IR_MAX, widened
 from onnx_lsuv.importers.skeleton import all_nodes, floats_of
@@ -75,7 +75,7 @@ def same_outputs(
     if chance := sorted(_chance(before.proto)):
         why = f"The outputs were not compared, as chance or training takes part in them: {', '.join(chance)}."
         return Comparison({}, tolerance, (why,))
-    where, data = runtime.device_of(device, threads=threads), checked(before, batches, Scratch(default_limit()))
+    where, data = runtime.device_of(device, threads=threads), checked(before, batches, Scratch.within(None))
     old, new = _open(before, where), _open(after, where)
     names = [name for name in dict.fromkeys(old.outputs) if name in new.outputs]  # a file may name one twice
     skipped = [value.name for value in before.proto.graph.output if value.name not in names]
@@ -127,7 +127,7 @@ class _Opened:
 
 
 def _open(model: Model, device: Device) -> _Opened:
-    draft = open_draft(model, Scratch(default_limit()))
+    draft = open_draft(model, Scratch.within(None))
     proto, graph = draft.proto, draft.graph
     name_nodes(draft)  # ONNX Runtime wants them unique
     types = {each.name: each.elem_type for each in inputs_of(graph)}

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from onnx_lsuv.batches import default_limit
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import Model, Site
 from onnx_lsuv.portable import spelling
@@ -69,7 +68,7 @@ class Portable:
 
 def rewrite(model: Model, *, memory: int | None = None, scratch: Path | None = None) -> Portable:
     """Return a model, which is known to be whole, in the form that most importers train; see `make_portable`."""
-    draft = open_draft(model, Scratch(memory if memory is not None else default_limit(), scratch))
+    draft = open_draft(model, Scratch.within(memory, scratch))
     for step in STEPS.values():
         step(draft)
     if draft.steps and draft.proto.training_info:

@@ -97,6 +97,12 @@ def test_what_cannot_be_called_is_one_sentence(folder, name, words):
     assert not (folder / "o.onnx").exists()
 
 
+def test_the_module_is_never_written_over(folder):
+    before = (folder / "mydata_lsuv.py").read_bytes()
+    call("m.onnx", "-d", "mydata_lsuv:batches", "-o", "mydata_lsuv.py", "--force", status=6)
+    assert (folder / "mydata_lsuv.py").read_bytes() == before
+
+
 def read(monkeypatch: pytest.MonkeyPatch, function: Callable[[], object], *data: str) -> Batches:
     monkeypatch.setattr("builtins.lsuv_data", function, raising=False)
     return from_paths(TWO, data)

@@ -94,6 +94,13 @@ def test_scale_mean_and_std(folder):
     np.testing.assert_array_equal(raw, WHOLE.astype(np.float32))
 
 
+def test_the_note_on_raw_images_says_how_to_prepare_them(folder):
+    (note,) = read(folder, ("N", 3, 6, 8)).notes
+    assert "preprocess them as in training with '--image-mean' and '--image-std'" in note
+    how = parse_preparation(None, "0.5", "0.29", None)
+    assert not read(folder, ("N", 3, 6, 8), how=how).notes
+
+
 def test_size(tmp_path):
     flat = np.zeros((40, 60, 3), np.uint8)
     flat[:, 7:53] = [10, 20, 30]  # what covers 20 x 20 and lies in the middle

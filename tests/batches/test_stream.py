@@ -139,6 +139,14 @@ def test_an_endless_stream_is_walked_as_far_as_it_is_needed():
     assert len(asked) == 3
 
 
+def test_progress_tells_the_samples_that_were_read():
+    told: list[tuple[str, int, int]] = []
+    for data, samples in ((iter(BATCHES), None), (Keras(), 10), (BATCHES, None)):
+        from_arrays(ONE, data, samples=samples, progress=lambda *step: told.append(step))
+    some = [("read", 4, 10), ("read", 8, 10), ("read", 10, 10)]
+    assert told == [*(("read", 4 * k, 0) for k in range(1, 6)), *some]
+
+
 def test_what_was_walked_before_has_no_batches():
     data = iter(BATCHES)
     from_arrays(ONE, data)

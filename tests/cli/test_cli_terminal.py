@@ -140,6 +140,25 @@ def test_progress_is_for_terminals(here: Path) -> None:
     assert text.endswith("\x1b[2K")
 
 
+def test_progress_of_a_loader_whose_length_nobody_knows(here: Path) -> None:
+    code = """
+import time
+import numpy as np
+
+def batches():
+    for k in range(8):
+        time.sleep(0.05)
+        print("mine")
+        yield np.full((2, 16), k) + np.eye(2, 16)
+"""
+    Path("slow_lsuv.py").write_text(code)
+    for more, shown in (((), r"[^/\d]\d+ samples"), (("--samples", "12"), r"\d+/12 samples")):
+        status, text = look("m.onnx", "-d", "slow_lsuv:batches", "--device", "cpu", "--force", *more, errors=True)
+        assert status in (0, 1)
+        assert re.search(shown, text)
+        assert "mine" in text
+
+
 @pytest.mark.slow
 def test_a_signal_gives_the_cursor_back(here: Path) -> None:
     code = f"""
