@@ -68,7 +68,7 @@ def initialize(
         memory: bytes that new weights, values kept between batches, and batches that are given only once may take; the
             rest goes to a file. None for half of what the machine has.
         scratch: the folder of that file; None for the system's own.
-        progress: called with a phase, the steps done and their total.
+        progress: called with a phase, the steps done and their total: 0 while a loader of unknown length is read.
         choices: fields of `Settings` as keywords, as in `initialize(model, data, seed=1, target={"fc*": 0.1})`.
 
     Returns:
