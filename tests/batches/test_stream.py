@@ -220,6 +220,16 @@ def test_the_memory_that_a_stream_takes_is_bounded(model, tmp_path):
     assert bounded < 3 << 20 < 9 << 20 < whole
 
 
+def test_paths_are_read_as_the_command_reads_them(model, tmp_path):
+    expected = onnx_lsuv.to_bytes(onnx_lsuv.initialize(model, BATCHES).model)
+    for number, batch in enumerate(BATCHES):
+        np.save(tmp_path / f"{number}.npy", batch)
+    for data in (tmp_path, str(tmp_path), [f"x={tmp_path}"], (tmp_path,)):
+        assert onnx_lsuv.to_bytes(onnx_lsuv.initialize(model, data).model) == expected
+    with pytest.raises(DataError, match="is missing"):
+        onnx_lsuv.measure(model, "no.npy")
+
+
 def test_pooled_statistics_are_those_of_one_array(model):
     whole = onnx_lsuv.initialize(model, np.concatenate(BATCHES))
     parts = onnx_lsuv.initialize(model, iter(BATCHES))
