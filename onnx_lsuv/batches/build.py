@@ -121,8 +121,9 @@ def from_paths(
 
 
 def _of_images(inputs: Sequence[Input], found: Mapping[str, Sequence[Stored]], limit: int) -> int | None:
-    """Return how many images make a batch, so that folders of any size can be run; None where the model says so."""
-    if any(each.fixed is not None for each in inputs):
+    """Return how many images make a batch, so that folders of any size can be run; None where more says so."""
+    numbers = {stored.shape[0] for each in inputs for stored in found[each.name] if stored.shape}
+    if len(numbers) > 1 or any(each.fixed is not None for each in inputs):
         return None
     row = sum(math.prod(found[each.name][0].shape[1:]) * each.dtype.itemsize for each in inputs)
     return max(1, min(BATCH, limit // (4 * max(row, 1))))

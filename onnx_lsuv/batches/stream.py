@@ -28,8 +28,8 @@ class Reader(Protocol):
         """Return {input name: array}."""
 
 
-Data = Iterable[Any] | Reader | Callable[[], Any]
-"""One array or batch, many, or what gives them: an iterable, a reader, a function that returns one of these."""
+Data = Iterable[Any] | Reader | Callable[[], Any] | PathLike[str]
+"""One array or batch, many, or what gives them: an iterable, a reader, a function that returns one of these; a path."""
 Keep = Callable[[Array], Load]
 Progress = Callable[[str, int, int], None]
 HINT = "give {input name: array}, or a list, loader or generator of these"

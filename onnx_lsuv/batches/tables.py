@@ -1,8 +1,8 @@
 """Reader for .csv, and which columns of a table are for which input.
 
 .csv (RFC 4180): a row a line, its cells apart by commas, semicolons or tabs, all of them numbers but for a first line
-of names. It is parsed once to see that it can be, and again where its values are asked for, some thousand lines at a
-time.
+of names. It is parsed some thousand lines at a time, once to see that it can be, and unless its numbers are few again
+where they are asked for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx_lsuv.batches.stored import Stored, looks_like, open_file, reason
+from onnx_lsuv.batches.stored import SMALL, Stored, looks_like, open_file, reason
 from onnx_lsuv.errors import DataError, listing, quote
 from onnx_lsuv.model import Array
 
@@ -47,7 +47,7 @@ def by_input(where: str, rows: int, header: Sequence[str], names: Sequence[str],
     return found
 
 
-def read_csv(path: Path, names: Sequence[str], *_: object) -> list[Stored]:
+def read_csv(path: Path, names: Sequence[str], limit: int) -> list[Stored]:
     """Return the columns of a .csv file; raises DataError where a cell is no number."""
     where = f"the data file {quote(path)}"
     with open_file(path) as file:
@@ -62,11 +62,12 @@ def read_csv(path: Path, names: Sequence[str], *_: object) -> list[Stored]:
                 file.seek(begin)
             parse = partial(_parsed, delimiter=delimiter, width=len(header))
             places, counts, line = [file.tell()], [0], 1 + named
-            whole = np.ones(len(header), bool)
+            whole, few = np.ones(len(header), bool), list[Array]()
             while lines := list(islice(_lines(file), LINES)):
                 values = parse(lines, line=line)
                 whole &= ((np.abs(values) < 1 << 53) & (values == np.rint(values))).all(0)
                 counts.append(len(values))
+                few = [*few, values] if 8 * len(header) * sum(counts) <= min(limit, SMALL) else []
                 places.append(file.tell())
                 line += len(lines)
             if not sum(counts):
@@ -77,20 +78,25 @@ def read_csv(path: Path, names: Sequence[str], *_: object) -> list[Stored]:
     starts = list(accumulate(counts))
     header = header if named else [str(number) for number in range(len(header))]
 
+    def rows(at: int) -> Array:
+        """Return some thousand rows, those of the lines from one place in the file to the next."""
+        if few:
+            return few[at]
+        with open_file(path) as again:
+            again.seek(places[at])
+            try:
+                return parse(again.read(places[at + 1] - places[at]).splitlines(), line=0)
+            except ValueError as error:
+                raise DataError(f"{where} changed while it was read: {reason(error)}") from error
+
     def columns(chosen: Sequence[str], start: int, stop: int) -> Array:
         numbers: Any = [header.index(name) for name in chosen] if chosen != header else slice(None)
         dtype = np.int64 if whole[numbers].all() else np.float64
         parts = [np.empty((0, len(chosen)), dtype)]
-        with open_file(path) as again:
-            for at in range(max(bisect_right(starts, start) - 1, 0), len(places) - 1):
-                if starts[at] >= stop:
-                    break
-                again.seek(places[at])
-                try:
-                    rows = parse(again.read(places[at + 1] - places[at]).splitlines(), line=0)
-                except ValueError as error:
-                    raise DataError(f"{where} changed while it was read: {reason(error)}") from error
-                parts.append(rows[max(start - starts[at], 0) : stop - starts[at], numbers].astype(dtype))
+        for at in range(max(bisect_right(starts, start) - 1, 0), len(places) - 1):
+            if starts[at] >= stop:
+                break
+            parts.append(rows(at)[max(start - starts[at], 0) : stop - starts[at], numbers].astype(dtype))
         return np.concatenate(parts)
 
     return by_input(where, starts[-1], header, names if named else (), columns)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from os import PathLike, fspath
 from time import perf_counter
 
 import numpy as np
@@ -46,12 +47,18 @@ def check_sizes(plan: Plan, limit: int) -> None:
 def checked(model: Model, data: Batches | Data, scratch: Scratch, progress: Progress = quiet) -> Batches:
     """Return the data, checked against the model's inputs, with the element types that it takes.
 
-    What gives its batches once is kept within half of the budget; the rest goes to a file.
+    Texts are what the command's `--data` takes. What gives its batches once is kept within half of the budget; the rest
+    goes to a file.
     """
     inputs = kinds.inputs_of(model.proto.graph)
     if isinstance(data, Batches):
         same = {each.name for each in data.inputs} == {each.name for each in inputs}
         return replace(data, inputs=inputs) if same else data
+    given = data if isinstance(data, list | tuple) else [data]
+    paths = [fspath(each) for each in given if isinstance(each, str | PathLike)]
+    if paths and len(paths) == len(given):
+        limit = scratch.budget // 4
+        return kinds.from_paths(inputs, paths, limit_bytes=limit, keep=scratch.rows, progress=progress)
     return kinds.from_arrays(inputs, data, keep=scratch.rows, progress=progress)
 
 

@@ -60,7 +60,8 @@ def initialize(
         model: from `load` or `from_proto`, which is not changed, or from `plan`, with its settings.
         batches: the data, pooled: one batch, or a list, DataLoader, CalibrationDataReader, generator or function that
             gives them. A batch is {input name: array}, an array for the only input, or a tuple that begins with one.
-            None where nothing has to run: without `rescale` and without BatchNormalizations.
+            Or what `--data` takes: "samples.npy", or ["x=a.npy", "y=b.npy"]. None where nothing has to run: without
+            `rescale` and without BatchNormalizations.
         settings: how to do it.
         device: "cpu", "cuda", "cuda:N", "auto", or one from `onnx_lsuv.runtime.open_device`, which also takes
             custom operators.
@@ -68,7 +69,7 @@ def initialize(
         memory: bytes, or a size such as "2G", that new weights, values kept between batches, and batches that are given
             only once may take; the rest goes to a file. None for half of what the machine has.
         scratch: the folder of that file; None for the system's own.
-        progress: called with a phase, the steps done and their total.
+        progress: called with a phase, the steps done and their total: 0 while a loader of unknown length is read.
         choices: fields of `Settings` as keywords, as in `initialize(model, data, seed=1, target={"fc*": 0.1})`.
 
     Returns:

@@ -162,6 +162,9 @@ def test_images_beside_another_input(folder, tmp_path):
     inputs = (Input("t", F, ("N", 2)), Input("image", F, ("N", 3, 6, 8)))
     (batch,) = from_paths(inputs, [f"t={tmp_path / 't.npy'}", str(folder)])
     assert batch["image"].shape == (11, 3, 6, 8)
+    table = (Input("t", F, ("M", 2)), inputs[1])  # for all images
+    np.save(tmp_path / "t.npy", normal(5, 2))
+    assert len(from_paths(table, [f"t={tmp_path / 't.npy'}", str(folder)])) == 1
     two = (Input("a", F, ("N", 3, 6, 8)), Input("b", F, ("N", 3, 6, 8)))
     with pytest.raises(UsageError, match="any of 'a', 'b'; say which with NAME=PATH"):
         from_paths(two, [str(folder)])

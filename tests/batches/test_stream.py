@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import tracemalloc
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,31 @@ def test_a_loader_gives_the_same_bytes_as_arrays(model, memory, tmp_path):
         assert found.data["samples"] == 20
         measured = onnx_lsuv.measure(found.model, iter(BATCHES), memory=memory, like=found)
         assert {row.status for row in measured.layers} == {"ok"}
+
+
+def test_the_memory_that_a_stream_takes_is_bounded(model, tmp_path):
+    def stream() -> Iterator[np.ndarray]:
+        for k in range(200):
+            yield np.full((4096, 3), k, np.float32) + normal(4096, 3, seed=1)  # 48 KB, 10 MB in all
+
+    peaks = []
+    for memory in (1 << 20, 1 << 30):
+        tracemalloc.start()
+        onnx_lsuv.initialize(model, stream, memory=memory, scratch=tmp_path)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    bounded, whole = peaks
+    assert bounded < 3 << 20 < 9 << 20 < whole
+
+
+def test_paths_are_read_as_the_command_reads_them(model, tmp_path):
+    expected = onnx_lsuv.to_bytes(onnx_lsuv.initialize(model, BATCHES).model)
+    for number, batch in enumerate(BATCHES):
+        np.save(tmp_path / f"{number}.npy", batch)
+    for data in (tmp_path, str(tmp_path), [f"x={tmp_path}"], (tmp_path,)):
+        assert onnx_lsuv.to_bytes(onnx_lsuv.initialize(model, data).model) == expected
+    with pytest.raises(DataError, match="is missing"):
+        onnx_lsuv.measure(model, "no.npy")
 
 
 def test_pooled_statistics_are_those_of_one_array(model):
