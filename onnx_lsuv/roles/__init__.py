@@ -6,6 +6,8 @@
     sums           ... ... constants, at once or after operators that move it
     norms          ... running statistics, and which are to be calibrated; norms that exporters write out
     parameters     ... trained constants beside these, of norms, activations, tables, states; only where they are wanted
+    tables         ... ... the std that embeddings start with, by what they are added to
+    zeros          ... ... which scales of zero stay
     reachability   ... ... what lies before and after layers
     values         ... ... what values tell
     prepared       which inputs the graph prepares itself
