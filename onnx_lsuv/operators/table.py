@@ -169,6 +169,7 @@ _ARITHMETIC = (
     Operator("ReduceL2", degree=1),
     Operator("ReduceSumSquare", degree=2),
     Operator("Mod", settings=True),
+    Operator("Where", keeps_width=True),
     Operator("Equal", settings=True, no_gradient=True),
     Operator("Greater", settings=True, no_gradient=True),
     Operator("GreaterOrEqual", settings=True, no_gradient=True),

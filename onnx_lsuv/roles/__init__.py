@@ -26,6 +26,7 @@ from onnx_lsuv.roles.parameters import VALUES, Parameter, Parameters
 from onnx_lsuv.roles.prepared import prepared_inputs
 from onnx_lsuv.roles.products import Product, Skipped
 from onnx_lsuv.roles.reachability import before
+from onnx_lsuv.roles.values import is_computed
 
 __all__ = [
     "VALUES",
@@ -40,6 +41,7 @@ __all__ = [
     "before",
     "find_roles",
     "fixed_transform",
+    "is_computed",
     "limits_of",
     "prepared_inputs",
     "weight_transform",

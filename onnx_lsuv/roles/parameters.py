@@ -16,17 +16,19 @@ is kept, and named.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from onnx_lsuv.operators import WHOLE, of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, Constant, Node, Program, stored
-from onnx_lsuv.roles.fixed import fixed_transform
 from onnx_lsuv.roles.norms import is_norm_bias, is_norm_scale
 from onnx_lsuv.roles.products import Product, Skipped, writable
 from onnx_lsuv.roles.reachability import Reachability, find_reachability, leads_to_add
 from onnx_lsuv.roles.tables import table_stds
-from onnx_lsuv.roles.values import is_computed, is_grid
+from onnx_lsuv.roles.values import is_computed, is_grid, is_listed
 from onnx_lsuv.roles.zeros import living_zeros
 
 VALUES = {"scale": 1.0, "bias": 0.0, "slope": 0.25, "state": 0.0}
@@ -117,10 +119,13 @@ def _agreed(constant: Constant, roles: Set[str]) -> str:
 
 
 def _is_settled(reachability: Reachability, constant: Constant, readers: Sequence[Node]) -> bool:
-    """Say whether values show that somebody computed them; behind all layers the boxes of a detector are a grid."""
+    """Say whether values show that somebody computed them; before all layers what prepares the input may be a list of
+    written numbers, behind all the boxes of a detector a grid.
+    """
     values = stored(reachability.program, constant.name)
-    ends = all(reachability.leading.isdisjoint(node.outputs) for node in readers)
-    return is_computed(values) or bool(fixed_transform(values)) or (bool(readers) and ends and is_grid(values))
+    starts = reachability.learned.isdisjoint(name for node in readers for name in node.inputs)
+    ends = reachability.leading.isdisjoint(name for node in readers for name in node.outputs)
+    return is_computed(values) or (bool(readers) and ((starts and is_listed(values)) or (ends and is_grid(values))))
 
 
 def _role(reachability: Reachability, constant: Constant, node: Node | None, position: int) -> tuple[str, str]:
@@ -163,11 +168,32 @@ def _role_by_place(reachability: Reachability, constant: Constant, node: Node, p
             return "bias"
         if axes == 1:
             return "bias" if learned and leads else ""
+        if learned and axes > 1 and _is_attention_bias(program, constant, node):
+            return "bias"
     last = len(constant.dims) - 1
     joined = kind == "Concat" and last > 1 and learned and node.attributes.integer("axis", 0) not in (-1, last)
-    if not (joined or (kind == "Add" and axes > 1)) or constant.dims[-1] < _WIDTH_MIN:
+    masked = kind == "Where" and axes and node.inputs[3 - position] in reachability.learned
+    if not (joined or masked or (kind == "Add" and axes > 1)) or constant.dims[-1] < _WIDTH_MIN:
         return ""
-    return "embedding" if reachability.leads_to_width(node.outputs[0], constant.dims[-1]) else ""
+    return "embedding" if reachability.leads_to_width(node.outputs[0], constant.dims) else ""
+
+
+def _is_attention_bias(program: Program, constant: Constant, add: Node) -> bool:
+    """Say whether a constant is added to the logits of attention, and is no slope times a distance for each head.
+
+    A table that positions look up becomes one, where an exporter folds the look-up.
+    """
+    readers = list(program.readers(add.outputs[0], lambda node, _: node.op == "Add" or of(node).move in _MOVES))
+    if not readers or any(node is None or node.op != "Softmax" for node, _ in readers):
+        return False
+    dims = [d for d in constant.dims if d != 1]
+    if len(dims) == 2 and dims[0] == dims[1]:
+        return False
+    values = stored(program, constant.name).astype(np.float64)
+    heads = values.reshape(-1, dims[-1] if len(dims) == 2 else math.prod(dims[-2:]))
+    sizes = np.linalg.norm(heads, axis=1)
+    along = np.abs(heads @ heads[sizes.argmax()]) / sizes.max(initial=1e-300)
+    return not np.allclose(along, sizes, rtol=1e-3)
 
 
 def _is_bias_of(reachability: Reachability, constant: Constant, linear: Node) -> bool:

@@ -63,7 +63,8 @@ def _groups(
 
     for node in reachability.program.walk():
         scales = node.op in ("Mul", "Div")
-        if not (scales or of(node).sums or "embedding" in of(node).roles.values()):
+        masked = node.op == "Where"
+        if not (scales or masked or of(node).sums or "embedding" in of(node).roles.values()):
             continue
         operands = [_operand(reachability, tables, name) for name in (node.outputs[:1] if scales else node.inputs)]
         for operand in operands:
@@ -72,7 +73,7 @@ def _groups(
             if operand.origin and not scales:
                 heads[head(operand.origin)] = head(node)
         # Words that stand in a row with a picture are of their own size.
-        if of(node).sums and not (node.op == "Concat" and any(each.picked for each in operands)):
+        if (masked or of(node).sums) and not (node.op == "Concat" and any(each.picked for each in operands)):
             others[node] = [name for name, each in zip(node.inputs, operands, strict=True) if not each.origin]
     groups: dict[str | Node, tuple[list[str], list[str]]] = {}
     for name in tables:

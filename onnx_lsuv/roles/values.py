@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -12,10 +13,11 @@ from onnx_lsuv.model import Array
 _LOOK, _COLUMNS, _FIT = 64, 4096, 1e-2
 _SAMPLE = 1 << 16
 _RULE_MIN = 6  # four equations for one unknown
+_LIST = 16  # channels of a picture, at most
 _LAGS = 16  # boxes of one place in a picture
-# By bytes of a number: the digits of one that is written down, and of what another is computed from; how far rounding
-# takes the latter away. Half precision holds too few to tell.
-_DIGITS = {4: (5, 3, 4e-7), 8: (8, 4, 4e-14)}
+# By bytes of a number: what stores it; digits of one that is written down, and of what another is computed from; how
+# far rounding takes the latter away. Half precision holds too few to tell.
+_STORED: dict[int, tuple[Any, int, int, float]] = {4: (np.float32, 5, 3, 4e-7), 8: (np.float64, 8, 4, 4e-14)}
 _PARTS = (1.0, *(part**power for part in (math.pi, math.log(2), math.log(10)) for power in (1, -1)))
 
 
@@ -36,6 +38,20 @@ def is_computed(values: Array) -> bool:
     return True
 
 
+def is_listed(values: Array) -> bool:
+    """Say whether a short list holds only numbers of few digits, or one over such, as of the channels of pictures."""
+    numbers = np.abs(values.astype(np.float64).reshape(-1))
+    if numbers.size > _LIST or values.dtype.itemsize not in _STORED or not numbers.all():
+        return False
+    return all(_is_short(float(x), values.dtype.itemsize) for x in numbers)
+
+
+def _is_short(x: float, itemsize: int) -> bool:
+    """Say whether a number above zero is stored as one of few digits is, or is one over such."""
+    kind, digits, _, tolerance = _STORED[itemsize]
+    return kind(x) == kind(f"{x:.{digits}g}") or abs(float(f"{1 / x:.{digits - 1}g}") * x - 1) <= tolerance / 2
+
+
 def is_grid(values: Array) -> bool:
     """Say whether many rows of a table are equal to those so many rows before them, as of the boxes of a detector."""
     rows = values.reshape(-1, values.shape[-1]) if values.ndim > 1 else values.reshape(-1, 1)
@@ -51,14 +67,12 @@ def _repeats(column: Array) -> bool:
 def _is_written(number: float, itemsize: int) -> bool:
     """Say whether a number has few digits, or a root, a power, a logarithm or a part of pi that has few."""
     x = abs(number)
-    if itemsize not in _DIGITS or 2 * x == round(2 * x) or x < 1e-9 or x > 1e9:
+    if itemsize not in _STORED or 2 * x == round(2 * x) or x < 1e-9 or x > 1e9 or _is_short(x, itemsize):
         return True
-    digits, fewer, tolerance = _DIGITS[itemsize]
-    as_stored = np.float64 if itemsize == 8 else np.float32
-    if as_stored(f"{x:.{digits}g}") == as_stored(x):
-        return True
-    made = [x**power * part for power in (1, 2, 4) for part in _PARTS] + ([math.exp(x)] if x < 20 else [])
-    return any(abs(float(f"{y:.{fewer}g}") / y - 1) <= tolerance for each in made for y in (each, 1 / each))
+    *_, fewer, tolerance = _STORED[itemsize]
+    made = {x**power * part: fewer - (part != 1) for power in (1, 2, 4) for part in _PARTS}
+    made |= {math.exp(x): fewer - 1} if x < 20 else {}
+    return any(abs(float(f"{y:.{few}g}") / y - 1) <= tolerance for each, few in made.items() for y in (each, 1 / each))
 
 
 def _follows_rule(array: Array, axis: int) -> bool:

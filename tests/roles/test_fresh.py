@@ -456,7 +456,50 @@ def test_an_excluded_layer_keeps_its_bias(lsuv: Lsuv) -> None:
     for exclude in (["w", "u"], ["a", "c"]):
         run = lsuv(model, batch, fresh=True, exclude=exclude)
         assert run.changed == {"v"}
-        assert not kept(run)
+        assert kept(run) == "fresh: 'w', 'u', 'b', 'e' keep their values: excluded by the user"
+
+
+ATTENTION = """a = MatMul(x, w) t = Transpose<perm = [0, 2, 1]>(a) s = MatMul(a, t) h = Unsqueeze(s, one) {bias}
+  m = Softmax(b) r = ReduceMean<axes = [1], keepdims = 0>(m) z = MatMul(r, a) y = MatMul(z, u)"""
+PLACES = np.abs(np.arange(9)[:, None] - np.arange(9))
+
+
+@pytest.mark.parametrize(
+    ("way", "shape"),
+    [
+        ("b = Add(h, bias)", (1, 4, 9, 9)),
+        ("k = Add(h, bias) b = Add(k, mask)", (4, 9, 9)),
+        ("q = Reshape(bias, square) p = Transpose<perm = [2, 0, 1]>(q) b = Add(h, p)", (81, 4)),
+    ],
+    ids=["whole", "before a mask", "moved"],
+)
+@pytest.mark.parametrize("kind", ["looked up by distance", "slopes"])
+def test_an_attention_bias_that_was_folded(lsuv: Lsuv, way: str, shape: tuple[int, ...], kind: str) -> None:
+    table = 0.5 ** np.arange(1, 5)[:, None] * -np.arange(9) if kind == "slopes" else normal(4, 9, seed=7)
+    heads = table[:, PLACES].astype(np.float32)
+    bias = np.moveaxis(heads, 0, -1).reshape(shape) if len(shape) == 2 else heads.reshape(shape)
+    tensors = {"w": normal(16, 16), "u": normal(16, 4), "one": np.array([1]), "bias": bias}
+    tensors |= {"square": np.array([9, 9, 4]), "mask": np.triu(np.full((9, 9), -1e9, np.float32), 1)}
+    model = parse(f"{HEAD} g (float[N,9,16] x) => (float y) {{ {ATTENTION.format(bias=way)} }}", tensors)
+    run = lsuv(model, {"x": normal(16, 9, 16)}, fresh=True)
+    if kind == "slopes":
+        assert run.changed == {"w", "u"}
+    else:
+        assert run.changed == {"w", "u", "bias"}
+        all_equal(run, "bias", 0)
+
+
+def test_mask_tokens_and_tables_that_are_parted(lsuv: Lsuv) -> None:
+    text = f"""{HEAD} g (float[N,5,8] x) => (float y) {{ a = MatMul(x, w) c = Greater(a, zero) b = Where(c, token, a)
+      d = Where(c, b, low) e = ReduceMean<axes = [1]>(d) f = Add(e, table) g, h = Split<axis = 1>(f) k = Mul(d, g)
+      l = Add(k, h) y = MatMul(l, u) }}"""
+    tensors = {"w": normal(8, 16), "u": normal(16, 4), "token": normal(1, 1, 16) + 3, "table": normal(1, 2, 16) + 3}
+    tensors |= {"zero": np.zeros((), np.float32), "low": np.full(16, -9.1, np.float32)}
+    run = lsuv(parse(text, tensors), {"x": normal(64, 5, 8)}, fresh=True)
+    assert run.changed == {"w", "u", "token", "table"}
+    for name in ("token", "table"):
+        assert roles(run)[name] == "embedding"
+        assert run.weight(name).std() == pytest.approx(0.02, rel=0.5)
 
 
 def test_masks_of_attention_stay(lsuv: Lsuv) -> None:
