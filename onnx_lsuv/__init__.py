@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 
     from onnx_lsuv.errors import DataError, DeviceError, LsuvError, ModelError, OutputError, UsageError
     from onnx_lsuv.importers import Forecast, forecast
-    from onnx_lsuv.lsuv import Change, LayerReport, Result, Settings, SkippedReport, initialize, measure, plan
+    from onnx_lsuv.lsuv import (
+        Change,
+        LayerReport,
+        Remaining,
+        Result,
+        Settings,
+        SkippedReport,
+        initialize,
+        measure,
+        plan,
+    )
     from onnx_lsuv.model import Model, from_proto, load, save, save_weights, to_bytes
     from onnx_lsuv.portable import make_portable
     from onnx_lsuv.report.writing import write_report
@@ -35,6 +45,7 @@ __all__ = [
     "Model",
     "ModelError",
     "OutputError",
+    "Remaining",
     "Result",
     "Settings",
     "SkippedReport",

@@ -101,6 +101,11 @@ class Options:
     force: bool = _flag(OUTPUT, "Replace existing outputs.", "--force")
     report: list[Path] | None = _option(OUTPUT, "Write a report. Repeatable.", metavar=f"PATH.{{{ENDINGS}}}")
     fresh: bool = _flag(TRAINING, "Give every other parameter its usual starting value too.", "--fresh")
+    strict: bool = _flag(
+        TRAINING,
+        "Status 1 for whatever is in doubt: with --fresh tensors that may keep what they learned, with --check notes.",
+        "--strict",
+    )
     portable: bool = _flag(TRAINING, "Rewrite the model so that training frameworks read it.", "--portable")
     weights_out: Path | None = _option(TRAINING, "Write the parameters alone too.", metavar="PATH.{safetensors,npz}")
     init: Init = _option(
@@ -221,6 +226,7 @@ class Options:
             keep_bias=self.keep_bias,
             center=self.center,
             recalibrate=self.recalibrate,
+            strict=self.strict,
             tolerance=None if self.no_verify else self.tolerance,
         )
 

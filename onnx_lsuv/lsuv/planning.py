@@ -12,6 +12,7 @@ from onnx_lsuv.layers import Layer, Plan, Skipped, find_centres, find_layers
 from onnx_lsuv.lsuv.fresh import fresh_notes
 from onnx_lsuv.lsuv.notes import guide
 from onnx_lsuv.lsuv.patterns import Choice, aims_of, no_match
+from onnx_lsuv.lsuv.remaining import remaining
 from onnx_lsuv.lsuv.result import LayerReport, Result
 from onnx_lsuv.lsuv.rows import noted, row_of, skipped_row
 from onnx_lsuv.lsuv.settings import Choices, Settings, Wanted
@@ -44,6 +45,7 @@ def plan(model: Model | Result, settings: Settings | None = None, **choices: Unp
     roles = Counter(parameter.role for parameter in found.parameters.fresh)
     counted = ", ".join(f"{count} x {role}" for role, count in sorted(roles.items()))
     started = [f"fresh: {counted} would get their usual starting values"] if roles else []
+    left = remaining(found, settings, found.roles) if settings.fresh else ()
     return Result(
         model=found.program.model,
         plan=found,
@@ -52,7 +54,11 @@ def plan(model: Model | Result, settings: Settings | None = None, **choices: Unp
         layers=tuple(rows),
         skipped=tuple(map(skipped_row, found.skipped)),
         kept_statistics=tuple(map(skipped_row, found.kept_statistics)),
-        notes=(*started, *name_notes(found), *left_notes(found), *fresh_notes(found), *map(str, guide(found))),
+        remaining=left,
+        notes=(
+            *(*started, *name_notes(found), *left_notes(found), *fresh_notes(found, left, settings)),
+            *map(str, guide(found)),
+        ),
     )
 
 

@@ -22,6 +22,7 @@ from onnx_lsuv.lsuv.notes import guide, misfits
 from onnx_lsuv.lsuv.patterns import Aims, aims_of
 from onnx_lsuv.lsuv.planning import left_notes, plan, require_layers
 from onnx_lsuv.lsuv.prepare import Clock, check_sizes, checked, run_notes, shapes_of
+from onnx_lsuv.lsuv.remaining import remaining
 from onnx_lsuv.lsuv.result import Change, Result
 from onnx_lsuv.lsuv.rows import drawn_row, noted, row_of, skipped_row
 from onnx_lsuv.lsuv.scratch import Scratch
@@ -170,6 +171,7 @@ def _result(
         row = row_of(found, layer, drawn.methods[key], aims.stds[key], status, records.get(key))
         row = drawn_row(row, layer, records.get(key), scales.get(key))
         rows.append(noted(row, drawn.notes.get(key), aims.remarks.get(layer)))
+    left = remaining(found, settings, drawn.values) if settings.fresh else ()
     lowered = {key for key, std in aims.stds.items() if std < settings.target_std}
     return replace(
         task.planned,
@@ -178,11 +180,12 @@ def _result(
         layers=tuple(rows),
         skipped=tuple(redrawn(skipped_row(each), found, drawn.fresh) for each in found.skipped),
         changes=tuple(Change(c.label, c.scope, found.roles[c.name].role, c.site in moved) for c in constants),
+        remaining=left,
         notes=(
             *run_notes(found, task.data, task.device),
             *altered(found, drawn.methods),
             *left_notes(found),
-            *fresh_notes(found),
+            *fresh_notes(found, left, settings),
             *(not_centred(found, task.centres) if settings.center else ()),
             *(map(str, (*misfits(found, records), *guide(found, lowered))) if settings.rescale else ()),
         ),

@@ -31,12 +31,12 @@ _CONTRADICTIONS: tuple[tuple[tuple[str, Any], tuple[str, Any], str], ...] = (
 )
 # What each verb goes by, as its report says it.
 REPORTED = {
-    "plan": ("include", "exclude", "keep_bias", "fresh", "recalibrate"),
+    "plan": ("include", "exclude", "keep_bias", "fresh", "recalibrate", "strict"),
     "initialize": (
         *("seed", "init", "rescale", "fresh", "keep_bias", "center"),
-        *("recalibrate", "include", "exclude", "target"),
+        *("recalibrate", "include", "exclude", "target", "strict"),
     ),
-    "measure": ("include", "exclude", "target"),
+    "measure": ("include", "exclude", "target", "strict"),
 }
 
 
@@ -48,6 +48,7 @@ class Wanted(TypedDict, total=False):
     tolerance: float | None
     include: Sequence[str]
     exclude: Sequence[str]
+    strict: bool
 
 
 class Choices(Wanted, total=False):
@@ -107,7 +108,7 @@ _READ: dict[str, tuple[Callable[[Any], Any], str]] = {
     "target": (_targets, "{pattern: std}"),
     "tolerance": (_number_or_none, "a number or None"),
     **dict.fromkeys(("include", "exclude"), (_patterns, "a list of patterns")),
-    **dict.fromkeys(("rescale", "recalibrate", "fresh", "keep_bias", "center"), (_switch, "True or False")),
+    **dict.fromkeys(("rescale", "recalibrate", "fresh", "keep_bias", "center", "strict"), (_switch, "True or False")),
 }
 
 
@@ -133,6 +134,8 @@ class Settings:
             centred.
         tolerance: on the variance relative to its target; None for 0.005, or 0.02 from the first weight in half
             precision on.
+        strict: what is in doubt counts against `Result.good`: with `fresh` a tensor that may keep what it learned, of
+            `measure` any note.
 
     Raises:
         UsageError: a value is of no use.
@@ -150,6 +153,7 @@ class Settings:
     keep_bias: bool = False
     center: bool = False
     tolerance: float | None = None
+    strict: bool = False
 
     def __post_init__(self) -> None:
         for name, (read, wanted) in _READ.items():

@@ -31,6 +31,7 @@ def as_document(result: Result, about: Mapping[str, Any], *, other: Result | Non
         "left": list(map(asdict, result.skipped)),
         "statistics_kept": list(map(asdict, result.kept_statistics)),
         "changes": list(map(asdict, result.changes)),
+        "remaining": list(map(asdict, result.remaining)),
         "notes": result.notes,
     }
     if other is not None:

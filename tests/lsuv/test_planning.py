@@ -139,6 +139,7 @@ def test_settings_are_one_value() -> None:
         "include": [],
         "exclude": [],
         "target": [],
+        "strict": False,
     }
 
 
