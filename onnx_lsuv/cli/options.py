@@ -114,6 +114,11 @@ class Options:
     report: list[Path] | None = _option(OUTPUT, "Write a report. Repeatable.", metavar=f"PATH.{{{ENDINGS}}}")
     fresh: bool = _flag(TRAINING, "Give every other parameter its usual starting value too.", "--fresh")
     untie: bool = _flag(TRAINING, "Part tensors that an exporter merged because they were equal.", "--untie")
+    strict: bool = _flag(
+        TRAINING,
+        "Status 1 for whatever is in doubt: with --fresh tensors that may keep what they learned, with --check notes.",
+        "--strict",
+    )
     portable: bool = _flag(TRAINING, "Rewrite the model so that training frameworks read it.", "--portable")
     weights_out: Path | None = _option(TRAINING, "Write the parameters alone too.", metavar="PATH.{safetensors,npz}")
     params_out: Path | None = _option(
@@ -239,6 +244,7 @@ class Options:
             center=self.center,
             recalibrate=self.recalibrate,
             untie=self.untie,
+            strict=self.strict,
             tolerance=self.tolerance,
             spell=typed,
         )

@@ -14,7 +14,7 @@ from onnx_lsuv.cli.failures import say
 from onnx_lsuv.cli.options import Format, Options
 from onnx_lsuv.cli.preflight import step_summary
 from onnx_lsuv.cli.streams import emit
-from onnx_lsuv.errors import OutputError, brief, clean, quote
+from onnx_lsuv.errors import OutputError, brief, clean, listing, quote
 
 if TYPE_CHECKING:
     from onnx_lsuv.lsuv import Architecture, Result
@@ -60,7 +60,8 @@ def finish(options: Options, outcome: Outcome, staged: Staging) -> int:
     if result.good:
         return 0
     stand = f"; {kept(saved[:1])}" if saved else ""
-    say(brief(clean(f"{_missed(result)}{stand}.")))
+    said = "; ".join(filter(None, (_missed(result), _doubted(result))))
+    say(brief(clean(f"{said}{stand}.")))
     return 1
 
 
@@ -160,6 +161,8 @@ def _missed(result: Result) -> str:
     from onnx_lsuv.report.words import misses, told  # noqa: PLC0415
 
     rows = misses(result)
+    if not rows:
+        return ""
     named: list[str] = []
     for row in rows[:WORST]:
         one = f"{quote(row.name)} is {row.status} ({told(row) or 'no cause known'})"
@@ -169,6 +172,14 @@ def _missed(result: Result) -> str:
     left = len(rows) - len(named)
     worst, more = ("the worst: ", f"; and {left} more") if left else ("", "")
     return f"{len(rows)} of {len(result.layers)} layers missed the std wanted: {worst}{'; '.join(named)}{more}"
+
+
+def _doubted(result: Result) -> str:
+    """Return what is in doubt, where that counts."""
+    from onnx_lsuv.report.words import doubt  # noqa: PLC0415
+
+    what = result.notes if result.verb == "measure" else listing(each.tensor for each in result.remaining)
+    return f"{doubt(result)}: {what if isinstance(what, str) else '; '.join(what)}" if result.doubts else ""
 
 
 def _about(options: Options, outcome: Outcome, staged: Staging) -> dict[str, Any]:

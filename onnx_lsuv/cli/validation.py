@@ -97,6 +97,7 @@ def _check_company(options: Options) -> None:
         "samples": ("about data", "--data or --random", options.data or options.random),
         "shape": ("the shape of random data", "--random", options.random),
         **{name: ("about images", "--data", options.data) for name in _DECLARED if name.startswith("image_")},
+        "strict": ("about what is in doubt", "--fresh or --check", options.fresh or options.check),
         "compare": ("another model to measure beside", "--check", options.check),
     }
     for name, (what, needed, there) in lacking.items():

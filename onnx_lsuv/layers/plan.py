@@ -129,6 +129,6 @@ class Plan:
     parting: Parting = NOT_PARTED
 
     @property
-    def unchanged(self) -> bool:
-        """Whether every constant is kept."""
-        return all(role.fate == "kept" for role in self.roles.values())
+    def changing(self) -> tuple[str, ...]:
+        """The constants that are not kept as they are."""
+        return tuple(name for name, role in self.roles.items() if role.fate != "kept")

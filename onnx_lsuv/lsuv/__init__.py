@@ -9,6 +9,7 @@
     draw        DRAW: new weights, put where the file keeps them
     computed    weights that other constants are computed with
     fresh       usual starting values for the parameters beside the layers
+    remaining   what a file still holds of what it learned
     scratch     arrays beyond the memory allowed go to a file
     execute     a calibration graph runs over the batches, stage by stage; once more where a mean is too large
     applying    what was measured -> scales, weights multiplied, biases that centre, statistics of norms
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from onnx_lsuv.lsuv.params import PARAMS, check_params, params_of, save_params, stage_params
     from onnx_lsuv.lsuv.planning import find, plan, require_layers
     from onnx_lsuv.lsuv.procedure import initialize
-    from onnx_lsuv.lsuv.result import GOOD, STATUSES, Change, LayerReport, Result, RoleReport, SkippedReport
+    from onnx_lsuv.lsuv.result import GOOD, STATUSES, Change, LayerReport, Remaining, Result, RoleReport, SkippedReport
     from onnx_lsuv.lsuv.settings import Settings, Targets
     from onnx_lsuv.lsuv.stripping import Architecture, without_values
 
@@ -43,6 +44,7 @@ __all__ = [
     "Change",
     "LayerReport",
     "Note",
+    "Remaining",
     "Result",
     "RoleReport",
     "Settings",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -11,8 +11,9 @@ from onnx import helper
 
 from onnx_lsuv.errors import listing
 from onnx_lsuv.layers import Plan
-from onnx_lsuv.lsuv.result import SkippedReport
+from onnx_lsuv.lsuv.result import Remaining, SkippedReport
 from onnx_lsuv.lsuv.scratch import Scratch
+from onnx_lsuv.lsuv.settings import Settings
 from onnx_lsuv.model import Array
 from onnx_lsuv.orthonormal import normals, run_by, seed_of
 from onnx_lsuv.program import stored
@@ -43,15 +44,16 @@ def fresh_values(plan: Plan, seed: int, threads: int, scratch: Scratch) -> dict[
     return values
 
 
-def fresh_notes(plan: Plan) -> list[str]:
-    """Return what is left of a trained file's values, so that nobody takes them for fresh ones."""
-    found = plan.parameters
-    fates = {
-        "scale the end of a residual branch by zero, as it is often started, and stay so": found.zero_scales,
-        "keep their values: their use does not tell whether they are trained or belong to the architecture": found.kept,
-    }
-    labels = {fate: [plan.program.constants[name].label for name in names] for fate, names in fates.items()}
-    return [f"fresh: {listing(names, 5)} {fate}" for fate, names in labels.items() if names]
+def fresh_notes(plan: Plan, left: Sequence[Remaining], settings: Settings) -> list[str]:
+    """Return what is left of a trained file's values, so that nobody takes them for fresh ones; all if strict."""
+    zeros = [plan.program.constants[name].label for name in plan.parameters.zero_scales]
+    fates = {"scale the end of a residual branch by zero, as it is often started, and stay so": zeros} if zeros else {}
+    for each in left:
+        fates.setdefault(f"keep their values: {each.cause}", []).append(each.tensor)
+    return [
+        f"fresh: {', '.join(map(repr, names)) if settings.strict else listing(names, 5)} {fate}"
+        for fate, names in fates.items()
+    ]
 
 
 def redrawn(row: SkippedReport, plan: Plan, fresh: Container[str]) -> SkippedReport:

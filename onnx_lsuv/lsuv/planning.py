@@ -13,6 +13,7 @@ from onnx_lsuv.layers import Copy, Layer, Plan, Skipped, find_centres, find_laye
 from onnx_lsuv.lsuv.fresh import fresh_notes
 from onnx_lsuv.lsuv.notes import guide
 from onnx_lsuv.lsuv.patterns import Choice, aims_of, is_known, no_match, require_drawable
+from onnx_lsuv.lsuv.remaining import remaining
 from onnx_lsuv.lsuv.result import LayerReport, Result
 from onnx_lsuv.lsuv.rows import noted, row_of, skipped_row
 from onnx_lsuv.lsuv.settings import Choices, Settings, Wanted
@@ -58,6 +59,7 @@ def described(found: Plan, settings: Settings) -> Result:
     roles = Counter(found.roles[parameter.constant].role for parameter in found.parameters.fresh)
     counted = ", ".join(f"{count} x {role}" for role, count in sorted(roles.items()))
     started = [f"fresh: {counted} would get their usual starting values"] if roles else []
+    left = remaining(found, settings, found.changing) if settings.fresh else ()
     return Result(
         model=found.program.model,
         plan=found,
@@ -66,12 +68,13 @@ def described(found: Plan, settings: Settings) -> Result:
         layers=tuple(rows),
         skipped=tuple(map(skipped_row, found.skipped)),
         kept_statistics=tuple(map(skipped_row, found.kept_statistics)),
+        remaining=left,
         notes=(
             *started,
             *name_notes(found),
             *parting_notes(found, settings),
             *left_notes(found),
-            *fresh_notes(found),
+            *fresh_notes(found, left, settings),
             *map(str, guide(found, spell=settings.spell)),
         ),
     )
@@ -141,7 +144,7 @@ def _chooses(settings: Settings) -> tuple[object, ...]:
 
 def require_layers(found: Plan, what: str = "initialise") -> None:
     """Raise ModelError for a model in which nothing can be initialised, or no layer measured: `what` was wanted."""
-    if found.layers or (what == "initialise" and not found.unchanged):
+    if found.layers or (what == "initialise" and found.changing):
         return
     nothing = f"There is nothing to {what} in {found.program.model.name}:"
     if not found.skipped:

@@ -22,6 +22,7 @@ from onnx_lsuv.lsuv.notes import guide, misfits
 from onnx_lsuv.lsuv.patterns import Aims, aims_of
 from onnx_lsuv.lsuv.planning import left_notes, parting_notes, plan, require_layers
 from onnx_lsuv.lsuv.prepare import Clock, check_sizes, checked, run_notes, shapes_of
+from onnx_lsuv.lsuv.remaining import remaining
 from onnx_lsuv.lsuv.result import Result
 from onnx_lsuv.lsuv.rows import changes_of, drawn_row, noted, row_of, skipped_row, told_why, unscaled_notes
 from onnx_lsuv.lsuv.scratch import Scratch
@@ -174,6 +175,7 @@ def _result(
         row = row_of(found, layer, drawn.methods[key], aims.stds[key], status, records.get(key))
         row = drawn_row(row, layer, records.get(key), scales.get(key), scales=aims.scales(key))
         rows.append(noted(row, drawn.notes.get(key), aims.remarks.get(layer)))
+    left = remaining(found, settings, drawn.values) if settings.fresh else ()
     lowered = {key for key, std in aims.stds.items() if std < settings.target_std}
     return replace(
         task.planned,
@@ -182,13 +184,14 @@ def _result(
         layers=tuple(told_why(found, rows)),
         skipped=tuple(redrawn(skipped_row(each), found, drawn.fresh) for each in found.skipped),
         changes=changes_of(found, drawn.values, moved),
+        remaining=left,
         notes=(
             *run_notes(found, task.data, task.device),
             *altered(found, drawn.methods),
             *unscaled_notes(rows),
             *parting_notes(found, settings),
             *left_notes(found),
-            *fresh_notes(found),
+            *fresh_notes(found, left, settings),
             *(not_centred(found, task.centres) if settings.center else ()),
             *(map(str, (*misfits(found, records, spell), *guide(found, lowered, spell))) if settings.rescale else ()),
         ),

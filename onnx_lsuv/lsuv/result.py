@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from onnx_lsuv.errors import quote
 from onnx_lsuv.layers import Plan, find_centres, find_layers
 from onnx_lsuv.lsuv.patterns import Choice
 from onnx_lsuv.lsuv.settings import Settings
@@ -139,6 +140,21 @@ class RoleReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Remaining:
+    """A tensor that keeps what it may have learned, after a full restart.
+
+    Attributes:
+        tensor: its name, or that of the node that holds it.
+        scope: the graph or function that it is in.
+        cause: why it stays, in words.
+    """
+
+    tensor: str
+    scope: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """A planned, initialised, or measured model.
 
@@ -152,6 +168,7 @@ class Result:
         notes: what else there is to say; each a sentence.
         kept_statistics: a `SkippedReport` for each BatchNormalization that keeps its stored statistics.
         changes: a `Change` for each tensor that has new values, or is new.
+        remaining: with `fresh`, a `Remaining` for each tensor that keeps, or may keep, what it learned.
         data: batches, samples and inputs, as in a JSON report.
         device: where it ran: "cpu" or "cuda:N"; "none" where nothing ran.
         seconds: of each phase.
@@ -166,14 +183,24 @@ class Result:
     notes: tuple[str, ...]
     kept_statistics: tuple[SkippedReport, ...] = ()
     changes: tuple[Change, ...] = ()
+    remaining: tuple[Remaining, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
     device: str = "none"
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def good(self) -> bool:
-        """Whether every layer that was to be scaled is."""
-        return all(layer.good for layer in self.layers)
+        """Whether every layer that was to be scaled is, and with `strict` nothing is in doubt."""
+        return all(layer.good for layer in self.layers) and not self.doubts
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """With `strict`, a sentence for each thing in doubt: what `measure` notes, else tensors that remain."""
+        if not self.settings.strict:
+            return ()
+        if self.verb == "measure":
+            return self.notes
+        return tuple(f"{quote(each.tensor)} may keep what it learned: {each.cause}" for each in self.remaining)
 
     @property
     def roles(self) -> tuple[RoleReport, ...]:

@@ -40,12 +40,12 @@ _CONTRADICTIONS: tuple[tuple[tuple[str, Any], tuple[str, Any], str], ...] = (
 )
 # What each verb goes by, as its report says it.
 REPORTED = {
-    "plan": ("include", "exclude", "keep_bias", "fresh", "recalibrate", "untie"),
+    "plan": ("include", "exclude", "keep_bias", "fresh", "recalibrate", "untie", "strict"),
     "initialize": (
         *("seed", "init", "rescale", "fresh", "keep_bias", "center"),
-        *("recalibrate", "untie", "include", "exclude", "target"),
+        *("recalibrate", "untie", "include", "exclude", "target", "strict"),
     ),
-    "measure": ("include", "exclude", "target"),
+    "measure": ("include", "exclude", "target", "strict"),
 }
 
 
@@ -57,6 +57,7 @@ class Wanted(TypedDict, total=False):
     tolerance: float | None
     include: Sequence[str]
     exclude: Sequence[str]
+    strict: bool
 
 
 class Choices(Wanted, total=False):
@@ -140,7 +141,9 @@ _READ: dict[str, tuple[Callable[[Any], Any], str]] = {
     "init": (_inits, "a method or {pattern: method}"),
     "tolerance": (_number_or_none, "a number or None"),
     **dict.fromkeys(("include", "exclude"), (_patterns, "a list of patterns")),
-    **dict.fromkeys(("rescale", "recalibrate", "fresh", "keep_bias", "center", "untie"), (_switch, "True or False")),
+    **dict.fromkeys(
+        ("rescale", "recalibrate", "fresh", "keep_bias", "center", "untie", "strict"), (_switch, "True or False")
+    ),
 }
 
 
@@ -171,6 +174,8 @@ class Settings:
             centred.
         tolerance: on the variance relative to its target; None for 0.005, or 0.02 from the first weight in half
             precision on.
+        strict: what is in doubt counts against `Result.good`: with `fresh` a tensor that may keep what it learned, of
+            `measure` any note.
         spell: how messages and notes call a choice; as in Python unless the caller says otherwise.
 
     Raises:
@@ -190,6 +195,7 @@ class Settings:
     keep_bias: bool = False
     center: bool = False
     tolerance: float | None = None
+    strict: bool = False
     spell: Spell = field(default=keyword, compare=False, repr=False)
 
     def __post_init__(self) -> None:

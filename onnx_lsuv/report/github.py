@@ -21,13 +21,14 @@ _NAME = 200  # GitHub cuts a message at a few thousand characters
 def as_github(result: Result, limit: int = LIMIT, *, other: Result | None = None) -> list[str]:
     """Return annotations, a line each without its end, at most `limit` of each level.
 
-    Errors are the layers that missed, worst first; warnings the layers that the data never reached, and
-    BatchNormalizations whose statistics cannot be set; notices the verdict, that of the other model, what a plan would
-    do, the notes, and what was left alone, or keeps its statistics as it should.
+    Errors are the layers that missed, worst first, and what is in doubt, where that counts; warnings the layers that
+    the data never reached, and BatchNormalizations whose statistics cannot be set; notices the verdict, that of the
+    other model, what a plan would do, the notes, and what was left alone, or keeps its statistics as it should.
     """
     unreached = [row for row in result.layers if row.status == "not-reached"]
     compared = [] if other is None else [("other model", f"{_name(other.model.name)}: {verdict(other)}")]
     errors = [(f"layer {row.status}", f"{_name(row.name)}: {told(row)}") for row in misses(result)]
+    errors += [("in doubt", text) for text in result.doubts]
     warnings = [("layer not reached", f"{_name(row.name)}: {told(row)}") for row in unreached]
     # Those that were meant to be kept, by what was chosen, call for nothing.
     kept = [(group["reason"] in ("unchanged", "excluded"), _kept(group)) for group in groups(result.kept_statistics)]
@@ -35,7 +36,7 @@ def as_github(result: Result, limit: int = LIMIT, *, other: Result | None = None
     planned = fates(result.layers) if result.verb == "plan" else {}
     notices = [("verdict", verdict(result)), *compared]
     notices += [("plan", f"{fate}: {len(names)} ({_some(names)})") for fate, names in planned.items()]
-    notices += [("note", note) for note in result.notes]
+    notices += [("note", note) for note in result.notes if note not in result.doubts]
     notices += [("statistics kept", told) for meant, told in kept if meant]
     notices += [("left alone", _skipped(group)) for group in groups(result.skipped)]
     return [*_lines("error", errors, limit), *_lines("warning", warnings, limit), *_lines("notice", notices, limit)]

@@ -20,7 +20,22 @@ from onnx_lsuv.roles import ROLES
 
 
 def verdict(result: Result) -> str:
-    """Return the verdict in one sentence that holds no name from the file."""
+    """Return the verdict in a sentence that holds no name from the file, and one on what is in doubt."""
+    doubted = doubt(result)
+    return f"{_of_layers(result)} {doubted}." if doubted else _of_layers(result)
+
+
+def doubt(result: Result) -> str:
+    """Return how much is in doubt that counts, by `strict`; "" where nothing is."""
+    n = len(result.doubts)
+    if not n:
+        return ""
+    if result.verb == "measure":
+        return f"{n} note{'s count' if n > 1 else ' counts'}, as asked by strict"
+    return f"{n} tensor{'s' * (n > 1)} may keep what {'they' if n > 1 else 'it'} learned"
+
+
+def _of_layers(result: Result) -> str:
     n, states = len(result.layers), Counter(row.status for row in result.layers)
     layers = f"{n} layer{'s' * (n != 1)}"
     missed = sum(not row.good for row in result.layers)

@@ -6,6 +6,8 @@
     sums           ... ... constants, at once or after operators that move it
     norms          ... running statistics, and which are to be calibrated; norms that exporters write out
     parameters     ... trained constants beside these, of norms, activations, tables, states; only where they are wanted
+    tables         ... ... the std that embeddings start with, by what they are added to
+    zeros          ... ... which scales of zero stay
     table          ... every other constant: its role, what tells it, that it is kept
     reachability   ... ... what lies before and after layers
     values         ... ... what values tell
@@ -26,6 +28,7 @@ from onnx_lsuv.roles.prepared import prepared_inputs
 from onnx_lsuv.roles.products import Patterns, Product, Skipped
 from onnx_lsuv.roles.reachability import before
 from onnx_lsuv.roles.table import FATES, ROLES, TRAINED, Role
+from onnx_lsuv.roles.values import is_computed
 
 __all__ = [
     "FATES",
@@ -44,6 +47,7 @@ __all__ = [
     "before",
     "find_roles",
     "fixed_transform",
+    "is_computed",
     "limits_of",
     "prepared_inputs",
     "weight_transform",

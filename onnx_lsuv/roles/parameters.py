@@ -5,26 +5,31 @@
     slope      of a PRelu                                               0.25
     state      a recurrent layer's first state                          0
     embedding  a table that indices of the data look up, an added
-               position embedding, a joined token                       N(0, 1); tied to a layer of width d: N(0, 1/d)
+               position embedding, a joined token                       normal, of the std that `tables` says
 
 An ONNX file does not say what is trained. An operand of a norm, a PRelu or a layer is a parameter by its place. One of
 a plain Add, Mul, Gather or Concat is taken for one only where a layer comes before and after it, so that neither what
 prepares the input nor what decodes the output counts; and not if its values show that somebody computed them: numbers
-in steps of one half (masks, grids, strides), sinusoids and ramps. What is left in doubt is kept, and named.
+in steps of one half (masks, grids, strides), sinusoids and ramps, a single number that is short. What is left in doubt
+is kept, and named.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from onnx_lsuv.operators import WHOLE, of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, Constant, Node, Program, stored
 from onnx_lsuv.roles.norms import is_norm_bias, is_norm_scale
 from onnx_lsuv.roles.products import Product, Skipped, writable
 from onnx_lsuv.roles.reachability import Reachability, find_reachability, leads_to_add
-from onnx_lsuv.roles.values import is_computed
+from onnx_lsuv.roles.tables import table_stds
+from onnx_lsuv.roles.values import is_computed, is_grid, is_listed
+from onnx_lsuv.roles.zeros import living_zeros
 
 VALUES = {"scale": 1.0, "bias": 0.0, "slope": 0.25, "state": 0.0}
 MOVES = WHOLE | {"casts", "takes", "repeats"}
@@ -48,6 +53,7 @@ class Parameters:
     fresh: tuple[Parameter, ...] = ()
     kept: tuple[str, ...] = ()  # constants that may be trained and keep their values
     zero_scales: tuple[str, ...] = ()  # norm scales of zero at the end of a residual branch, which stay
+    settled: tuple[str, ...] = ()  # constants that are no parameters, by evidence
 
 
 def find_parameters(
@@ -69,7 +75,8 @@ def find_parameters(
     reachability = find_reachability(program, products, skipped)
     excluded = [each for each in skipped if each.reason in ("excluded", "fixed")]
     labels, nodes = {each.weight for each in excluded}, {each.node for each in excluded}
-    fresh, kept, zeros = [], [], []
+    fresh: list[Parameter] = []
+    tied, zeros, kept, settled = set[str](), dict[str, None](), list[str](), list[str]()
 
     def passes(node: Node, position: int) -> bool:
         return position == 0 and (of(node).move in MOVES or (node.op == "Gather" and node in program.static))
@@ -85,24 +92,40 @@ def find_parameters(
         if any(node and not nodes.isdisjoint((node, *_linear_before(reachability, node))) for node, _ in uses):
             continue  # the bias of a layer that is excluded by its weight's name
         found = dict(_role(reachability, constant, *use) for use in uses)
-        role, std = _agreed(constant, found.keys())
-        ends_branch = all(node and leads_to_add(program, node.outputs[0]) for node, _ in uses)
-        if role == "scale" and ends_branch and not stored(program, constant.name).any():
-            zeros.append(constant.name)
-        elif role and writable(constant) and (constant.origin != "ConstantOfShape" or constant.scope == "main"):
-            fresh.append(Parameter(constant.name, role, found[role], std))
-        elif found.keys() != {"setting"} and constant.size > 1 and not is_computed(stored(program, constant.name)):
+        role = _agreed(constant, found.keys())
+        if role and writable(constant) and (constant.origin != "ConstantOfShape" or constant.scope == "main"):
+            fresh.append(Parameter(constant.name, role, found[role], None))
+            if "weight" in found:
+                tied.add(constant.name)
+            ends_branch = all(node and leads_to_add(program, node.outputs[0]) for node, _ in uses)
+            if role == "scale" and ends_branch and not stored(program, constant.name).any():
+                zeros[constant.name] = None
+        elif found.keys() == {"setting"} or _is_settled(reachability, constant, [node for node, _ in uses if node]):
+            settled.append(constant.name)
+        else:
             kept.append(constant.name)
-    return Parameters(tuple(fresh), tuple(kept), tuple(zeros))
+    stay = living_zeros(program, zeros.keys())
+    tables = {each.constant: program.constants[each.constant] for each in fresh if each.role == "embedding"}
+    stds = table_stds(reachability, tables, tied)
+    fresh = [replace(each, std=stds.get(each.constant)) for each in fresh if each.constant not in stay]
+    return Parameters(tuple(fresh), tuple(kept), tuple(filter(stay.__contains__, zeros)), tuple(settled))
 
 
-def _agreed(constant: Constant, roles: Set[str]) -> tuple[str, float | None]:
-    """Return the one role of a constant, "" for none, and the std of its values where they are drawn."""
-    if roles == {"embedding"}:
-        return "embedding", 1.0
-    if roles == {"embedding", "weight"} and len(constant.dims) == 2:
-        return "embedding", 1 / math.sqrt(constant.dims[1])
-    return (next(iter(roles)), None) if len(roles) == 1 and roles <= VALUES.keys() else ("", None)
+def _agreed(constant: Constant, roles: Set[str]) -> str:
+    """Return the one role of a constant, "" for none; a table may be a layer's weight too."""
+    if roles == {"embedding"} or (roles == {"embedding", "weight"} and len(constant.dims) == 2):
+        return "embedding"
+    return next(iter(roles)) if len(roles) == 1 and roles <= VALUES.keys() else ""
+
+
+def _is_settled(reachability: Reachability, constant: Constant, readers: Sequence[Node]) -> bool:
+    """Say whether values show that somebody computed them; before all layers what prepares the input may be a list of
+    written numbers, behind all the boxes of a detector a grid.
+    """
+    values = stored(reachability.program, constant.name)
+    starts = reachability.learned.isdisjoint(name for node in readers for name in node.inputs)
+    ends = reachability.leading.isdisjoint(name for node in readers for name in node.outputs)
+    return is_computed(values) or (bool(readers) and ((starts and is_listed(values)) or (ends and is_grid(values))))
 
 
 def _role(reachability: Reachability, constant: Constant, node: Node | None, position: int) -> tuple[str, str]:
@@ -152,11 +175,32 @@ def _role_by_place(reachability: Reachability, constant: Constant, node: Node, p
             return "bias"
         if axes == 1:
             return "bias" if learned and leads else ""
+        if learned and axes > 1 and _is_attention_bias(program, constant, node):
+            return "bias"
     last = len(constant.dims) - 1
     joined = kind == "Concat" and last > 1 and learned and node.attributes.integer("axis", 0) not in (-1, last)
-    if not (joined or (kind == "Add" and axes > 1)) or constant.dims[-1] < _WIDTH_MIN:
+    masked = kind == "Where" and axes and node.inputs[3 - position] in reachability.learned
+    if not (joined or masked or (kind == "Add" and axes > 1)) or constant.dims[-1] < _WIDTH_MIN:
         return ""
-    return "embedding" if reachability.leads_to_width(node.outputs[0], constant.dims[-1]) else ""
+    return "embedding" if reachability.leads_to_width(node.outputs[0], constant.dims) else ""
+
+
+def _is_attention_bias(program: Program, constant: Constant, add: Node) -> bool:
+    """Say whether a constant is added to the logits of attention, and is no slope times a distance for each head.
+
+    A table that positions look up becomes one, where an exporter folds the look-up.
+    """
+    readers = list(program.readers(add.outputs[0], lambda node, _: node.op == "Add" or of(node).move in MOVES))
+    if not readers or any(node is None or node.op != "Softmax" for node, _ in readers):
+        return False
+    dims = [d for d in constant.dims if d != 1]
+    if len(dims) == 2 and dims[0] == dims[1]:
+        return False
+    values = stored(program, constant.name).astype(np.float64)
+    heads = values.reshape(-1, dims[-1] if len(dims) == 2 else math.prod(dims[-2:]))
+    sizes = np.linalg.norm(heads, axis=1)
+    along = np.abs(heads @ heads[sizes.argmax()]) / sizes.max(initial=1e-300)
+    return not np.allclose(along, sizes, rtol=1e-3)
 
 
 def _is_bias_of(reachability: Reachability, constant: Constant, linear: Node) -> bool:

@@ -24,8 +24,9 @@ class Reachability:
     linear: Set[Node]  # nodes with a constant weight, whether it is drawn or left alone
     matrices: Mapping[Node, Matrix]  # of those whose weight is drawn
 
-    def leads_to_width(self, name: str, width: int) -> bool:
-        """Say whether a value reaches a layer of so many inputs with its last axis as it is."""
+    def leads_to_width(self, name: str, dims: Sequence[int]) -> bool:
+        """Say whether a value reaches a layer of as many inputs as its last axis is long, with that as it is."""
+        last = len(dims) - 1
         todo, seen = [name], set[Node]()
         while todo and len(seen) < _FAR:
             at = todo.pop(0)
@@ -34,9 +35,11 @@ class Reachability:
                     continue
                 seen.add(node)
                 if node in self.matrices:
-                    if self.matrices[node].fan_in == width:
+                    if self.matrices[node].fan_in == dims[-1]:
                         return True
-                elif of(node).keeps_width:
+                elif of(node).keeps_width or (
+                    node.op == "Split" and node.attributes.integer("axis", 0) not in (-1, last)
+                ):
                     todo += [output for output in node.outputs if output]
         return False
 

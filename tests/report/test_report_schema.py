@@ -60,6 +60,7 @@ def whole(reports: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """A report in which no list is empty."""
     full = copy.deepcopy(reports["initialise"])
     full["statistics_kept"] = [{**full["left"][0], "weight": None, "shape": None}]
+    full["remaining"] = [{"tensor": "a", "scope": "main", "cause": "a cause"}]
     full["notes"] = ["a note"]
     assert all(full[key] for key, of in SCHEMA["properties"].items() if of.get("type") == "array")
     return full
