@@ -47,7 +47,7 @@ def part(
     matrices = _merged_matrices(plan, [each for each in shared if each not in vectors])
     tried = [(each, [reading]) for each in vectors for reading in each.readings]
     chosen = [(each, group) for each in matrices for group in _others(_by_owner(each), each)] if untie else []
-    if chosen or any(untie or center or fresh or _has_statistics(each) for each in vectors):
+    if chosen or any(untie or center or fresh or _may_differ(plan, constants[each.site], each) for each in vectors):
         trial, labels = _parted(model, [*tried, *chosen])
         copies = {
             label: Copy(each.label, "", stands_in=False)
@@ -101,8 +101,12 @@ def _is_merged_vector(program: Program, constant: Constant, shared: Shared) -> b
     return bool((values == values.reshape(-1)[0]).all())
 
 
-def _has_statistics(shared: Shared) -> bool:
-    return any(reading.role == "statistics" for reading in shared.readings)
+def _may_differ(plan: Plan, constant: Constant, shared: Shared) -> bool:
+    """Say whether readers of a vector may need different values without being asked: statistics, or a bias of 0."""
+    roles = {reading.role for reading in shared.readings}
+    if "statistics" in roles or constant.name in plan.zeroed or roles.isdisjoint(("bias", "")):
+        return "statistics" in roles
+    return bool(stored(plan.program, constant.name).any())
 
 
 def _merged_matrices(plan: Plan, shared: Sequence[Shared]) -> list[Shared]:
@@ -167,7 +171,9 @@ class _Needs:
         if parameter is not None and parameter.std is not None:
             return "drawn", own
         value = VALUES[parameter.role] if parameter is not None else 0.0 if name in self.plan.zeroed else None
-        return _KEEP if value is None or (stored(self.plan.program, name) == value).all() else value
+        # Layers' biases and other parameters do not become the same value by the same rule.
+        kind = parameter.role if parameter is not None else ""
+        return _KEEP if value is None or (stored(self.plan.program, name) == value).all() else (kind, value)
 
 
 def _parted(model: Model, parts: _Parts) -> tuple[Model, list[str]]:
