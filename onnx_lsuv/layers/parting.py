@@ -92,13 +92,11 @@ def _is_merged_vector(program: Program, constant: Constant, shared: Shared) -> b
         return False
     if constant.size == 1 and not any(reading.role in _PARAMETERS for reading in shared.readings):
         return False
-    if _differs(shared):
-        return True
     try:
         values = stored(program, constant.name)
     except ModelError:  # said where the values are needed
         return False
-    return bool((values == values.reshape(-1)[0]).all())
+    return _differs(shared) or bool((values == values.reshape(-1)[0]).all())
 
 
 def _may_differ(plan: Plan, constant: Constant, shared: Shared) -> bool:
@@ -142,7 +140,8 @@ class _Needs:
 
     def __init__(self, plan: Plan, labels: Sequence[str], *, untie: bool, center: bool) -> None:
         self.plan, self.untie = plan, untie
-        by_label = {each.label: name for name, each in plan.program.constants.items()}
+        constants = plan.program.constants
+        by_label = {each.label: name for name, each in constants.items() if each.origin == "initializer"}
         self.names = [by_label[label] for label in labels]
         self.centred = {each.bias for each in find_centres(plan).values()} if center else set[str]()
         self.statistics = {name: i for norm in plan.norms for i, name in enumerate((norm.mean, norm.var))}
@@ -224,7 +223,7 @@ def _names(graph: GraphProto) -> Iterator[str]:
 def _left(plan: Plan, shared: Sequence[Shared]) -> tuple[dict[str, int], tuple[str, ...]]:
     """Return the tensors that are still several parameters, with how many, and weights that are used several times."""
     program, constants = plan.program, {each.site: each for each in plan.program.constants.values()}
-    weights = {name: {layer.weight for layer in plan.layers if name in layer.bias} for name in plan.zeroed}
+    biases = {name: {layer.weight for layer in plan.layers if name in layer.bias} for name in plan.zeroed}
     merged = {each.label: len(_by_owner(each).keys() - {""}) for each in _merged_matrices(plan, shared)}
     tied = []
     for each in shared:
@@ -233,13 +232,11 @@ def _left(plan: Plan, shared: Sequence[Shared]) -> tuple[dict[str, int], tuple[s
             continue
         if any(constant.name in layer.source.touched for layer in plan.layers):
             tied.append(each.label)
-        elif _is_merged_vector(program, constant, each) and (
-            _differs(each) or len(weights.get(constant.name, ())) != 1
-        ):
+        elif _is_merged_vector(program, constant, each) and (_differs(each) or len(biases.get(constant.name, ())) != 1):
             owners = {
                 (reading.role, reading.owner or at)
                 for at, reading in enumerate(each.readings)
-                if reading.role in _PARAMETERS or constant.name in weights or reading.owner == reading.alias
+                if reading.role in _PARAMETERS or constant.name in biases or reading.owner == (reading.alias or None)
             }
             if len(owners) > 1:
                 merged[each.label] = len(owners)

@@ -410,6 +410,17 @@ def test_one_use_in_a_loop_stays_one(lsuv: Lsuv) -> None:
     assert not copies(run)
 
 
+def test_constants_that_are_no_parameters_stay_one(lsuv: Lsuv) -> None:
+    model = parse(
+        f"""{HEAD} g (float[N,8] x) => (float y) {{
+            a = Mul(x, k) h = MatMul(a, w0) b = Mul(h, k) c = Sub(b, k) y = MatMul(c, w1) }}""",
+        {"w0": normal(8, 8), "w1": normal(8, 8, seed=1), "k": ONES},
+    )
+    run = lsuv(model, {"x": normal(32, 8)}, untie=True)
+    assert not copies(run)
+    assert not merged_notes(run.result.notes)
+
+
 def test_results_are_planned_again_from_the_model_as_it_was() -> None:
     batch = {"x": normal(64, 8)}
     model = onnx_lsuv.from_proto(blocks("/a/fc", "/b/fc"))
