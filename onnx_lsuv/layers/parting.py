@@ -47,7 +47,7 @@ def part(
     matrices = _merged_matrices(plan, [each for each in shared if each not in vectors])
     tried = [(each, [reading]) for each in vectors for reading in each.readings]
     chosen = [(each, group) for each in matrices for group in _others(_by_owner(each), each)] if untie else []
-    if chosen or any(untie or center or fresh or _has_statistics(each) for each in vectors):
+    if chosen or any(untie or center or fresh or _may_differ(plan, constants[each.site], each) for each in vectors):
         trial, labels = _parted(model, [*tried, *chosen])
         copies = {
             label: Copy(each.label, stands_in=False) for label, (each, _) in zip(labels, (*tried, *chosen), strict=True)
@@ -90,17 +90,19 @@ def _is_merged_vector(program: Program, constant: Constant, shared: Shared) -> b
         return False
     if constant.size == 1 and not any(reading.role in _PARAMETERS for reading in shared.readings):
         return False
-    if _differs(shared):
-        return True
     try:
         values = stored(program, constant.name)
     except ModelError:  # said where the values are needed
         return False
-    return bool((values == values.reshape(-1)[0]).all())
+    return _differs(shared) or bool((values == values.reshape(-1)[0]).all())
 
 
-def _has_statistics(shared: Shared) -> bool:
-    return any(reading.role == "statistics" for reading in shared.readings)
+def _may_differ(plan: Plan, constant: Constant, shared: Shared) -> bool:
+    """Say whether readers of a vector may need different values without being asked: statistics, or a bias of 0."""
+    roles = {reading.role for reading in shared.readings}
+    if "statistics" in roles or constant.name in plan.zeroed or roles.isdisjoint(("bias", "")):
+        return "statistics" in roles
+    return bool(stored(plan.program, constant.name).any())
 
 
 def _merged_matrices(plan: Plan, shared: Sequence[Shared]) -> list[Shared]:
@@ -136,7 +138,8 @@ class _Needs:
 
     def __init__(self, plan: Plan, labels: Sequence[str], *, untie: bool, center: bool) -> None:
         self.plan, self.untie = plan, untie
-        by_label = {each.label: name for name, each in plan.program.constants.items()}
+        constants = plan.program.constants
+        by_label = {each.label: name for name, each in constants.items() if each.origin == "initializer"}
         self.names = [by_label[label] for label in labels]
         self.centred = {each.bias for each in find_centres(plan).values()} if center else set[str]()
         self.statistics = {name: i for norm in plan.norms for i, name in enumerate((norm.mean, norm.var))}
@@ -165,7 +168,9 @@ class _Needs:
         if parameter is not None and parameter.std is not None:
             return "drawn", own
         value = VALUES[parameter.role] if parameter is not None else 0.0 if name in self.plan.zeroed else None
-        return _KEEP if value is None or (stored(self.plan.program, name) == value).all() else value
+        # Layers' biases and other parameters do not become the same value by the same rule.
+        kind = parameter.role if parameter is not None else ""
+        return _KEEP if value is None or (stored(self.plan.program, name) == value).all() else (kind, value)
 
 
 def _parted(model: Model, parts: _Parts) -> tuple[Model, list[str]]:
@@ -216,7 +221,7 @@ def _names(graph: GraphProto) -> Iterator[str]:
 def _left(plan: Plan, shared: Sequence[Shared]) -> tuple[dict[str, int], tuple[str, ...]]:
     """Return the tensors that are still several parameters, with how many, and weights that are used several times."""
     program, constants = plan.program, {each.site: each for each in plan.program.constants.values()}
-    weights = {name: {layer.weight for layer in plan.layers if name in layer.bias} for name in plan.zeroed}
+    biases = {name: {layer.weight for layer in plan.layers if name in layer.bias} for name in plan.zeroed}
     merged = {each.label: len(_by_owner(each).keys() - {""}) for each in _merged_matrices(plan, shared)}
     tied = []
     for each in shared:
@@ -225,13 +230,11 @@ def _left(plan: Plan, shared: Sequence[Shared]) -> tuple[dict[str, int], tuple[s
             continue
         if any(constant.name in layer.source.touched for layer in plan.layers):
             tied.append(each.label)
-        elif _is_merged_vector(program, constant, each) and (
-            _differs(each) or len(weights.get(constant.name, ())) != 1
-        ):
+        elif _is_merged_vector(program, constant, each) and (_differs(each) or len(biases.get(constant.name, ())) != 1):
             owners = {
                 (reading.role, reading.owner or at)
                 for at, reading in enumerate(each.readings)
-                if reading.role in _PARAMETERS or constant.name in weights or reading.owner == reading.alias
+                if reading.role in _PARAMETERS or constant.name in biases or reading.owner == (reading.alias or None)
             }
             if len(owners) > 1:
                 merged[each.label] = len(owners)

@@ -159,8 +159,9 @@ class Result:
     """A planned, initialised, or measured model.
 
     Attributes:
-        model: with its new values, which `save` and `save_weights` write.
-        plan: of the model as it was given, for `forecast`.
+        model: with its new values, and initializers where merged tensors were parted, which `save` and `save_weights`
+            write.
+        plan: of that model before its values changed, for `forecast`; its `parting` has the one that was given.
         verb: what made the result: "plan", "initialize" or "measure".
         settings: by which.
         layers: a `LayerReport` for each layer, in the order of execution.

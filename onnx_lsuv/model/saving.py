@@ -38,11 +38,11 @@ def to_bytes(model: Model) -> bytes:
 def save(model: Model, path: str | os.PathLike[str], *, force: bool = False) -> tuple[Path, ...]:
     """Save the model with its new values to `path`, whole or not at all; return the files written, the model last.
 
-    Nothing but values changes, byte for byte, except that some nodes become initializers (see `promoted`) and that an
-    external data file whose name is taken in the output's folder gets one of its own: `<output>.data`, or
-    `<output>.<its name>` where there are several. An existing file is replaced only with `force`; a symbolic link stays
-    and what it leads to is replaced. Raises OutputError where the output cannot be written or is one of the model's own
-    files, ModelError where a value cannot be placed.
+    Nothing but values changes, byte for byte, except that some nodes become initializers (see `promoted`), that others
+    are added (see `with_initializers`), and that an external data file whose name is taken in the output's folder gets
+    one of its own: `<output>.data`, or `<output>.<its name>` where there are several. An existing file is replaced only
+    with `force`; a symbolic link stays and what it leads to is replaced. Raises OutputError where the output cannot be
+    written or is one of the model's own files, ModelError where a value cannot be placed.
     """
     with staging(force) as staged:
         files = stage(staged, given_model(model), path)

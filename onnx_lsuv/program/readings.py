@@ -96,7 +96,7 @@ class _Uses:
         """Return what a node reads a constant as; an Identity as what all that reads its output has in common."""
         handed = self.readers.get(place, ()) if node.op_type == "Identity" and follow else ()
         if place in self.exits or not handed:
-            return Reading(place, position, self.role(node, position), _module(node))
+            return Reading(place, position, self.role(node, position), self.module(node))
         further = [self.reading(*each, follow=False) for each in handed]
         roles, modules = {each.role for each in further}, {each.module for each in further}
         role, module = (found.pop() if len(found) == 1 else "" for found in (roles, modules))
@@ -114,6 +114,17 @@ class _Uses:
             if name == function.input[position]
         }
         return roles.pop() if len(roles) == 1 else ""
+
+    def module(self, node: NodeProto) -> str:
+        """Return the path of the module that a node is of, or is, where it calls a function or is named as one is."""
+        for entry in node.metadata_props:
+            if entry.key == _SCOPES:
+                return ".".join(re.findall(r"'([^']*)'", entry.value)[-2:-1])
+        around, slash, own = node.name.rpartition("/")
+        if not slash:
+            return ""
+        is_call = (node.domain, node.op_type, node.overload) in self.functions
+        return str(around if own[:1].isupper() and not is_call else node.name)
 
 
 def shared_constants(model: Model) -> Iterator[Shared]:
@@ -134,14 +145,6 @@ def shared_constants(model: Model) -> Iterator[Shared]:
 
 def _holds(model: Model, graph: Site) -> bool:
     return model.proto.ir_version >= 4 or graph == sites.MAIN_GRAPH
-
-
-def _module(node: NodeProto) -> str:
-    """Return the path of the module that a node is of."""
-    for entry in node.metadata_props:
-        if entry.key == _SCOPES:
-            return ".".join(re.findall(r"'([^']*)'", entry.value)[-2:-1])
-    return str(node.name.rpartition("/")[0])
 
 
 def _called_first(module: str, modules: set[str]) -> str:

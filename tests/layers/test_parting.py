@@ -211,13 +211,26 @@ def test_pytorch_s_names_where_the_file_tells_the_module(lsuv: Lsuv) -> None:
         assert node.input[1:] == [f"bn{i}.{what}" for what in ("weight", "bias", "running_mean", "running_var")]
 
 
-def test_one_norm_called_twice_keeps_one_pair(lsuv: Lsuv) -> None:
+@pytest.mark.parametrize(
+    ("names", "pairs"),
+    [
+        (("/bn/BatchNormalization", "/bn_1/BatchNormalization", "/b/BatchNormalization"), 2),  # one is called twice
+        (("/a/bn/BatchNormalization", "/a/bn_1/BatchNormalization", "/a/bn_2/BatchNormalization"), 1),
+        (("/bn_1/BatchNormalization", "/bn_2/BatchNormalization", "/bn_3/BatchNormalization"), 3),
+        (("stage/bn1", "stage/bn2", "stage/bn3"), 3),  # the nodes are named as modules
+        (("bn", "bn_1", "bn_2"), 3),  # tells nothing
+    ],
+)
+def test_one_norm_called_twice_keeps_one_pair(lsuv: Lsuv, names: tuple[str, ...], pairs: int) -> None:
     model = normed()
-    for node, name in zip(norms(model), ("/bn/BatchNormalization", "/bn_1/BatchNormalization", "/b/Op"), strict=True):
+    for node, name in zip(norms(model), names, strict=True):
         node.name = name
     run = lsuv(model, {"x": data()})
-    first, again, other = (tuple(node.input[3:5]) for node in norms(run.after))
-    assert first == again != other
+    found = [tuple(node.input[3:5]) for node in norms(run.after)]
+    assert len(set(found)) == pairs
+    assert pairs != 2 or found[0] == found[1]
+    if pairs == 3:
+        expect_statistics(run.after, run.path, run.batches)
 
 
 def test_only_what_changes_is_parted(lsuv: Lsuv) -> None:
@@ -348,6 +361,27 @@ def test_what_no_name_tells_apart_stays_tied(lsuv: Lsuv, names: tuple[str, ...])
     assert copies(run).keys() == (set() if names[0] else {"s.1", "s.2", "t.1", "t.2"})
 
 
+@pytest.mark.parametrize(
+    ("names", "weights"),
+    [
+        (("net/dense/MatMul", "net/dense_1/MatMul", "net/dense_2/MatMul"), 3),
+        (("net/dense/MatMul", "net/dense/MatMul_1", "net/dense/MatMul_2"), 1),
+    ],
+)
+def test_keras_numbers_its_layers(lsuv: Lsuv, names: tuple[str, ...], weights: int) -> None:
+    """And the calls of one layer behind the operator; tensors are named after what reads them first."""
+    weight = "net/dense/MatMul/ReadVariableOp:0"
+    model = blocks("", "", "")
+    model.graph.initializer[2].name = weight
+    for node, name in zip((n for n in model.graph.node if n.op_type == "MatMul"), names, strict=True):
+        node.input[1], node.name = weight, name
+    run = lsuv(model, {"x": normal(64, 8)}, untie=True)
+    assert [row.weight for row in run.result.layers] == [
+        weight,
+        *(f"{weight}.{i}" if weights > 1 else weight for i in (1, 2)),
+    ]
+
+
 def test_a_table_that_is_the_head_too_is_never_parted(lsuv: Lsuv) -> None:
     model = parse(
         f"""{HEAD} g (int64[N,4] x) => (float y) {{
@@ -374,6 +408,17 @@ def test_one_use_in_a_loop_stays_one(lsuv: Lsuv) -> None:
     )
     run = lsuv(model, {"x": normal(64, 8)}, untie=True)
     assert not copies(run)
+
+
+def test_constants_that_are_no_parameters_stay_one(lsuv: Lsuv) -> None:
+    model = parse(
+        f"""{HEAD} g (float[N,8] x) => (float y) {{
+            a = Mul(x, k) h = MatMul(a, w0) b = Mul(h, k) c = Sub(b, k) y = MatMul(c, w1) }}""",
+        {"w0": normal(8, 8), "w1": normal(8, 8, seed=1), "k": ONES},
+    )
+    run = lsuv(model, {"x": normal(32, 8)}, untie=True)
+    assert not copies(run)
+    assert not merged_notes(run.result.notes)
 
 
 def test_results_are_planned_again_from_the_model_as_it_was() -> None:
