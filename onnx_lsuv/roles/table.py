@@ -49,6 +49,7 @@ FATES = {
     "kept": "stays as it is",
 }
 _WORDS = {"weight": "product", "statistics": "norm"}  # how the evidence of an operand is called
+_MOVES = MOVES | {"likens"}
 _PLAIN = frozenset({"Add", "Sub", "Mul", "Div"})
 _WHOLE_NUMBERS = frozenset({TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL, TensorProto.STRING})
 _ROWS = 64  # of a table, to look at
@@ -102,7 +103,7 @@ def _renamed(program: Program, name: str, role: Role) -> Role:
 def _passes(program: Program) -> Callable[[Node, int], bool]:
     """Return what says of a node, and an operand, whether it hands on a constant alone."""
     return lambda node, position: (
-        position == 0 and (of(node).move in MOVES or (node.op == "Gather" and node in program.static))
+        position == 0 and (of(node).move in _MOVES or (node.op == "Gather" and node in program.static))
     )
 
 
@@ -158,11 +159,12 @@ def _tells(program: Program, constant: Constant) -> bool:
         values = stored(program, constant.name)
         rows = values.reshape(-1, values.shape[-1])[:_ROWS] if values.ndim > 1 else values
         if is_computed(rows) and (rows.size == values.size or is_computed(values)):
-            return not _alike(values)
+            return not is_alike(values)
     return False
 
 
-def _alike(values: Array) -> bool:
+def is_alike(values: Array) -> bool:
+    """Say whether there is one number only, however often."""
     return bool((values == values.reshape(-1)[0]).all())
 
 
