@@ -155,6 +155,8 @@ def _seen_by(reachability: Reachability, constant: Constant, node: Node | None, 
 
 def _tells(program: Program, constant: Constant) -> bool:
     """Say whether the values of a constant show that somebody computed them; all alike they may be a start."""
+    if not constant.size:
+        return False
     with suppress(ModelError):  # what is missing is missed where it is needed
         values = stored(program, constant.name)
         rows = values.reshape(-1, values.shape[-1])[:_ROWS] if values.ndim > 1 else values
@@ -164,8 +166,8 @@ def _tells(program: Program, constant: Constant) -> bool:
 
 
 def is_alike(values: Array) -> bool:
-    """Say whether there is one number only, however often."""
-    return bool((values == values.reshape(-1)[0]).all())
+    """Say whether there is one number only, however often, or none."""
+    return bool((values == values.reshape(-1)[:1]).all())
 
 
 def _prepares(reachability: Reachability, node: Node | None, position: int) -> bool:

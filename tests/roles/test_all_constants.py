@@ -141,6 +141,15 @@ CASES = {
         },
         {"gamma": ("scale", "norm", "kept"), "beta": ("shift", "norm", "kept")},
     ),
+    "what has no values": (
+        """(float[N,0] x, int64[K] i) => (float y) {
+        h = Gather(t, i) m = Mul(x, s) a = MatMul(m, w) n = Add(a, h) k = Mul(n, g) y = MatMul(k, u) }""",
+        {
+            **{"s": np.zeros(0, np.float32), "w": np.zeros((0, 8), np.float32), "u": normal(8, 4)},
+            **{"t": np.zeros((4, 0), np.float32), "g": np.zeros((0, 1), np.float32)},
+        },
+        {"s": ("setting", "number", "kept"), "w": ("weight", "product", "kept"), "t": ("embedding", "place", "kept")},
+    ),
     "a blur": (
         """(float[N,1,8,8] x) => (float y) { a = Conv(x, k) y = Conv(a, w) }""",
         {"k": BLUR, "w": normal(4, 1, 3, 3)},
