@@ -124,7 +124,7 @@ def _judge(reachability: Reachability, constant: Constant, found: dict[str, str]
             return Role("fixed", "values")
         evidence = "product" if found[role] == "factor" else _WORDS.get(role, found[role])
         return _renamed(program, constant.name, Role(role, evidence))
-    if role or constant.size <= 1:
+    if role or (constant.size <= 1 and _looks_computed(program, constant)):
         return Role("setting", found.get(role, "number"))
     if not readers:
         return Role("unknown", "unused")
@@ -155,13 +155,16 @@ def _seen_by(reachability: Reachability, constant: Constant, node: Node | None, 
 
 def _tells(program: Program, constant: Constant) -> bool:
     """Say whether the values of a constant show that somebody computed them; all alike they may be a start."""
+    return _looks_computed(program, constant) and not is_alike(stored(program, constant.name))
+
+
+def _looks_computed(program: Program, constant: Constant) -> bool:
     if not constant.size:
-        return False
+        return True
     with suppress(ModelError):  # what is missing is missed where it is needed
         values = stored(program, constant.name)
         rows = values.reshape(-1, values.shape[-1])[:_ROWS] if values.ndim > 1 else values
-        if is_computed(rows) and (rows.size == values.size or is_computed(values)):
-            return not is_alike(values)
+        return is_computed(rows) and (rows.size == values.size or is_computed(values))
     return False
 
 
