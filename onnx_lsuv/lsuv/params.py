@@ -2,7 +2,8 @@
 
     requires_grad, frozen_params    as `onnxruntime.training.artifacts.generate_artifacts` takes them
     roles                           the same names and no others, by role
-    not_initializers                what is trained by its role, and cannot be where it is: no initializer of the graph
+    not_initializers                what is trained by its role, and cannot be where it is: no initializer of the graph.
+                                    What is all alike, as a state of zeros, may be an exporter's, and is not named
 
 What is in neither list stays in the graph as it is: settings, such as the shape of a Reshape. A running mean and
 variance that are frozen are kept up to date by ONNX Runtime all the same.
@@ -20,8 +21,9 @@ from onnx_lsuv.layers import find_layers
 from onnx_lsuv.lsuv.result import Result
 from onnx_lsuv.model import Model, Output, Staging, check_outputs, given_model, promoted, read_by, staging
 from onnx_lsuv.program import expand
-from onnx_lsuv.program.program import FLOAT_TYPES
+from onnx_lsuv.program.program import FLOAT_TYPES, stored
 from onnx_lsuv.roles import ROLES, TRAINED
+from onnx_lsuv.roles.table import is_alike
 
 PARAMS = (".json",)
 
@@ -76,7 +78,7 @@ def params_of(model: Model | Result) -> dict[str, Any]:
             continue
         if constant.scope == "main" and (constant.origin == "initializer" or constant.site in moved):
             roles[role.role].append(constant.label)
-        elif role.role in TRAINED:
+        elif role.role in TRAINED and not is_alike(stored(plan.program, name)):
             others.append(constant.label)
     found = {role: names for role, names in roles.items() if names}
     return {

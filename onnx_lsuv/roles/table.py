@@ -49,6 +49,7 @@ FATES = {
     "kept": "stays as it is",
 }
 _WORDS = {"weight": "product", "statistics": "norm"}  # how the evidence of an operand is called
+_MOVES = MOVES | {"likens"}
 _PLAIN = frozenset({"Add", "Sub", "Mul", "Div"})
 _WHOLE_NUMBERS = frozenset({TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL, TensorProto.STRING})
 _ROWS = 64  # of a table, to look at
@@ -102,7 +103,7 @@ def _renamed(program: Program, name: str, role: Role) -> Role:
 def _passes(program: Program) -> Callable[[Node, int], bool]:
     """Return what says of a node, and an operand, whether it hands on a constant alone."""
     return lambda node, position: (
-        position == 0 and (of(node).move in MOVES or (node.op == "Gather" and node in program.static))
+        position == 0 and (of(node).move in _MOVES or (node.op == "Gather" and node in program.static))
     )
 
 
@@ -123,7 +124,7 @@ def _judge(reachability: Reachability, constant: Constant, found: dict[str, str]
             return Role("fixed", "values")
         evidence = "product" if found[role] == "factor" else _WORDS.get(role, found[role])
         return _renamed(program, constant.name, Role(role, evidence))
-    if role or constant.size <= 1:
+    if role or (constant.size <= 1 and _looks_computed(program, constant)):
         return Role("setting", found.get(role, "number"))
     if not readers:
         return Role("unknown", "unused")
@@ -154,16 +155,22 @@ def _seen_by(reachability: Reachability, constant: Constant, node: Node | None, 
 
 def _tells(program: Program, constant: Constant) -> bool:
     """Say whether the values of a constant show that somebody computed them; all alike they may be a start."""
+    return _looks_computed(program, constant) and not is_alike(stored(program, constant.name))
+
+
+def _looks_computed(program: Program, constant: Constant) -> bool:
+    if not constant.size:
+        return True
     with suppress(ModelError):  # what is missing is missed where it is needed
         values = stored(program, constant.name)
         rows = values.reshape(-1, values.shape[-1])[:_ROWS] if values.ndim > 1 else values
-        if is_computed(rows) and (rows.size == values.size or is_computed(values)):
-            return not _alike(values)
+        return is_computed(rows) and (rows.size == values.size or is_computed(values))
     return False
 
 
-def _alike(values: Array) -> bool:
-    return bool((values == values.reshape(-1)[0]).all())
+def is_alike(values: Array) -> bool:
+    """Say whether there is one number only, however often, or none."""
+    return bool((values == values.reshape(-1)[:1]).all())
 
 
 def _prepares(reachability: Reachability, node: Node | None, position: int) -> bool:

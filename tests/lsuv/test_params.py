@@ -82,8 +82,9 @@ def test_names_of_the_portable_form(tmp_path: Path) -> None:
 
 def test_what_is_no_initializer_is_named_apart(tmp_path: Path) -> None:
     text = f"""{HEAD} g (float[N,2] x) => (float y) {{ w = Constant<value = float[2,2] {{1.0, 2.0, 3.0, 5.0}}>()
-      s = Constant<value = float[2] {{1.5, 2.3}}>() a = MatMul(x, w) t = Identity(s)
-      l = LayerNormalization(a, t, z) y = MatMul(l, v) }}"""
+      s = Constant<value = float[2] {{1.5, 2.3}}>() c = Constant<value = float[2] {{0.0, 0.0}}>()
+      a = MatMul(x, w) t = Identity(s) l = LayerNormalization(a, t, z) k = LayerNormalization(l, t, c)
+      y = MatMul(k, v) }}"""
     model = onnx_lsuv.from_proto(parse(text, z=normal(2), v=normal(2, 2)))
     before = params_of(model)
     assert before["requires_grad"] == ["v", "z"]

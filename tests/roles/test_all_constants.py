@@ -131,6 +131,25 @@ CASES = {
         {"w": normal(8, 8), "eps": np.float32(1e-5), "gamma": normal(8), "beta": normal(8), "u": normal(8, 8)},
         {"eps": ("setting", "number", "kept"), "gamma": ("scale", "norm", "kept"), "beta": ("shift", "norm", "kept")},
     ),
+    "a group norm as the dynamo exporter writes it": (
+        """(float[N,4,6] x) => (float y) { a = Conv(x, w) r = Reshape(a, groups) i = InstanceNormalization(r, one, zero)
+        o = Shape(a) n = Reshape(i, o) g = Unsqueeze(gamma, axes) gl = CastLike(g, n) m = Mul(n, gl)
+        b = Unsqueeze(beta, axes) bl = CastLike(b, m) k = Add(m, bl) y = Conv(k, u) }""",
+        {
+            **{"w": normal(8, 4, 3), "u": normal(4, 8, 3), "groups": np.int64([0, 2, -1]), "axes": np.int64([1])},
+            **{"one": np.ones(2, np.float32), "zero": np.zeros(2, np.float32), "gamma": normal(8), "beta": normal(8)},
+        },
+        {"gamma": ("scale", "norm", "kept"), "beta": ("shift", "norm", "kept")},
+    ),
+    "what has no values": (
+        """(float[N,0] x, int64[K] i) => (float y) {
+        h = Gather(t, i) m = Mul(x, s) a = MatMul(m, w) n = Add(a, h) k = Mul(n, g) y = MatMul(k, u) }""",
+        {
+            **{"s": np.zeros(0, np.float32), "w": np.zeros((0, 8), np.float32), "u": normal(8, 4)},
+            **{"t": np.zeros((4, 0), np.float32), "g": np.zeros((0, 1), np.float32)},
+        },
+        {"s": ("setting", "number", "kept"), "w": ("weight", "product", "kept"), "t": ("embedding", "place", "kept")},
+    ),
     "a blur": (
         """(float[N,1,8,8] x) => (float y) { a = Conv(x, k) y = Conv(a, w) }""",
         {"k": BLUR, "w": normal(4, 1, 3, 3)},
