@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from onnx_lsuv.importers import Forecast, forecast
     from onnx_lsuv.lsuv import Change, LayerReport, Result, Settings, SkippedReport, initialize, measure, plan
     from onnx_lsuv.model import Model, from_proto, load, save, save_weights, to_bytes
+    from onnx_lsuv.modules import StateDict, TensorMatch, save_state_dict, state_dict
     from onnx_lsuv.portable import make_portable
     from onnx_lsuv.report.writing import write_report
 
@@ -38,6 +39,8 @@ __all__ = [
     "Result",
     "Settings",
     "SkippedReport",
+    "StateDict",
+    "TensorMatch",
     "UsageError",
     "forecast",
     "from_proto",
@@ -47,7 +50,9 @@ __all__ = [
     "measure",
     "plan",
     "save",
+    "save_state_dict",
     "save_weights",
+    "state_dict",
     "to_bytes",
     "write_report",
 ]
@@ -74,7 +79,7 @@ def loaded_on_use(package: str, names: "Sequence[str]", modules: str) -> "Callab
     return load
 
 
-__getattr__ = loaded_on_use(__name__, __all__, "errors model lsuv importers portable report.writing")
+__getattr__ = loaded_on_use(__name__, __all__, "errors model lsuv modules importers portable report.writing")
 
 
 def __dir__() -> list[str]:

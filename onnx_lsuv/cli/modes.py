@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from onnx_lsuv.layers import Plan
     from onnx_lsuv.lsuv import Result, Settings
     from onnx_lsuv.model import Model, Staging
+    from onnx_lsuv.modules import Reference, StateDict
     from onnx_lsuv.runtime import Device
 
 
@@ -40,9 +41,14 @@ def perform(options: Options) -> int:
     check_outputs(options, models)
     for model in models if options.data or options.random else ():
         inputs_of(model.proto.graph)  # what is wrong there is said before what is wrong behind it
+    reference = None
+    if options.state_dict is not None:
+        from onnx_lsuv.modules import read_reference  # noqa: PLC0415
+
+        reference = read_reference(options.state_dict)
     with staging(options.force) as staged:
         before_the_end("files", lambda: _stand(options, staged))
-        return finish(options, _work(options, settings, models, staged), staged)
+        return finish(options, _work(options, settings, models, reference, staged), staged)
 
 
 def _stand(options: Options, staged: Staging) -> str | None:
@@ -50,14 +56,16 @@ def _stand(options: Options, staged: Staging) -> str | None:
     from onnx_lsuv.model.atomic import abandon  # noqa: PLC0415
 
     abandon()
-    given = [options.target_path, *filter(None, [options.weights_out]), *(options.report or ())]
+    given = [options.target_path, *filter(None, [options.weights_path]), *(options.report or ())]
     stand = [path for path in given if Path(os.path.realpath(path)) in staged.placed]
     return kept(stand) if stand else None
 
 
-def _work(options: Options, settings: Settings, models: list[Model], staged: Staging) -> Outcome:
+def _work(
+    options: Options, settings: Settings, models: list[Model], reference: Reference | None, staged: Staging
+) -> Outcome:
     if options.dry_run:
-        return _plan(options, settings, models[0])
+        return _with_state(_plan(options, settings, models[0]), reference)
     from onnx_lsuv import runtime  # noqa: PLC0415
 
     device = runtime.open_device(
@@ -66,7 +74,7 @@ def _work(options: Options, settings: Settings, models: list[Model], staged: Sta
     with progress(options.color, quiet=options.quiet) as tell:
         if options.check:
             return _check(options, settings, models, device, tell)
-        return _initialise(options, settings, models[0], device, tell, staged)
+        return _initialise(options, settings, models[0], reference, device, tell, staged)
 
 
 def _plan(options: Options, settings: Settings, model: Model) -> Outcome:
@@ -101,10 +109,25 @@ def _check(options: Options, settings: Settings, models: list[Model], device: De
     return replace(found, other=onnx_lsuv.measure(other, batches, device=device, progress=tell))
 
 
+def _with_state(outcome: Outcome, reference: Reference | None) -> Outcome:
+    """Return the outcome with the state dict of the module, where one was given."""
+    if reference is None:
+        return outcome
+    state = onnx_lsuv.state_dict(outcome.result, reference)
+    result = replace(outcome.result, notes=(*outcome.result.notes, *state.notes))
+    return replace(outcome, result=result, state=state)
+
+
 def _initialise(
-    options: Options, settings: Settings, model: Model, device: Device, tell: Tell, staged: Staging
+    options: Options,
+    settings: Settings,
+    model: Model,
+    reference: Reference | None,
+    device: Device,
+    tell: Tell,
+    staged: Staging,
 ) -> Outcome:
-    from onnx_lsuv.model import load_staged, stage, stage_weights  # noqa: PLC0415
+    from onnx_lsuv.model import load_staged, stage  # noqa: PLC0415
 
     memory, scratch = options.memory_bytes, options.scratch
     planned = onnx_lsuv.plan(model, settings)
@@ -112,15 +135,16 @@ def _initialise(
     batches = _batches(planned, options) if given else None
     verified = None if options.no_verify else batches
     result = onnx_lsuv.initialize(planned, batches, device=device, memory=memory, scratch=scratch, progress=tell)
-    form = None
+    given_back = _with_state(Outcome(result), reference)
+    result, form = given_back.result, None
     if options.portable:
         form = onnx_lsuv.make_portable(result, verified, device=device, memory=memory, scratch=scratch)
     start = perf_counter()
     new = result.model if form is None else form.model
     *_, target = stage(staged, new, options.target_path)
     files = {"output": (options.target_path, target)}
-    if options.weights_out is not None:
-        files["weights"] = (options.weights_out, stage_weights(staged, new, options.weights_out))
+    if options.weights_path is not None:
+        files["weights"] = (options.weights_path, _stage_weights(staged, new, options.weights_path, given_back.state))
     result = replace(result, seconds={**result.seconds, "save": perf_counter() - start})
     # What is loaded here must not be mapped any more when it is put into place: Windows would refuse.
     written = new if verified is None else load_staged(staged, target)
@@ -134,7 +158,16 @@ def _initialise(
         result = carry(result, form, saved)
     if verified is not None:
         result = onnx_lsuv.measure(saved, verified, like=result, device=device, progress=tell)
-    return Outcome(result, files=files, trains=_trains(result, options) if trains is None else trains)
+    trains = _trains(result, options) if trains is None else trains
+    return Outcome(result, files=files, trains=trains, state=given_back.state)
+
+
+def _stage_weights(staged: Staging, model: Model, path: Path, state: StateDict | None) -> Path:
+    from onnx_lsuv.model import read_by, stage_arrays, stage_weights  # noqa: PLC0415
+
+    if state is None:
+        return stage_weights(staged, model, path)
+    return stage_arrays(staged, state.tensors, path, read_by(model))
 
 
 def _trains(result: Result, options: Options, form: Model | Plan | None = None) -> list[dict[str, Any]]:

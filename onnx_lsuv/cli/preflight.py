@@ -57,15 +57,15 @@ def check_outputs(options: Options, models: list[Model]) -> None:
     from onnx_lsuv import model as files  # noqa: PLC0415
 
     outputs = files.outputs_of(models[0], options.target_path, options.force) if options.writes else []
-    if options.weights_out is not None:
-        outputs.append(files.Output(options.weights_out, "the weights file"))
+    if options.weights_path is not None:
+        outputs.append(files.Output(options.weights_path, "the weights file"))
     outputs += [files.Output(path, "the report") for path in options.report or ()]
     summary = step_summary(options)
     if summary is not None:
         outputs.append(files.Output(summary, "the step summary of GITHUB_STEP_SUMMARY", appended=True))
     files.check_outputs(outputs, _read(options, models), force=options.force)
-    # The portable form has tensors of its own.
-    if options.weights_out is not None and not options.portable:
+    # The portable form has tensors of its own, and a module too.
+    if options.weights_out is not None and not (options.portable or options.state_dict):
         files.check_weights(models[0], options.weights_out)
 
 
@@ -83,6 +83,8 @@ def _read(options: Options, models: list[Model]) -> Iterator[Read]:
         yield from read_by(model)
     for path in files_of(options.data or ()):
         yield path, "read as data, which are never written to"
+    if options.state_dict is not None:
+        yield options.state_dict, "read as the state dict of the module, which is never written to"
     for library in options.custom_ops or ():
         yield Path(library), "a library of custom operators, which is never written to"
     yield 1, "where standard output goes"

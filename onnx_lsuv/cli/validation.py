@@ -25,7 +25,13 @@ _MAKING = set(map(typed, Choices.__optional_keys__ - Wanted.__optional_keys__))
 # What a mode has no use for. --seed it has where data are random.
 UNUSED = {
     "check": (
-        ["output", "weights_out", "no_verify", *(n for n in _DECLARED if n == "portable" or typed(n) in _MAKING)],
+        [
+            "output",
+            "weights_out",
+            "state_dict",
+            "no_verify",
+            *(n for n in _DECLARED if n == "portable" or typed(n) in _MAKING),
+        ],
         "measures the model as it is and saves none",
     ),
     "dry_run": (

@@ -36,16 +36,7 @@ from onnx_lsuv.model.saving import load_staged, outputs_of, save, stage, to_byte
 from onnx_lsuv.model.sites import Site, Step, function_of
 from onnx_lsuv.model.targets import Output, check_outputs, read_by
 from onnx_lsuv.model.values import check, fill, message, nodes, read, rewritten, tensors, with_values
-from onnx_lsuv.model.weights import (
-    DTYPES,
-    FLOATS,
-    WEIGHTS,
-    check_arrays,
-    check_weights,
-    save_weights,
-    stage_arrays,
-    stage_weights,
-)
+from onnx_lsuv.model.weights import DTYPES, FLOATS, WEIGHTS, check_weights, save_weights, stage_arrays, stage_weights
 from onnx_lsuv.model.wire import HOLLOW_BYTES
 
 __all__ = [
@@ -61,7 +52,6 @@ __all__ = [
     "Step",
     "bindable",
     "check",
-    "check_arrays",
     "check_outputs",
     "check_weights",
     "digest",

@@ -92,11 +92,6 @@ def check_weights(model: Model, path: str | os.PathLike[str]) -> None:
     _check(_entries(model), path)
 
 
-def check_arrays(arrays: Mapping[str, Array], path: str | os.PathLike[str]) -> None:
-    """Raise what `check_weights` raises, of arrays by name."""
-    _check(_entries_of(arrays), path)
-
-
 def _staged(staged: Staging, entries: list[_Entry], path: str | os.PathLike[str], read: Iterable[Read]) -> Path:
     _check(entries, path)
     target = check_outputs([Output(named(path))], read, force=staged.force)[0]
