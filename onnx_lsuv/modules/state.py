@@ -14,8 +14,9 @@ import numpy as np
 from onnx_lsuv.errors import UsageError, listing, quote
 from onnx_lsuv.lsuv import Result
 from onnx_lsuv.model import FLOATS, Array, read_by, stage_arrays, staging
-from onnx_lsuv.modules.matching import Search, match
+from onnx_lsuv.modules.matching import match
 from onnx_lsuv.modules.reference import Reference, read_reference
+from onnx_lsuv.modules.search import Search
 
 # How a tensor was found, and, from "folded" on, why it was not.
 HOWS: dict[str, str] = {

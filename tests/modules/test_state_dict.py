@@ -354,3 +354,18 @@ def test_a_measured_model_has_no_old_values(tmp_path: Path) -> None:
     measured = onnx_lsuv.measure(onnx_lsuv.load(tmp_path / "m.onnx"), batch)
     with pytest.raises(UsageError, match="'initialize' or 'plan'"):
         onnx_lsuv.state_dict(measured, {"w": normal(8, 8)})
+
+
+def test_merged_ones_that_are_parted_in_part_are_told_by_their_uses() -> None:
+    """Two norms share a scale, a third has its own: the third tensor of the module is the third use."""
+    ones = np.ones(8, np.float32)
+    text = f"""{HEAD} g (float[N,8] x) => (float z) {{ a = MatMul(x, w) b = LayerNormalization(a, s, t1)
+        c = LayerNormalization(b, s, t2) z = LayerNormalization(c, own, t3) }}"""
+    shifts = {f"t{i}": np.full(8, i + 1, np.float32) for i in range(1, 4)}
+    model = parse(text, {"w": normal(8, 8), **shifts}, s=ones, own=ones)
+    result, _ = initialised(model, {"x": normal(64, 8)}, fresh=True)
+    given = {"w": normal(8, 8)} | {f"n{i}.weight": ones for i in range(3)}
+    state = onnx_lsuv.state_dict(result, {**given, **{f"n{i}.bias": shifts[f"t{i + 1}"] for i in range(3)}})
+    assert {each.name: each.tensors[0] for each in state.matches if each.name.endswith("weight")} == {
+        **{"n0.weight": "s", "n1.weight": "s", "n2.weight": "own"}
+    }
