@@ -33,11 +33,13 @@ def match(plan: Plan, reference: Reference) -> Search:
     search = Search(plan, reference)
     by_name(search)
     set_folded(search)
-    by_value(search)
+    by_value(search, plain=False)
     set_folded(search)
     by_blocks(search)
     by_scaled_value(search)
     beside(search)
+    by_value(search, plain=True)
+    set_folded(search)
     return search
 
 
@@ -67,8 +69,8 @@ def _orientation(search: Search, tensor: str, constant: str) -> tuple[int, ...] 
     return fits[0] if fits else None
 
 
-def by_value(search: Search) -> None:
-    """Find tensors whose values the file holds, all in a row."""
+def by_value(search: Search, *, plain: bool) -> None:
+    """Find tensors whose values the file holds, all in a row: those that differ, or those that are all the same."""
     names = [name for name in search.reference.floats() if name not in search.folded]
     sizes = {search.reference.size(name) for name in search.left()} - {0, 1}
     by_digest: dict[bytes, list[tuple[str, tuple[int, ...]]]] = defaultdict(list)
@@ -84,16 +86,16 @@ def by_value(search: Search) -> None:
             if key not in seen:
                 by_digest[key].append((constant, axes))
                 seen.add(key)
-    groups = defaultdict[tuple[bytes, bool], list[str]](list)
+    groups = defaultdict[bytes, list[str]](list)
     for name in names:
         if search.reference.size(name) not in sizes:
             continue
         values = search.reference.read(name)
-        for other in types.values():
+        for other in types.values() if is_plain(values) == plain else ():
             key = digest(as_type(values, other))
             if key in by_digest:
-                groups[key, is_plain(values)].append(name)
-    for (key, plain), tensors in groups.items():
+                groups[key].append(name)
+    for key, tensors in groups.items():
         if any(name not in search.found for name in tensors):
             _equal(search, tensors, by_digest[key], plain=plain)
 

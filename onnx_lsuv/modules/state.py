@@ -26,8 +26,8 @@ HOWS: dict[str, str] = {
     "tied": "as tied ones",
     "scaled": "up to a factor a channel",
     "beside": "beside their weight",
-    "carried": "carried over, as they are no floats",
-    "folded": "which the exporter folded into the layer before",
+    "carried": "no floats, carried over",
+    "folded": "which the exporter folded into other tensors",
     "missing": "which the file holds neither by name nor by value",
 }
 
@@ -166,12 +166,13 @@ def _notes(
         groups[each.how].append(each.name)
     found = [f"{len(names)} {HOWS[how]}" for how, names in groups.items() if how not in ("folded", "missing")]
     count = len(matches) - len(groups["folded"]) - len(groups["missing"])
-    yield f"{count} of the {len(matches)} tensors of {reference.where} are found: {', '.join(found) or 'none'}"
+    found_all = "all" if count == len(matches) else f"{count} of"
+    yield f"{found_all} {len(matches)} tensors of {reference.where} are found: {', '.join(found) or 'none'}"
     for how in ("folded", "missing"):
         if names := groups[how]:
             yield (
-                f"the new state dict has not {listing(names)}, {HOWS[how]}: the module keeps what it has there (load "
-                "with strict=False), or is exported with dynamo=True, optimize=False"
+                f"the new state dict has not {listing(names)}, {HOWS[how]}: the module keeps what it has there (in "
+                "PyTorch, load with strict=False, or export with dynamo=True, optimize=False)"
             )
     constants = search.program.constants
     for copy, kept in search.copies.items():

@@ -369,3 +369,16 @@ def test_merged_ones_that_are_parted_in_part_are_told_by_their_uses() -> None:
     assert {each.name: each.tensors[0] for each in state.matches if each.name.endswith("weight")} == {
         **{"n0.weight": "s", "n1.weight": "s", "n2.weight": "own"}
     }
+
+
+def test_a_bias_is_that_beside_its_weight_not_another_equal_one() -> None:
+    """As Keras exports it: the bias of a convolution is added behind a Transpose, with axes of length 1."""
+    kernel, zeros = normal(3, 3, 2, 8), np.zeros(8, np.float32)
+    text = f"""{HEAD} g (float[N,2,6,6] x) => (float z) {{ a = Conv(x, k) b = Transpose<perm=[0,2,3,1]>(a)
+        c = Add(b, own) r = Relu(c) n = LayerNormalization<axis=-1>(r, s, zeros) z = Identity(n) }}"""
+    model = parse(text, k=kernel.transpose(3, 2, 0, 1), own=zeros[None, None, None], zeros=zeros, s=normal(8))
+    result, saved = initialised(model, {"x": 1 + normal(16, 2, 6, 6)}, center=True)
+    state = onnx_lsuv.state_dict(result, {"conv/kernel": kernel, "conv/bias": zeros, "norm/beta": zeros})
+    assert [each.tensors for each in state.matches] == [("k",), ("own",), ("zeros",)]
+    np.testing.assert_array_equal(state.tensors["conv/bias"], tensor_of(saved, "own").reshape(-1))
+    assert state.tensors["conv/bias"].any()
