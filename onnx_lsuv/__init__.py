@@ -79,7 +79,7 @@ def loaded_on_use(package: str, names: "Sequence[str]", modules: str) -> "Callab
     return load
 
 
-__getattr__ = loaded_on_use(__name__, __all__, "errors model lsuv modules importers portable report.writing")
+__getattr__ = loaded_on_use(__name__, __all__, "errors model lsuv importers portable report.writing modules")
 
 
 def __dir__() -> list[str]:

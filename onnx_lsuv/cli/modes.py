@@ -113,7 +113,9 @@ def _with_state(outcome: Outcome, reference: Reference | None) -> Outcome:
     """Return the outcome with the state dict of the module, where one was given."""
     if reference is None:
         return outcome
-    state = onnx_lsuv.state_dict(outcome.result, reference)
+    from onnx_lsuv.modules import state_dict  # noqa: PLC0415
+
+    state = state_dict(outcome.result, reference)
     result = replace(outcome.result, notes=(*outcome.result.notes, *state.notes))
     return replace(outcome, result=result, state=state)
 

@@ -11,7 +11,13 @@ import pytest
 
 pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'onnx-lsuv[train]'")
 
+import ml_dtypes
 import names
+import numpy as np
+import torch
+
+from onnx_lsuv import DataError
+from onnx_lsuv.modules import read_reference
 
 # What PyTorch warns of is its own; a warning of onnx-lsuv would be an error in the other tests.
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
@@ -46,3 +52,22 @@ def test_as_the_page_says(tmp_path: Path, name: str) -> None:
     row = names.measured(names.MODULES[name], names.WAYS["dynamo=True, optimize=False"], tmp_path, train=True)
     assert row.found == sum(row.counts.values())
     assert row.difference < 1e-5
+
+
+def test_files_of_pytorch(tmp_path: Path) -> None:
+    """What torch.save writes, a checkpoint too; tied tensors are known as one there, and nothing is unpickled."""
+    path = tmp_path / "net.pt"
+    state = {"a.weight": torch.randn(4, 8), "half": torch.randn(6).to(torch.bfloat16), "steps": torch.tensor(3)}
+    state["b.weight"] = state["a.weight"]
+    for saved in (state, {"model": state, "epoch": 7, "optimizer": {"state": {}, "param_groups": []}}):
+        torch.save(saved, path)
+        found = read_reference(path)
+        assert list(found.tensors) == list(state)
+        assert found.same == {"b.weight": "a.weight"}
+        for name, each in state.items():
+            assert torch.equal(torch.from_numpy(found.read(name).astype(np.float32)), each.float())
+        assert found.read("half").dtype == ml_dtypes.bfloat16
+    for wrong in ({"a": state, "b": state}, torch.ones(3), {"net": torch.nn.Linear(2, 2)}):
+        torch.save(wrong, path)
+        with pytest.raises(DataError, match="the state dict"):
+            read_reference(path)
