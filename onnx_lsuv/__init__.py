@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         without_values,
     )
     from onnx_lsuv.model import Model, from_proto, load, save, save_weights, to_bytes
+    from onnx_lsuv.modules import StateDict, TensorMatch, save_state_dict, state_dict
     from onnx_lsuv.portable import make_portable
     from onnx_lsuv.report.writing import write_report
 
@@ -55,6 +56,8 @@ __all__ = [
     "RoleReport",
     "Settings",
     "SkippedReport",
+    "StateDict",
+    "TensorMatch",
     "UsageError",
     "forecast",
     "from_proto",
@@ -65,7 +68,9 @@ __all__ = [
     "plan",
     "save",
     "save_params",
+    "save_state_dict",
     "save_weights",
+    "state_dict",
     "to_bytes",
     "without_values",
     "write_report",
@@ -93,7 +98,7 @@ def loaded_on_use(package: str, names: "Sequence[str]", modules: str) -> "Callab
     return load
 
 
-__getattr__ = loaded_on_use(__name__, __all__, "errors model lsuv importers portable report.writing")
+__getattr__ = loaded_on_use(__name__, __all__, "errors model lsuv importers portable report.writing modules")
 
 
 def __dir__() -> list[str]:

@@ -218,7 +218,7 @@ def test_the_sample_output_has_the_layers_of_a_real_run(sample):
 def test_the_report_has_the_fields_that_are_listed(sample):
     _, report = sample
     assert set(code(table("report"))) - {"cpu", "cuda:N"} >= set(report)
-    assert set(code([row[:1] for row in table("report")])) == {*report, "compared"}
+    assert set(code([row[:1] for row in table("report")])) == {*report, "compared", "state_dict"}
     assert set(code(table("layer"))) == set(report["layers"][0]) == set(LayerReport.__dataclass_fields__)
     said = {row[0].strip("`"): set(code([row], 1)) for row in table("report")}
     assert said["left"] == set(SkippedReport.__dataclass_fields__)

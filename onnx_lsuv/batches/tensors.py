@@ -16,14 +16,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
-import ml_dtypes
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from onnx_lsuv.batches.stored import MOST, Layout, Stored, in_file, looks_like, open_file, reason, rows_of, size_of
 from onnx_lsuv.errors import DataError, ModelError, listing, quote
-from onnx_lsuv.model import Array
+from onnx_lsuv.model import DTYPES, Array
 from onnx_lsuv.model.arrays import decode, dtype_of, shape_of
 from onnx_lsuv.model.payload import chunks
 from onnx_lsuv.model.wire import BYTES, RAW_DATA, WireError, fields, root, skeleton
@@ -33,11 +32,6 @@ LISTED = 32  # bytes of memory, for one in the file, that protobuf and numpy tak
 FIELDS = 1_000_000  # of a tensor
 IT = "the tensor"
 INPUT_PB = re.compile(r"input_([0-9]+)\.pb")
-DTYPES = {
-    **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1"},
-    **{"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?", "C64": "<c8"},
-    **{"BF16": ml_dtypes.bfloat16, "F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2},
-}
 
 
 def read_safetensors(path: Path, *_: object) -> list[Stored]:

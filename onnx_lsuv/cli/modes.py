@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from onnx_lsuv.layers import Plan
     from onnx_lsuv.lsuv import Result, Settings
     from onnx_lsuv.model import Model, Staging
+    from onnx_lsuv.modules import Reference, StateDict
     from onnx_lsuv.runtime import Device
 
 
@@ -43,11 +44,16 @@ def perform(options: Options) -> int:
     check_outputs(options, models)
     for model in models if options.data or options.random else ():
         inputs_of(model.proto.graph)  # what is wrong there is said before what is wrong behind it
+    reference = None
+    if options.state_dict is not None:
+        from onnx_lsuv.modules import read_reference  # noqa: PLC0415
+
+        reference = read_reference(options.state_dict)
     with staging(options.force) as staged:
         before_the_end("files", lambda: _stand(options, staged))
         if options.no_values:
             return _strip(options, models[0], staged)
-        return finish(options, _work(options, settings, models, staged), staged)
+        return finish(options, _work(options, settings, models, reference, staged), staged)
 
 
 def _stand(options: Options, staged: Staging) -> str | None:
@@ -55,7 +61,7 @@ def _stand(options: Options, staged: Staging) -> str | None:
     from onnx_lsuv.model.atomic import abandon  # noqa: PLC0415
 
     abandon()
-    given = [options.target_path, *filter(None, [options.weights_out, options.params_out]), *(options.report or ())]
+    given = [options.target_path, *filter(None, [options.weights_path, options.params_out]), *(options.report or ())]
     stand = [path for path in given if Path(os.path.realpath(path)) in staged.placed]
     return kept(stand) if stand else None
 
@@ -69,9 +75,11 @@ def _strip(options: Options, model: Model, staged: Staging) -> int:
     return finish_architecture(options, found, staged)
 
 
-def _work(options: Options, settings: Settings, models: list[Model], staged: Staging) -> Outcome:
+def _work(
+    options: Options, settings: Settings, models: list[Model], reference: Reference | None, staged: Staging
+) -> Outcome:
     if options.dry_run:
-        return _plan(options, settings, models[0])
+        return _with_state(_plan(options, settings, models[0]), reference)
     from onnx_lsuv import runtime  # noqa: PLC0415
 
     device = runtime.open_device(
@@ -80,7 +88,7 @@ def _work(options: Options, settings: Settings, models: list[Model], staged: Sta
     with progress(options.color, quiet=options.quiet) as tell:
         if options.check:
             return _check(options, settings, models, device, tell)
-        return _initialise(options, settings, models[0], device, tell, staged)
+        return _initialise(options, settings, models[0], reference, device, tell, staged)
 
 
 def _plan(options: Options, settings: Settings, model: Model) -> Outcome:
@@ -117,11 +125,28 @@ def _check(options: Options, settings: Settings, models: list[Model], device: De
     return replace(found, result=beside(result, measured), other=measured)
 
 
+def _with_state(outcome: Outcome, reference: Reference | None) -> Outcome:
+    """Return the outcome with the state dict of the module, where one was given."""
+    if reference is None:
+        return outcome
+    from onnx_lsuv.modules import state_dict  # noqa: PLC0415
+
+    state = state_dict(outcome.result, reference)
+    result = replace(outcome.result, notes=(*outcome.result.notes, *state.notes))
+    return replace(outcome, result=result, state=state)
+
+
 def _initialise(
-    options: Options, settings: Settings, model: Model, device: Device, tell: Tell, staged: Staging
+    options: Options,
+    settings: Settings,
+    model: Model,
+    reference: Reference | None,
+    device: Device,
+    tell: Tell,
+    staged: Staging,
 ) -> Outcome:
     from onnx_lsuv.lsuv import stage_params  # noqa: PLC0415
-    from onnx_lsuv.model import load_staged, stage, stage_weights  # noqa: PLC0415
+    from onnx_lsuv.model import load_staged, stage  # noqa: PLC0415
 
     memory, scratch = options.memory_bytes, options.scratch
     planned = onnx_lsuv.plan(model, settings)
@@ -129,15 +154,16 @@ def _initialise(
     batches = _batches(planned, options, tell) if given else None
     verified = None if options.no_verify else batches
     result = onnx_lsuv.initialize(planned, batches, device=device, memory=memory, scratch=scratch, progress=tell)
-    form = None
+    given_back = _with_state(Outcome(result), reference)
+    result, form = given_back.result, None
     if options.portable:
         form = onnx_lsuv.make_portable(result, verified, device=device, memory=memory, scratch=scratch)
     start = perf_counter()
     new = result.model if form is None else form.model
     *_, target = stage(staged, new, options.target_path)
     files = {"output": (options.target_path, target)}
-    if options.weights_out is not None:
-        files["weights"] = (options.weights_out, stage_weights(staged, new, options.weights_out))
+    if options.weights_path is not None:
+        files["weights"] = (options.weights_path, _stage_weights(staged, new, options.weights_path, given_back.state))
     if options.params_out is not None:
         files["params"] = (options.params_out, stage_params(staged, new, options.params_out))
     result = replace(result, seconds={**result.seconds, "save": perf_counter() - start})
@@ -153,7 +179,16 @@ def _initialise(
         result = carry(result, form, saved)
     if verified is not None:
         result = onnx_lsuv.measure(saved, verified, like=result, device=device, progress=tell)
-    return Outcome(result, files=files, trains=_trains(result, options) if trains is None else trains)
+    trains = _trains(result, options) if trains is None else trains
+    return Outcome(result, files=files, trains=trains, state=given_back.state)
+
+
+def _stage_weights(staged: Staging, model: Model, path: Path, state: StateDict | None) -> Path:
+    from onnx_lsuv.model import read_by, stage_arrays, stage_weights  # noqa: PLC0415
+
+    if state is None:
+        return stage_weights(staged, model, path)
+    return stage_arrays(staged, state.tensors, path, read_by(model))
 
 
 def _trains(result: Result, options: Options, form: Model | Plan | None = None) -> list[dict[str, Any]]:

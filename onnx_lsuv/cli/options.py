@@ -121,6 +121,12 @@ class Options:
     )
     portable: bool = _flag(TRAINING, "Rewrite the model so that training frameworks read it.", "--portable")
     weights_out: Path | None = _option(TRAINING, "Write the parameters alone too.", metavar="PATH.{safetensors,npz}")
+    state_dict: Path | None = _option(
+        TRAINING,
+        "The tensors of the module that was exported: write its new ones, by its names, as --weights-out says. "
+        "Default: MODEL.lsuv.safetensors beside the output.",
+        metavar="PATH.{safetensors,npz,pt}",
+    )
     params_out: Path | None = _option(
         TRAINING, "Write which initializers are trained, and which frozen, by their roles.", metavar="PATH.json"
     )
@@ -205,6 +211,13 @@ class Options:
         path = Path(self.output)
         # os.path says no, where a Path raises, to a name that is too long
         return path / name if self.output.endswith(("/", "\\")) or os.path.isdir(path) else path  # noqa: PTH112
+
+    @property
+    def weights_path(self) -> Path | None:
+        """Where the parameters are to be saved alone, if they are."""
+        if self.weights_out is not None or self.state_dict is None or not self.writes:
+            return self.weights_out
+        return self.target_path.with_suffix(".npz" if self.state_dict.suffix.lower() == ".npz" else ".safetensors")
 
     @property
     def scratch(self) -> Path | None:

@@ -19,6 +19,7 @@ from onnx_lsuv.errors import OutputError, brief, clean, listing, quote
 if TYPE_CHECKING:
     from onnx_lsuv.lsuv import Architecture, Result
     from onnx_lsuv.model import Staging
+    from onnx_lsuv.modules import StateDict
 
 WORST = 3  # layers that the line on standard error names
 NAMED = 240  # characters that these take at most, the first aside
@@ -32,6 +33,15 @@ class Outcome:
     other: Result | None = None  # the model that was compared with
     files: Mapping[str, tuple[Path, Path]] = field(default_factory=dict)  # by role: as named, and links followed
     trains: Sequence[Mapping[str, Any]] = ()  # what trains where
+    state: StateDict | None = None  # of the module that the model came from
+
+    @property
+    def missed(self) -> str:
+        """What makes the exit status 1, as a sentence; "" where nothing does."""
+        said = [] if self.result.good else [_missed(self.result), _doubted(self.result)]
+        if self.state is not None and not self.state.good:
+            said.append(f"the state dict has no tensor for {listing(self.state.unmatched, WORST)}")
+        return "; ".join(filter(None, said))
 
 
 def finish(options: Options, outcome: Outcome, staged: Staging) -> int:
@@ -57,11 +67,11 @@ def finish(options: Options, outcome: Outcome, staged: Staging) -> int:
             emit(*_printed(options, outcome, about))
 
     _place(options, staged, saved, tell)
-    if result.good:
+    missed = outcome.missed
+    if not missed:
         return 0
     stand = f"; {kept(saved[:1])}" if saved else ""
-    said = "; ".join(filter(None, (_missed(result), _doubted(result))))
-    say(brief(clean(f"{said}{stand}.")))
+    say(brief(clean(f"{missed}{stand}.")))
     return 1
 
 
@@ -187,7 +197,9 @@ def _about(options: Options, outcome: Outcome, staged: Staging) -> dict[str, Any
     from onnx_lsuv.model import digest  # noqa: PLC0415
     from onnx_lsuv.report.writing import versions  # noqa: PLC0415
 
-    read = {role: (path, path) for role, path in (("model", options.model), ("compare", options.compare)) if path}
+    given = {"model": options.model, "compare": options.compare, "state_dict": options.state_dict}
+    read = {role: (path, path) for role, path in given.items() if path}
     written = {role: (named, staged.waiting(target)) for role, (named, target) in outcome.files.items()}
     files = {role: {"path": str(named), "sha256": digest(at)} for role, (named, at) in {**read, **written}.items()}
-    return {"versions": versions(), "files": files, "trains": list(outcome.trains)}
+    state = {} if outcome.state is None else {"state_dict": outcome.state.as_dict()}
+    return {"versions": versions(), "files": files, "trains": list(outcome.trains), **state}

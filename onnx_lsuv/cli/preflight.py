@@ -61,8 +61,8 @@ def check_outputs(options: Options, models: list[Model]) -> None:
         outputs = [files.Output(options.target_path)]  # which needs no data file
     elif options.writes:
         outputs = files.outputs_of(models[0], options.target_path, options.force)
-    if options.weights_out is not None:
-        outputs.append(files.Output(options.weights_out, "the weights file"))
+    if options.weights_path is not None:
+        outputs.append(files.Output(options.weights_path, "the weights file"))
     if options.params_out is not None:
         outputs.append(files.Output(options.params_out, "the file of parameters"))
     outputs += [files.Output(path, "the report") for path in options.report or ()]
@@ -70,8 +70,8 @@ def check_outputs(options: Options, models: list[Model]) -> None:
     if summary is not None:
         outputs.append(files.Output(summary, "the step summary of GITHUB_STEP_SUMMARY", appended=True))
     files.check_outputs(outputs, _read(options, models), force=options.force)
-    # The portable form has tensors of its own.
-    if options.weights_out is not None and not options.portable:
+    # The portable form has tensors of its own, and a module too.
+    if options.weights_out is not None and not (options.portable or options.state_dict):
         files.check_weights(models[0], options.weights_out)
 
 
@@ -89,6 +89,8 @@ def _read(options: Options, models: list[Model]) -> Iterator[Read]:
         yield from read_by(model)
     for path in files_of(options.data or ()):
         yield path, "read as data, which are never written to"
+    if options.state_dict is not None:
+        yield options.state_dict, "read as the state dict of the module, which is never written to"
     for library in options.custom_ops or ():
         yield Path(library), "a library of custom operators, which is never written to"
     yield 1, "where standard output goes"

@@ -26,7 +26,7 @@ _MAKING = set(map(typed, Choices.__optional_keys__ - Wanted.__optional_keys__))
 # What a mode has no use for. --seed it has where data are random.
 UNUSED = {
     "check": (
-        [*_OUTPUTS, *(n for n in _DECLARED if n == "portable" or typed(n) in _MAKING)],
+        [*_OUTPUTS, "state_dict", *(n for n in _DECLARED if n == "portable" or typed(n) in _MAKING)],
         "measures the model as it is and saves none",
     ),
     "dry_run": (

@@ -40,10 +40,12 @@ from onnx_lsuv.model.sites import Site, Step, function_of
 from onnx_lsuv.model.stripping import without_payloads
 from onnx_lsuv.model.targets import Output, check_outputs, read_by
 from onnx_lsuv.model.values import check, fill, let_go, message, nodes, read, rewritten, tensors, with_values
-from onnx_lsuv.model.weights import WEIGHTS, check_weights, save_weights, stage_weights
+from onnx_lsuv.model.weights import DTYPES, FLOATS, WEIGHTS, check_weights, save_weights, stage_arrays, stage_weights
 from onnx_lsuv.model.wire import HOLLOW_BYTES
 
 __all__ = [
+    "DTYPES",
+    "FLOATS",
     "HOLLOW_BYTES",
     "WEIGHTS",
     "Addition",
@@ -81,6 +83,7 @@ __all__ = [
     "save",
     "save_weights",
     "stage",
+    "stage_arrays",
     "stage_weights",
     "staging",
     "tensors",

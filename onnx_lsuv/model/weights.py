@@ -17,35 +17,44 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import ml_dtypes
 import numpy as np
 import onnx
 
 from onnx_lsuv.errors import OutputError, UsageError, quote
 from onnx_lsuv.model import sites
-from onnx_lsuv.model.arrays import to_raw
+from onnx_lsuv.model.arrays import Array, to_raw
 from onnx_lsuv.model.atomic import Staging, staging
 from onnx_lsuv.model.edits import promoted
 from onnx_lsuv.model.loading import Model, given_model
 from onnx_lsuv.model.names import unused
 from onnx_lsuv.model.sites import Site, Step
 from onnx_lsuv.model.splicing import Piece
-from onnx_lsuv.model.targets import Output, check_outputs, named, read_by
+from onnx_lsuv.model.targets import Output, Read, check_outputs, named, read_by
 from onnx_lsuv.model.values import form_of, holds_initializers, read
 
-_DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+# The types of .safetensors, by its words for them.
+DTYPES: dict[str, Any] = {
+    **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1"},
+    **{"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?", "C64": "<c8"},
+    **{"BF16": ml_dtypes.bfloat16, "F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2},
+}
+_WORDS = {np.dtype(dtype).name: word for word, dtype in DTYPES.items()}
+FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
 _CHUNK = 1 << 24
 _NAME_BYTES = 1 << 15  # zip has 16 bits for a name's length
 
 
 class _Entry(NamedTuple):
     name: str
-    site: Site
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
+    load: Callable[[], Array]
 
     @property
     def size(self) -> int:
@@ -68,28 +77,39 @@ def save_weights(model: Model, path: str | os.PathLike[str], *, force: bool = Fa
 
 def stage_weights(staged: Staging, model: Model, path: str | os.PathLike[str]) -> Path:
     """Write the file of `save_weights`, which is put into place with all others; return where."""
-    check_weights(model, path)
-    target = check_outputs([Output(named(path))], read_by(model), force=staged.force)[0]
-    entries = _entries(model)
-    return staged.add(target.parent, target.name, _WRITERS[Path(path).suffix.lower()](model, entries))
+    return _staged(staged, _entries(model), path, read_by(model))
+
+
+def stage_arrays(
+    staged: Staging, arrays: Mapping[str, Array], path: str | os.PathLike[str], read: Iterable[Read]
+) -> Path:
+    """Write arrays by name to such a file, which may not be one of those that are read; return where."""
+    return _staged(staged, _entries_of(arrays), path, read)
 
 
 def check_weights(model: Model, path: str | os.PathLike[str]) -> None:
     """Raise UsageError or OutputError where the file could not give back each tensor under its own name."""
-    suffix = Path(path).suffix.lower()
-    if suffix not in _WRITERS:
-        raise UsageError(f"Expected weights to go to a .safetensors or .npz file, found {quote(path)}.")
-    _check(_entries(model), quote(path), suffix)
+    _check(_entries(model), path)
+
+
+def _staged(staged: Staging, entries: list[_Entry], path: str | os.PathLike[str], read: Iterable[Read]) -> Path:
+    _check(entries, path)
+    target = check_outputs([Output(named(path))], read, force=staged.force)[0]
+    return staged.add(target.parent, target.name, _WRITERS[Path(path).suffix.lower()](entries))
+
+
+def _entries_of(arrays: Mapping[str, Array]) -> list[_Entry]:
+    return [_Entry(name, each.dtype, each.shape, partial(arrays.__getitem__, name)) for name, each in arrays.items()]
 
 
 def _entries(model: Model) -> list[_Entry]:
     found: dict[str, _Entry] = {}
     for label, site in _sites(model):
         dtype, shape = form_of(model, site)
-        if dtype.name not in _DTYPES:
+        if dtype.name not in FLOATS:
             continue
-        name = unused(label, found)
-        found[name] = _Entry(name, site, dtype, model.values[site].shape if shape is None else shape)
+        name, shape = unused(label, found), model.values[site].shape if shape is None else shape
+        found[name] = _Entry(name, dtype, shape, partial(read, model, site))
     return list(found.values())
 
 
@@ -134,11 +154,16 @@ def _scope(
                     yield prefix + made, value
 
 
-def _check(entries: list[_Entry], target: str, suffix: str) -> None:
+def _check(entries: list[_Entry], path: str | os.PathLike[str]) -> None:
+    suffix, target = Path(path).suffix.lower(), quote(path)
+    if suffix not in _WRITERS:
+        raise UsageError(f"Expected weights to go to a .safetensors or .npz file, found {target}.")
     names = {entry.name for entry in entries}
     for entry in entries:
         name = entry.name
         if suffix == ".safetensors":
+            if entry.dtype.name not in _WORDS:
+                raise OutputError(f"{target} cannot hold {quote(name)}: .safetensors knows no {entry.dtype.name}")
             if name == "__metadata__":
                 raise OutputError(f"{target} cannot hold a tensor called {name!r}, a word of the format; write an .npz")
             continue
@@ -154,20 +179,20 @@ def _check(entries: list[_Entry], target: str, suffix: str) -> None:
             )
 
 
-def _safetensors(model: Model, entries: list[_Entry]) -> Iterator[Piece]:
+def _safetensors(entries: list[_Entry]) -> Iterator[Piece]:
     entries = sorted(entries, key=lambda entry: -entry.dtype.itemsize)
     header, end = {}, 0
     for entry in entries:
-        about = {"dtype": _DTYPES[entry.dtype.name], "shape": list(entry.shape)}
+        about = {"dtype": _WORDS[entry.dtype.name], "shape": list(entry.shape)}
         header[entry.name] = about | {"data_offsets": [end, end := end + entry.size]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
     for entry in entries:
-        yield to_raw(read(model, entry.site))
+        yield to_raw(entry.load())
 
 
-def _npz(model: Model, entries: list[_Entry]) -> Iterator[Piece]:
+def _npz(entries: list[_Entry]) -> Iterator[Piece]:
     sink = _Sink()
     with zipfile.ZipFile(cast(Any, sink), "w", zipfile.ZIP_STORED) as archive:
         for entry in entries:
@@ -175,7 +200,7 @@ def _npz(model: Model, entries: list[_Entry]) -> Iterator[Piece]:
             with archive.open(zipfile.ZipInfo(f"{entry.name}.npy"), "w", force_zip64=True) as member:
                 about = {"descr": entry.dtype.newbyteorder("<").str, "fortran_order": False, "shape": entry.shape}
                 np.lib.format.write_array_header_1_0(member, about)
-                data = to_raw(read(model, entry.site))
+                data = to_raw(entry.load())
                 for at in range(0, len(data), _CHUNK):
                     member.write(data[at : at + _CHUNK])
                     yield from sink.take()
@@ -200,5 +225,5 @@ class _Sink(list[bytes]):
         return taken
 
 
-_WRITERS: dict[str, Callable[[Model, list[_Entry]], Iterator[Piece]]] = {".safetensors": _safetensors, ".npz": _npz}
+_WRITERS: dict[str, Callable[[list[_Entry]], Iterator[Piece]]] = {".safetensors": _safetensors, ".npz": _npz}
 WEIGHTS = tuple(_WRITERS)

@@ -17,7 +17,8 @@ IDS = np.random.default_rng(0).integers(0, 50, (8, 12))
 
 
 def stds(run: Run, names: str) -> list[float]:
-    assert set(names.split()) <= {change.tensor for change in run.result.changes if change.role in ("embedding", "token")}
+    drawn = ("embedding", "token")
+    assert set(names.split()) <= {change.tensor for change in run.result.changes if change.role in drawn}
     return [float(run.weight(name).std()) for name in names.split()]
 
 
