@@ -11,6 +11,7 @@
     values      read the values at a site, or say what is to replace them
     retyping    other float types in a protobuf become float32
     names       a name that is not taken yet
+    additions   initializers that a file lacks, and nodes that read them
     splicing    the bytes with some replaced, and the lengths around them put right
     edits       what has to be replaced for a model's new values
     targets     whether the outputs may go where they are to go
@@ -26,6 +27,7 @@ site, the steps from the ModelProto down, means the same in the skeleton and in 
 
 from __future__ import annotations
 
+from onnx_lsuv.model.additions import Addition, with_initializers
 from onnx_lsuv.model.arrays import Array, bindable
 from onnx_lsuv.model.atomic import Staging, staging
 from onnx_lsuv.model.edits import promoted
@@ -42,6 +44,7 @@ from onnx_lsuv.model.wire import HOLLOW_BYTES
 __all__ = [
     "HOLLOW_BYTES",
     "WEIGHTS",
+    "Addition",
     "Array",
     "Model",
     "Output",
@@ -80,5 +83,6 @@ __all__ = [
     "tensors",
     "to_bytes",
     "unused",
+    "with_initializers",
     "with_values",
 ]

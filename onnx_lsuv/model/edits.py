@@ -4,7 +4,7 @@ A Constant or ConstantOfShape of a graph whose value is new becomes an initializ
 cannot hold values, and no training framework trains a Constant. Its node goes, and what only the node used stays. Below
 IR version 4 initializers must also be among the graph's inputs. A function body has no initializers, and neither has,
 below IR version 4, a subgraph, whose inputs are not free: a Constant there keeps its place. A promoted Constant with
-external data stays external.
+external data stays external. What `additions` added is written in the same way.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from onnx import AttributeProto, NodeProto, TensorProto
 
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.model import sites
+from onnx_lsuv.model.additions import appended
 from onnx_lsuv.model.arrays import Array, encode, to_raw
 from onnx_lsuv.model.external import DataLocation, extent
 from onnx_lsuv.model.loading import Model
@@ -34,19 +35,24 @@ def promoted(model: Model) -> tuple[Site, ...]:
 
 
 def model_edits(model: Model, outside: Mapping[Site, DataLocation], renamed: Mapping[str, str]) -> list[Edit]:
-    """Return the edits of the model's own bytes: new inline values, promoted nodes, `renamed` data files."""
-    edits: list[Edit] = []
+    """Return the edits of the model's own bytes: values, initializers, what nodes read, `renamed` data files."""
+    edits = [_reading(model, *place, name) for place, name in model._inputs.items()]
     gone = []
     for site in sorted(model.values):
         node_site = _node_of(model, site)
         if node_site is not None:
             gone.append(node_site)
             edits += _promote(model, node_site, site, outside.get(site), renamed)
+        elif site in model._added:
+            tensor = TensorProto()
+            tensor.CopyFrom(message(model, site))
+            tensor.ClearField("raw_data")
+            edits += _initializer(model, site[:-1], tensor, model.values[site], outside.get(site), renamed)
         elif site not in outside:
             edits += _patch(model, site, model.values[site])
     for site, data in outside.items():
         location = renamed.get(data.file, data.location)
-        if any(site[: len(node)] == node for node in gone):
+        if site in model._added or any(site[: len(node)] == node for node in gone):
             continue
         index, entry = [item for item in enumerate(data.tensor.external_data) if item[1].key == "location"][-1]
         if location != entry.value:
@@ -64,6 +70,8 @@ def data_edits(model: Model, outside: Mapping[Site, DataLocation]) -> dict[str, 
         return edits
     taken: defaultdict[str, list[tuple[int, int, Site]]] = defaultdict(list)
     for site, data in outside.items():
+        if site in model._added:
+            continue
         where = label(model, site)
         start, end = extent(data, len(data_file(model, data.file, where)), where)
         if start < end:
@@ -80,6 +88,11 @@ def data_edits(model: Model, outside: Mapping[Site, DataLocation]) -> dict[str, 
             last = max(last, (start, end, site), key=lambda one: one[1])
             if site in model.values:
                 edits[file].append(Edit(start, end, (to_raw(model.values[site]),), None))
+        size = at = len(data_file(model, file, file))
+        for site, end in appended(model, file):
+            raw = to_raw(model.values[site])
+            edits[file].append(Edit(size, size, (bytes(end - len(raw) - at), raw), None))
+            at = end
     return edits
 
 
@@ -136,20 +149,43 @@ def _promote(
     else:
         data_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(value.dtype))
     tensor = TensorProto(dims=value.shape, data_type=data_type, name=node.output[0])
+    if outside is not None:
+        tensor.external_data.extend(outside.tensor.external_data)
+        tensor.data_location = TensorProto.EXTERNAL
+    (gone,) = find(model._tree, node_site)
+    return [
+        Edit(gone.tag, gone.end, (), gone.parent),
+        *_initializer(model, node_site[:-1], tensor, value, outside, renamed),
+    ]
+
+
+def _initializer(
+    model: Model,
+    graph: Site,
+    tensor: TensorProto,
+    value: Array,
+    outside: DataLocation | None,
+    renamed: Mapping[str, str],
+) -> list[Edit]:
+    """Return the edits that add an initializer to a graph; `tensor` has all but the values, and is changed."""
     payload: tuple[Piece, ...] = ()
     if outside is None:
         payload = _field(RAW_DATA, to_raw(value))
     else:
-        tensor.external_data.extend(outside.tensor.external_data)
         for entry in tensor.external_data:
             if entry.key == "location":
                 entry.value = renamed.get(outside.file, outside.location)
-        tensor.data_location = TensorProto.EXTERNAL
-    graph = find(model._tree, node_site[:-1])[-1]
-    (gone,) = find(model._tree, node_site)
-    added = _field(sites.GRAPH_INITIALIZER, tensor.SerializeToString(), *payload)
-    edits = [Edit(gone.tag, gone.end, (), gone.parent), Edit(graph.end, graph.end, added, graph)]
+    end = find(model._tree, graph)[-1]
+    edits = [Edit(end.end, end.end, _field(sites.GRAPH_INITIALIZER, tensor.SerializeToString(), *payload), end)]
     if model.proto.ir_version < 4:
-        listed = onnx.helper.make_tensor_value_info(node.output[0], data_type, value.shape).SerializeToString()
-        edits.append(Edit(graph.end, graph.end, _field(sites.GRAPH_INPUT, listed), graph))
+        listed = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, value.shape).SerializeToString()
+        edits.append(Edit(end.end, end.end, _field(sites.GRAPH_INPUT, listed), end))
     return edits
+
+
+def _reading(model: Model, site: Site, position: int, name: str) -> Edit:
+    """Return the edit that lets a node read another value."""
+    (node,) = find(model._tree, site)
+    found = [one for one in fields(model._tree.view, node.start, node.end) if one[:2] == (sites.NODE_INPUT, BYTES)]
+    one = found[position]
+    return Edit(one.start, one.end, (name.encode(),), inside(one, node))

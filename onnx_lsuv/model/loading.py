@@ -42,6 +42,9 @@ class Model:
     _tree: Tree = field(repr=False)
     _files: dict[str, memoryview] = field(repr=False)  # external data files mapped so far, by location
     _bare: bool = field(default=False, repr=False)  # the bytes lack the payloads that `values` gives; see `rewritten`
+    # What `proto` has and the bytes have not: see `with_initializers`.
+    _added: frozenset[Site] = field(default=frozenset(), repr=False)
+    _inputs: Mapping[tuple[Site, int], str] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:

@@ -1,0 +1,112 @@
+"""Initializers that a file does not have, and nodes that read them instead of what they read.
+
+What is added stands behind the other initializers of its graph, so that the sites of all else stay as they are; its
+values are among the model's new ones, so that nothing has to be copied before it is saved. A copy of a tensor with
+external data has its own at the end of the same data file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+from onnx_lsuv.errors import UsageError
+from onnx_lsuv.model import sites
+from onnx_lsuv.model.arrays import Array, to_raw
+from onnx_lsuv.model.external import location_of
+from onnx_lsuv.model.loading import Model
+from onnx_lsuv.model.sites import MAIN_GRAPH, Site, Step
+from onnx_lsuv.model.values import data_file, holds_initializers, label, message, with_values
+from onnx_lsuv.model.wire import HOLLOW_BYTES
+
+_ALIGNMENT = 64  # of what is added to a data file
+
+
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """An initializer that a file does not have."""
+
+    name: str
+    values: Array
+    graph: Site = MAIN_GRAPH  # the graph that gets it
+    like: Site | None = None  # a tensor: if its data are external, so are these
+
+
+def with_initializers(
+    model: Model, added: Iterable[Addition], inputs: Mapping[tuple[Site, int], str] = MappingProxyType({})
+) -> Model:
+    """Return the model with initializers that it does not have, and nodes that read them.
+
+    Args:
+        model: what gets them; it is not changed.
+        added: named as nothing else is that is known where they are read.
+        inputs: what nodes are to read, by a node's site and which of its inputs it is.
+
+    Raises:
+        UsageError: a graph can hold no initializers: a function's body, or below IR version 4 an inner graph.
+        ModelError: the place of external data is not to be trusted.
+    """
+    proto = ModelProto()
+    proto.CopyFrom(model.proto)
+    changed = replace(model, proto=proto, _inputs=MappingProxyType({**model._inputs, **inputs}))
+    for (reader, position), name in inputs.items():
+        node = message(changed, reader)
+        assert isinstance(node, NodeProto)
+        node.input[position] = name
+    values: dict[Site, Array] = {}
+    ends: dict[str, int] = {}
+    for each in added:
+        graph = message(changed, each.graph)
+        if not isinstance(graph, GraphProto) or not holds_initializers(model, each.graph):
+            raise UsageError(f"no initializer {each.name!r} can be added at site {each.graph} of {model.name}")
+        site: Site = (*each.graph, Step(sites.GRAPH_INITIALIZER, len(graph.initializer)))
+        tensor = graph.initializer.add(
+            name=each.name, dims=each.values.shape, data_type=onnx.helper.np_dtype_to_tensor_dtype(each.values.dtype)
+        )
+        if model.proto.ir_version < 4:
+            graph.input.append(onnx.helper.make_tensor_value_info(each.name, tensor.data_type, each.values.shape))
+        values[site] = each.values
+        if each.like is not None and _is_outside(model, each.like):
+            _place_outside(model, tensor, each, ends)
+        elif 0 < each.values.nbytes <= HOLLOW_BYTES:
+            tensor.raw_data = bytes(to_raw(each.values))  # as a skeleton has it
+    return with_values(replace(changed, _added=model._added | values.keys()), values)
+
+
+def _is_outside(model: Model, site: Site) -> bool:
+    tensor = message(model, site)
+    return isinstance(tensor, TensorProto) and tensor.data_location == TensorProto.EXTERNAL
+
+
+def _place_outside(model: Model, tensor: TensorProto, added: Addition, ends: dict[str, int]) -> None:
+    """Give a new tensor the next place at the end of the data file of another; `ends` are those of the files so far."""
+    assert added.like is not None
+    where = label(model, added.like)
+    other = message(model, added.like)
+    assert isinstance(other, TensorProto)
+    data = location_of(other, where)
+    if data.file not in ends:
+        ends[data.file] = max((end for _, end in appended(model, data.file)), default=0)
+        ends[data.file] = max(ends[data.file], len(data_file(model, data.location, where)))
+    start = -(-ends[data.file] // _ALIGNMENT) * _ALIGNMENT
+    ends[data.file] = start + added.values.nbytes
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", data.location), ("offset", start), ("length", added.values.nbytes)):
+        tensor.external_data.add(key=key, value=str(value))
+
+
+def appended(model: Model, file: str) -> list[tuple[Site, int]]:
+    """Return the additions to a data file in their order, each with the offset where it ends."""
+    found = []
+    for site in sorted(model._added):
+        if _is_outside(model, site):
+            tensor = message(model, site)
+            assert isinstance(tensor, TensorProto)
+            data = location_of(tensor, label(model, site))
+            if data.file == file:
+                found.append((site, data.offset + model.values[site].nbytes))
+    return sorted(found, key=lambda one: one[1])
