@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +19,7 @@ from onnx_lsuv.model.kinds import recognise
 from onnx_lsuv.model.opening import NotRegularError, mapped, open_regular
 from onnx_lsuv.model.payload import has_payload
 from onnx_lsuv.model.sites import Site
+from onnx_lsuv.model.splicing import Edit, splice
 from onnx_lsuv.model.wire import Tree, WireError, skeleton
 
 # ONNX Runtime may lag behind: what it gets is written in a version that it reads.
@@ -33,6 +34,7 @@ class Model:
     path:   where the file is: its folder resolved, its last part as given (it may be a symbolic link); None: in memory.
     values: what replaces the stored values of which site.
     folder: where external data are looked up; None for a model in memory that was given none.
+    absent: tensors without values, each with what became of these; `values` stands in with ones until they are given.
     """
 
     proto: onnx.ModelProto = field(repr=False)
@@ -45,6 +47,8 @@ class Model:
     # What `proto` has and the bytes have not: see `with_initializers`.
     _added: frozenset[Site] = field(default=frozenset(), repr=False)
     _inputs: Mapping[tuple[Site, int], str] = field(default_factory=dict, repr=False)
+    absent: Mapping[Site, str] = field(default_factory=dict, repr=False)
+    _searched: bool = field(default=False, repr=False)  # for what is absent; see `architecture`
 
     @property
     def name(self) -> str:
@@ -90,6 +94,13 @@ def from_proto(proto: onnx.ModelProto, base_dir: str | os.PathLike[str] | None =
             f"the model in memory cannot be serialised ({error}); over 2 GiB, save it with external data and load that"
         ) from None
     return _model(memoryview(data), None, None if base_dir is None else Path(base_dir).resolve())
+
+
+def respliced(model: Model, edits: Iterable[Edit]) -> Model:
+    """Return the model that its bytes are once they are edited, with the same new values and data files."""
+    data = memoryview(b"".join(splice(model._tree.view, edits)))
+    new = _model(data, model.path, model.folder)
+    return replace(model, proto=new.proto, _tree=new._tree)
 
 
 def given_model(given: object) -> Model:

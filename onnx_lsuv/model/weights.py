@@ -26,6 +26,7 @@ import onnx
 
 from onnx_lsuv.errors import OutputError, UsageError, quote
 from onnx_lsuv.model import sites
+from onnx_lsuv.model.absent import check_whole
 from onnx_lsuv.model.arrays import to_raw
 from onnx_lsuv.model.atomic import Staging, staging
 from onnx_lsuv.model.edits import promoted
@@ -69,6 +70,7 @@ def save_weights(model: Model, path: str | os.PathLike[str], *, force: bool = Fa
 def stage_weights(staged: Staging, model: Model, path: str | os.PathLike[str]) -> Path:
     """Write the file of `save_weights`, which is put into place with all others; return where."""
     check_weights(model, path)
+    check_whole(model)
     target = check_outputs([Output(named(path))], read_by(model), force=staged.force)[0]
     entries = _entries(model)
     return staged.add(target.parent, target.name, _WRITERS[Path(path).suffix.lower()](model, entries))
