@@ -12,6 +12,7 @@ from onnx_lsuv.batches import Batch, Batches, default_limit
 from onnx_lsuv.errors import UsageError, listing
 from onnx_lsuv.graph import Record, build
 from onnx_lsuv.layers import Layer, Plan, tensor_names
+from onnx_lsuv.lsuv.absent import completed
 from onnx_lsuv.lsuv.execute import Progress, execute, quiet, repeat_for_large_means
 from onnx_lsuv.lsuv.patterns import Aims, aims_of
 from onnx_lsuv.lsuv.planning import find, require_layers, settings_for
@@ -20,7 +21,7 @@ from onnx_lsuv.lsuv.result import LayerReport, Result
 from onnx_lsuv.lsuv.rows import noted, row_of, skipped_row, tolerances, verified_row
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.lsuv.settings import Settings, Wanted
-from onnx_lsuv.model import Model
+from onnx_lsuv.model import Model, check_whole
 from onnx_lsuv.runtime import Device
 
 
@@ -63,8 +64,8 @@ def measure(
     clock = Clock()
     with clock("verify"):
         as_it_is = replace(settings, keep_bias=True)
-        plan = find(model, as_it_is)
-        require_layers(plan)
+        plan = find(completed(model, batches), as_it_is)
+        _require_measurable(plan)
         if like is not None:
             _check_same(like, plan)
         data = checked(plan.program.model, batches)
@@ -94,6 +95,12 @@ def measure(
         device=where.name,
         seconds=clock.seconds,
     )
+
+
+def _require_measurable(plan: Plan) -> None:
+    """Raise ModelError where there is no layer to measure, or a tensor has no values."""
+    check_whole(plan.program.model)
+    require_layers(plan)
 
 
 def _check_same(like: Result, plan: Plan) -> None:

@@ -7,8 +7,10 @@ from collections.abc import Container
 from dataclasses import replace
 from typing import Unpack
 
+from onnx_lsuv.architecture import complete
 from onnx_lsuv.errors import ModelError, UsageError, listing
 from onnx_lsuv.layers import Layer, Plan, Skipped, find_centres, find_layers
+from onnx_lsuv.lsuv.absent import absent_notes, check_absent
 from onnx_lsuv.lsuv.fresh import fresh_notes
 from onnx_lsuv.lsuv.notes import guide
 from onnx_lsuv.lsuv.patterns import Choice, aims_of, no_match
@@ -35,13 +37,15 @@ def plan(model: Model | Result, settings: Settings | None = None, **choices: Unp
     """
     settings = settings_for(model, settings, choices)
     found = find(model, settings)
+    check_absent(found, settings)
     aims = aims_of(found, settings)
     centred = find_centres(found) if settings.center else {}
     rows = []
     for layer in found.layers:
         row = row_of(found, layer, settings.init, aims.stds[layer.weight], "found", None)
         rows.append(noted(replace(row, note=_fate(found, layer, row, settings, centred)), aims.remarks.get(layer)))
-    roles = Counter(parameter.role for parameter in found.parameters.fresh)
+    fresh = [each for each in found.parameters.fresh if not found.program.is_absent(each.constant)]
+    roles = Counter(parameter.role for parameter in fresh)
     counted = ", ".join(f"{count} x {role}" for role, count in sorted(roles.items()))
     started = [f"fresh: {counted} would get their usual starting values"] if roles else []
     return Result(
@@ -52,7 +56,14 @@ def plan(model: Model | Result, settings: Settings | None = None, **choices: Unp
         layers=tuple(rows),
         skipped=tuple(map(skipped_row, found.skipped)),
         kept_statistics=tuple(map(skipped_row, found.kept_statistics)),
-        notes=(*started, *name_notes(found), *left_notes(found), *fresh_notes(found), *map(str, guide(found))),
+        notes=(
+            *absent_notes(found, "would be made anew"),
+            *started,
+            *name_notes(found),
+            *left_notes(found),
+            *fresh_notes(found),
+            *map(str, guide(found)),
+        ),
     )
 
 
@@ -82,7 +93,7 @@ def find(model: Model | Result, settings: Settings) -> Plan:
             if _chooses(model.settings) == _chooses(settings):
                 return model.plan
         model = model.model
-    program = program or expand(model)
+    program = program or expand(complete(model))
     choice = Choice(settings.include, settings.exclude)
     found = find_layers(
         program,

@@ -13,6 +13,7 @@ from onnx_lsuv.batches import Batch, Batches, default_limit
 from onnx_lsuv.errors import DataError
 from onnx_lsuv.graph import Calibration, Record, build, within_channels
 from onnx_lsuv.layers import Centre, find_centres
+from onnx_lsuv.lsuv.absent import absent_notes, completed
 from onnx_lsuv.lsuv.applying import biases_that_centre, multiply, norm_values, not_centred, usable_scale
 from onnx_lsuv.lsuv.computed import altered
 from onnx_lsuv.lsuv.draw import Drawn, draw
@@ -82,7 +83,7 @@ def initialize(
     clock = Clock()
     with clock("load"):
         where = runtime.device_of(device, threads=threads)
-        planned = plan(model, settings, **choices)
+        planned = plan(completed(model, batches), settings, **choices)
         task = _decide(planned, batches, where, Scratch(default_limit() if memory is None else memory, scratch))
     with ThreadPoolExecutor(1, thread_name_prefix="build") as beside:
         # Drawing leaves Python alone most of the time, so that the graph can be made meanwhile.
@@ -177,8 +178,12 @@ def _result(
         verb="initialize",
         layers=tuple(rows),
         skipped=tuple(redrawn(skipped_row(each), found, drawn.fresh) for each in found.skipped),
-        changes=tuple(Change(c.label, c.scope, found.roles[c.name].role, c.site in moved) for c in constants),
+        changes=tuple(
+            Change(c.label, c.scope, found.roles[c.name].role, c.site in moved, found.program.is_absent(c.name))
+            for c in constants
+        ),
         notes=(
+            *absent_notes(found, "made anew"),
             *run_notes(found, task.data, task.device),
             *altered(found, drawn.methods),
             *left_notes(found),

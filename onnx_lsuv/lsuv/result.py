@@ -104,14 +104,16 @@ class Change:
         tensor: its name.
         scope: the graph or function that it is in.
         role: "weight", "bias", "statistics", "step" (of a quantiser, or a bound before it), "scale", "slope",
-            "embedding" or "state".
+            "embedding" or "state"; "unread" where nothing reads it.
         became_initializer: whether a node made it before.
+        absent: whether the file had no values for it.
     """
 
     tensor: str
     scope: str
     role: str
     became_initializer: bool
+    absent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,7 +171,8 @@ def _source(source: Mapping[str, Any]) -> str:
 
 def _change(row: Change) -> str:
     scope = "" if row.scope == "main" else f" in {code(row.scope)}"
-    return code(row.tensor) + scope + (" (became an initializer)" if row.became_initializer else "")
+    moved = " (became an initializer)" if row.became_initializer else ""
+    return code(row.tensor) + scope + moved + (" (had no values)" if row.absent else "")
 
 
 def _setting(value: Any) -> str:

@@ -6,6 +6,7 @@
     sums           ... ... constants, at once or after operators that move it
     norms          ... running statistics, and which are to be calibrated; norms that exporters write out
     parameters     ... trained constants beside these, of norms, activations, tables, states; only where they are wanted
+    absent         ... how constants without values start
     reachability   ... ... what lies before and after layers
     values         ... ... what values tell
     prepared       which inputs the graph prepares itself

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnx_lsuv.program.program import Program
+from onnx_lsuv.roles.absent import find_starts
 from onnx_lsuv.roles.biases import Biases, find_biases
 from onnx_lsuv.roles.norms import Norm, changing, find_norms
 from onnx_lsuv.roles.parameters import Parameters, find_parameters
@@ -68,4 +69,8 @@ def find_roles(
     norms, kept = changing(program, writable, table.keys(), excluded, recalibrate=recalibrate)
     table |= {name: Role("statistics", "norm") for norm in norms for name in (norm.mean, norm.var)}
     stored = tuple(norm for norm in writable if norm not in norms)
+    if program.model.absent:
+        starts = find_starts(program, products, skipped, norms, table)
+        parameters = replace(parameters, fresh=(*parameters.fresh, *starts))
+        table |= {each.constant: Role(each.role, each.evidence) for each in starts}
     return Roles(table, biases, norms, stored, (*stuck, *kept), parameters)

@@ -38,7 +38,8 @@ class Parameter:
     constant: str
     role: str  # "scale", "bias", "slope", "state" or "embedding"
     evidence: str  # "operand", "norm" or "place"
-    std: float | None  # of normal numbers; None: all values are VALUES[role]
+    std: float | None  # of normal numbers; None: all are `value`
+    value: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,33 +71,40 @@ def find_parameters(
     excluded = [each for each in skipped if each.reason in ("excluded", "fixed")]
     labels, nodes = {each.weight for each in excluded}, {each.node for each in excluded}
     fresh, kept, zeros = [], [], []
-
-    def passes(node: Node, position: int) -> bool:
-        return position == 0 and (of(node).move in _MOVES or (node.op == "Gather" and node in program.static))
-
     for constant in program.constants.values():
         if constant.name in handled or constant.elem_type not in FLOAT_TYPES or not constant.size:
             continue
+        if program.is_absent(constant.name):
+            continue  # see `absent`
         if constant.site is None or constant.label in labels:
             continue
-        uses = tuple(program.readers(constant.name, passes))
+        uses = readers_of(program, constant.name)
         if not all(wanted(node.label if node else "", constant.label) for node, _ in uses):
             continue
         if any(node and not nodes.isdisjoint((node, *_linear_before(reachability, node))) for node, _ in uses):
             continue  # the bias of a layer that is excluded by its weight's name
-        found = dict(_role(reachability, constant, *use) for use in uses)
-        role, std = _agreed(constant, found.keys())
+        found = dict(role_at(reachability, constant, *use) for use in uses)
+        role, std = agreed(constant, found.keys())
         ends_branch = all(node and leads_to_add(program, node.outputs[0]) for node, _ in uses)
         if role == "scale" and ends_branch and not stored(program, constant.name).any():
             zeros.append(constant.name)
         elif role and writable(constant) and (constant.origin != "ConstantOfShape" or constant.scope == "main"):
-            fresh.append(Parameter(constant.name, role, found[role], std))
+            fresh.append(Parameter(constant.name, role, found[role], std, VALUES.get(role, 0.0)))
         elif found.keys() != {"setting"} and constant.size > 1 and not is_computed(stored(program, constant.name)):
             kept.append(constant.name)
     return Parameters(tuple(fresh), tuple(kept), tuple(zeros))
 
 
-def _agreed(constant: Constant, roles: Set[str]) -> tuple[str, float | None]:
+def readers_of(program: Program, name: str) -> tuple[tuple[Node | None, int], ...]:
+    """Return who reads a parameter in the end."""
+
+    def passes(node: Node, position: int) -> bool:
+        return position == 0 and (of(node).move in _MOVES or (node.op == "Gather" and node in program.static))
+
+    return tuple(program.readers(name, passes))
+
+
+def agreed(constant: Constant, roles: Set[str]) -> tuple[str, float | None]:
     """Return the one role of a constant, "" for none, and the std of its values where they are drawn."""
     if roles == {"embedding"}:
         return "embedding", 1.0
@@ -105,7 +113,7 @@ def _agreed(constant: Constant, roles: Set[str]) -> tuple[str, float | None]:
     return (next(iter(roles)), None) if len(roles) == 1 and roles <= VALUES.keys() else ("", None)
 
 
-def _role(reachability: Reachability, constant: Constant, node: Node | None, position: int) -> tuple[str, str]:
+def role_at(reachability: Reachability, constant: Constant, node: Node | None, position: int) -> tuple[str, str]:
     """Return what a reader takes a constant for, and by which evidence.
 
     Returns:
@@ -124,7 +132,8 @@ def _role(reachability: Reachability, constant: Constant, node: Node | None, pos
     if node.op_type in ("Add", "Sub") and is_norm_bias(program, node, position):
         return "bias", "norm"
     role = _role_by_place(reachability, constant, node, position)
-    return ("setting", "values") if role and is_computed(stored(program, constant.name)) else (role, "place")
+    told = role and not program.is_absent(constant.name) and is_computed(stored(program, constant.name))
+    return ("setting", "values") if told else (role, "place")
 
 
 def _role_by_place(reachability: Reachability, constant: Constant, node: Node, position: int) -> str:
