@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from onnx_lsuv.batches.build import Batch, Batches, from_arrays, from_paths, from_random
     from onnx_lsuv.batches.draw import parse_shape, parse_shapes
     from onnx_lsuv.batches.inputs import Input, inputs_of
-    from onnx_lsuv.batches.sources import Source, files_of
+    from onnx_lsuv.batches.sources import Source, files_of, inputs_given
     from onnx_lsuv.batches.stored import default_limit
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "from_arrays",
     "from_paths",
     "from_random",
+    "inputs_given",
     "inputs_of",
     "parse_shape",
     "parse_shapes",

@@ -88,7 +88,6 @@ def _check_company(options: Options) -> None:
     lacking = {
         "batch_size": ("about data", "--data or --random", options.data or options.random),
         "samples": ("about data", "--data or --random", options.data or options.random),
-        "shape": ("the shape of random data", "--random", options.random),
         "compare": ("another model to measure beside", "--check", options.check),
     }
     for name, (what, needed, there) in lacking.items():
