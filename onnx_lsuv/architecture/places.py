@@ -2,7 +2,7 @@
 
 A name is followed through operators that move values, and through those that read parameters alone, to what reads it in
 the end. There the table of operators says what an operand is. An operand of a plain Add, Mul, Gather or Concat may be a
-parameter: it is taken for one where the inputs after the data are listed, as exporters list them.
+parameter, and so may a start state: it is taken for one where it is listed behind the data, as exporters list inputs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from onnx import GraphProto, NodeProto, TypeProto
 
 from onnx_lsuv.model import graphs_in
-from onnx_lsuv.operators import WHOLE, of
+from onnx_lsuv.operators import OPERATORS, WHOLE, Operator, of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES
 
 SURE = frozenset({"weight", "bias", "scale", "statistics", "slope", "embedding"})
@@ -30,6 +30,7 @@ class Uses:
     nodes: tuple[NodeProto, ...]
     readers: Mapping[str, list[Reader]]
     makers: Mapping[str, NodeProto]
+    vectors: Set[str]  # inputs with one axis that is longer than 1
 
     def ends(self, name: str, parameters: Set[str]) -> Iterator[Reader]:
         """Yield who reads a value in the end, where `parameters` are all values that depend on such alone."""
@@ -37,7 +38,7 @@ class Uses:
         while todo:
             for node, position in self.readers.get(todo.pop(), ()):
                 moved = position == 0 and of(node).move in _MOVES
-                if of(node).weights or of(node).norm or not (moved or parameters >= set(node.output)):
+                if _row(node).weights or of(node).norm or not (moved or parameters >= set(node.output)):
                     yield node, position
                 else:
                     new = [output for output in node.output if output and output not in seen]
@@ -52,7 +53,10 @@ def uses_of(graph: GraphProto) -> Uses:
     for node in nodes:
         for position, name in enumerate(node.input):
             readers.setdefault(name, []).append((node, position))
-    return Uses(graph, nodes, readers, {name: node for node in nodes for name in node.output if name})
+    makers = {name: node for node in nodes for name in node.output if name}
+    lengths = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in graph.input}
+    vectors = {name for name, dims in lengths.items() if sum(length != 1 for length in dims) == 1}
+    return Uses(graph, nodes, readers, makers, vectors)
 
 
 def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
@@ -80,7 +84,7 @@ def holds_weights(uses: Uses, absent: Collection[str]) -> bool:
     constants = {tensor.name for tensor in uses.graph.initializer if tensor.data_type in FLOAT_TYPES} - set(absent)
     constants |= {name for node in uses.nodes if node.op_type == "Constant" for name in node.output}
     found = (reader for name in constants for reader in uses.ends(name, frozenset()))
-    return any(position in of(node).weights and _is_matrix(uses, node, position) for node, position in found)
+    return any(position in _row(node).weights and _is_matrix(uses, node, position) for node, position in found)
 
 
 def _is_matrix(uses: Uses, node: NodeProto, position: int) -> bool:
@@ -104,7 +108,7 @@ def weights_among(uses: Uses, data: Collection[str], names: Collection[str] = ()
     while True:
         parameters = closure(uses, free | given | set(names))
         found = {name: places_of(uses, name, parameters) for name in free}
-        if not (others := {name for name in free if not found[name] or not found[name] <= {*SURE, "?"}}):
+        if not (others := {name for name in free if not found[name] or "data" in found[name]}):
             break
         free -= others
     sure = {name for name in free if found[name] <= SURE}
@@ -125,23 +129,41 @@ def closure(uses: Uses, start: Set[str]) -> Set[str]:
     """Return all values that depend on parameters and constants alone."""
     found = {"", *start}
     for node in uses.nodes:
-        if not (of(node).weights or of(node).norm or of(node).random) and found.issuperset(node.input):
+        if not (_row(node).weights or of(node).norm or of(node).random) and found.issuperset(node.input):
             found.update(node.output)
     return found
 
 
-def _place(reader: Reader, parameters: Set[str]) -> str:
-    """Return the role of an operand, "?" where its place leaves that open, "data" for all that is no parameter."""
-    node, position = reader
-    role = of(node).role(position)
-    if role == "weight" and position == 0 and any(name in parameters for name in node.input[1:2]):
-        return "data"  # of two that could be the weight, the second one is
+def places_of(uses: Uses, name: str, parameters: Set[str], *, alone: bool = True) -> set[str]:
+    """Return the places that a name is read at, where `parameters` are all values that depend on such alone.
+
+    A place is the role of an operand, "?" where that is open, "data" for all that is no parameter. Of two operands that
+    could be the weight the second one is, unless they are not `alone` in it: together they make another layer's.
+    """
+    found = set()
+    for node, position in uses.ends(name, parameters):
+        if _row(node).role(position) == "weight" and position == 0 and any(n in parameters for n in node.input[1:2]):
+            made = closure(uses, {*parameters, node.output[0]}) if alone else frozenset[str]()
+            inner = alone and places_of(uses, node.output[0], made, alone=False) == {"weight"}
+            found.add("weight" if inner else "data")
+        else:
+            found.add(_place(uses, node, position, parameters))
+    return found
+
+
+def _place(uses: Uses, node: NodeProto, position: int, parameters: Set[str]) -> str:
+    role = _row(node).role(position)
     if role in SURE or role == "state":
         return role
+    if node.op_type == "Add" and node.input[position] in uses.vectors:
+        other = uses.makers.get(node.input[1 - position])
+        if other is not None and any(other.input[i] in parameters for i in _row(other).weights if i < len(other.input)):
+            return "bias"
     doubt = not role and node.domain in DEFAULT_DOMAINS and node.op_type in _IN_DOUBT
     return "?" if doubt and not (node.op_type == "Gather" and position) else "data"
 
 
-def places_of(uses: Uses, name: str, parameters: Set[str]) -> set[str]:
-    """Return the places that a name is read at, where `parameters` are all values that depend on such alone."""
-    return {_place(reader, parameters) for reader in uses.ends(name, parameters)}
+def _row(node: NodeProto) -> Operator:
+    """Return what is known of an operator; of a fused one, of what it computes first."""
+    fused = of(node).fused
+    return of(node) if fused is None else OPERATORS["", fused.linear]

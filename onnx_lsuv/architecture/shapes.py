@@ -7,7 +7,7 @@ gives. Each that is found may tell more, so this goes on until nothing new comes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 
 import onnx
@@ -46,28 +46,37 @@ def infer(proto: ModelProto, known: Mapping[str, tuple[int, Sequence[int | None]
     return found
 
 
-def dims_of(uses: Uses, name: str, shapes: Mapping[str, Dims]) -> Dims | None:
-    """Return the dims of a parameter as far as its readers tell; None where no rank is known."""
+def dims_of(uses: Uses, name: str, parameters: Set[str], shapes: Mapping[str, Dims]) -> Dims | None:
+    """Return the dims of a parameter as far as its readers tell; None where no rank is known.
+
+    Args:
+        uses: of the graph.
+        name: of the parameter.
+        parameters: values that depend on parameters alone.
+        shapes: what is known of all values.
+    """
     found: Dims | None = None
     for node, position in uses.readers.get(name, ()):
-        dims = _told(uses, (node, position), shapes)
+        dims = _told(uses, (node, position), parameters, shapes)
         if dims is not None and (found is None or len(dims) == len(found)):
             found = dims if found is None else tuple(map(_first, found, dims))
     return found
 
 
-def _told(uses: Uses, reader: Reader, shapes: Mapping[str, Dims]) -> Dims | None:
+def _told(uses: Uses, reader: Reader, parameters: Set[str], shapes: Mapping[str, Dims]) -> Dims | None:
     node, position = reader
     if node.op_type == "Identity":
-        return dims_of(uses, node.output[0], shapes)
+        return dims_of(uses, node.output[0], parameters, shapes)
     if node.op_type == "Transpose":
-        behind, perm = dims_of(uses, node.output[0], shapes), _attributes(node).integers("perm")
+        behind, perm = dims_of(uses, node.output[0], parameters, shapes), _attributes(node).integers("perm")
         if behind is None:
             return None
         order = perm or tuple(reversed(range(len(behind))))
         return tuple(behind[order.index(axis)] for axis in range(len(behind))) if len(order) == len(behind) else None
     if node.op_type == "Add":
-        return _addend(uses, node, position, shapes)
+        maker = uses.makers.get(node.input[1 - position])
+        product = maker is not None and of(maker).channels is not None and not parameters >= set(maker.input)
+        return _addend(node, position, shapes) if product else None
     rule = _RULES.get(node.op_type)
     return rule(node, position, shapes) if rule and len(node.output) else None
 
@@ -156,11 +165,8 @@ def _recurrent(node: NodeProto, position: int, shapes: Mapping[str, Dims]) -> Di
     }.get(position)
 
 
-def _addend(uses: Uses, node: NodeProto, position: int, shapes: Mapping[str, Dims]) -> Dims | None:
+def _addend(node: NodeProto, position: int, shapes: Mapping[str, Dims]) -> Dims:
     """Return the dims of what is added to a product: a number a channel."""
-    maker = uses.makers.get(node.input[1 - position])
-    if maker is None or of(maker).channels is None or node.output[0] not in shapes:
-        return None
     return (_first(_at(shapes, node.output, 0, -1), _at(shapes, node.input, 1 - position, -1)),)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -45,7 +45,7 @@ def with_unlisted(model: Model, uses: Uses, data: Collection[str], shapes: Mappi
     found = {name: places_of(uses, name, parameters) for name in names}
     told = _Told()
     if any(each <= SURE for each in found.values()):
-        told = _tell(model, uses, found, inputs, shapes)
+        told = _tell(model, uses, found, parameters, shapes)
     elif not inputs:
         return model  # which is broken, as a name that nothing makes tells
     kinds = {value.name: _kind(value) for value in graph.input if value.name in inputs} | told.kinds
@@ -75,11 +75,7 @@ def _kind(value: ValueInfoProto) -> tuple[int, tuple[int, ...]]:
 
 
 def _tell(
-    model: Model,
-    uses: Uses,
-    places: Mapping[str, set[str]],
-    inputs: Collection[str],
-    shapes: Mapping[str, Sequence[int]],
+    model: Model, uses: Uses, places: Mapping[str, set[str]], parameters: Set[str], shapes: Mapping[str, Sequence[int]]
 ) -> _Told:
     """Find out what the names that nothing makes stand for.
 
@@ -87,7 +83,7 @@ def _tell(
         model: what they are missing in.
         uses: of its graph.
         places: where they are read.
-        inputs: those that are weights.
+        parameters: values that depend on weights and constants alone.
         shapes: that were given, by name.
     """
     graph, told = model.proto.graph, _Told()
@@ -98,7 +94,7 @@ def _tell(
     known = {name: (types.get(name) or kind, dims) for name, dims in shapes.items() if name in types or name in weights}
     while True:  # what is known of one may tell of another
         seen = infer(model.proto, known)
-        dims = {name: seen.get(name) or dims_of(uses, name, seen) for name in weights if name not in known}
+        dims = {name: seen.get(name) or dims_of(uses, name, parameters, seen) for name in weights if name not in known}
         new = {name: (types.get(name) or kind, each) for name, each in dims.items() if each and None not in each}
         known = {**known, **new}
         if not new:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from onnx_lsuv.program.program import Constant, Program
+from onnx_lsuv.operators import of
+from onnx_lsuv.program.program import Constant, Node, Program
 from onnx_lsuv.roles.norms import Norm
 from onnx_lsuv.roles.parameters import VALUES, Parameter, agreed, readers_of, role_at
 from onnx_lsuv.roles.products import Product, Skipped
@@ -45,7 +46,7 @@ def find_starts(
 
 def _start(reachability: Reachability, constant: Constant) -> Parameter | None:
     name, uses = constant.name, readers_of(reachability.program, constant.name)
-    found = dict(role_at(reachability, constant, *use) for use in uses)
+    found = dict(_role_at(reachability, constant, *use) for use in uses)
     if not uses:
         return Parameter(name, "unread", "operand", None)
     role, std = agreed(constant, found.keys())
@@ -53,12 +54,17 @@ def _start(reachability: Reachability, constant: Constant) -> Parameter | None:
         return Parameter(name, role, found[role], std)
     if found.keys() == {"weight"} and constant.size:
         return Parameter(name, "weight", found["weight"], 1 / math.sqrt(max(1, math.prod(constant.dims[1:]))))
-    values = {_usual(role_at(reachability, constant, *use)[0], use[1]) for use in uses}
+    values = {_usual(_role_at(reachability, constant, *use)[0], use[1]) for use in uses}
     # An exporter that merges equal tensors makes one of a norm's bias and its mean, and one of its scale and variance.
     if len(values) == 1 and (value := values.pop()) is not None:
         role = min(found, key=lambda each: each == "statistics")
         return Parameter(name, role, found[role], None, value)
     return None
+
+
+def _role_at(reachability: Reachability, constant: Constant, node: Node | None, position: int) -> tuple[str, str]:
+    """Return what a reader takes a constant for; what a loop carries on from the start is a state."""
+    return ("state", "operand") if node and of(node).scopes else role_at(reachability, constant, node, position)
 
 
 def _usual(role: str, position: int) -> float | None:
