@@ -52,9 +52,10 @@ def _refuse_settings(model: Model, absent: Mapping[Site, str]) -> None:
     found = [tensor for tensor in tensors if tensor.data_type not in FLOAT_TYPES]
     if found:
         kinds = ", ".join(sorted({TensorProto.DataType.Name(tensor.data_type).lower() for tensor in found}))
+        why = " and ".join(dict.fromkeys(absent.values()))
         raise ModelError(
-            f"{model.name} lacks the values of {listing(tensor.name for tensor in found)} ({kinds}): shapes, axes "
-            "and other whole numbers belong to the architecture and cannot be made; give a model with them"
+            f"{model.name} lacks the values of {listing(tensor.name for tensor in found)} ({kinds}; {why}): shapes, "
+            "axes and other whole numbers belong to the architecture and cannot be made; give a model with them"
         )
 
 

@@ -19,10 +19,14 @@ from onnx_lsuv.model import sites
 from onnx_lsuv.model.arrays import dtype_of, raw_size, shape_of
 from onnx_lsuv.model.external import DataLocation
 from onnx_lsuv.model.loading import Model, respliced
+from onnx_lsuv.model.names import unused
 from onnx_lsuv.model.sites import MAIN_GRAPH, Site
 from onnx_lsuv.model.splicing import Edit
 from onnx_lsuv.model.values import data_files, externals, form_of, is_bare, label, message, tensors, with_values
 from onnx_lsuv.model.wire import fields, find
+
+INLINE = 2**31 - 2**24  # bytes that a model file may have, but for what else it grows by
+ALIGNMENT = 64
 
 
 def lacking(model: Model) -> dict[Site, str]:
@@ -31,8 +35,9 @@ def lacking(model: Model) -> dict[Site, str]:
     Raises ModelError where external data lie where none may.
     """
     found: dict[Site, str] = {}
-    gone = set(_absent_files(model))
-    outside = externals(model) if gone else {}
+    outside = externals(model) if _absent_files(model) else {}
+    if not all(_holds_constant(model, site) for site in outside):
+        outside = {}  # a function's too, which nothing could be drawn for
     for site, tensor in tensors(model.proto):
         if site in model.values or not _holds_constant(model, site):
             continue
@@ -63,8 +68,12 @@ def _holds_constant(model: Model, site: Site) -> bool:
 def with_stand_ins(model: Model, absent: Mapping[Site, str]) -> Model:
     """Return the model with ones in the place of tensors without values, which `absent` gives with the reason.
 
-    An external data file that is not there will be as long as its tensors need. Raises ModelError where that is absurd.
+    An external data file that is not there will be as long as its tensors need, and what would make the model file too
+    large for protobuf goes to such a file. Raises ModelError where a size is absurd.
     """
+    inline = [site for site in absent if is_bare(model, site)]
+    if len(model._tree.view) + sum(_size(model, site) for site in inline) > INLINE:
+        model = _moved_outside(model, inline)
     sizes: dict[str, int] = {}
     for site, data in externals(model).items():
         if site in absent and data.file not in model._files:
@@ -84,8 +93,27 @@ def with_stand_ins(model: Model, absent: Mapping[Site, str]) -> Model:
     return replace(changed, absent={**model.absent, **absent})
 
 
+def _size(model: Model, site: Site) -> int:
+    dtype, shape = form_of(model, site)
+    return raw_size(shape or (), dtype)
+
+
 def _end(data: DataLocation, where: str) -> int:
     return data.offset + raw_size(shape_of(data.tensor, where), dtype_of(data.tensor.data_type, where))
+
+
+def _moved_outside(model: Model, inline: Iterable[Site]) -> Model:
+    """Return the model with tensors that have no values as external ones, in a file that nothing is called like."""
+    location = unused(f"{model.path.name if model.path else 'weights'}.data", data_files(model))
+    edits, at = [], 0
+    for site in inline:
+        place = TensorProto(data_location=TensorProto.EXTERNAL)
+        for key, value in (("location", location), ("offset", at), ("length", _size(model, site))):
+            place.external_data.add(key=key, value=str(value))
+        span = find(model._tree, site)[-1]
+        edits.append(Edit(span.end, span.end, (place.SerializeToString(),), span))
+        at += -(-_size(model, site) // ALIGNMENT) * ALIGNMENT
+    return respliced(model, edits)
 
 
 def without_inputs(model: Model, names: Iterable[str]) -> Model:

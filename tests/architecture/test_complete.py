@@ -303,7 +303,7 @@ def test_settings_that_shapes_tell_are_found_and_others_named(tmp_path: Path) ->
 def test_what_cannot_be_made_is_named(tmp_path: Path) -> None:
     model, _ = mlp()
     model.graph.initializer.append(onnx.TensorProto(name="shape", data_type=onnx.TensorProto.INT64, dims=[2]))
-    with pytest.raises(ModelError, match=r"lacks the values of 'shape' \(int64\): shapes, axes"):
+    with pytest.raises(ModelError, match=r"lacks the values of 'shape' \(int64; dims without data\): shapes, axes"):
         onnx_lsuv.plan(onnx_lsuv.from_proto(model))
     model = parse(f"{HEAD} g (float[N,4] x) => (float y) {{ m = MatMul(x, w) y = Mul(m, c) }}", {"w": normal(4, 4)})
     model.graph.initializer.append(onnx.TensorProto(name="c", data_type=onnx.TensorProto.FLOAT))
@@ -357,6 +357,36 @@ def test_a_set_of_data_files_that_is_not_whole_is_a_mistake(tmp_path: Path) -> N
     (tmp_path / "bare.onnx").write_bytes(left.SerializeToString())
     with pytest.raises(ModelError, match=r"is missing: there is no .*bare\.onnx\.data"):
         made(tmp_path / "bare.onnx", batch)
+
+
+def test_what_is_too_large_for_one_file_goes_to_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = mlp()
+    without_data(model, tmp_path / "bare.onnx")
+    small, _ = made(tmp_path / "bare.onnx", batch)
+    monkeypatch.setattr("onnx_lsuv.model.absent.INLINE", 1000)
+    large, result = made(tmp_path / "bare.onnx", batch)
+    assert result.good
+    assert {path.name for path in tmp_path.iterdir()} == {"bare.onnx", "bare.out.onnx", "bare.out.onnx.data"}
+    found, other = oracle.all_float_tensors(large), oracle.all_float_tensors(small)
+    assert {name: array.tolist() for name, array in found.items()} == {n: a.tolist() for n, a in other.items()}
+
+
+def test_a_function_s_data_that_are_not_there_are_missed(tmp_path: Path) -> None:
+    model = parse(
+        """<ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+        g (float[N,4] x) => (float[N,4] y) { h = MatMul(x, w) y = own.f(h) }
+        <domain: "own", opset_import: ["" : 17]> f (a) => (b) {
+            c = Constant<value=float[4,4] {1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16}>() b = MatMul(a, c) }""",
+        {"w": normal(4, 4)},
+    )
+    for tensor in (model.graph.initializer[0], model.functions[0].node[0].attribute[0].t):
+        tensor.ClearField("raw_data")
+        tensor.ClearField("float_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="gone.bin")
+    (tmp_path / "bare.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match=r"is missing: there is no .*gone\.bin"):
+        made(tmp_path / "bare.onnx", {"x": normal(8, 4)})
 
 
 def test_data_that_are_not_there_are_written_beside_the_output(tmp_path: Path) -> None:
