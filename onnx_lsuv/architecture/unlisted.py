@@ -106,9 +106,9 @@ def _tell(
     if lost := [name for name in places if name not in weights and name not in told.settings]:
         node, _ = uses.readers[lost[0]][0]
         raise ModelError(
-            f"{model.name} lacks {listing(lost, 3)}, which nothing makes and which is no weight, as "
-            f"{node.op_type} {quote(node.name or node.output[0])} shows: such settings belong to the architecture; "
-            "export the model with its initializers"
+            f"{model.name} lacks {listing(lost, 3)}, which nothing makes and which {node.op_type} "
+            f"{quote(node.name or node.output[0])} reads as a setting: settings belong to the architecture, so export "
+            "the model with its initializers"
         )
     if open_names := {name: each for name, each in dims.items() if name not in known}:
         raise _unknown(model, uses, open_names)
