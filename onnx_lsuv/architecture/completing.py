@@ -12,7 +12,7 @@ from onnx_lsuv.architecture.places import uses_of
 from onnx_lsuv.architecture.training import refuse_training
 from onnx_lsuv.architecture.unlisted import with_unlisted
 from onnx_lsuv.errors import ModelError, UsageError, listing, meant, quote
-from onnx_lsuv.model import Model, Site, given_model, lacking, message, with_stand_ins
+from onnx_lsuv.model import Model, Site, given_model, lacking, message, with_stand_ins, without_empty_payloads
 from onnx_lsuv.program.program import FLOAT_TYPES
 
 
@@ -36,6 +36,7 @@ def complete(
     model = given_model(model)
     if model._searched:
         return model
+    model = without_empty_payloads(model)
     uses = uses_of(model.proto.graph)
     refuse_training(model.name, uses.nodes)
     absent = lacking(model)

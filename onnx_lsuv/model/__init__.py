@@ -28,7 +28,7 @@ site, the steps from the ModelProto down, means the same in the skeleton and in 
 
 from __future__ import annotations
 
-from onnx_lsuv.model.absent import check_whole, lacking, with_stand_ins, without_inputs
+from onnx_lsuv.model.absent import check_whole, lacking, with_stand_ins, without_empty_payloads, without_inputs
 from onnx_lsuv.model.additions import Addition, with_initializers
 from onnx_lsuv.model.arrays import Array, bindable
 from onnx_lsuv.model.atomic import Staging, staging
@@ -90,5 +90,6 @@ __all__ = [
     "with_initializers",
     "with_stand_ins",
     "with_values",
+    "without_empty_payloads",
     "without_inputs",
 ]

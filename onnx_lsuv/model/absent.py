@@ -23,10 +23,23 @@ from onnx_lsuv.model.names import unused
 from onnx_lsuv.model.sites import MAIN_GRAPH, Site
 from onnx_lsuv.model.splicing import Edit
 from onnx_lsuv.model.values import data_files, externals, form_of, is_bare, label, message, tensors, with_values
-from onnx_lsuv.model.wire import fields, find
+from onnx_lsuv.model.wire import RAW_DATA, fields, find
 
 INLINE = 2**31 - 2**24  # bytes that a model file may have, but for what else it grows by
 ALIGNMENT = 64
+
+
+def without_empty_payloads(model: Model) -> Model:
+    """Return the model without payloads that are there and empty, as Polygraphy's weight-strip leaves them."""
+    found = [
+        site
+        for site, tensor in tensors(model.proto)
+        if tensor.HasField("raw_data") and not tensor.raw_data and 0 not in tensor.dims and site not in model.values
+    ]
+    spans, view = [span for site in found for span in find(model._tree, site)], model._tree.view
+    listed = [(one, span) for span in spans for one in fields(view, span.start, span.end)]
+    edits = [Edit(one.tag, one.end, (), span) for one, span in listed if one.number == RAW_DATA]
+    return respliced(model, edits) if edits else model
 
 
 def lacking(model: Model) -> dict[Site, str]:
@@ -35,10 +48,12 @@ def lacking(model: Model) -> dict[Site, str]:
     Raises ModelError where external data lie where none may.
     """
     found: dict[Site, str] = {}
-    outside = externals(model) if _absent_files(model) else {}
+    every = list(tensors(model.proto))
+    external = any(tensor.data_location == TensorProto.EXTERNAL for _, tensor in every)
+    outside = externals(model) if external and _absent_files(model) else {}
     if not all(_holds_constant(model, site) for site in outside):
         outside = {}  # a function's too, which nothing could be drawn for
-    for site, tensor in tensors(model.proto):
+    for site, tensor in every:
         if site in model.values or not _holds_constant(model, site):
             continue
         if site in outside:
