@@ -7,7 +7,7 @@ external data has its own at the end of the same data file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -20,7 +20,7 @@ from onnx_lsuv.model.arrays import Array, to_raw
 from onnx_lsuv.model.external import location_of
 from onnx_lsuv.model.loading import Model
 from onnx_lsuv.model.sites import MAIN_GRAPH, Site, Step
-from onnx_lsuv.model.values import data_file, holds_initializers, label, message, with_values
+from onnx_lsuv.model.values import data_file, holds_initializers, label, message, stored_site
 from onnx_lsuv.model.wire import HOLLOW_BYTES
 
 _ALIGNMENT = 64  # of what is added to a data file
@@ -37,14 +37,18 @@ class Addition:
 
 
 def with_initializers(
-    model: Model, added: Iterable[Addition], inputs: Mapping[tuple[Site, int], str] = MappingProxyType({})
+    model: Model,
+    added: Iterable[Addition],
+    inputs: Mapping[tuple[Site, int], str] = MappingProxyType({}),
+    gone: Collection[Site] = (),
 ) -> Model:
     """Return the model with initializers that it does not have, and nodes that read them.
 
     Args:
-        model: what gets them; it is not changed.
+        model: what gets them; it is not changed, and sites are its own.
         added: named as nothing else is that is known where they are read.
         inputs: what nodes are to read, by a node's site and which of its inputs it is.
+        gone: nodes that go, as an initializer has the name of what they make; others get another site by that.
 
     Raises:
         UsageError: a graph can hold no initializers: a function's body, or below IR version 4 an inner graph.
@@ -52,7 +56,9 @@ def with_initializers(
     """
     proto = ModelProto()
     proto.CopyFrom(model.proto)
-    changed = replace(model, proto=proto, _inputs=MappingProxyType({**model._inputs, **inputs}))
+    renamed = {(stored_site(model, site), position): name for (site, position), name in inputs.items()}
+    left = (*model._gone, *(stored_site(model, site) for site in gone))
+    changed = replace(model, proto=proto)
     for (reader, position), name in inputs.items():
         node = message(changed, reader)
         assert isinstance(node, NodeProto)
@@ -63,18 +69,48 @@ def with_initializers(
         graph = message(changed, each.graph)
         if not isinstance(graph, GraphProto) or not holds_initializers(model, each.graph):
             raise UsageError(f"no initializer {each.name!r} can be added at site {each.graph} of {model.name}")
-        site: Site = (*each.graph, Step(sites.GRAPH_INITIALIZER, len(graph.initializer)))
-        tensor = graph.initializer.add(
-            name=each.name, dims=each.values.shape, data_type=onnx.helper.np_dtype_to_tensor_dtype(each.values.dtype)
-        )
-        if model.proto.ir_version < 4:
-            graph.input.append(onnx.helper.make_tensor_value_info(each.name, tensor.data_type, each.values.shape))
-        values[site] = each.values
+        tensor = _add(model, graph, each)
+        array = each.values.view()
+        array.flags.writeable = False
+        values[*each.graph, Step(sites.GRAPH_INITIALIZER, len(graph.initializer) - 1)] = array
         if each.like is not None and _is_outside(model, each.like):
             _place_outside(model, tensor, each, ends)
         elif 0 < each.values.nbytes <= HOLLOW_BYTES:
             tensor.raw_data = bytes(to_raw(each.values))  # as a skeleton has it
-    return with_values(replace(changed, _added=model._added | values.keys()), values)
+    for site in sorted(gone, reverse=True):
+        graph = message(changed, site[:-1])
+        assert isinstance(graph, GraphProto)
+        del graph.node[site[-1].nth]
+
+    def moved(site: Site) -> Site:
+        return _moved(site, gone)
+
+    return replace(
+        changed,
+        values=MappingProxyType({moved(site): value for site, value in {**model.values, **values}.items()}),
+        _added=frozenset(map(moved, model._added | values.keys())),
+        _inputs={**model._inputs, **renamed},
+        _gone=tuple(sorted(left)),
+    )
+
+
+def _add(model: Model, graph: GraphProto, added: Addition) -> TensorProto:
+    """Add a tensor without its values to a graph, and return it."""
+    data_type = onnx.helper.np_dtype_to_tensor_dtype(added.values.dtype)
+    tensor: TensorProto = graph.initializer.add(name=added.name, dims=added.values.shape, data_type=data_type)
+    if model.proto.ir_version < 4:
+        graph.input.append(onnx.helper.make_tensor_value_info(added.name, data_type, added.values.shape))
+    return tensor
+
+
+def _moved(site: Site, gone: Collection[Site]) -> Site:
+    """Return where a message is once some nodes are gone."""
+    return tuple(
+        Step(
+            field, nth - sum(each[:-1] == site[:at] and each[-1].field == field and each[-1].nth < nth for each in gone)
+        )
+        for at, (field, nth) in enumerate(site)
+    )
 
 
 def _is_outside(model: Model, site: Site) -> bool:

@@ -25,8 +25,8 @@ from onnx_lsuv.model.loading import Model
 from onnx_lsuv.model.payload import chunks, replaced
 from onnx_lsuv.model.sites import Site, Step
 from onnx_lsuv.model.splicing import Edit, Piece
-from onnx_lsuv.model.values import data_file, holds_initializers, is_bare, label, message
-from onnx_lsuv.model.wire import BYTES, FIXED32, RAW_DATA, fields, find, inside, varint
+from onnx_lsuv.model.values import data_file, holds_initializers, is_bare, label, message, spans_of
+from onnx_lsuv.model.wire import BYTES, FIXED32, RAW_DATA, Span, fields, find, inside, varint
 
 
 def promoted(model: Model) -> tuple[Site, ...]:
@@ -37,6 +37,7 @@ def promoted(model: Model) -> tuple[Site, ...]:
 def model_edits(model: Model, outside: Mapping[Site, DataLocation], renamed: Mapping[str, str]) -> list[Edit]:
     """Return the edits of the model's own bytes: values, initializers, what nodes read, `renamed` data files."""
     edits = [_reading(model, *place, name) for place, name in model._inputs.items()]
+    edits += [_without(span) for site in model._gone for span in find(model._tree, site)]
     gone = []
     for site in sorted(model.values):
         node_site = _node_of(model, site)
@@ -56,7 +57,7 @@ def model_edits(model: Model, outside: Mapping[Site, DataLocation], renamed: Map
             continue
         index, entry = [item for item in enumerate(data.tensor.external_data) if item[1].key == "location"][-1]
         if location != entry.value:
-            (span,) = find(model._tree, (*site, Step(sites.TENSOR_EXTERNAL, index)))
+            (span,) = spans_of(model, (*site, Step(sites.TENSOR_EXTERNAL, index)))
             found = fields(model._tree.view, span.start, span.end)
             value = [one for one in found if one[:2] == (sites.ENTRY_VALUE, BYTES)][-1]
             edits.append(Edit(value.start, value.end, (location.encode(),), inside(value, span)))
@@ -115,7 +116,7 @@ def _node_of(model: Model, site: Site) -> Site | None:
 
 
 def _patch(model: Model, site: Site, value: Array) -> list[Edit]:
-    here, view, spans = message(model, site), model._tree.view, find(model._tree, site)
+    here, view, spans = message(model, site), model._tree.view, spans_of(model, site)
     if isinstance(here, TensorProto):
         if is_bare(model, site):
             end = spans[-1].end
@@ -147,11 +148,8 @@ def _promote(
     if outside is not None:
         tensor.external_data.extend(outside.tensor.external_data)
         tensor.data_location = TensorProto.EXTERNAL
-    (gone,) = find(model._tree, node_site)
-    return [
-        Edit(gone.tag, gone.end, (), gone.parent),
-        *_initializer(model, node_site[:-1], tensor, value, outside, renamed),
-    ]
+    (gone,) = spans_of(model, node_site)
+    return [_without(gone), *_initializer(model, node_site[:-1], tensor, value, outside, renamed)]
 
 
 def _initializer(
@@ -170,12 +168,17 @@ def _initializer(
         for entry in tensor.external_data:
             if entry.key == "location":
                 entry.value = renamed.get(outside.file, outside.location)
-    end = find(model._tree, graph)[-1]
+    end = spans_of(model, graph)[-1]
     edits = [Edit(end.end, end.end, _field(sites.GRAPH_INITIALIZER, tensor.SerializeToString(), *payload), end)]
     if model.proto.ir_version < 4:
         listed = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, value.shape).SerializeToString()
         edits.append(Edit(end.end, end.end, _field(sites.GRAPH_INPUT, listed), end))
     return edits
+
+
+def _without(span: Span) -> Edit:
+    """Return the edit that leaves a message out."""
+    return Edit(span.tag, span.end, (), span.parent)
 
 
 def _reading(model: Model, site: Site, position: int, name: str) -> Edit:

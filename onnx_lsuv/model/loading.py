@@ -44,9 +44,11 @@ class Model:
     _tree: Tree = field(repr=False)
     _files: dict[str, memoryview] = field(repr=False)  # external data files mapped so far, by location
     _bare: bool = field(default=False, repr=False)  # the bytes lack the payloads that `values` gives; see `rewritten`
-    # What `proto` has and the bytes have not: see `with_initializers`.
+    # What `proto` has changed, see `with_initializers`: initializers, by their sites in `proto`; what nodes
+    # read, and nodes that are gone, by their sites in the bytes.
     _added: frozenset[Site] = field(default=frozenset(), repr=False)
     _inputs: Mapping[tuple[Site, int], str] = field(default_factory=dict, repr=False)
+    _gone: tuple[Site, ...] = field(default=(), repr=False)
     absent: Mapping[Site, str] = field(default_factory=dict, repr=False)
     _searched: bool = field(default=False, repr=False)  # for what is absent; see `architecture`
 

@@ -21,7 +21,7 @@ from onnx_lsuv.model.loading import Model
 from onnx_lsuv.model.opening import whole
 from onnx_lsuv.model.payload import has_payload, payload_of
 from onnx_lsuv.model.sites import SCHEMA, Site, Step
-from onnx_lsuv.model.wire import Tree, find
+from onnx_lsuv.model.wire import Span, Tree, find
 
 
 def message(model: Model, site: Site) -> Message:
@@ -37,6 +37,25 @@ def message(model: Model, site: Site) -> Message:
     except (KeyError, IndexError):
         raise UsageError(f"there is no message at site {site} of {model.name}") from None
     return here
+
+
+def spans_of(model: Model, site: Site) -> tuple[Span, ...]:
+    """Return where in the model's bytes the message at `site` is."""
+    return find(model._tree, stored_site(model, site))
+
+
+def stored_site(model: Model, site: Site) -> Site:
+    """Return the site that a message has in the model's bytes, where no node is gone yet."""
+    if not model._gone:
+        return site
+    found: Site = ()
+    for step in site:
+        nth = step.nth
+        for gone in model._gone:
+            if gone[:-1] == found and gone[-1].field == step.field and gone[-1].nth <= nth:
+                nth += 1
+        found = (*found, Step(step.field, nth))
+    return found
 
 
 def label(model: Model, site: Site) -> str:
@@ -74,7 +93,7 @@ def read(model: Model, site: Site) -> Array:
     where = label(model, site)
     _refuse_segments(here, where)
     if here.data_location != TensorProto.EXTERNAL:
-        return decode(whole(model._tree.view, model.name), find(model._tree, site), here, where)
+        return decode(whole(model._tree.view, model.name), spans_of(model, site), here, where)
     data = location_of(here, where)
     view = data_file(model, data.location, where)
     start, end = extent(data, len(view), where)
@@ -92,7 +111,7 @@ def check(model: Model, site: Site) -> None:
     where = label(model, site)
     _refuse_segments(here, where)
     if here.data_location != TensorProto.EXTERNAL:
-        arrays.check(model._tree.view, find(model._tree, site), here, where)
+        arrays.check(model._tree.view, spans_of(model, site), here, where)
         return
     view = None
     with suppress(ModelError):
@@ -111,7 +130,7 @@ def is_bare(model: Model, site: Site) -> bool:
         return False
     if model._bare:
         return True
-    return 0 not in here.dims and not payload_of(model._tree.view, find(model._tree, site), here.data_type)[2]
+    return 0 not in here.dims and not payload_of(model._tree.view, spans_of(model, site), here.data_type)[2]
 
 
 def _refuse_segments(tensor: TensorProto, where: str) -> None:

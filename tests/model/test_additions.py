@@ -121,3 +121,37 @@ def test_a_node_of_a_branch_reads_what_was_added_outside(tmp_path: Path) -> None
     old.ir_version = 3
     with pytest.raises(UsageError, match="no initializer 'within' can be added"):
         m.with_initializers(m.from_proto(old), [within])
+
+
+def test_an_initializer_stands_in_for_a_node(tmp_path: Path) -> None:
+    """The sites behind the node move, also where values have been given before, and in a branch."""
+    proto = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,3] x, bool c) => (float[N,3] y) <float[3] s = {1, 2, 3}> {
+            p = Identity(s)
+            q = Identity(s)
+            k = Constant <value = float[3] {1, 1, 1}> ()
+            z = If (c) <
+                then_branch = t () => (float[N,3] u) <float[3] w = {5, 5, 5}> { u0 = Mul(x, w) u = Mul(u0, q) },
+                else_branch = e () => (float[N,3] v) { v = Mul(x, s) }
+            >
+            a = Mul(z, k)
+            y = Mul(a, p)
+        }""")
+    constant = (*node(2), m.Step(sites.NODE_ATTRIBUTE, 0), m.Step(sites.ATTRIBUTE_TENSOR))
+    model = m.with_values(m.from_proto(proto), {constant: np.array([2, 2, 2], np.float32)})
+    ten, seven = (np.full(3, value, np.float32) for value in (10, 7))
+    model = m.with_initializers(model, [m.Addition("q", ten)], gone=[node(1)])
+    model = m.with_initializers(
+        model, [m.Addition("p", seven), m.Addition("r", ten / 2)], {(node(3), 1): "r"}, [node(0)]
+    )
+    (inner,) = (site for site, tensor in m.tensors(model.proto) if tensor.name == "w")
+    model = m.with_values(model, {inner: np.array([1, 2, 4], np.float32)})
+    m.save(model, tmp_path / "out.onnx")
+    after = onnx.load(tmp_path / "out.onnx")
+    onnx.checker.check_model(after, full_check=True)
+    assert [each.op_type for each in after.graph.node] == ["If", "Mul", "Mul"]
+    session = onnxruntime.InferenceSession(str(tmp_path / "out.onnx"), providers=["CPUExecutionProvider"])
+    for c, expected in ((True, [1 * 10 * 5 * 7, 2 * 10 * 5 * 7, 4 * 10 * 5 * 7]), (False, [35, 70, 105])):
+        (y,) = session.run(None, {"x": np.ones((1, 3), np.float32), "c": np.array(c)})
+        assert np.asarray(y).tolist() == [expected]
