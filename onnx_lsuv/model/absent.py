@@ -54,7 +54,7 @@ def lacking(model: Model) -> dict[Site, str]:
     if not all(_holds_constant(model, site) for site in outside):
         outside = {}  # a function's too, which nothing could be drawn for
     for site, tensor in every:
-        if site in model.values or not _holds_constant(model, site):
+        if site in model.values or 0 in tensor.dims or not _holds_constant(model, site):
             continue
         if site in outside:
             found[site] = f"{quote(outside[site].file)} is not there"

@@ -323,6 +323,8 @@ def test_what_has_no_values_is_neither_kept_nor_measured_nor_saved(tmp_path: Pat
         lambda: onnx_lsuv.save(planned.model, tmp_path / "out.onnx"),
         lambda: onnx_lsuv.save_weights(planned.model, tmp_path / "out.npz"),
         lambda: onnx_lsuv.to_bytes(planned.model),
+        lambda: onnx_lsuv.save(onnx_lsuv.make_portable(planned).model, tmp_path / "out.onnx"),
+        lambda: onnx_lsuv.save(onnx_lsuv.make_portable(loaded).model, tmp_path / "out.onnx"),
     ):
         with pytest.raises(ModelError, match=r"has no values for 'w0', .*: initialise it first"):
             act()
