@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    from onnx_lsuv.architecture import complete
     from onnx_lsuv.errors import DataError, DeviceError, LsuvError, ModelError, OutputError, UsageError
     from onnx_lsuv.importers import Forecast, forecast
     from onnx_lsuv.lsuv import (
@@ -59,6 +60,7 @@ __all__ = [
     "StateDict",
     "TensorMatch",
     "UsageError",
+    "complete",
     "forecast",
     "from_proto",
     "initialize",
@@ -98,7 +100,9 @@ def loaded_on_use(package: str, names: "Sequence[str]", modules: str) -> "Callab
     return load
 
 
-__getattr__ = loaded_on_use(__name__, __all__, "errors model lsuv importers portable report.writing modules")
+__getattr__ = loaded_on_use(
+    __name__, __all__, "errors model architecture lsuv importers portable report.writing modules"
+)
 
 
 def __dir__() -> list[str]:

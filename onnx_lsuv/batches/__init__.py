@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from onnx_lsuv.batches.folders import files_of
     from onnx_lsuv.batches.images import Preparation, parse_preparation
     from onnx_lsuv.batches.inputs import Input, inputs_of
-    from onnx_lsuv.batches.sources import Source
+    from onnx_lsuv.batches.sources import Source, inputs_given
     from onnx_lsuv.batches.stored import Layout, Load, default_limit, rows_of
     from onnx_lsuv.batches.stream import Data
 
@@ -55,6 +55,7 @@ __all__ = [
     "from_arrays",
     "from_paths",
     "from_random",
+    "inputs_given",
     "inputs_of",
     "parse_preparation",
     "parse_shape",

@@ -102,6 +102,19 @@ def read_sources(
     return found, sources, notes
 
 
+def inputs_given(inputs: Sequence[Input], data: Sequence[str], limit: int) -> set[str]:
+    """Return the inputs that `--data` values name, by NAME= or in a file; what is wrong with these is said later."""
+    found: set[str] = set()
+    for value in data:
+        with suppress(UsageError, DataError):
+            name, path = split_name(inputs, value)
+            found |= set() if name is None else {name}
+            folder = list_folder(path) if is_folder(path) else Folder("", ((path,),))
+            if name is None and folder.kind != "images" and not is_function(str(path)):
+                found.update(key for key in _collect(inputs, name, folder, limit) if key is not None)
+    return found
+
+
 def _expected(one: Input) -> str:
     return f"{one.type_name} {show_shape(one.shape)}"
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_lsuv
 from onnx_lsuv.cli.options import Options
 from onnx_lsuv.cli.outcome import Outcome, finish, finish_architecture, kept, prints_trains, tells_about
-from onnx_lsuv.cli.preflight import check_model, check_outputs, load_model
+from onnx_lsuv.cli.preflight import check_model, check_outputs, complete_model, load_model
 from onnx_lsuv.cli.signals import before_the_end
 from onnx_lsuv.cli.terminal import Tell, progress
 from onnx_lsuv.cli.validation import validate
@@ -34,13 +34,13 @@ def perform(options: Options) -> int:
     from onnx_lsuv.batches import inputs_of, parse_preparation, parse_shape  # noqa: PLC0415
     from onnx_lsuv.model import staging  # noqa: PLC0415
 
-    for text in options.shape or ():
-        parse_shape(text)
+    shapes = dict(map(parse_shape, options.shape or ()))
     parse_preparation(*options.image_texts)
     paths = [path for path in (options.model, options.compare) if path is not None]
     for path in paths:
         check_model(path)
     models = [load_model(path) for path in paths]
+    models[0] = complete_model(options, models[0], shapes)
     check_outputs(options, models)
     for model in models if options.data or options.random else ():
         inputs_of(model.proto.graph)  # what is wrong there is said before what is wrong behind it
@@ -209,7 +209,10 @@ def _batches(planned: Result, options: Options, tell: Tell | None = None) -> Bat
     if options.random:
         from onnx_lsuv.roles import limits_of  # noqa: PLC0415
 
-        shapes, high = kinds.parse_shapes(inputs, options.shape or []), limits_of(planned.plan.program)
+        program = planned.plan.program
+        waiting = {constant.label for name, constant in program.constants.items() if program.is_absent(name)}
+        texts = [text for text in options.shape or () if kinds.parse_shape(text)[0] not in waiting]
+        shapes, high = kinds.parse_shapes(inputs, texts), limits_of(program)
         return kinds.from_random(inputs, shapes, seed=options.seed, high=high, batch_size=size, samples=samples)
     if not options.data and inputs:
         names = listing(each.name for each in inputs)

@@ -95,7 +95,9 @@ class Options:
         metavar="[NAME=]PATH",
     )
     random: bool = _flag(DATA, "Calibrate on random normal data instead.", "--random")
-    shape: list[str] | None = _option(DATA, "The shape of a random input. Repeatable.", metavar="[NAME=]1,3,8,8")
+    shape: list[str] | None = _option(
+        DATA, "The shape of a random input, or of a tensor without one. Repeatable.", metavar="[NAME=]1,3,8,8"
+    )
     batch_size: int | None = _count(DATA, "Run the samples in batches of this size.")
     samples: int | None = _count(DATA, "Use only the first so many samples.")
     image_size: str | None = _option(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnx_lsuv.cli.options import Format, Options
-from onnx_lsuv.errors import ModelError, meant
+from onnx_lsuv.errors import ModelError, UsageError, meant
 
 if TYPE_CHECKING:
     from onnx_lsuv.model import Model
@@ -28,6 +28,27 @@ def load_model(path: Path) -> Model:
         if kind is not None and kind.model and os.path.isfile(path):  # noqa: PTH113  (False where a name is too long)
             raise ModelError(f"{path} is no ONNX model but {kind.model}") from error
         raise
+
+
+def complete_model(options: Options, model: Model, shapes: Mapping[str | None, tuple[int, ...]]) -> Model:
+    """Return a model, an architecture without weights as one that waits for them; see `onnx_lsuv.complete`.
+
+    Args:
+        options: which say what data are given for.
+        model: as it was loaded.
+        shapes: the values of --shape, which with --random may be for inputs, and else for tensors without one alone.
+    """
+    from onnx_lsuv.architecture import complete  # noqa: PLC0415
+    from onnx_lsuv.batches import default_limit, inputs_given, inputs_of  # noqa: PLC0415
+
+    named = {name: shape for name, shape in shapes.items() if name is not None}
+    given: Collection[str] = named if options.random else ()
+    if options.data and len(model.proto.graph.input) > 1:
+        given = inputs_given(inputs_of(model.proto.graph), options.data, default_limit() // 4)
+    done = complete(model, given, named)
+    if shapes and not options.random and not done.absent:
+        raise UsageError("--shape is the shape of random data: give --random too")
+    return done
 
 
 def check_model(path: Path) -> None:

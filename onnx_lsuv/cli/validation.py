@@ -95,7 +95,6 @@ def _check_company(options: Options) -> None:
     lacking = {
         "batch_size": ("about data", "--data or --random", options.data or options.random),
         "samples": ("about data", "--data or --random", options.data or options.random),
-        "shape": ("the shape of random data", "--random", options.random),
         **{name: ("about images", "--data", options.data) for name in _DECLARED if name.startswith("image_")},
         "strict": ("about what is in doubt", "--fresh or --check", options.fresh or options.check),
         "compare": ("another model to measure beside", "--check", options.check),

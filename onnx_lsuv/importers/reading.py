@@ -11,6 +11,7 @@ from typing import Any
 
 from onnx.numpy_helper import to_array
 
+from onnx_lsuv.architecture import complete
 from onnx_lsuv.importers.expected import as_expected
 from onnx_lsuv.importers.forms import Form, as_saved, has_vector_bias
 from onnx_lsuv.importers.shapes import shapes_of
@@ -117,7 +118,7 @@ def forecast(model: Model | Result | Plan, portable: Model | Result | Plan | Non
 
 def _saved(model: Model | Result | Plan) -> Form:
     model = model.whole_plan if isinstance(model, Result) else model
-    plan = model if isinstance(model, Plan) else find_layers(expand(model))
+    plan = model if isinstance(model, Plan) else find_layers(expand(complete(model)))
     few = shapes_of(plan.program.model.proto, lambda tensor: None if is_hollow(tensor) else to_array(tensor))
     names = plan.program.names
     return as_saved(plan, {names[name]: shape for name, shape in few.items() if name in names})

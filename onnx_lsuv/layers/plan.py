@@ -25,6 +25,7 @@ REASONS: dict[str, str] = {
     "quantised": "the weight is quantised: give the float model",
     "random": "the weight is drawn at run time",
     "sparse": "the weight is a sparse tensor: give the model with dense ones",
+    "training": "the node belongs to a training graph: give the forward model",
     "tied": "something that is not a layer reads the weight too",
     "type": "the weight's type is not supported",
     "unchanged": "no changed weight lies before it",

@@ -3,6 +3,7 @@
     settings    what a person chooses, and what contradicts what
     result      what came out, as values
     patterns    which layers the patterns choose, and the std that each is to have
+    absent      tensors without values: whether each gets some, and what is said of it
     planning    PLAN: the layers are found, once; nothing runs
     notes       where unit variance does not do what one might think
     prepare     sizes and data looked at; what is to be said of a run

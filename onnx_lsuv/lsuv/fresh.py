@@ -17,7 +17,6 @@ from onnx_lsuv.lsuv.settings import Settings
 from onnx_lsuv.model import Array
 from onnx_lsuv.orthonormal import normals, run_by, seed_of
 from onnx_lsuv.program import stored
-from onnx_lsuv.roles import VALUES
 
 
 def fresh_values(plan: Plan, seed: int, threads: int, scratch: Scratch) -> dict[str, Array]:
@@ -28,17 +27,18 @@ def fresh_values(plan: Plan, seed: int, threads: int, scratch: Scratch) -> dict[
     values: dict[str, Array] = {}
     for parameter in plan.parameters.fresh:
         constant = plan.program.constants[parameter.constant]
+        absent = plan.program.is_absent(constant.name)
         before = stored(plan.program, constant.name)
         dtype = helper.tensor_dtype_to_np_dtype(constant.elem_type)
         if parameter.std is None:
-            array = np.full(constant.dims, VALUES[parameter.role], dtype)
-            if np.array_equal(before, array):
+            array = np.full(constant.dims, parameter.value, dtype)
+            if not absent and np.array_equal(before, array):
                 continue
         else:
             with ThreadPoolExecutor(max(1, threads), thread_name_prefix="draw") as pool:
                 key = seed_of(f"{seed}\0{constant.identity}")
                 array = normals(constant.dims, parameter.std, key, run_by(pool)).astype(dtype, copy=False)
-            if before.ndim == 2 and (used := (before != 0).any(1)).any():
+            if not absent and before.ndim == 2 and (used := (before != 0).any(1)).any():
                 array[~used] = 0
         values[constant.name] = scratch.keep(array)
     return values

@@ -11,6 +11,7 @@ from onnx_lsuv.batches import Batches, Data
 from onnx_lsuv.errors import UsageError, listing
 from onnx_lsuv.graph import Record, build
 from onnx_lsuv.layers import Layer, Plan, tensor_names
+from onnx_lsuv.lsuv.absent import completed
 from onnx_lsuv.lsuv.execute import Progress, execute, quiet, repeat_for_large_means
 from onnx_lsuv.lsuv.patterns import Aims, aims_of
 from onnx_lsuv.lsuv.planning import find, require_layers, settings_for
@@ -19,7 +20,7 @@ from onnx_lsuv.lsuv.result import LayerReport, Result
 from onnx_lsuv.lsuv.rows import noted, row_of, skipped_row, told_why, tolerances, verified_row
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.lsuv.settings import Settings, Wanted, memory_bytes
-from onnx_lsuv.model import Model
+from onnx_lsuv.model import Model, check_whole
 from onnx_lsuv.runtime import Device
 
 
@@ -63,7 +64,7 @@ def measure(
     where, clock = runtime.device_of(device, threads=threads), Clock()
     with clock("verify"):
         as_it_is = replace(settings, keep_bias=True)
-        plan = find(model, as_it_is, like.plan.parting.copies if like else {})
+        plan = find(completed(model, batches), as_it_is, like.plan.parting.copies if like else {})
         _check_layers(plan, like)
         data = checked(plan.program.model, batches, scratch := Scratch.within(memory_bytes(memory)), progress)
         aims = aims_of(plan, settings) if like is None else _aims_like(like, plan)
@@ -95,7 +96,8 @@ def measure(
 
 
 def _check_layers(plan: Plan, like: Result | None) -> None:
-    """Raise ModelError where there is no layer, UsageError where the rows of a result are not those of the layers."""
+    """Raise ModelError where a layer or values are missing, UsageError where the rows of a result are for other layers."""
+    check_whole(plan.program.model)
     if like is None:
         require_layers(plan, "measure")
         return

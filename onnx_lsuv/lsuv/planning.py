@@ -8,8 +8,10 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Unpack
 
+from onnx_lsuv.architecture import complete
 from onnx_lsuv.errors import ModelError, UsageError, listing
 from onnx_lsuv.layers import Copy, Layer, Plan, Skipped, find_centres, find_layers, part
+from onnx_lsuv.lsuv.absent import absent_notes, check_absent
 from onnx_lsuv.lsuv.fresh import fresh_notes
 from onnx_lsuv.lsuv.notes import guide
 from onnx_lsuv.lsuv.patterns import Choice, aims_of, is_known, no_match, require_drawable
@@ -49,6 +51,7 @@ def plan(model: Model | Result, settings: Settings | None = None, **choices: Unp
 def described(found: Plan, settings: Settings) -> Result:
     """Return what is to be said of a plan before anything runs; raise UsageError where a target decides nothing."""
     aims = aims_of(found, settings)
+    check_absent(found, aims.methods)
     require_drawable(found, aims.methods)
     centred = find_centres(found) if settings.center else {}
     rows = []
@@ -56,7 +59,8 @@ def described(found: Plan, settings: Settings) -> Result:
         row = row_of(found, layer, aims.methods[layer.weight], aims.stds[layer.weight], "found", None)
         scales = settings.rescale and aims.scales(layer.weight)
         rows.append(noted(replace(row, note=_fate(found, layer, row, scales, centred)), aims.remarks.get(layer)))
-    roles = Counter(found.roles[parameter.constant].role for parameter in found.parameters.fresh)
+    fresh = (each.constant for each in found.parameters.fresh if not found.program.is_absent(each.constant))
+    roles = Counter(found.roles[name].role for name in fresh)
     counted = ", ".join(f"{count} x {role}" for role, count in sorted(roles.items()))
     started = [f"fresh: {counted} would get their usual starting values"] if roles else []
     left = remaining(found, settings, found.changing) if settings.fresh else ()
@@ -70,6 +74,7 @@ def described(found: Plan, settings: Settings) -> Result:
         kept_statistics=tuple(map(skipped_row, found.kept_statistics)),
         remaining=left,
         notes=(
+            *absent_notes(found, "would be made anew"),
             *started,
             *name_notes(found),
             *parting_notes(found, settings),
@@ -113,7 +118,7 @@ def find(model: Model | Result, settings: Settings, parted: Mapping[str, Copy] =
             parting = model.plan.parting
             given, program = (parting.model or given, None) if parting.copies else (given, model.plan.program)
         model = given
-    found, choice = _layers(settings, program or expand(model), parted)
+    found, choice = _layers(settings, program or expand(complete(model)), parted)
     for pattern in choice.unmatched:
         # To leave alone what stays as it is anyway is no mistake; to take it is one.
         if pattern in settings.include or not is_known(pattern, found):

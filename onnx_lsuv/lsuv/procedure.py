@@ -13,6 +13,7 @@ from onnx_lsuv.batches import Batches, Data, default_limit
 from onnx_lsuv.errors import DataError
 from onnx_lsuv.graph import Calibration, Record, build, within_channels
 from onnx_lsuv.layers import Centre, find_centres
+from onnx_lsuv.lsuv.absent import absent_notes, completed
 from onnx_lsuv.lsuv.applying import biases_that_centre, multiply, norm_values, not_centred, usable_scale
 from onnx_lsuv.lsuv.computed import altered
 from onnx_lsuv.lsuv.draw import Drawn, draw
@@ -85,7 +86,7 @@ def initialize(
     clock, budget = Clock(), memory_bytes(memory)
     with clock("load"):
         where = runtime.device_of(device, threads=threads)
-        planned = plan(model, settings, **choices)
+        planned = plan(completed(model, batches), settings, **choices)
         task = _decide(planned, batches, where, Scratch.within(budget, scratch), progress)
     with ThreadPoolExecutor(1, thread_name_prefix="build") as beside:
         # Drawing leaves Python alone most of the time, so that the graph can be made meanwhile.
@@ -186,6 +187,7 @@ def _result(
         changes=changes_of(found, drawn.values, moved),
         remaining=left,
         notes=(
+            *absent_notes(found, "made anew"),
             *run_notes(found, task.data, task.device),
             *altered(found, drawn.methods),
             *unscaled_notes(rows),

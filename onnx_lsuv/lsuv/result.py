@@ -108,6 +108,7 @@ class Change:
         became_initializer: whether a node made it before.
         parted_from: the tensor that it was one with, as an exporter had merged them; None where it was there before.
         has_new_values: whether it has other values than before; only one that was parted may have none.
+        absent: whether the file had no values for it.
     """
 
     tensor: str
@@ -116,6 +117,7 @@ class Change:
     became_initializer: bool
     parted_from: str | None = None
     has_new_values: bool = True
+    absent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

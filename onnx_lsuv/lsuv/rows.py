@@ -188,6 +188,7 @@ def changes_of(plan: Plan, values: Collection[str], moved: Container[Site | None
                 became_initializer=constant.site in moved or (copy is not None and copy.stands_in),
                 parted_from=copy.of if copy else None,
                 has_new_values=name in values,
+                absent=plan.program.is_absent(name),
             )
         )
     return tuple(found)

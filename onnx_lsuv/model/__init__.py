@@ -11,6 +11,7 @@
     values      read the values at a site, or say what is to replace them
     retyping    other float types in a protobuf become float32
     names       a name that is not taken yet
+    absent      what a file has no values for, and what stands in for these
     additions   initializers that a file lacks, and nodes that read them
     splicing    the bytes with some replaced, and the lengths around them put right
     stripping   the bytes without the values of some tensors
@@ -28,6 +29,7 @@ site, the steps from the ModelProto down, means the same in the skeleton and in 
 
 from __future__ import annotations
 
+from onnx_lsuv.model.absent import check_whole, lacking, with_stand_ins, without_empty_payloads, without_inputs
 from onnx_lsuv.model.additions import Addition, with_initializers
 from onnx_lsuv.model.arrays import Array, bindable
 from onnx_lsuv.model.atomic import Staging, staging
@@ -59,6 +61,7 @@ __all__ = [
     "check",
     "check_outputs",
     "check_weights",
+    "check_whole",
     "digest",
     "fill",
     "from_proto",
@@ -67,6 +70,7 @@ __all__ = [
     "graphs_in",
     "in_float32",
     "is_hollow",
+    "lacking",
     "let_go",
     "load",
     "load_staged",
@@ -90,6 +94,9 @@ __all__ = [
     "to_bytes",
     "unused",
     "with_initializers",
+    "with_stand_ins",
     "with_values",
+    "without_empty_payloads",
+    "without_inputs",
     "without_payloads",
 ]

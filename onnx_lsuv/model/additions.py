@@ -64,6 +64,7 @@ def with_initializers(
         assert isinstance(node, NodeProto)
         node.input[position] = name
     values: dict[Site, Array] = {}
+    absent = dict(model.absent)
     ends: dict[str, int] = {}
     for each in added:
         graph = message(changed, each.graph)
@@ -72,7 +73,9 @@ def with_initializers(
         tensor = _add(model, graph, each)
         array = each.values.view()
         array.flags.writeable = False
-        values[*each.graph, Step(sites.GRAPH_INITIALIZER, len(graph.initializer) - 1)] = array
+        values[place := (*each.graph, Step(sites.GRAPH_INITIALIZER, len(graph.initializer) - 1))] = array
+        if each.like in absent:
+            absent[place] = absent[each.like]
         if each.like is not None and _is_outside(model, each.like):
             _place_outside(model, tensor, each, ends)
         elif 0 < each.values.nbytes <= HOLLOW_BYTES:
@@ -88,6 +91,7 @@ def with_initializers(
     return replace(
         changed,
         values=MappingProxyType({moved(site): value for site, value in {**model.values, **values}.items()}),
+        absent={moved(site): why for site, why in absent.items()},
         _added=frozenset(map(moved, model._added | values.keys())),
         _inputs={**model._inputs, **renamed},
         _gone=tuple(sorted(left)),

@@ -22,10 +22,10 @@ from onnx_lsuv.model.additions import appended
 from onnx_lsuv.model.arrays import Array, encode, to_raw
 from onnx_lsuv.model.external import DataLocation, extent
 from onnx_lsuv.model.loading import Model
-from onnx_lsuv.model.payload import chunks, has_payload, replaced
+from onnx_lsuv.model.payload import chunks, replaced
 from onnx_lsuv.model.sites import Site, Step
 from onnx_lsuv.model.splicing import Edit, Piece
-from onnx_lsuv.model.values import data_file, holds_initializers, label, message, spans_of
+from onnx_lsuv.model.values import data_file, holds_initializers, is_bare, label, message, spans_of
 from onnx_lsuv.model.wire import BYTES, FIXED32, RAW_DATA, Span, fields, find, inside, varint
 
 
@@ -104,7 +104,7 @@ def _node_of(model: Model, site: Site) -> Site | None:
     here = message(model, site)
     if isinstance(here, NodeProto):
         return site
-    if isinstance(here, TensorProto) and _is_bare(model, here):
+    if isinstance(here, TensorProto) and is_bare(model, site):
         return None
     at = site[:-1] if isinstance(here, AttributeProto) else site[:-2]
     node = message(model, at)
@@ -115,15 +115,10 @@ def _node_of(model: Model, site: Site) -> Site | None:
     return at if constant and name in ("value", "value_float", "value_floats") else None
 
 
-def _is_bare(model: Model, tensor: TensorProto) -> bool:
-    """Whether the model's bytes, made by `rewritten`, lack the payload of a tensor."""
-    return model._bare and tensor.data_location != TensorProto.EXTERNAL and not has_payload(tensor)
-
-
 def _patch(model: Model, site: Site, value: Array) -> list[Edit]:
     here, view, spans = message(model, site), model._tree.view, spans_of(model, site)
     if isinstance(here, TensorProto):
-        if _is_bare(model, here):
+        if is_bare(model, site):
             end = spans[-1].end
             return [Edit(end, end, _field(RAW_DATA, to_raw(value)), spans[-1])]
         return encode(view, spans, here, value, label(model, site))

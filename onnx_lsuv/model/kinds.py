@@ -45,6 +45,7 @@ STARTS = {
 # By its bytes from the fifth on.
 MARKS = {
     b"TFL3": (f"a TensorFlow Lite model: {_EXPORT}", ""),
+    b"ODTC": ("a checkpoint of ONNX Runtime Training, which has weights but no graph: give the forward model", ""),
     b"ORTM": ("a model in ONNX Runtime's own format: take the ONNX file that it was made from", ""),
 }
 # By how its text begins, in small letters.

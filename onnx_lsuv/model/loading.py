@@ -34,6 +34,7 @@ class Model:
     path:   where the file is: its folder resolved, its last part as given (it may be a symbolic link); None: in memory.
     values: what replaces the stored values of which site.
     folder: where external data are looked up; None for a model in memory that was given none.
+    absent: tensors without values, each with what became of these; `values` stands in with ones until they are given.
     """
 
     proto: onnx.ModelProto = field(repr=False)
@@ -48,6 +49,8 @@ class Model:
     _added: frozenset[Site] = field(default=frozenset(), repr=False)
     _inputs: Mapping[tuple[Site, int], str] = field(default_factory=dict, repr=False)
     _gone: tuple[Site, ...] = field(default=(), repr=False)
+    absent: Mapping[Site, str] = field(default_factory=dict, repr=False)
+    _searched: bool = field(default=False, repr=False)  # for what is absent; see `architecture`
 
     @property
     def name(self) -> str:

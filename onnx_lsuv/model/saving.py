@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnx_lsuv.errors import ModelError, OutputError, quote
+from onnx_lsuv.model.absent import check_whole
 from onnx_lsuv.model.atomic import Staging, staging
 from onnx_lsuv.model.edits import data_edits, model_edits
 from onnx_lsuv.model.loading import Model, given_model, load
@@ -25,6 +26,7 @@ def to_bytes(model: Model) -> bytes:
     Raises ModelError where a tensor with external data has a new value, OutputError over 2 GiB.
     """
     model = given_model(model)
+    check_whole(model)
     outside = externals(model)
     for site in model.values:
         if site in outside:
@@ -52,6 +54,7 @@ def save(model: Model, path: str | os.PathLike[str], *, force: bool = False) -> 
 
 def stage(staged: Staging, model: Model, path: str | os.PathLike[str]) -> tuple[Path, ...]:
     """Write the files of `save`, which are put into place with all others; return where, the model last."""
+    check_whole(model)
     outputs = outputs_of(model, path, staged.force)
     target = check_outputs(outputs, read_by(model), force=staged.force)[0]
     outside = externals(model)
@@ -82,8 +85,9 @@ def outputs_of(model: Model, path: str | os.PathLike[str], force: bool) -> list[
     given = named(path)
     target = Path(os.path.realpath(given))
     folder = target.parent
-    # Those that are there: without one there is no output, and reading says why.
-    keys = tuple(key for key in data_files(model) if model.folder and os.path.lexists(model.folder / key))
+    # Those that are there, or will be: without one there is no output, and reading says why.
+    there = {*model._files, *(key for key in data_files(model) if model.folder and os.path.lexists(model.folder / key))}
+    keys = tuple(key for key in data_files(model) if key in there)
     refusal = ""
     if keys and folder != Path(os.path.realpath(given.parent)):
         refusal = (
@@ -133,7 +137,8 @@ def _is_free(model: Model, target: Path, key: str, own: frozenset[str]) -> bool:
         if os.path.lexists(at) and (at.is_symlink() or not at.is_dir()):
             return False
     file = target.parent / key
-    if file == target:
+    # A file that is missing beside the model is not made there: it would be taken for the one that was lost.
+    if file == target or (model.folder is not None and not os.path.lexists(model.folder / key)):
         return False
     if not os.path.lexists(file):
         return True

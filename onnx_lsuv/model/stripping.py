@@ -44,7 +44,9 @@ def without_payloads(model: Model, bare: Mapping[Site, Sequence[int]]) -> Model:
             made = AttributeProto(name="value", type=AttributeProto.TENSOR, t=tensor, doc_string=attribute.doc_string)
             (span,) = find(model._tree, site)
             edits.append(Edit(span.start, span.end, (made.SerializeToString(),), span))
-    return respliced(replace(model, values=MappingProxyType(values)), edits)
+    return respliced(
+        replace(model, values=MappingProxyType(values), absent=MappingProxyType({}), _searched=False), edits
+    )
 
 
 def _without(model: Model, site: Site) -> list[Edit]:

@@ -19,7 +19,7 @@ from onnx_lsuv.model.arrays import Array, decode, dtype_of, from_raw, shape_of
 from onnx_lsuv.model.external import DataLocation, extent, location_of, open_data
 from onnx_lsuv.model.loading import Model
 from onnx_lsuv.model.opening import release, whole
-from onnx_lsuv.model.payload import has_payload
+from onnx_lsuv.model.payload import has_payload, payload_of
 from onnx_lsuv.model.sites import SCHEMA, Site, Step
 from onnx_lsuv.model.wire import Span, Tree, find
 
@@ -127,6 +127,18 @@ def check(model: Model, site: Site) -> None:
         extent(data, len(view), where)
 
 
+def is_bare(model: Model, site: Site) -> bool:
+    """Whether the model's bytes lack the payload of the tensor at `site`, whose dims promise one."""
+    here = message(model, site)
+    if not isinstance(here, TensorProto) or here.data_location == TensorProto.EXTERNAL or has_payload(here):
+        return False
+    if site in model._added:
+        return False
+    if model._bare:
+        return True
+    return 0 not in here.dims and not payload_of(model._tree.view, spans_of(model, site), here.data_type)[2]
+
+
 def _refuse_segments(tensor: TensorProto, where: str) -> None:
     if tensor.HasField("segment"):
         raise ModelError(f"{where} is stored in segments, which nothing supports; export the model again")
@@ -181,7 +193,8 @@ def with_values(model: Model, values: Mapping[Site, Array]) -> Model:
             )
         merged[site] = value.astype(dtype, copy=False).view()
         merged[site].flags.writeable = False
-    return replace(model, values=MappingProxyType(merged))
+    absent = {site: how for site, how in model.absent.items() if site not in values}
+    return replace(model, values=MappingProxyType(merged), absent=absent)
 
 
 def form_of(model: Model, site: Site) -> tuple[np.dtype[Any], tuple[int, ...] | None]:

@@ -28,6 +28,7 @@ import onnx
 
 from onnx_lsuv.errors import OutputError, UsageError, quote
 from onnx_lsuv.model import sites
+from onnx_lsuv.model.absent import check_whole
 from onnx_lsuv.model.arrays import Array, to_raw
 from onnx_lsuv.model.atomic import Staging, staging
 from onnx_lsuv.model.edits import promoted
@@ -77,6 +78,7 @@ def save_weights(model: Model, path: str | os.PathLike[str], *, force: bool = Fa
 
 def stage_weights(staged: Staging, model: Model, path: str | os.PathLike[str]) -> Path:
     """Write the file of `save_weights`, which is put into place with all others; return where."""
+    check_whole(model)
     return _staged(staged, _entries(model), path, read_by(model))
 
 

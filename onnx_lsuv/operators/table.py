@@ -254,6 +254,11 @@ _FAMILIES = {
     "*:QGemm*": "quantised",
     "*:QMoE*": "quantised",
     "*nchwc:Conv": "layout",
+    "com.microsoft:*Grad": "training",
+    "com.microsoft:*Optimizer*": "training",
+    "com.microsoft:InPlaceAccumulator*": "training",
+    "com.microsoft:YieldOp": "training",
+    "ai.onnx.preview.training:*": "training",
     "ai.onnx.ml:Linear*": "attribute",
     "ai.onnx.ml:SVM*": "attribute",
 }

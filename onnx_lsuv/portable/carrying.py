@@ -7,6 +7,7 @@ from dataclasses import replace
 from glob import escape
 from pathlib import Path
 
+from onnx_lsuv.architecture import complete
 from onnx_lsuv.batches import Batches, Data
 from onnx_lsuv.errors import ModelError, UsageError
 from onnx_lsuv.layers import Layer, Plan
@@ -58,6 +59,7 @@ def make_portable(
     if isinstance(model, Result):
         model = model.model  # that it is whole was seen when it was planned
     else:
+        model = complete(model)
         expand(model)
     form = rewrite(model, memory=budget, scratch=scratch)
     if batches is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from onnx_lsuv.lsuv.scratch import Scratch
@@ -76,4 +76,5 @@ def rewrite(model: Model, *, memory: int | None = None, scratch: Path | None = N
             "The file's own training graphs (training_info) stay as they are, and may not fit its parameters any more."
         )
     new, origins = close_draft(draft)
+    new = replace(new, absent={site: model.absent[home] for site, home in origins.items() if home in model.absent})
     return Portable(new, tuple(draft.steps), tuple(draft.notes), origins)

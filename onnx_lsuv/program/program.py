@@ -122,6 +122,10 @@ class Program:
         """The version of ONNX's own operator set."""
         return self.opsets[""]
 
+    def is_absent(self, name: str) -> bool:
+        """Say whether a constant waits for values: the file has none of it."""
+        return name in self.constants and self.constants[name].site in self.model.absent
+
     def walk(self) -> Iterator[Node]:
         """Yield every node of every scope in the order of execution."""
         return walk(self.body)

@@ -180,7 +180,8 @@ def _source(source: Mapping[str, Any]) -> str:
 def _change(row: Change) -> str:
     scope = "" if row.scope == "main" else f" in {code(row.scope)}"
     parted = "" if row.parted_from is None else f" (parted from {code(row.parted_from)})"
-    return code(row.tensor) + scope + (" (became an initializer)" if row.became_initializer else "") + parted
+    moved = " (became an initializer)" if row.became_initializer else ""
+    return code(row.tensor) + scope + moved + parted + (" (had no values)" if row.absent else "")
 
 
 def _setting(value: Any) -> str:

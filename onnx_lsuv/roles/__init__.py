@@ -9,6 +9,7 @@
     tables         ... ... the std that embeddings start with, by what they are added to
     zeros          ... ... which scales of zero stay
     table          ... every other constant: its role, what tells it, that it is kept
+    absent         ... how constants without values start
     reachability   ... ... what lies before and after layers
     values         ... ... what values tell
     prepared       which inputs the graph prepares itself

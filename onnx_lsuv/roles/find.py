@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnx_lsuv.program.program import Program
+from onnx_lsuv.roles.absent import find_starts
 from onnx_lsuv.roles.biases import Biases, find_biases
 from onnx_lsuv.roles.fixed import weight_transform
 from onnx_lsuv.roles.norms import Norm, changing, find_norms
@@ -68,6 +69,10 @@ def find_roles(
     norms, kept = changing(program, writable, table.keys(), patterns, recalibrate=recalibrate)
     table |= {name: Role("statistics", "norm", "calibrated") for norm in norms for name in (norm.mean, norm.var)}
     stored = tuple(norm for norm in writable if norm not in norms)
+    if program.model.absent:
+        starts = find_starts(program, products, skipped, norms, table)
+        parameters = replace(parameters, fresh=(*parameters.fresh, *starts))
+        table |= {each.constant: Role(each.role, each.evidence, "fresh") for each in starts}
     known = _of_products(left, "kept") | {
         product.source.constant: Role("fixed", what)
         for product in left

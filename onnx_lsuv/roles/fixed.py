@@ -46,7 +46,7 @@ def weight_transform(program: Program, source: Source) -> str:
     """Return which fixed transform a weight is, as its layer sees it; "" where its values cannot be read, or are many
     constants' or computed.
     """
-    made = [program.constants[name].origin == "ConstantOfShape" for name in source.constants]
+    made = [program.constants[n].origin == "ConstantOfShape" or program.is_absent(n) for n in source.constants]
     if any(made) or len(made) > 1 or source.computed or source.rounding:
         return ""
     found = ""

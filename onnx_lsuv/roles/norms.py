@@ -84,10 +84,12 @@ def changing(
     names = {norm: (norm.node.label, label[norm.mean], label[norm.var]) for norm in norms}
     barred = {norm.mean for norm in norms if patterns.excluded(*names[norm])}
     free = [norm for norm in norms if norm.mean not in barred]
+    # There is nothing that they could keep.
+    absent = {norm.mean for norm in free if program.is_absent(norm.mean) or program.is_absent(norm.var)}
     written: set[str] = set()
     while True:
         values = after(program, changed | written)
-        hit = [norm for norm in free if recalibrate or norm.node.inputs[0] in values]
+        hit = [norm for norm in free if recalibrate or norm.node.inputs[0] in values or norm.mean in absent]
         found = {name for norm in hit for name in (norm.mean, norm.var)}
         # What one of several norms sets changes what comes after the others.
         if found <= written:

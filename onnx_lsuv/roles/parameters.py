@@ -43,7 +43,8 @@ class Parameter:
     constant: str
     role: str  # "scale", "bias", "slope", "state" or "embedding"
     evidence: str  # "operand", "norm" or "place"
-    std: float | None  # of normal numbers; None: all values are VALUES[role]
+    std: float | None  # of normal numbers; None: all are `value`
+    value: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,24 +78,22 @@ def find_parameters(
     labels, nodes = {each.weight for each in excluded}, {each.node for each in excluded}
     fresh: list[Parameter] = []
     tied, zeros, kept, settled = set[str](), dict[str, None](), list[str](), list[str]()
-
-    def passes(node: Node, position: int) -> bool:
-        return position == 0 and (of(node).move in MOVES or (node.op == "Gather" and node in program.static))
-
     for constant in program.constants.values():
         if constant.name in handled or constant.elem_type not in FLOAT_TYPES or not constant.size:
             continue
+        if program.is_absent(constant.name):
+            continue  # see `absent`
         if constant.site is None or constant.label in labels:
             continue
-        uses = tuple(program.readers(constant.name, passes))
+        uses = readers_of(program, constant.name)
         if not all(wanted(node.label if node else "", constant.label) for node, _ in uses):
             continue
         if any(node and not nodes.isdisjoint((node, *_linear_before(reachability, node))) for node, _ in uses):
             continue  # the bias of a layer that is excluded by its weight's name
         found = dict(_role(reachability, constant, *use) for use in uses)
-        role = _agreed(constant, found.keys())
+        role = agreed(constant, found.keys())
         if role and writable(constant) and (constant.origin != "ConstantOfShape" or constant.scope == "main"):
-            fresh.append(Parameter(constant.name, role, found[role], None))
+            fresh.append(Parameter(constant.name, role, found[role], None, VALUES.get(role, 0.0)))
             if "weight" in found:
                 tied.add(constant.name)
             ends_branch = all(node and leads_to_add(program, node.outputs[0]) for node, _ in uses)
@@ -111,7 +110,16 @@ def find_parameters(
     return Parameters(tuple(fresh), tuple(kept), tuple(filter(stay.__contains__, zeros)), tuple(settled))
 
 
-def _agreed(constant: Constant, roles: Set[str]) -> str:
+def readers_of(program: Program, name: str) -> tuple[tuple[Node | None, int], ...]:
+    """Return who reads a parameter in the end."""
+
+    def passes(node: Node, position: int) -> bool:
+        return position == 0 and (of(node).move in MOVES or (node.op == "Gather" and node in program.static))
+
+    return tuple(program.readers(name, passes))
+
+
+def agreed(constant: Constant, roles: Set[str]) -> str:
     """Return the one role of a constant, "" for none; a table may be a layer's weight too."""
     if roles == {"embedding"} or (roles == {"embedding", "weight"} and len(constant.dims) == 2):
         return "embedding"
