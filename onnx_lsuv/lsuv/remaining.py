@@ -63,7 +63,8 @@ def _causes(plan: Plan) -> dict[str, str]:
     """Return why constants stay, by their names or labels."""
     found = {each.weight: each.detail for each in plan.skipped if each.weight}
     for each in plan.kept_statistics:
-        found |= dict.fromkeys(each.node.inputs[3:5], each.detail)
+        cure = "; --recalibrate sets it from the data" if each.reason == "unchanged" else ""
+        found |= dict.fromkeys(each.node.inputs[3:5], each.detail + cure)
     return found | dict.fromkeys(plan.parameters.kept, DOUBT)
 
 

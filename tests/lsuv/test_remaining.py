@@ -242,7 +242,8 @@ def test_statistics_of_the_input_stay_unless_asked() -> None:
     tensors = {"s": normal(3), "t": normal(3), "m": normal(3), "v": normal(3) ** 2 + 0.3, "w": normal(4, 3, 1, 1)}
     batch = {"x": normal(64, 3, 4, 4)}
     result, _ = restart(parse(text, tensors), batch)
-    assert left(result) == dict.fromkeys(("m", "v"), "no changed weight lies before it")
+    cause = "no changed weight lies before it; --recalibrate sets it from the data"
+    assert left(result) == dict.fromkeys(("m", "v"), cause)
     assert restart(parse(text, tensors), batch, recalibrate=True)[0].good
     # As somebody wrote them down they prepare the input.
     written = tensors | {"m": np.array([104, 117, 123], np.float32), "v": np.ones(3, np.float32)}
