@@ -96,7 +96,7 @@ def measure(
 
 
 def _check_layers(plan: Plan, like: Result | None) -> None:
-    """Raise ModelError where a layer or values are missing, UsageError where the rows of a result are for other layers."""
+    """Raise ModelError where a layer or values are missing, UsageError where rows are those of other layers."""
     check_whole(plan.program.model)
     if like is None:
         require_layers(plan, "measure")

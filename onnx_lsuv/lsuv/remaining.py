@@ -8,7 +8,8 @@ tensor counts as remaining.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Set
+from collections.abc import Callable, Collection, Iterator, Set
+from functools import partial
 
 import numpy as np
 from onnx import FunctionProto, NodeProto, SparseTensorProto, TensorProto, TrainingInfoProto
@@ -54,15 +55,16 @@ def remaining(plan: Plan, settings: Settings, new: Collection[str]) -> tuple[Rem
             cause = causes.get(constant.name) or causes.get(constant.label) or _cause(constant, settings)
             used = constant.name in program.consumers or constant.name in program.exits
             found.append(Remaining(constant.label, constant.scope, cause if used else "nothing reads it"))
-    sites = {constant.site for constant in program.constants.values()}
-    return (*found, *(each for site, each in _beside(program.model) if site not in sites))
+    sites = {constant.site for constant in program.constants.values() if constant.site}
+    return (*found, *_beside(program.model, sites))
 
 
 def _causes(plan: Plan) -> dict[str, str]:
     """Return why constants stay, by their names or labels."""
     found = {each.weight: each.detail for each in plan.skipped if each.weight}
     for each in plan.kept_statistics:
-        found |= dict.fromkeys(each.node.inputs[3:5], each.detail)
+        cure = "; --recalibrate sets it from the data" if each.reason == "unchanged" else ""
+        found |= dict.fromkeys(each.node.inputs[3:5], each.detail + cure)
     return found | dict.fromkeys(plan.parameters.kept, DOUBT)
 
 
@@ -84,13 +86,18 @@ def _may_learn(program: Program, constant: Constant, coded: Set[Node]) -> bool:
     )
     if not (codes or constant.elem_type in _WIDE) or constant.size <= codes:
         return False
+    return _tell(lambda: stored(program, constant.name))
+
+
+def _tell(values: Callable[[], Array]) -> bool:
+    """Say whether values differ from each other and are not computed; those that cannot be read may."""
     try:
-        return _differs(stored(program, constant.name))
-    except ModelError:  # what cannot be read is no less in the file
+        return _differ(values())
+    except ModelError:
         return True
 
 
-def _differs(values: Array) -> bool:
+def _differ(values: Array) -> bool:
     """Say whether values are not all alike, and not computed."""
     if values.dtype.kind in "fV" and values.dtype.itemsize > 1:
         return not is_computed(values)
@@ -111,17 +118,18 @@ def _parts(plan: Plan) -> set[str]:
     return {name for name, marks in used.items() if not marks.all()}
 
 
-def _beside(model: Model) -> Iterator[tuple[Site, Remaining]]:
-    """Yield the tensors, and lists of numbers in attributes, with their sites, that may have been learned."""
+def _beside(model: Model, known: Set[Site]) -> Iterator[Remaining]:
+    """Yield the tensors at other sites, and what attributes hold, that may have been learned."""
     for site, tensor in tensors(model.proto):
         size = math.prod(tensor.dims)
-        if tensor.data_type in _WIDE | _CODES and size > 1 and _differs(read(model, site)):
-            yield site, _unread(model, site, tensor.name)
+        counts = site not in known and tensor.data_type in _WIDE | _CODES and size > 1
+        if counts and _tell(partial(read, model, site)):
+            yield _unread(model, site, tensor.name)
     for site, node in nodes(model.proto):
         for attribute in node.attribute if node.domain not in DEFAULT_DOMAINS else ():
             # A blob may be weights in a form that one runtime alone reads.
-            if len(attribute.s) > _BLOB or _differs(np.array(attribute.floats or [0], np.float32)):
-                yield site, _unread(model, site, "")
+            if len(attribute.s) > _BLOB or _differ(np.array(attribute.floats or [0], np.float32)):
+                yield _unread(model, site, "")
 
 
 def _unread(model: Model, site: Site, name: str) -> Remaining:

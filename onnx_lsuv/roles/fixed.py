@@ -7,6 +7,7 @@
     kernel, Haar           windowed sinc are too ("symmetric filters")
     one-hot selection      one 1 a row, other than a unit matrix, or at several places of a kernel
     colour matrix          the published ones, rows in any scale
+    ramp                   one row that grows evenly, as for the mean over the bins of a detector's distances
 
 Zeros, one constant, unit matrices and deltas at one place of a kernel are usual starts, so they are no transforms. A
 small sample decides in all but the rarest cases; only where that fits is the whole looked at.
@@ -63,7 +64,13 @@ def fixed_transform(values: Array) -> str:
         return ""
     if values.size < _MIN:
         return "colour matrix" if values.size == 3 and _is_colour(_float(values)) else ""
-    found = _one_hot(values) or _sinusoids(values, tolerance) or _kernels(values, tolerance) or _bank(values)
+    found = (
+        _ramp(values, tolerance)
+        or _one_hot(values)
+        or _sinusoids(values, tolerance)
+        or _kernels(values, tolerance)
+        or _bank(values)
+    )
     if not found and values.size == _MIN and _is_colour(_float(values)):
         return "colour matrix"
     return found
@@ -78,6 +85,14 @@ def _matrices(values: Array) -> Iterator[Array]:
     matrix = values.reshape(len(values), -1) if len(values) > 1 else values.reshape(-1, values.shape[-1])
     yield matrix
     yield matrix.T
+
+
+def _ramp(values: Array, tolerance: float) -> str:
+    if values.size != max(values.shape):
+        return ""
+    steps = np.diff(_float(values.reshape(-1)))
+    even = np.abs(steps - steps[0]) <= 2 * tolerance * np.abs(_float(values)).max()
+    return "ramp" if even.all() and len(steps) * abs(steps[0]) > 0.1 * np.abs(_float(values)).max() else ""
 
 
 # ----------------------------------------------------------------------------------------------------------- sinusoids

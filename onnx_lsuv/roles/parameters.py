@@ -1,17 +1,17 @@
 """Which constants beside the layers' are trained parameters, and how each of them usually starts.
 
     scale      of a norm, or of channels in the middle of a network     1
-    bias       of a norm, of a layer, or standing free                  0
+    bias       of a norm, of a layer, of attention, or standing free    0
     slope      of a PRelu                                               0.25
     state      a recurrent layer's first state                          0
     embedding  a table that indices of the data look up, an added
-               position embedding, a joined token                       normal, of the std that `tables` says
+               position embedding, a token that is joined or masked in  normal, of the std that `tables` says
 
 An ONNX file does not say what is trained. An operand of a norm, a PRelu or a layer is a parameter by its place. One of
-a plain Add, Mul, Gather or Concat is taken for one only where a layer comes before and after it, so that neither what
-prepares the input nor what decodes the output counts; and not if its values show that somebody computed them: numbers
-in steps of one half (masks, grids, strides), sinusoids and ramps, a single number that is short. What is left in doubt
-is kept, and named.
+a plain Add, Mul, Gather, Concat or Where is taken for one only where a layer comes before and after it, so that neither
+what prepares the input nor what decodes the output counts; and not if its values show that somebody computed them:
+numbers in steps of one half (masks, grids, strides), sinusoids, ramps and windows, a single number that is short. What
+is left in doubt is kept, and named.
 """
 
 from __future__ import annotations
@@ -183,32 +183,38 @@ def _role_by_place(reachability: Reachability, constant: Constant, node: Node, p
             return "bias"
         if axes == 1:
             return "bias" if learned and leads else ""
-        if learned and axes > 1 and _is_attention_bias(program, constant, node):
-            return "bias"
+        if learned and leads and axes > 1 and _adds_to_attention(program, node):
+            return _attention_bias(program, constant)
     last = len(constant.dims) - 1
     joined = kind == "Concat" and last > 1 and learned and node.attributes.integer("axis", 0) not in (-1, last)
-    masked = kind == "Where" and axes and node.inputs[3 - position] in reachability.learned
+    masked = kind == "Where" and axes and position and node.inputs[3 - position] in reachability.learned
     if not (joined or masked or (kind == "Add" and axes > 1)) or constant.dims[-1] < _WIDTH_MIN:
         return ""
     return "embedding" if reachability.leads_to_width(node.outputs[0], constant.dims) else ""
 
 
-def _is_attention_bias(program: Program, constant: Constant, add: Node) -> bool:
-    """Say whether a constant is added to the logits of attention, and is no slope times a distance for each head.
-
-    A table that positions look up becomes one, where an exporter folds the look-up.
-    """
+def _adds_to_attention(program: Program, add: Node) -> bool:
+    """Say whether a sum is the logits of attention, perhaps after masks."""
     readers = list(program.readers(add.outputs[0], lambda node, _: node.op == "Add" or of(node).move in MOVES))
-    if not readers or any(node is None or node.op != "Softmax" for node, _ in readers):
-        return False
+    return bool(readers) and all(node is not None and node.op == "Softmax" for node, _ in readers)
+
+
+def _attention_bias(program: Program, constant: Constant) -> str:
+    """Return "bias" for a table that positions look up, where an exporter folded the look-up; "setting" for a distance
+    times a slope for each head.
+    """
     dims = [d for d in constant.dims if d != 1]
+    if program.is_absent(constant.name):
+        return "bias"
     if len(dims) == 2 and dims[0] == dims[1]:
-        return False
+        return ""
     values = stored(program, constant.name).astype(np.float64)
-    heads = values.reshape(-1, dims[-1] if len(dims) == 2 else math.prod(dims[-2:]))
+    heads = values.reshape(-1, math.prod(dims[-2:])) if len(dims) > 2 else values.reshape(dims).T
     sizes = np.linalg.norm(heads, axis=1)
     along = np.abs(heads @ heads[sizes.argmax()]) / sizes.max(initial=1e-300)
-    return not np.allclose(along, sizes, rtol=1e-3)
+    if not np.allclose(along, sizes, rtol=1e-3):
+        return "bias"
+    return "" if np.allclose(sizes, sizes[0], rtol=1e-3) else "setting"
 
 
 def _is_bias_of(reachability: Reachability, constant: Constant, linear: Node) -> bool:

@@ -13,6 +13,7 @@ from onnx_lsuv.model import Array
 _LOOK, _COLUMNS, _FIT = 64, 4096, 1e-2
 _SAMPLE = 1 << 16
 _RULE_MIN = 6  # four equations for one unknown
+_WINDOW_MIN = 8  # four equations
 _LIST = 16  # channels of a picture, at most
 _LAGS = 16  # boxes of one place in a picture
 # By bytes of a number: what stores it; digits of one that is written down, and of what another is computed from; how
@@ -22,8 +23,8 @@ _PARTS = (1.0, *(part**power for part in (math.pi, math.log(2), math.log(10)) fo
 
 
 def is_computed(values: Array) -> bool:
-    """Say whether somebody computed these values: all alike, in steps of one half, not finite, sinusoids or ramps; or
-    wrote down the one that there is.
+    """Say whether somebody computed these values: all alike, in steps of one half, not finite, sinusoids, ramps or
+    windows; or wrote down the one that there is.
     """
     array = values.astype(np.float32) if values.dtype.itemsize == 2 else values
     flat = array.reshape(-1)
@@ -34,8 +35,16 @@ def is_computed(values: Array) -> bool:
     # What holds for all holds for the first, which are soon looked at.
     for part in (flat[:_SAMPLE], flat):
         if not (part * 2 == np.rint(part * 2)).all() and not (part == part[0]).all():
-            return any(length >= _RULE_MIN and _follows_rule(array, axis) for axis, length in enumerate(array.shape))
+            rules = [_follows_rule(array, axis) for axis, length in enumerate(array.shape) if length >= _RULE_MIN]
+            return any(rules) or (flat.size == max(array.shape) and _is_window(flat))
     return True
+
+
+def _is_window(vector: Array) -> bool:
+    """Say whether a vector is its own mirror image, the first number aside where it is periodic, as Hann's is."""
+    near = 0.2 * _FIT * np.ptp(vector)
+    mirrored = any((np.abs(each - each[::-1]) <= near).all() for each in (vector, vector[1:]))
+    return len(vector) >= _WINDOW_MIN and mirrored
 
 
 def is_listed(values: Array) -> bool:

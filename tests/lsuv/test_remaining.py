@@ -126,6 +126,51 @@ def test_random_models(draw: Callable[[int], Any], seed: int) -> None:
     assert result.good == (not result.remaining and all(row.good for row in result.layers))
 
 
+def trained_otherwise(before: ModelProto, after: ModelProto) -> ModelProto:
+    """Return a model with noise in the place of all that a restart changed, variances positive; zeros stay zeros."""
+    copy, rng, new = ModelProto(), np.random.default_rng(1), tensors(after)
+    copy.CopyFrom(before)
+    norms = [node for node in before.graph.node if node.op_type == "BatchNormalization"]
+    positive = {node.input[4] for node in norms}
+    for tensor in copy.graph.initializer:
+        old = numpy_helper.to_array(tensor)
+        if tensor.data_type not in FLOATS or np.array_equal(old, new["", tensor.name]):
+            continue
+        noise = 0.1 + 0.3 * rng.standard_normal(old.shape)
+        noise = np.where(old == 0, 0, np.abs(noise) if tensor.name in positive else noise)
+        tensor.CopyFrom(numpy_helper.from_array(noise.astype(old.dtype), tensor.name))
+    return copy
+
+
+def restarts_alike(model: ModelProto, batches: Any, **options: Any) -> None:
+    """Whatever was learned in what a restart changes, the restart is the same, tensor for tensor."""
+    result, after = restart(model, batches, **options)
+    other, again = restart(trained_otherwise(model, after), batches, **options)
+    assert other.remaining == result.remaining
+    assert {k: v.tobytes() for k, v in tensors(again).items()} == {k: v.tobytes() for k, v in tensors(after).items()}
+
+
+@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("draw", [random_case, control_case])
+def test_random_models_restart_alike(draw: Callable[[int], Any], seed: int) -> None:
+    case = draw(seed)
+    restarts_alike(case.model, case.batches)
+
+
+ALIKE = (
+    "microsoft_onnxruntime-genai__tiny-random-gpt2-fp32_past", "hf__hf_vit__dynamo", "hf__hf_convnext__ts",
+    "ort__hf_bert__ts__tfopt_bert", "torch__unet_convtranspose__dynamo", "torch__crnn_ocr__ts",
+    "oracle_tribuo__tinybert",
+)  # fmt: skip
+
+
+@pytest.mark.skipif(not ENTRIES, reason=ABSENT)
+@pytest.mark.parametrize("name", ALIKE)
+def test_real_models_restart_alike(name: str) -> None:
+    (entry,) = (each for each in ENTRIES if each["file"] == f"{name}.onnx")
+    restarts_alike(onnx.load(str(CORPUS / entry["file"])), batches_of(entry))
+
+
 @pytest.mark.parametrize("name", ["fitnet_digits", "mlp", "resnet_nonorm", "transformer"])
 def test_sample_models(name: str) -> None:
     path = Path(__file__).resolve().parents[2] / "sample_models" / f"{name}.onnx"
@@ -242,7 +287,8 @@ def test_statistics_of_the_input_stay_unless_asked() -> None:
     tensors = {"s": normal(3), "t": normal(3), "m": normal(3), "v": normal(3) ** 2 + 0.3, "w": normal(4, 3, 1, 1)}
     batch = {"x": normal(64, 3, 4, 4)}
     result, _ = restart(parse(text, tensors), batch)
-    assert left(result) == dict.fromkeys(("m", "v"), "no changed weight lies before it")
+    cause = "no changed weight lies before it; --recalibrate sets it from the data"
+    assert left(result) == dict.fromkeys(("m", "v"), cause)
     assert restart(parse(text, tensors), batch, recalibrate=True)[0].good
     # As somebody wrote them down they prepare the input.
     written = tensors | {"m": np.array([104, 117, 123], np.float32), "v": np.ones(3, np.float32)}

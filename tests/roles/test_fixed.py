@@ -111,6 +111,8 @@ BICUBIC = np.array([-0.0625, 0.5625, 0.5625, -0.0625])
 GAUSS = scipy.ndimage.gaussian_filter1d(np.eye(1, 9, 4)[0], 1.5)
 
 FOUND: dict[str, tuple[str, Array]] = {
+    "bins of YOLO's distances": ("ramp", np.arange(16.0).reshape(1, 16, 1, 1)),
+    "degrees, MatMul": ("ramp", np.arange(66.0)[:, None] * 3 - 99),
     "STFT 512, hann, Conv1d": ("DFT", stft(512)),
     "STFT 400, hamming, Conv1d": ("DFT", stft(400, "hamming")),
     "STFT 64, real part": ("DFT", stft(64)[:33]),

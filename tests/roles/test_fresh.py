@@ -499,6 +499,7 @@ def test_an_attention_bias_that_was_folded(lsuv: Lsuv, way: str, shape: tuple[in
     run = lsuv(model, {"x": normal(16, 9, 16)}, fresh=True)
     if kind == "slopes":
         assert run.changed == {"w", "u"}
+        assert not kept(run)
     else:
         assert run.changed == {"w", "u", "bias"}
         all_equal(run, "bias", 0)

@@ -34,12 +34,22 @@ def test_numbers_that_were_learned(dtype: type) -> None:
 
 def test_a_vector_that_training_moved_a_little_is_no_ramp() -> None:
     rng = np.random.default_rng(0)
-    for size in (6, 16, 64, 1000):
-        for far in (1e-1, 1e-3, 1e-5):
+    for size in (6, 8, 8, 8, 9, 16, 64, 1000):
+        for far in (1e-1, 1e-3, 5e-4, 3e-4, 1e-5):
             assert not is_computed((1 + far * rng.standard_normal(size)).astype(np.float32))
             assert not is_computed((1 + far * rng.standard_normal((size, size))).astype(np.float32))
     assert is_computed(np.linspace(0.3, 1.7, 16, dtype=np.float32))
     assert is_computed(np.linspace(100, 101.3, 16, dtype=np.float32))
+
+
+def test_windows_are_computed() -> None:
+    for size in (8, 16, 33, 400):
+        angles = 2 * np.pi * np.arange(size) / size
+        for window in (np.hanning(size), np.hamming(size), np.kaiser(size, 8), 0.5 - 0.5 * np.cos(angles)):
+            assert is_computed(window.astype(np.float32))
+            assert is_computed(window.astype(np.float16).reshape(size, 1, 1))
+        trained = np.random.default_rng(size).standard_normal((100, size)).astype(np.float16)
+        assert not any(map(is_computed, trained))
 
 
 def boxes(cells: int, sizes: int, rng: np.random.Generator) -> NDArray[np.float32]:
