@@ -27,7 +27,7 @@ def verdict(result: Result) -> str:
     if missed:
         return f"{missed} of {layers} missed the std wanted."
     if not n:
-        return "No layer was found."
+        return f"No layer was {'chosen' if result.settings.include or result.settings.exclude else 'found'}."
     if states["found"] == n:
         return f"{layers} found; nothing was run."
     if states["ok"] == n:
