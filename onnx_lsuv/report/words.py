@@ -42,7 +42,7 @@ def _of_layers(result: Result) -> str:
     if missed:
         return f"{missed} of {layers} missed the std wanted."
     if not n:
-        return "No layer was found."
+        return f"No layer was {'chosen' if result.settings.include or result.settings.exclude else 'found'}."
     if states["found"] == n:
         return f"{layers} found; nothing was run."
     if states["ok"] == n:

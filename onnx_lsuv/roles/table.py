@@ -120,11 +120,11 @@ def _judge(reachability: Reachability, constant: Constant, found: dict[str, str]
         return Role("weight", "product") if "weight" in found else Role("setting", "type")
     role = next((role for role in ROLES if role in found), "")
     if role and role != "setting":
-        if found[role] in ("place", "factor") and _tells(program, constant):
+        if found[role] in ("place", "factor") and constant.size > 1 and _tells(program, constant):
             return Role("fixed", "values")
         evidence = "product" if found[role] == "factor" else _WORDS.get(role, found[role])
         return _renamed(program, constant.name, Role(role, evidence))
-    if role or (constant.size <= 1 and _looks_computed(program, constant)):
+    if role or not constant.size or (constant.size == 1 and _tells(program, constant)):
         return Role("setting", found.get(role, "number"))
     if not readers:
         return Role("unknown", "unused")
@@ -154,16 +154,14 @@ def _seen_by(reachability: Reachability, constant: Constant, node: Node | None, 
 
 
 def _tells(program: Program, constant: Constant) -> bool:
-    """Say whether the values of a constant show that somebody computed them; all alike they may be a start."""
-    return _looks_computed(program, constant) and not is_alike(stored(program, constant.name))
-
-
-def _looks_computed(program: Program, constant: Constant) -> bool:
+    """Say whether the values of a constant show that somebody computed them; several that are alike may be a start."""
     if not constant.size:
-        return True
+        return False
     with suppress(ModelError):  # what is missing is missed where it is needed
         values = stored(program, constant.name)
         rows = values.reshape(-1, values.shape[-1])[:_ROWS] if values.ndim > 1 else values
+        if rows.size > 1 and is_alike(rows):
+            return False
         return is_computed(rows) and (rows.size == values.size or is_computed(values))
     return False
 

@@ -22,7 +22,7 @@ from onnx_lsuv.model import atomic, targets
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX files and streams")
 X = ["-d", "x.npy"]
-EVERY = ["--report", "r.html", "--report", "r.json", "--weights-out", "w.npz"]
+EVERY = ["--report", "r.html", "--report", "r.json", "--weights-out", "w.npz", "--params-out", "p.json"]
 
 
 @pytest.fixture
@@ -361,7 +361,7 @@ def test_no_file_stays_where_the_result_cannot_be_printed(here: Path, more: list
 def test_a_reader_that_has_seen_enough_is_no_error(here: Path) -> None:
     before = set(snapshot(here))
     assert shell("CMD | true", "m.onnx", *X, *EVERY) == (0, "")
-    assert set(snapshot(here)) - before == {"m.lsuv.onnx", "r.html", "r.json", "w.npz"}
+    assert set(snapshot(here)) - before == {"m.lsuv.onnx", "r.html", "r.json", "w.npz", "p.json"}
     assert shell("CMD | true", "m.onnx", *X, "--check")[0] == 1
     for arguments in (["--help"], ["--version"], ["m.onnx", "--dry-run"], ["m.onnx", "--dry-run", "--format", "json"]):
         assert shell("CMD | true", *arguments) == (0, "")

@@ -92,6 +92,8 @@ def test_markdown_leaves_out_what_was_not_done(result: Result) -> None:
     assert cells(as_markdown(planned, {}))[0] == ["layer", "op", "weight", "shape", "status"]
     head, fold, table, end = as_markdown(replace(planned, layers=(), skipped=()), {}).split("\n\n")[1:]
     assert head == "**No layer was found.**"
+    chosen = replace(planned, layers=(), settings=onnx_lsuv.Settings(include=("norm",)))
+    assert "**No layer was chosen.**" in as_markdown(chosen, {})
     assert fold == "<details><summary>Constants: 2 weight (drawn)</summary>"
     assert cells(table)[1:] == [
         ["w", "8x16", "weight", "product", "drawn"],

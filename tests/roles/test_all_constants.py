@@ -141,6 +141,12 @@ CASES = {
         },
         {"gamma": ("scale", "norm", "kept"), "beta": ("shift", "norm", "kept")},
     ),
+    "a bias of one output": (
+        """(float[N,8] x) => (float y) {
+        a = MatMul(x, w) b = Add(a, one) r = Relu(b) c = Mul(a, r) y = MatMul(c, u) }""",
+        {"w": normal(8, 1), "one": np.float32([0.5]), "u": normal(1, 4)},
+        {"one": ("bias", "place", "kept")},
+    ),
     "what has no values": (
         """(float[N,0] x, int64[K] i) => (float y) {
         h = Gather(t, i) m = Mul(x, s) a = MatMul(m, w) n = Add(a, h) k = Mul(n, g) y = MatMul(k, u) }""",

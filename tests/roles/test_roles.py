@@ -77,6 +77,7 @@ def test_of_a_large_table_a_few_rows_are_looked_at() -> None:
     whole = np.concatenate([np.rint(normal(100, 16)), normal(900, 16)])
     for table, expected in (
         (normal(5000, 16), ("embedding", "place", [(64, 16)])),
+        (np.concatenate([np.zeros((100, 16), np.float32), normal(900, 16)]), ("embedding", "place", [])),  # padding
         # The first rows look computed, so that all is looked at.
         (whole, ("embedding", "place", [(64, 16), (1000, 16)])),
         (np.eye(200, 16, dtype=np.float32), ("fixed", "values", [(64, 16), (200, 16)])),
