@@ -66,8 +66,7 @@ def part(
             }
             found = find(expand(new), copies)
             return replace(
-                _explained(found, needs.plan),
-                parting=Parting(model, copies, *_left(found, list(shared_constants(new)))),
+                _explained(found, needs.plan), parting=Parting(model, copies, *_left(found, shared_constants(new)))
             )
     return replace(plan, parting=Parting(model, {}, *_left(plan, shared)))
 
@@ -108,7 +107,14 @@ def _may_differ(plan: Plan, constant: Constant, shared: Shared) -> bool:
 def _merged_matrices(plan: Plan, shared: Sequence[Shared]) -> list[Shared]:
     """Return the weights that readers of several names have."""
     drawn = {plan.program.constants[name].site for layer in plan.layers for name in layer.source.touched}
-    return [each for each in shared if each.site in drawn and _differs(each)]
+    return [each for each in shared if each.site in drawn and _differs(each) and not _is_named_late(each)]
+
+
+def _is_named_late(shared: Shared) -> bool:
+    """Say whether a tensor has the name of a later reader: of tied parameters torch.export keeps the last one's."""
+    modules = [reading.module for reading in shared.readings]
+    own = shared.label.rpartition(".")[0]
+    return own in modules and own != modules[0]
 
 
 def _differs(shared: Shared) -> bool:

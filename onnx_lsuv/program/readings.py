@@ -9,7 +9,7 @@ its tensors are named after the first of them (`net/dense/MatMul/ReadVariableOp:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
@@ -127,11 +127,12 @@ class _Uses:
         return str(around if own[:1].isupper() and not is_call else node.name)
 
 
-def shared_constants(model: Model) -> Iterator[Shared]:
-    """Yield the floating-point constants of graphs that are read in several places, or by another name."""
+def shared_constants(model: Model) -> list[Shared]:
+    """Return the floating-point constants of graphs that are read in several places, or by another name."""
     proto: ModelProto = model.proto
     uses = _Uses({(each.domain, each.name, each.overload): each for each in proto.functions})
     uses.graph(proto.graph, sites.MAIN_GRAPH, {})
+    found = []
     for site, (label, graph) in uses.labels.items():
         if len(uses.readers.get(site, ())) + (site in uses.exits) < 2 or not _holds(model, graph):
             continue
@@ -140,7 +141,19 @@ def shared_constants(model: Model) -> Iterator[Shared]:
         modules = {each.module for each in readings}
         if not any(module and label.startswith(f"{module}/") for module in modules):  # Keras numbers its layers so
             readings = [replace(each, module=_called_first(each.module, modules)) for each in readings]
-        yield Shared(label, site, graph, tuple(readings), site in uses.exits)
+        found.append(Shared(label, site, graph, tuple(readings), site in uses.exits))
+    # TorchScript's exporter hands on by an Identity what it merges: what is read directly in such a file is tied.
+    if any(reading.alias and reading.module.startswith("/") for each in found for reading in each.readings):
+        return [replace(each, readings=_read_directly(each.readings)) for each in found]
+    return found
+
+
+def _read_directly(readings: Sequence[Reading]) -> tuple[Reading, ...]:
+    """Return readings of which those by no other name are of the first such module."""
+    first = next((each.module for each in readings if not each.alias), "")
+    return tuple(
+        each if each.alias or not each.module.startswith("/") else replace(each, module=first) for each in readings
+    )
 
 
 def _holds(model: Model, graph: Site) -> bool:

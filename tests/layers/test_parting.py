@@ -382,6 +382,39 @@ def test_keras_numbers_its_layers(lsuv: Lsuv, names: tuple[str, ...], weights: i
     ]
 
 
+def test_what_torchscript_hands_on_was_merged_and_what_is_read_directly_is_tied(lsuv: Lsuv) -> None:
+    model = parse(
+        f"""{HEAD} g (float[N,8] x) => (float y) {{ c_weight = Identity(a_weight)
+            h = MatMul(x, a_weight) r = Relu(h) k = MatMul(r, a_weight) s = Relu(k) y = MatMul(s, c_weight) }}""",
+        {"a_weight": normal(8, 8)},
+    )
+    model.graph.initializer[0].name = "a.weight"
+    for node in model.graph.node:
+        node.input[:] = [name.replace("_weight", ".weight") for name in node.input]
+        node.output[:] = [name.replace("_weight", ".weight") for name in node.output]
+    for node, name in zip((n for n in model.graph.node if n.op_type == "MatMul"), "abc", strict=True):
+        node.name = f"/{name}/MatMul"
+    run = lsuv(model, {"x": normal(64, 8)}, untie=True)
+    assert copies(run) == {"c.weight": "a.weight"}
+    assert [(row.weight, row.status) for row in run.result.layers] == [
+        ("a.weight", "ok"),
+        ("a.weight", "shared"),
+        ("c.weight", "ok"),
+    ]
+
+
+def test_tied_parameters_have_the_last_name_in_pytorch(lsuv: Lsuv) -> None:
+    for label, weights in (("layers.0.fc.weight", 2), ("layers.1.fc.weight", 1)):
+        model = blocks("", "")
+        model.graph.initializer[2].name = label
+        for i, node in enumerate(n for n in model.graph.node if n.op_type == "MatMul"):
+            node.input[1] = label
+            node.metadata_props.add(key="pkg.torch.onnx.name_scopes", value=f"['', 'layers.{i}.fc', 'linear_{i}']")
+        run = lsuv(model, {"x": normal(64, 8)}, untie=True)
+        assert len({row.weight for row in run.result.layers}) == weights
+        assert any("left so" in note for note in run.result.notes) == (weights == 1)
+
+
 def test_a_table_that_is_the_head_too_is_never_parted(lsuv: Lsuv) -> None:
     model = parse(
         f"""{HEAD} g (int64[N,4] x) => (float y) {{
