@@ -24,8 +24,7 @@ from torch.utils import _pytree as pytree
 from onnx_lsuv.errors import ModelError, UsageError, listing
 from onnx_lsuv.lsuv import Result, Settings, initialize
 from onnx_lsuv.lsuv.settings import Choices
-from onnx_lsuv.model import Array, Model, from_proto, load
-from onnx_lsuv.model.values import data_file, externals, label
+from onnx_lsuv.model import Array, Model, from_proto, load, map_files
 from onnx_lsuv.modules import state_dict
 from onnx_lsuv.runtime import Device
 
@@ -95,10 +94,7 @@ def _exported(module: torch.nn.Module, given: Any) -> Model:
     with TemporaryDirectory(prefix="onnx-lsuv-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "module.onnx"
         program.save(path, external_data=True)
-        model = load(path)
-        for site, data in externals(model).items():
-            data_file(model, data.file, label(model, site))  # mapped, it stays when its name is gone
-        return model
+        return map_files(load(path))
 
 
 @contextmanager

@@ -41,7 +41,7 @@ from onnx_lsuv.model.saving import load_staged, outputs_of, save, stage, to_byte
 from onnx_lsuv.model.sites import Site, Step, function_of
 from onnx_lsuv.model.stripping import without_payloads
 from onnx_lsuv.model.targets import Output, check_outputs, read_by
-from onnx_lsuv.model.values import check, fill, let_go, message, nodes, read, rewritten, tensors, with_values
+from onnx_lsuv.model.values import check, fill, let_go, map_files, message, nodes, read, rewritten, tensors, with_values
 from onnx_lsuv.model.weights import DTYPES, FLOATS, WEIGHTS, check_weights, save_weights, stage_arrays, stage_weights
 from onnx_lsuv.model.wire import HOLLOW_BYTES
 
@@ -74,6 +74,7 @@ __all__ = [
     "let_go",
     "load",
     "load_staged",
+    "map_files",
     "message",
     "names_type",
     "nodes",

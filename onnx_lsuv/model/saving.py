@@ -15,7 +15,7 @@ from onnx_lsuv.model.names import unused
 from onnx_lsuv.model.opening import whole
 from onnx_lsuv.model.splicing import Piece, splice
 from onnx_lsuv.model.targets import Output, check_outputs, named, read_by
-from onnx_lsuv.model.values import data_file, data_files, externals, label
+from onnx_lsuv.model.values import data_file, data_files, externals, label, map_files
 
 LIMIT = 2**31 - 1  # bytes that a protobuf message may have
 
@@ -74,10 +74,7 @@ def stage(staged: Staging, model: Model, path: str | os.PathLike[str]) -> tuple[
 
 def load_staged(staged: Staging, target: Path) -> Model:
     """Load a model that waits to be put into place, with its data files; it has the path that it will have."""
-    model = load(staged.waiting(target))
-    for site, data in externals(model).items():
-        data_file(model, data.file, label(model, site))  # mapped while the path is the one where it is
-    return replace(model, path=target)
+    return replace(map_files(load(staged.waiting(target))), path=target)
 
 
 def outputs_of(model: Model, path: str | os.PathLike[str], force: bool) -> list[Output]:

@@ -236,6 +236,13 @@ def data_file(model: Model, location: str, where: str) -> memoryview:
     return whole(model._files[location], f"the external data file {location!r}")
 
 
+def map_files(model: Model) -> Model:
+    """Map a model's data files while they have the names that it knows; return it."""
+    for site, data in externals(model).items():
+        data_file(model, data.file, label(model, site))
+    return model
+
+
 def externals(model: Model) -> dict[Site, DataLocation]:
     """Return where tensors have external data; raise ModelError where a location is not to be trusted."""
     return {

@@ -12,6 +12,6 @@ The exporter's old values tell which tensor is which; the new ones go the same w
 """
 
 from onnx_lsuv.modules.reference import Reference, read_reference
-from onnx_lsuv.modules.state import HOWS, StateDict, TensorMatch, reads, save_state_dict, state_dict
+from onnx_lsuv.modules.state import HOWS, StateDict, TensorMatch, save_state_dict, state_dict
 
-__all__ = ["HOWS", "Reference", "StateDict", "TensorMatch", "read_reference", "reads", "save_state_dict", "state_dict"]
+__all__ = ["HOWS", "Reference", "StateDict", "TensorMatch", "read_reference", "save_state_dict", "state_dict"]

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 
 import numpy as np
 
 from onnx_lsuv.layers import Layer
 from onnx_lsuv.model import Array
-from onnx_lsuv.modules.search import Match, Search, parted, statistic
+from onnx_lsuv.modules.search import COLLECTIONS, Match, Search, parted, statistic
 from onnx_lsuv.modules.views import Part, View, orders, whole
 
 ROUNDING = {2: 1e-2, 4: 1e-5, 8: 1e-5}  # relative, by bytes of a float; BatchNormalization's variance takes its part
-COLLECTIONS = ("params", "batch_stats")  # where Flax keeps what belongs together
 
 
 def set_folded(search: Search) -> None:
     """Set the norms apart that the file cannot have: no statistics are left in it."""
     if any(search.held[name] - {0} for name in search.free()):
         return
-    norms = {_module(name) for name in search.left() if statistic(name)}
-    search.folded.update(name for name in search.left() if _module(name) in norms)
+    kinds = defaultdict[str, set[int]](set)
+    for name in search.left():
+        kinds[_module(name)].add(statistic(name))
+    search.folded.update(name for name in search.left() if kinds[_module(name)] >= {3, 4})
 
 
 def _module(tensor: str) -> str:

@@ -15,7 +15,7 @@ Each step is about the tensors that those before it did not find.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -47,13 +47,32 @@ def by_name(search: Search) -> None:
     """Find tensors whose name the file knows."""
     program, reference = search.program, search.reference
     labels = {program.constants[name].label: name for name in reversed(search.held)}
+    more, less = _prefixes(list(reference.floats()), [*labels, *program.names])
     for tensor in reference.floats():
-        name = labels.get(tensor) or behind_identities(program, program.names.get(tensor, ""))
+        known = more + tensor.removeprefix(less)
+        name = labels.get(known) or behind_identities(program, program.names.get(known, ""))
         if name not in search.held:
             continue
         axes = _orientation(search, tensor, name)
         if axes is not None:
             search.found[tensor] = Match("name", whole(name, program.constants[name].dims, axes))
+
+
+def _prefixes(tensors: Sequence[str], known: Sequence[str]) -> tuple[str, str]:
+    """Return what to put before a module's names, and what to take away, where it was exported inside another one.
+
+    So does a wrapper that returns the logits alone, or one that spreads the batch over devices.
+    """
+    if set(tensors) & set(known):
+        return "", ""
+    found = Counter[tuple[str, str]]()
+    for name in set(known):
+        for tensor in tensors:
+            if name.endswith(f".{tensor}"):
+                found[name.removesuffix(tensor), ""] += 1
+            elif tensor.endswith(f".{name}"):
+                found["", tensor.removesuffix(name)] += 1
+    return found.most_common(1)[0][0] if found else ("", "")
 
 
 def _orientation(search: Search, tensor: str, constant: str) -> tuple[int, ...] | None:
@@ -156,7 +175,7 @@ def _tied(search: Search, tensors: Sequence[str], constants: dict[str, tuple[int
 
     One that stays as it is, as an embedding does, is what all of them are: the module has no place for another.
     """
-    kept = [name for name in constants if name not in search.plan.roles]
+    kept = [name for name in constants if name in search.tables and name not in search.plan.roles]
     shared = len({search.reference.same.get(name, name) for name in tensors}) < len(tensors)
     if len(constants) < 2 or not (shared or 0 < len(kept) < len(constants)):
         return False

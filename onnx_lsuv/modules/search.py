@@ -18,7 +18,9 @@ from onnx_lsuv.program import Program, stored
 from onnx_lsuv.program.program import FLOAT_TYPES
 
 # How frameworks call the statistics of a BatchNormalization, by the place that ONNX gives them.
-STATISTICS = {**{"running_mean": 3, "moving_mean": 3, "mean": 3}, **{"running_var": 4, "moving_variance": 4, "var": 4}}
+STATISTICS = {"running_mean": 3, "moving_mean": 3, "running_var": 4, "moving_variance": 4}
+FLAX = {"mean": 3, "var": 4}  # in a collection of their own
+COLLECTIONS = ("params", "batch_stats")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,12 @@ class Search:
     def program(self) -> Program:
         """The file as it was given."""
         return self.plan.program
+
+    @cached_property
+    def tables(self) -> set[str]:
+        """The constants of which indices pick rows, as of an embedding."""
+        nodes = (node for node in self.program.walk() if of(node).move == "picks")
+        return {behind_identities(self.program, node.inputs[0]) for node in nodes if node.inputs}
 
     @cached_property
     def uses(self) -> list[tuple[str, int]]:
@@ -97,7 +105,8 @@ def behind_identities(program: Program, name: str) -> str:
 
 def statistic(tensor: str) -> int:
     """Return which operand of a BatchNormalization a tensor is by its name, 3 or 4; 0 for all that is no statistic."""
-    return STATISTICS.get(parted(tensor)[2], 0)
+    words = FLAX if tensor.startswith(COLLECTIONS[1]) else STATISTICS
+    return words.get(parted(tensor)[2], 0)
 
 
 def parted(name: str) -> tuple[str, str, str]:

@@ -6,7 +6,6 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy as np
 from onnx_lsuv.errors import UsageError, listing, quote
 from onnx_lsuv.lsuv import Result
 from onnx_lsuv.model import FLOATS, Array, read_by, stage_arrays, staging
+from onnx_lsuv.model.targets import Read
 from onnx_lsuv.modules.matching import match
 from onnx_lsuv.modules.reference import Reference, read_reference
 from onnx_lsuv.modules.search import Search
@@ -121,14 +121,10 @@ def save_state_dict(
     given = read_reference(reference)
     found = state_dict(result, given)
     with staging(force) as staged:
-        stage_arrays(staged, found.tensors, path, (*read_by(result.model), *reads(given)))
+        own: list[Read] = [] if given.path is None else [(given.path, "the state dict that is read")]
+        stage_arrays(staged, found.tensors, path, (*read_by(result.model), *own))
         staged.commit()
     return found
-
-
-def reads(reference: Reference) -> list[tuple[Path | int, str]]:
-    """Return the file that may not be written to."""
-    return [] if reference.path is None else [(reference.path, "the state dict that is read")]
 
 
 def _new(result: Result, search: Search, name: str) -> Array:

@@ -79,3 +79,27 @@ def test_flax(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(new) == set(flat)
     reached = net.apply(unflatten_dict({**flat, **new}, sep="/"), data)
     np.testing.assert_allclose(reached, expected, rtol=0, atol=1e-5)
+
+
+def test_keras_in_place(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="PyTorch, whose exporter Keras calls, is not installed")
+    keras = pytest.importorskip("keras", reason="Keras is not installed: pip install keras")
+    import onnx_lsuv.keras  # noqa: PLC0415 - not everybody has it
+
+    keras.utils.set_random_seed(0)
+    layers, data, more = keras.layers, normal(16, 8, 8, 3), normal(16, 4)
+    image, other = keras.Input((8, 8, 3), name="image"), keras.Input((4,), name="other")
+    x = layers.Conv2D(8, 3, activation="relu")(image)
+    x = layers.Flatten()(layers.Conv2D(16, 3, strides=2)(layers.BatchNormalization()(x)))
+    net = keras.Model([image, other], layers.Dense(5)(layers.Concatenate()([x, layers.Dense(12)(other)])))
+    for batch in ([data, more], {"image": data, "other": more}):
+        result = onnx_lsuv.keras.initialize_(net, batch, seed=1)
+        assert result.good
+        assert len(result.layers) == 4
+        onnx_lsuv.save(result.model, tmp_path / "net.onnx", force=True)
+        session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
+        feed = dict(zip((each.name for each in session.get_inputs()), (data, more), strict=True))
+        reached = keras.ops.convert_to_numpy(net([data, more], training=False))
+        np.testing.assert_allclose(reached, session.run(None, feed)[0], rtol=0, atol=1e-5)
+    with pytest.raises(onnx_lsuv.ModelError, match="cannot export"):
+        onnx_lsuv.keras.initialize_(net, data)

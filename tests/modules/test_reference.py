@@ -18,6 +18,7 @@ from oracle import normal, parse, tensor_of
 
 import onnx_lsuv
 from onnx_lsuv import DataError, UsageError
+from onnx_lsuv.modules import HOWS
 
 HEAD = '<ir_version: 10, opset_import: ["" : 17]>'
 
@@ -57,10 +58,12 @@ def test_the_way_back_is_one_option(folder: Path, suffix: str) -> None:
     assert new["steps"] == 3
     assert not new["fc.bias"].any()
     document = json.loads(Path("r.json").read_text())
-    jsonschema.validate(document, json.loads(files("onnx_lsuv.report").joinpath("schema.json").read_text("utf-8")))
     assert document["state_dict"]["good"]
     assert document["state_dict"]["tensors"]["steps"] == "carried"
     assert document["files"]["state_dict"]["path"] == f"net{suffix}"
+    schema = json.loads(files("onnx_lsuv.report").joinpath("schema.json").read_text("utf-8"))
+    jsonschema.validate(document, schema)
+    assert set(schema["$defs"]["state_dict"]["properties"]["tensors"]["additionalProperties"]["enum"]) == set(HOWS)
     # The library writes the same bytes.
     result = onnx_lsuv.initialize(onnx_lsuv.load("m.onnx"), {"x": np.load("x.npy")})
     state = onnx_lsuv.save_state_dict(result, f"net{suffix}", f"own{suffix}")

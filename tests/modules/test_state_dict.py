@@ -382,3 +382,42 @@ def test_a_bias_is_that_beside_its_weight_not_another_equal_one() -> None:
     assert [each.tensors for each in state.matches] == [("k",), ("own",), ("zeros",)]
     np.testing.assert_array_equal(state.tensors["conv/bias"], tensor_of(saved, "own").reshape(-1))
     assert state.tensors["conv/bias"].any()
+
+
+@pytest.mark.parametrize(("inside", "own"), [("net.", ""), ("", "module."), ("net.", "module.")])
+def test_a_module_that_was_wrapped(inside: str, own: str) -> None:
+    """Its names have another beginning; two equal norms are told apart by the rest of them."""
+    ones, w, v = np.ones(8, np.float32), normal(8, 8), normal(8, 8, seed=1)
+    text = f"""{HEAD} g (float[N,8] x) => (float z) {{ a = MatMul(x, b__fc) c = LayerNormalization(a, b__s)
+        d = MatMul(c, a__fc) z = LayerNormalization(d, a__s) }}"""
+    names = {"b.fc": w, "b.s": ones, "a.fc": v, "a.s": ones}
+    model = dotted(text, names)
+    for node in model.graph.node:
+        node.input[:] = [inside + name if name in names else name for name in node.input]
+    for each in model.graph.initializer:
+        each.name = inside + each.name
+    result, saved = initialised(model, {"x": normal(64, 8)})
+    state = onnx_lsuv.state_dict(result, {own + name: names[name] for name in sorted(names)})
+    if not (inside and own):
+        assert set(hows(state).values()) == {"name"}
+        assert all(each.tensors == (inside + each.name.removeprefix(own),) for each in state.matches)
+    for name in ("a.fc", "b.fc"):
+        np.testing.assert_array_equal(state.tensors[own + name], tensor_of(saved, inside + name))
+
+
+def test_layers_that_begin_equal_and_one_left_alone() -> None:
+    same = normal(8, 8)
+    text = f"{HEAD} g (float[N,8] x) => (float z) {{ a = MatMul(x, p) b = Relu(a) z = MatMul(b, q) }}"
+    result, saved = initialised(parse(text, p=same.T, q=same.T.copy()), {"x": normal(64, 8)}, exclude=["q"])
+    state = onnx_lsuv.state_dict(result, {"layers.0.weight": same, "layers.1.weight": same.copy()})
+    np.testing.assert_array_equal(state.tensors["layers.0.weight"], tensor_of(saved, "p").T)
+    np.testing.assert_array_equal(state.tensors["layers.1.weight"], same)
+
+
+def test_a_buffer_called_mean_is_no_statistic() -> None:
+    mean, std = normal(8), np.abs(normal(8, seed=1))
+    text = f"{HEAD} g (float[N,8] x) => (float z) {{ a = Sub(x, m) b = Div(a, s) z = MatMul(b, w) }}"
+    weight = normal(8, 4)
+    result, _ = initialised(parse(text, m=mean, s=std, w=weight), {"x": normal(64, 8)})
+    state = onnx_lsuv.state_dict(result, {"input.mean": mean, "input.var": std, "fc.weight": weight.T})
+    assert set(hows(state).values()) == {"value"}
