@@ -156,7 +156,11 @@ class _Needs:
     def role(self, at: int, reading: Reading) -> str:
         """Return what a reading is, "" where it is no parameter."""
         found = self.plan.roles[self.names[at]]
-        return found.role if found.fate != "kept" or reading.role in _PARAMETERS else ""
+        if found.fate != "kept" or reading.role in _PARAMETERS:
+            return found.role
+        # A norm that is written out is not looked for; its parameters may have names of their own.
+        named = bool(reading.alias) and reading.owner == reading.alias
+        return "" if not named else "bias" if reading.alias.endswith("bias") else "scale"
 
     def of(self, at: int, reading: Reading) -> Hashable:
         """Return a key that readings have in common where they can have one tensor; `at` is the number of the trial."""
@@ -169,7 +173,7 @@ class _Needs:
         if name in self.forget:
             return "forget", at if self.untie else 0
         if self.untie and role:
-            return role, self.layers.get(name, own)
+            return role, reading.owner or self.layers.get(name) or at
         parameter = self.fresh.get(name)
         if parameter is not None and parameter.std is not None:
             return "drawn", own

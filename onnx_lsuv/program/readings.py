@@ -9,7 +9,7 @@ its tensors are named after the first of them (`net/dense/MatMul/ReadVariableOp:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
@@ -143,16 +143,19 @@ def shared_constants(model: Model) -> list[Shared]:
             readings = [replace(each, module=_called_first(each.module, modules)) for each in readings]
         found.append(Shared(label, site, graph, tuple(readings), site in uses.exits))
     # TorchScript's exporter hands on by an Identity what it merges: what is read directly in such a file is tied.
-    if any(reading.alias and reading.module.startswith("/") for each in found for reading in each.readings):
-        return [replace(each, readings=_read_directly(each.readings)) for each in found]
+    named = [reading for each in found for reading in each.readings if reading.alias]
+    if any(reading.module.startswith("/") or reading.owner == reading.alias for reading in named):
+        return [replace(each, readings=_read_directly(each)) for each in found]
     return found
 
 
-def _read_directly(readings: Sequence[Reading]) -> tuple[Reading, ...]:
-    """Return readings of which those by no other name are of the first such module."""
-    first = next((each.module for each in readings if not each.alias), "")
+def _read_directly(shared: Shared) -> tuple[Reading, ...]:
+    """Return readings of which those by no other name are of the first such module, or of what has the label."""
+    first = next((each.module for each in shared.readings if not each.alias), "")
+    first = first or (shared.label if "." in shared.label else "")
     return tuple(
-        each if each.alias or not each.module.startswith("/") else replace(each, module=first) for each in readings
+        replace(each, module=first) if not each.alias and each.module[:1] in ("", "/") else each
+        for each in shared.readings
     )
 
 
