@@ -189,6 +189,33 @@ def test_a_norm_before_any_layer_is_calibrated(tmp_path: Path) -> None:
     assert np.allclose(found["v"], batch["x"].var((0, 2, 3)), rtol=1e-3)
 
 
+def test_what_an_exporter_merged_starts_as_both_do(tmp_path: Path) -> None:
+    """As PyTorch writes a new network: equal tensors are one, a norm's scale its variance, its bias its mean."""
+    text = """c = Conv(x, w) v = Identity(s) m = Identity(t) n = BatchNormalization(c, s, t, m, v) r = Relu(n)
+        k = Conv(r, u, t) y = BatchNormalization(k, s, t, m, v)"""
+    model = parse(
+        f"{HEAD} g (float[N,3,8,8] x, float[4,3,3,3] w, float[4] s, float[4] t, float[4,4,3,3] u)"
+        f" => (float[N,4,4,4] y) {{ {text} }}"
+    )
+    (tmp_path / "bare.onnx").write_bytes(model.SerializeToString())
+    after, result = made(tmp_path / "bare.onnx", {"x": normal(16, 3, 8, 8)})
+    found = oracle.all_float_tensors(after)
+    assert result.good
+    assert (found["s"] == 1).all()
+    assert (found["t"] == 0).all()
+
+
+def test_a_name_that_nothing_makes_is_a_mistake_beside_weights() -> None:
+    model = parse(
+        f"{HEAD} g (float[N,4] x) => (float[N,4] y) {{ h = MatMul(x, w) y = Gemm(h, u) }}", {"w": normal(4, 4)}
+    )
+    with pytest.raises(ModelError, match="reads 'u', which no node before it makes"):
+        onnx_lsuv.plan(onnx_lsuv.from_proto(model))
+    model = parse(f"{HEAD} g (float[N,4] x) => (float[N,4] y) {{ y = Relu(u) }}")
+    with pytest.raises(ModelError, match="reads 'u', which no node before it makes"):
+        onnx_lsuv.plan(onnx_lsuv.from_proto(model))
+
+
 @pytest.mark.parametrize("ir", [3, 8])
 def test_nothing_but_values_is_written(ir: int, tmp_path: Path) -> None:
     model, batch = mlp()
