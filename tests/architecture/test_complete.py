@@ -13,7 +13,7 @@ from oracle import normal, parse
 from stripping import STRIPS, as_inputs, external_gone, is_weight, unlisted, without_data
 
 import onnx_lsuv
-from onnx_lsuv import ModelError, Result, UsageError
+from onnx_lsuv import DataError, ModelError, Result, UsageError
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>'
 
@@ -249,6 +249,13 @@ def test_an_input_with_data_is_data(tmp_path: Path) -> None:
     assert [value.name for value in after.graph.input] == ["x", "k"]
     both = onnx_lsuv.complete(onnx_lsuv.load(tmp_path / "m.onnx"), ["x"])
     assert len(both.absent) == 2
+
+
+def test_data_for_no_input_are_refused_as_data(tmp_path: Path) -> None:
+    for kind in (without_data, as_inputs):
+        kind(mlp()[0], tmp_path / "bare.onnx")
+        with pytest.raises(DataError, match="data for 'z', but the input that needs data is 'x'"):
+            onnx_lsuv.initialize(onnx_lsuv.load(tmp_path / "bare.onnx"), {"z": normal(8, 12), "x": normal(8, 12)})
 
 
 def test_where_a_layer_has_a_weight_inputs_are_data(tmp_path: Path) -> None:
