@@ -81,16 +81,11 @@ def unmade(uses: Uses) -> tuple[str, ...]:
 
 def holds_weights(uses: Uses, absent: Collection[str]) -> bool:
     """Say whether a layer of the graph has a weight with values: then no input is one, and no name is missing."""
-    constants = {tensor.name for tensor in uses.graph.initializer if tensor.data_type in FLOAT_TYPES} - set(absent)
+    floats = (tensor for tensor in uses.graph.initializer if tensor.data_type in FLOAT_TYPES and len(tensor.dims) > 1)
+    constants = {tensor.name for tensor in floats} - set(absent)
     constants |= {name for node in uses.nodes if node.op_type == "Constant" for name in node.output}
     found = (reader for name in constants for reader in uses.ends(name, frozenset()))
-    return any(position in _row(node).weights and _is_matrix(uses, node, position) for node, position in found)
-
-
-def _is_matrix(uses: Uses, node: NodeProto, position: int) -> bool:
-    """Say whether an operand may be a layer's weight: no number or vector that a plain product takes."""
-    tensor = next((one for one in uses.graph.initializer if one.name == node.input[position]), None)
-    return tensor is None or len(tensor.dims) > 1
+    return any(position in _row(node).weights for node, position in found)
 
 
 def weights_among(uses: Uses, data: Collection[str], names: Collection[str] = ()) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ def with_unlisted(model: Model, uses: Uses, data: Collection[str], shapes: Mappi
     parameters = closure(uses, {*inputs, *names, *given})
     found = {name: places_of(uses, name, parameters) for name in names}
     told = _Told()
-    if any(each <= SURE for each in found.values()):
+    if any(each and each <= SURE for each in found.values()):
         told = _tell(model, uses, found, parameters, shapes)
     elif not inputs:
         return model  # which is broken, as a name that nothing makes tells

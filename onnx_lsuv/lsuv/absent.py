@@ -11,13 +11,17 @@ from onnx_lsuv.batches import Batches, Data
 from onnx_lsuv.errors import ModelError, UsageError, listing
 from onnx_lsuv.layers import Plan
 from onnx_lsuv.lsuv.result import Result
-from onnx_lsuv.model import Model
+from onnx_lsuv.model import Model, given_model
 from onnx_lsuv.model.values import label
 
 
 def completed(model: Model | Result, batches: Batches | Data | None) -> Model | Result:
     """Return a model that is `complete`, inputs with data being none of its weights; a result as it is."""
-    return model if isinstance(model, Result) else complete(model, *_given_data(batches))
+    if isinstance(model, Result):
+        return model
+    names, shapes = _given_data(batches)
+    inputs = {value.name for value in given_model(model).proto.graph.input}  # data for others are refused as data
+    return complete(model, names, {name: shape for name, shape in shapes.items() if name in inputs})
 
 
 def _given_data(batches: Batches | Data | None) -> tuple[list[str], dict[str, tuple[int, ...]]]:

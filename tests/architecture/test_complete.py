@@ -13,7 +13,7 @@ from oracle import normal, parse
 from stripping import STRIPS, as_inputs, external_gone, is_weight, unlisted, without_data
 
 import onnx_lsuv
-from onnx_lsuv import ModelError, Result, UsageError
+from onnx_lsuv import DataError, ModelError, Result, UsageError
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>'
 
@@ -189,6 +189,33 @@ def test_a_norm_before_any_layer_is_calibrated(tmp_path: Path) -> None:
     assert np.allclose(found["v"], batch["x"].var((0, 2, 3)), rtol=1e-3)
 
 
+def test_what_an_exporter_merged_starts_as_both_do(tmp_path: Path) -> None:
+    """As PyTorch writes a new network: equal tensors are one, a norm's scale its variance, its bias its mean."""
+    text = """c = Conv(x, w) v = Identity(s) m = Identity(t) n = BatchNormalization(c, s, t, m, v) r = Relu(n)
+        k = Conv(r, u, t) y = BatchNormalization(k, s, t, m, v)"""
+    model = parse(
+        f"{HEAD} g (float[N,3,8,8] x, float[4,3,3,3] w, float[4] s, float[4] t, float[4,4,3,3] u)"
+        f" => (float[N,4,4,4] y) {{ {text} }}"
+    )
+    (tmp_path / "bare.onnx").write_bytes(model.SerializeToString())
+    after, result = made(tmp_path / "bare.onnx", {"x": normal(16, 3, 8, 8)})
+    found = oracle.all_float_tensors(after)
+    assert result.good
+    assert (found["s"] == 1).all()
+    assert (found["t"] == 0).all()
+
+
+def test_a_name_that_nothing_makes_is_a_mistake_beside_weights() -> None:
+    model = parse(
+        f"{HEAD} g (float[N,4] x) => (float[N,4] y) {{ h = MatMul(x, w) y = Gemm(h, u) }}", {"w": normal(4, 4)}
+    )
+    with pytest.raises(ModelError, match="reads 'u', which no node before it makes"):
+        onnx_lsuv.plan(onnx_lsuv.from_proto(model))
+    model = parse(f"{HEAD} g (float[N,4] x) => (float[N,4] y) {{ y = Relu(u) }}")
+    with pytest.raises(ModelError, match="reads 'u', which no node before it makes"):
+        onnx_lsuv.plan(onnx_lsuv.from_proto(model))
+
+
 @pytest.mark.parametrize("ir", [3, 8])
 def test_nothing_but_values_is_written(ir: int, tmp_path: Path) -> None:
     model, batch = mlp()
@@ -222,6 +249,13 @@ def test_an_input_with_data_is_data(tmp_path: Path) -> None:
     assert [value.name for value in after.graph.input] == ["x", "k"]
     both = onnx_lsuv.complete(onnx_lsuv.load(tmp_path / "m.onnx"), ["x"])
     assert len(both.absent) == 2
+
+
+def test_data_for_no_input_are_refused_as_data(tmp_path: Path) -> None:
+    for kind in (without_data, as_inputs):
+        kind(mlp()[0], tmp_path / "bare.onnx")
+        with pytest.raises(DataError, match="data for 'z', but the input that needs data is 'x'"):
+            onnx_lsuv.initialize(onnx_lsuv.load(tmp_path / "bare.onnx"), {"z": normal(8, 12), "x": normal(8, 12)})
 
 
 def test_where_a_layer_has_a_weight_inputs_are_data(tmp_path: Path) -> None:
