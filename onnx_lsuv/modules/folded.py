@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 
@@ -53,17 +54,24 @@ def by_scaled_value(search: Search) -> None:
 
 
 def _factors(search: Search, tensor: str, constant: str, axes: tuple[int, ...]) -> Array | None:
-    """Return what a tensor is multiplied by to be a constant, one factor for each channel; None where there is none."""
+    """Return what a tensor is multiplied by to be a constant, one factor for each channel; None where there is none.
+
+    Channels lie along one axis, or, of a ConvTranspose with groups, along the first two.
+    """
     values, others = search.reference.read(tensor), search.old(constant).transpose(axes)
-    for axis in {0, 1, values.ndim - 1}:
-        one = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1).astype(np.float64)
-        other = np.moveaxis(others, axis, 0).reshape(one.shape).astype(np.float64)
-        norm = (one**2).sum(1)
-        factor = (one * other).sum(1) / np.where(norm > 0, norm, 1)
-        most = ROUNDING[min(values.itemsize, others.itemsize)] * np.abs(other).max(1, initial=0)
-        if one.shape[1] > 1 and factor.any() and (np.abs(one * factor[:, None] - other).max(1) <= most).all():
+    rank, rounding = values.ndim, ROUNDING[min(values.itemsize, others.itemsize)]
+    for along in [(0,), (1,), (rank - 1,), (0, 1)]:
+        rest = tuple(axis for axis in range(rank) if axis not in along)
+        if math.prod(values.shape[axis] for axis in rest) < 2:
+            continue
+        one, other = values.astype(np.float64), others.astype(np.float64)
+        norm = (one**2).sum(rest, keepdims=True)
+        factor = (one * other).sum(rest, keepdims=True) / np.where(norm > 0, norm, 1)
+        most = rounding * np.abs(other).max(rest, initial=0, keepdims=True)
+        if factor.any() and (np.abs(one * factor - other) <= most).all():
             # A norm that starts with a scale of 0 lets nothing through, and tells nothing of the scale.
-            return np.where(factor == 0, 1, factor).reshape([-1 if i == axis else 1 for i in range(values.ndim)])
+            factor = np.where(factor == 0, 1, factor)
+            return factor if np.ptp(factor) > rounding * np.abs(factor).max() else factor.mean(keepdims=True)
     return None
 
 
@@ -78,7 +86,7 @@ def beside(search: Search) -> None:
             bias = head + joint + re.sub("weight|kernel", "bias", tail)
             if bias == weight or bias not in search.reference.tensors:
                 continue
-            if weight in search.factors:
+            if weight in search.factors and search.factors[weight].size in (1, search.reference.size(bias)):
                 search.factors[bias] = search.factors[weight].reshape(-1)
             view = _bias_view(search, layer, weight)
             if bias not in search.found and layer.bias[0] in free and search.reference.size(bias) == view.size:

@@ -69,7 +69,10 @@ def read_reference(source: str | os.PathLike[str] | Mapping[str, Any] | Referenc
         )
     if suffix in TORCH:
         return _in_memory(where, _torch(path, where), path)
-    found: list[Stored] = reader_of(suffix)(path, _Every(), default_limit())
+    try:
+        found: list[Stored] = reader_of(suffix)(path, _Every(), default_limit())
+    except DataError as error:  # of readers of calibration data
+        raise DataError(str(error).replace("the data file", "the state dict", 1)) from error
     if suffix == ".safetensors":
         # Its writers sort by name: what is counted, "blocks.10", comes back into its order, behind "blocks.9".
         found.sort(key=lambda each: [(p.isdigit(), int(p) if p.isdigit() else 0, p) for p in _parts(each.key or "")])

@@ -109,8 +109,8 @@ def test_the_dry_run_matches_and_writes_nothing(folder: Path) -> None:
     [
         ("new.safetensors", None, 4, "which is read, is missing"),
         ("net.h5", b"", 2, "should be a .safetensors"),
-        ("net.safetensors", b"\x00", 4, "net.safetensors"),
-        ("net.npz", b"PK\x03\x04", 4, "net.npz"),
+        ("net.safetensors", b"\x00", 4, "the state dict 'net.safetensors' is"),
+        ("net.npz", b"PK\x03\x04", 4, "the state dict 'net.npz' is"),
         ("net.safetensors", b"", 4, "empty"),
     ],
 )

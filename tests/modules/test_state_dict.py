@@ -421,3 +421,24 @@ def test_a_buffer_called_mean_is_no_statistic() -> None:
     result, _ = initialised(parse(text, m=mean, s=std, w=weight), {"x": normal(64, 8)})
     state = onnx_lsuv.state_dict(result, {"input.mean": mean, "input.var": std, "fc.weight": weight.T})
     assert set(hows(state).values()) == {"value"}
+
+
+def test_a_norm_folded_into_a_transposed_convolution_with_groups() -> None:
+    weight, bias = normal(4, 3, 2, 2), normal(6)
+    scale, zeros, var = np.abs(normal(6, seed=1)) + 0.5, np.zeros(6, np.float32), np.abs(normal(6, seed=2)) + 0.5
+    factor = (scale / np.sqrt(var + 1e-5)).astype(np.float32)
+    # Of (in, out of a group): the first two inputs are of the first group, whose outputs are the first three.
+    folded = weight * np.repeat(factor.reshape(2, 3), 2, 0)[:, :, None, None]
+    text = f"""{HEAD} g (float[N,4,5,5] x) => (float z) {{ a = ConvTranspose<group=2, strides=[2,2]>(x, %s)
+        z = %s }}"""
+    batch = {"x": normal(16, 4, 5, 5)}
+    model = parse(text % ("f, c", "Identity(a)"), f=folded, c=bias * factor)
+    result, saved = initialised(model, batch)
+    module = {"up.weight": weight, "up.bias": bias, "bn.weight": scale, "bn.bias": zeros}
+    module |= {"bn.running_mean": zeros, "bn.running_var": var}
+    state = onnx_lsuv.state_dict(result, module)
+    assert hows(state)["up.weight"] == "scaled"
+    norm = "BatchNormalization(a, bn__weight, bn__bias, bn__running_mean, bn__running_var)"
+    whole = dotted(text % ("up__weight, up__bias", norm), module)
+    reached = outputs(with_tensors(whole, state.tensors), batch)
+    np.testing.assert_allclose(reached, outputs(saved, batch), rtol=1e-5, atol=1e-5)
