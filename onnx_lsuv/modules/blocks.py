@@ -63,7 +63,8 @@ class _Pieces:
 
     @cached_property
     def _free(self) -> list[str]:
-        return [name for name in self.search.free() if self.search.program.constants[name].size > 1]
+        program = self.search.program
+        return [n for n in self.search.free() if program.constants[n].size > 1 and not program.is_absent(n)]
 
     @cached_property
     def _types(self) -> set[np.dtype[np.generic]]:

@@ -95,7 +95,7 @@ def by_value(search: Search, *, plain: bool) -> None:
     by_digest: dict[bytes, list[tuple[str, tuple[int, ...]]]] = defaultdict(list)
     types = {}
     for constant in search.held:
-        if search.program.constants[constant].size not in sizes:
+        if search.program.constants[constant].size not in sizes or search.program.is_absent(constant):
             continue
         old = search.old(constant)
         types[old.dtype] = old
@@ -134,7 +134,7 @@ def _equal(
         unused = [name for name in fitting if name in free]
         # Where the exporter merged them, those that are left are the ones that others have.
         chosen = _in_order(search, alike, fitting) or unused or fitting
-        clear = len(chosen) in (1, len(lost)) or not any(name in search.plan.roles for name in chosen)
+        clear = len(chosen) in (1, len(lost)) or not any(name in search.changing for name in chosen)
         if not (lost and chosen and clear):
             continue
         for i, name in enumerate(lost):
@@ -175,7 +175,7 @@ def _tied(search: Search, tensors: Sequence[str], constants: dict[str, tuple[int
 
     One that stays as it is, as an embedding does, is what all of them are: the module has no place for another.
     """
-    kept = [name for name in constants if name in search.tables and name not in search.plan.roles]
+    kept = [name for name in constants if name in search.tables and name not in search.changing]
     shared = len({search.reference.same.get(name, name) for name in tensors}) < len(tensors)
     if len(constants) < 2 or not (shared or 0 < len(kept) < len(constants)):
         return False

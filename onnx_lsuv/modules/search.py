@@ -53,6 +53,11 @@ class Search:
         return self.plan.program
 
     @cached_property
+    def changing(self) -> frozenset[str]:
+        """The constants that do not keep their values."""
+        return frozenset(self.plan.changing)
+
+    @cached_property
     def tables(self) -> set[str]:
         """The constants of which indices pick rows, as of an embedding."""
         nodes = (node for node in self.program.walk() if of(node).move == "picks")

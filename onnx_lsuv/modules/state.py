@@ -148,7 +148,7 @@ def _new(result: Result, search: Search, name: str) -> Array:
 def _unmatched(result: Result, search: Search) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the weights that no tensor of the module takes, and what else changed and would be lost."""
     program, roles, values = search.program, search.plan.roles, result.model.values
-    free = [program.constants[name] for name in search.free() if name in roles]
+    free = [program.constants[name] for name in search.free() if name in search.changing]
     weights = [each.label for each in free if roles[each.name].role == "weight"]
     others = [each.label for each in free if each.label not in weights and np.any(values.get(each.site or (), 0))]
     return tuple(weights), tuple(others)
@@ -172,7 +172,7 @@ def _notes(
             )
     constants = search.program.constants
     for copy, kept in search.copies.items():
-        if copy in search.plan.roles:
+        if copy in search.changing:
             one, other = quote(constants[kept].label), quote(constants[copy].label)
             yield (
                 f"the module has one tensor ({listing(groups['tied'])}) where the file has {one} and, for a layer, "

@@ -81,7 +81,8 @@ def plan_form(model: Model, result: Result) -> Result:
     What a pattern took although it is a fixed transform is one still where its values were kept.
     """
     settings = Settings(keep_bias=True, include=("*",) if result.settings.include else ())
-    return Result(model, find(model, settings), "plan", settings, layers=(), skipped=(), notes=())
+    found = find(model, settings)
+    return Result(found.program.model, found, "plan", settings, layers=(), skipped=(), notes=())
 
 
 def carry(result: Result, form: Portable, planned: Result | None = None) -> Result:

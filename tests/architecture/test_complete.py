@@ -13,7 +13,7 @@ from oracle import normal, parse
 from stripping import STRIPS, as_inputs, external_gone, is_weight, unlisted, without_data
 
 import onnx_lsuv
-from onnx_lsuv import DataError, ModelError, Result, UsageError
+from onnx_lsuv import ModelError, Result, UsageError
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>'
 
@@ -251,11 +251,14 @@ def test_an_input_with_data_is_data(tmp_path: Path) -> None:
     assert len(both.absent) == 2
 
 
-def test_data_for_no_input_are_refused_as_data(tmp_path: Path) -> None:
+def test_data_for_no_input_are_left_out(tmp_path: Path) -> None:
     for kind in (without_data, as_inputs):
         kind(mlp()[0], tmp_path / "bare.onnx")
-        with pytest.raises(DataError, match="data for 'z', but the input that needs data is 'x'"):
-            onnx_lsuv.initialize(onnx_lsuv.load(tmp_path / "bare.onnx"), {"z": normal(8, 12), "x": normal(8, 12)})
+        model, x = onnx_lsuv.load(tmp_path / "bare.onnx"), normal(8, 12)
+        result = onnx_lsuv.initialize(model, {"z": normal(8, 12), "x": x})
+        assert any("'z'" in note for note in result.notes)
+        alone = onnx_lsuv.initialize(model, {"x": x})
+        assert onnx_lsuv.to_bytes(result.model) == onnx_lsuv.to_bytes(alone.model)
 
 
 def test_where_a_layer_has_a_weight_inputs_are_data(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ import onnx_lsuv
 from onnx_lsuv import ModelError, batches
 from onnx_lsuv.importers.table import IMPORTERS
 from onnx_lsuv.lsuv.prepare import checked
+from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import to_bytes
 from onnx_lsuv.portable import Portable, make_portable, same_outputs
 
@@ -918,7 +919,7 @@ def test_other_floats(kind: str) -> None:
     assert found.tolerance == {"float16": 0.02, "double": 1e-4}[kind]
     assert 0 < found.differences["y"] < found.tolerance
     given = batches.from_arrays(batches.inputs_of(model.proto.graph), {"x": x})
-    assert checked(portable.model, given)[0]["x"].dtype == np.float32
+    assert checked(portable.model, given, Scratch.within(None))[0]["x"].dtype == np.float32
 
 
 def test_double_beyond_float() -> None:
