@@ -21,7 +21,7 @@ from onnx_lsuv.model import Addition, Model, Site, graphs_in, read, with_initial
 from onnx_lsuv.program.expansion import expand
 from onnx_lsuv.program.program import Constant, Program, stored
 from onnx_lsuv.program.readings import Reading, Shared, shared_constants
-from onnx_lsuv.roles import VALUES
+from onnx_lsuv.roles import VALUES, is_alike
 
 _PARAMETERS = frozenset({"scale", "bias", "slope", "state", "embedding", "statistics"})
 _KEEP: Hashable = "keep"
@@ -90,10 +90,10 @@ def _is_merged_vector(program: Program, constant: Constant, shared: Shared) -> b
     if constant.size == 1 and not any(reading.role in _PARAMETERS for reading in shared.readings):
         return False
     try:
-        values = stored(program, constant.name)
+        alike = is_alike(stored(program, constant.name))
     except ModelError:  # said where the values are needed
         return False
-    return _differs(shared) or bool((values == values.reshape(-1)[0]).all())
+    return alike or _differs(shared)
 
 
 def _may_differ(plan: Plan, constant: Constant, shared: Shared) -> bool:

@@ -22,8 +22,7 @@ from onnx_lsuv.lsuv.result import Result
 from onnx_lsuv.model import Model, Output, Staging, check_outputs, given_model, promoted, read_by, staging
 from onnx_lsuv.program import expand
 from onnx_lsuv.program.program import FLOAT_TYPES, stored
-from onnx_lsuv.roles import ROLES, TRAINED
-from onnx_lsuv.roles.table import is_alike
+from onnx_lsuv.roles import ROLES, TRAINED, is_alike
 
 PARAMS = (".json",)
 

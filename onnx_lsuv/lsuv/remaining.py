@@ -21,7 +21,7 @@ from onnx_lsuv.lsuv.settings import Settings
 from onnx_lsuv.model import Array, Model, Site, message, nodes, read, tensors
 from onnx_lsuv.program import Constant, Node, Program, stored
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES
-from onnx_lsuv.roles import is_computed
+from onnx_lsuv.roles import is_alike, is_computed
 
 _WIDE = FLOAT_TYPES | {TensorProto.COMPLEX64, TensorProto.COMPLEX128}
 # What stands for numbers in steps; shapes, axes and indices are wider.
@@ -101,8 +101,7 @@ def _differ(values: Array) -> bool:
     """Say whether values are not all alike, and not computed."""
     if values.dtype.kind in "fV" and values.dtype.itemsize > 1:
         return not is_computed(values)
-    flat = values.reshape(-1)
-    return bool((flat != flat[:1]).any())
+    return not is_alike(values)
 
 
 def _parts(plan: Plan) -> set[str]:

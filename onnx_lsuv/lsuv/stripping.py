@@ -21,6 +21,7 @@ from onnx_lsuv.lsuv.result import Result
 from onnx_lsuv.model import Model, Site, function_of, given_model, message, nodes, tensors, without_payloads
 from onnx_lsuv.program import Constant, Program, expand, stored
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES
+from onnx_lsuv.roles import is_alike
 
 _STAYS = frozenset({"fixed", "setting", "step"})
 _WHY = {"fixed": "kept, as somebody computed them", "setting": "kept, as they belong to the architecture"}
@@ -104,8 +105,7 @@ def without_values(model: Model | Result) -> Architecture:
 def _in_doubt(program: Program, constant: Constant) -> str:
     """Return the role of a constant of which nothing tells it: what is all alike belongs to the architecture."""
     with suppress(ModelError):  # what is missing is gone already
-        values = stored(program, constant.name)
-        if (values == values.reshape(-1)[0]).all():
+        if is_alike(stored(program, constant.name)):
             return "setting"
     return "unknown"
 

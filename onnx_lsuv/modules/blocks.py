@@ -11,7 +11,8 @@ import numpy as np
 
 from onnx_lsuv.model import Array
 from onnx_lsuv.modules.search import Match, Search, as_type
-from onnx_lsuv.modules.views import BLOCKS, Part, View, digest, is_plain, orders
+from onnx_lsuv.modules.views import BLOCKS, Part, View, digest, orders
+from onnx_lsuv.roles import is_alike
 
 PIECES = 64  # of one constant at most
 
@@ -22,7 +23,7 @@ def by_blocks(search: Search) -> None:
     used = set[Part]()
     for name in search.left():
         values = search.reference.read(name)
-        if values.size < 2 or is_plain(values):
+        if values.size < 2 or is_alike(values):
             continue
         for view in _views(values, pieces, used):
             search.found[name] = Match("value", view)

@@ -25,7 +25,8 @@ from onnx_lsuv.modules.blocks import by_blocks
 from onnx_lsuv.modules.folded import beside, by_scaled_value, set_folded
 from onnx_lsuv.modules.reference import Reference
 from onnx_lsuv.modules.search import Match, Search, as_type, behind_identities, long_axes, statistic
-from onnx_lsuv.modules.views import digest, is_plain, orders, whole
+from onnx_lsuv.modules.views import digest, orders, whole
+from onnx_lsuv.roles import is_alike
 
 
 def match(plan: Plan, reference: Reference) -> Search:
@@ -110,7 +111,7 @@ def by_value(search: Search, *, plain: bool) -> None:
         if search.reference.size(name) not in sizes:
             continue
         values = search.reference.read(name)
-        for other in types.values() if is_plain(values) == plain else ():
+        for other in types.values() if is_alike(values) == plain else ():
             key = digest(as_type(values, other))
             if key in by_digest:
                 groups[key].append(name)

@@ -68,9 +68,3 @@ def whole(constant: str, shape: Sequence[int], axes: tuple[int, ...] | None = No
 def digest(values: Array) -> bytes:
     """Return a digest of values in their order, whatever their shape."""
     return blake2b(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data, digest_size=16).digest()
-
-
-def is_plain(values: Array) -> bool:
-    """Whether all values are the same, as those of new norms and biases are."""
-    flat = values.reshape(-1)
-    return bool(flat.size == 0 or (flat == flat[0]).all())

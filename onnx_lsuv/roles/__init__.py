@@ -29,7 +29,7 @@ from onnx_lsuv.roles.prepared import prepared_inputs
 from onnx_lsuv.roles.products import Patterns, Product, Skipped
 from onnx_lsuv.roles.reachability import before
 from onnx_lsuv.roles.table import FATES, ROLES, TRAINED, Role
-from onnx_lsuv.roles.values import is_computed
+from onnx_lsuv.roles.values import is_alike, is_computed
 
 __all__ = [
     "FATES",
@@ -48,6 +48,7 @@ __all__ = [
     "before",
     "find_roles",
     "fixed_transform",
+    "is_alike",
     "is_computed",
     "limits_of",
     "prepared_inputs",

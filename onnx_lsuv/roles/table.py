@@ -14,13 +14,12 @@ from dataclasses import dataclass, replace
 from onnx import TensorProto
 
 from onnx_lsuv.errors import ModelError
-from onnx_lsuv.model import Array
 from onnx_lsuv.operators import of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, Constant, Node, Program, stored
 from onnx_lsuv.roles.parameters import MOVES, role_at
 from onnx_lsuv.roles.products import Product, Skipped, uses
 from onnx_lsuv.roles.reachability import Reachability, find_reachability
-from onnx_lsuv.roles.values import is_computed
+from onnx_lsuv.roles.values import is_alike, is_computed
 
 # What a constant is; of several that it is at once the first counts.
 ROLES = {
@@ -164,11 +163,6 @@ def _tells(program: Program, constant: Constant) -> bool:
             return False
         return is_computed(rows) and (rows.size == values.size or is_computed(values))
     return False
-
-
-def is_alike(values: Array) -> bool:
-    """Say whether there is one number only, however often, or none."""
-    return bool((values == values.reshape(-1)[:1]).all())
 
 
 def _prepares(reachability: Reachability, node: Node | None, position: int) -> bool:

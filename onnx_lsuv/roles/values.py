@@ -22,6 +22,11 @@ _STORED: dict[int, tuple[Any, int, int, float]] = {4: (np.float32, 5, 3, 4e-7), 
 _PARTS = (1.0, *(part**power for part in (math.pi, math.log(2), math.log(10)) for power in (1, -1)))
 
 
+def is_alike(values: Array) -> bool:
+    """Say whether there is one number only, however often, or none."""
+    return bool((values == values.reshape(-1)[:1]).all())
+
+
 def is_computed(values: Array) -> bool:
     """Say whether somebody computed these values: all alike, in steps of one half, not finite, sinusoids, ramps or
     windows; or wrote down the one that there is.
@@ -34,7 +39,7 @@ def is_computed(values: Array) -> bool:
         return _is_written(float(flat[0]), values.dtype.itemsize)
     # What holds for all holds for the first, which are soon looked at.
     for part in (flat[:_SAMPLE], flat):
-        if not (part * 2 == np.rint(part * 2)).all() and not (part == part[0]).all():
+        if not (part * 2 == np.rint(part * 2)).all() and not is_alike(part):
             rules = [_follows_rule(array, axis) for axis, length in enumerate(array.shape) if length >= _RULE_MIN]
             return any(rules) or (flat.size == max(array.shape) and _is_window(flat))
     return True
