@@ -8,45 +8,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from onnx_lsuv.operators import of
-from onnx_lsuv.program.program import Constant, Node, Program
+from onnx_lsuv.program.program import Constant, Node
 from onnx_lsuv.roles.norms import Norm
-from onnx_lsuv.roles.parameters import VALUES, Parameter, agreed, readers_of, role_at
-from onnx_lsuv.roles.products import Product, Skipped
-from onnx_lsuv.roles.reachability import Reachability, find_reachability
-from onnx_lsuv.roles.tables import table_stds
+from onnx_lsuv.roles.parameters import VALUES, Parameter, agreed, readers_of, role_at, with_table_stds
+from onnx_lsuv.roles.products import Skipped
+from onnx_lsuv.roles.reachability import Reachability
 
 
 def find_starts(
-    program: Program,
-    products: Sequence[Product],
-    skipped: Sequence[Skipped],
-    norms: Sequence[Norm],
-    table: Mapping[str, object],
+    reachability: Reachability, skipped: Sequence[Skipped], norms: Sequence[Norm], table: Mapping[str, object]
 ) -> tuple[Parameter, ...]:
     """Return the starts of constants without values; those whose place does not tell one are left out.
 
     Args:
-        program: all of it.
-        products: those that are drawn.
+        reachability: of the program.
         skipped: nodes that are left alone; what is excluded has nothing to keep and gets no start.
         norms: whose statistics are calibrated.
         table: the constants that have a role.
     """
-    found = [Parameter(norm.mean, "statistics", "norm", None, 0.0) for norm in norms if program.is_absent(norm.mean)]
-    found += [Parameter(norm.var, "statistics", "norm", None, 1.0) for norm in norms if program.is_absent(norm.var)]
-    reachability = find_reachability(program, products, skipped)
+    program = reachability.program
+    statistics = [(norm.mean, 0.0) for norm in norms] + [(norm.var, 1.0) for norm in norms]
+    found = [
+        Parameter(name, "statistics", "norm", None, value) for name, value in statistics if program.is_absent(name)
+    ]
     excluded = {each.weight for each in skipped if each.reason == "excluded"}
     tied = set[str]()
     for constant in program.constants.values():
         if program.is_absent(constant.name) and constant.name not in table and constant.label not in excluded:
             start = _start(reachability, constant, tied)
             found += [start] if start is not None else []
-    tables = {each.constant: program.constants[each.constant] for each in found if each.role == "embedding"}
-    stds = table_stds(reachability, tables, tied)
-    return tuple(replace(each, std=stds.get(each.constant, each.std)) for each in found)
+    return with_table_stds(reachability, found, tied)
 
 
 def _start(reachability: Reachability, constant: Constant, tied: set[str]) -> Parameter | None:

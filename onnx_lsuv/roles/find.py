@@ -12,7 +12,8 @@ from onnx_lsuv.roles.fixed import weight_transform
 from onnx_lsuv.roles.norms import Norm, changing, find_norms
 from onnx_lsuv.roles.parameters import Parameters, find_parameters
 from onnx_lsuv.roles.products import Patterns, Product, Skipped
-from onnx_lsuv.roles.table import Role, complete
+from onnx_lsuv.roles.reachability import find_reachability
+from onnx_lsuv.roles.table import Role, role_of_each
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,8 @@ def find_roles(
     writable, stuck = find_norms(program)
     table = _of_products(products, "drawn") | dict.fromkeys(biases.zeroed, Role("bias", "sum", "zero"))
     handled = table.keys() | {name for norm in writable for name in (norm.mean, norm.var)}
-    parameters = find_parameters(program, products, skipped, handled, patterns.wanted) if fresh else Parameters()
+    reachability = find_reachability(program, products, skipped)
+    parameters = find_parameters(reachability, skipped, handled, patterns.wanted) if fresh else Parameters()
     table |= {each.constant: Role(each.role, each.evidence, "fresh") for each in parameters.fresh}
     # Patterns may name those too that cannot be written.
     for each in stuck:
@@ -70,7 +72,7 @@ def find_roles(
     table |= {name: Role("statistics", "norm", "calibrated") for norm in norms for name in (norm.mean, norm.var)}
     stored = tuple(norm for norm in writable if norm not in norms)
     if program.model.absent:
-        starts = find_starts(program, products, skipped, norms, table)
+        starts = find_starts(reachability, skipped, norms, table)
         parameters = replace(parameters, fresh=(*parameters.fresh, *starts))
         table |= {each.constant: Role(each.role, each.evidence, "fresh") for each in starts}
     known = _of_products(left, "kept") | {
@@ -80,8 +82,7 @@ def find_roles(
     }
     added = (name for found in (biases, others) for term in found.terms for name in term.constants)
     known |= dict.fromkeys((name for name in added if name not in known), Role("bias", "sum"))
-    everything = complete(program, products, skipped, known | table)
-    return Roles(everything, biases, norms, stored, (*stuck, *kept), parameters)
+    return Roles(role_of_each(reachability, known | table), biases, norms, stored, (*stuck, *kept), parameters)
 
 
 def _of_products(products: Sequence[Product], fate: str) -> dict[str, Role]:

@@ -25,8 +25,8 @@ import numpy as np
 from onnx_lsuv.operators import WHOLE, of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, Constant, Node, Program, stored
 from onnx_lsuv.roles.norms import is_norm_bias, is_norm_scale
-from onnx_lsuv.roles.products import Product, Skipped, writable
-from onnx_lsuv.roles.reachability import Reachability, find_reachability, leads_to_add
+from onnx_lsuv.roles.products import Skipped, writable
+from onnx_lsuv.roles.reachability import Reachability, leads_to_add
 from onnx_lsuv.roles.tables import table_stds
 from onnx_lsuv.roles.values import is_computed, is_grid, is_listed
 from onnx_lsuv.roles.zeros import living_zeros
@@ -58,22 +58,17 @@ class Parameters:
 
 
 def find_parameters(
-    program: Program,
-    products: Sequence[Product],
-    skipped: Sequence[Skipped],
-    handled: Set[str],
-    wanted: Callable[..., bool],
+    reachability: Reachability, skipped: Sequence[Skipped], handled: Set[str], wanted: Callable[..., bool]
 ) -> Parameters:
     """Find the trained constants beside those of layers, biases and statistics; their values are read.
 
     Args:
-        program: all of it.
-        products: those that are drawn.
+        reachability: of the program.
         skipped: nodes that are left alone; what an excluded or fixed one reads, or its bias, is left alone too.
         handled: constants whose role is known.
         wanted: called with the label of a node that reads a constant, and the constant's; False leaves it alone.
     """
-    reachability = find_reachability(program, products, skipped)
+    program = reachability.program
     excluded = [each for each in skipped if each.reason in ("excluded", "fixed")]
     labels, nodes = {each.weight for each in excluded}, {each.node for each in excluded}
     fresh: list[Parameter] = []
@@ -104,19 +99,25 @@ def find_parameters(
         else:
             kept.append(constant.name)
     stay = living_zeros(program, zeros.keys())
-    tables = {each.constant: program.constants[each.constant] for each in fresh if each.role == "embedding"}
-    stds = table_stds(reachability, tables, tied)
-    fresh = [replace(each, std=stds.get(each.constant)) for each in fresh if each.constant not in stay]
-    return Parameters(tuple(fresh), tuple(kept), tuple(filter(stay.__contains__, zeros)), tuple(settled))
+    started = with_table_stds(reachability, [each for each in fresh if each.constant not in stay], tied)
+    return Parameters(started, tuple(kept), tuple(filter(stay.__contains__, zeros)), tuple(settled))
 
 
-def readers_of(program: Program, name: str) -> tuple[tuple[Node | None, int], ...]:
-    """Return who reads a parameter in the end."""
+def readers_of(program: Program, name: str, moves: Set[str] = MOVES) -> tuple[tuple[Node | None, int], ...]:
+    """Return who reads a constant in the end, through nodes that hand on it alone, by such a `move`."""
 
     def passes(node: Node, position: int) -> bool:
-        return position == 0 and (of(node).move in MOVES or (node.op == "Gather" and node in program.static))
+        return position == 0 and (of(node).move in moves or (node.op == "Gather" and node in program.static))
 
     return tuple(program.readers(name, passes))
+
+
+def with_table_stds(reachability: Reachability, found: Sequence[Parameter], tied: Set[str]) -> tuple[Parameter, ...]:
+    """Return parameters in which the tables have a std; those that are `tied` are a layer's weight too."""
+    constants = reachability.program.constants
+    tables = {each.constant: constants[each.constant] for each in found if each.role == "embedding"}
+    stds = table_stds(reachability, tables, tied)
+    return tuple(replace(each, std=stds.get(each.constant, each.std)) for each in found)
 
 
 def agreed(constant: Constant, roles: Set[str]) -> str:

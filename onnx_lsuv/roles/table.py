@@ -7,7 +7,7 @@ that are all alike are a usual start as well, as of position tables, so they tel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -16,9 +16,9 @@ from onnx import TensorProto
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.operators import of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, Constant, Node, Program, stored
-from onnx_lsuv.roles.parameters import MOVES, role_at
-from onnx_lsuv.roles.products import Product, Skipped, uses
-from onnx_lsuv.roles.reachability import Reachability, find_reachability
+from onnx_lsuv.roles.parameters import MOVES, readers_of, role_at
+from onnx_lsuv.roles.products import uses
+from onnx_lsuv.roles.reachability import Reachability
 from onnx_lsuv.roles.values import is_alike, is_computed
 
 # What a constant is; of several that it is at once the first counts.
@@ -66,18 +66,14 @@ class Role:
     fate: str = "kept"  # a key of FATES
 
 
-def complete(
-    program: Program, products: Sequence[Product], skipped: Sequence[Skipped], decided: Mapping[str, Role]
-) -> dict[str, Role]:
+def role_of_each(reachability: Reachability, decided: Mapping[str, Role]) -> dict[str, Role]:
     """Return the role of every constant, in the order of the program's.
 
     Args:
-        program: all of it.
-        products: those whose weights are drawn.
-        skipped: nodes that are left alone.
+        reachability: of the program.
         decided: roles that are known; a weight that is kept may be something more than that.
     """
-    reachability = find_reachability(program, products, skipped)
+    program = reachability.program
     kept = Role("weight", "product")
     return {
         name: _renamed(program, name, decided[name])
@@ -91,7 +87,7 @@ def _renamed(program: Program, name: str, role: Role) -> Role:
     """Return a role with the word for it: a norm's bias is its shift, and a token is no table."""
     if role.role not in ("bias", "embedding") or role.evidence == "sum":
         return role
-    readers = [node for node, _ in program.readers(name, _passes(program))]
+    readers = [node for node, _ in readers_of(program, name, _MOVES)]
     if role.role == "bias" and (role.evidence == "norm" or all(n and "scale" in of(n).roles.values() for n in readers)):
         return replace(role, role="shift")
     if role.role == "embedding" and all(node and node.op == "Concat" for node in readers):
@@ -99,19 +95,12 @@ def _renamed(program: Program, name: str, role: Role) -> Role:
     return role
 
 
-def _passes(program: Program) -> Callable[[Node, int], bool]:
-    """Return what says of a node, and an operand, whether it hands on a constant alone."""
-    return lambda node, position: (
-        position == 0 and (of(node).move in _MOVES or (node.op == "Gather" and node in program.static))
-    )
-
-
 def _judge(reachability: Reachability, constant: Constant, found: dict[str, str]) -> Role:
     """Return the role of a constant that keeps its values; `found` are roles that it has, with their evidence."""
     program = reachability.program
     if constant.elem_type in _WHOLE_NUMBERS:
         return Role("setting", "type")
-    readers = tuple(program.readers(constant.name, _passes(program)))
+    readers = readers_of(program, constant.name, _MOVES)
     for node, position in readers:
         for role, evidence in _seen_by(reachability, constant, node, position):
             found.setdefault(role, evidence)
