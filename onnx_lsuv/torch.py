@@ -109,7 +109,7 @@ def _evaluating(module: torch.nn.Module) -> Iterator[None]:
             each.training = mode
 
 
-def _feed(model: Model, given: Any) -> dict[str, Array]:
+def _feed(model: Model, given: Any) -> dict[str, torch.Tensor]:
     """Return the tensors of a batch by the names of the inputs that they became."""
     tensors = [each for each in pytree.tree_leaves(given) if isinstance(each, torch.Tensor)]
     names = [each.name for each in model.proto.graph.input]
@@ -119,14 +119,7 @@ def _feed(model: Model, given: Any) -> dict[str, Array]:
         raise UsageError(
             f"the batch has {len(tensors)} tensors, but the exported module has {len(names)} inputs ({listing(names)})"
         )
-    return {name: _array(each) for name, each in zip(names, tensors, strict=True)}
-
-
-def _array(tensor: torch.Tensor) -> Array:
-    here = tensor.detach().cpu()
-    if here.dtype == torch.bfloat16:
-        return np.asarray(here.float().numpy().astype(ml_dtypes.bfloat16))
-    return np.asarray(here.numpy())
+    return dict(zip(names, tensors, strict=True))
 
 
 def _tensor(values: Array) -> torch.Tensor:

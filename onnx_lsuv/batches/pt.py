@@ -16,24 +16,30 @@ HINT = "write tensors with torch.save(x, path) or torch.save({name: x}, path)"
 def read_pt(path: Path, *_: object) -> list[Stored]:
     """Return the tensors of a .pt file, one or by name, mapped where PyTorch can; raises DataError."""
     where = f"the data file {quote(path)}"
-    open_file(path).close()
+    found = load_pt(path, where, HINT)
+    named = found if isinstance(found, Mapping) else {None: found}
+    if not all(map(is_tensor, named.values())):
+        kinds = ", ".join(sorted({type(value).__name__ for value in named.values()}))
+        raise DataError(f"{where} holds {kinds}; {HINT}")
+    places = {key: where if key is None else f"tensor {quote(key)} of {where[14:]}" for key in named}
+    return [held(places[key], as_array(value, places[key]), key and str(key)) for key, value in named.items()]
+
+
+def load_pt(path: Path, where: str, hint: str) -> Any:
+    """Return what torch.save wrote; raises DataError, which ends in what to do, where that is more than tensors."""
+    open_file(path).close()  # which says what is wrong with the path
     torch: Any = optional("torch", where, "torch")
     try:
         try:
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError:  # of before PyTorch 1.6
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever unpickling raises
         what = looks_like(path, f"holds no tensors ({reason(error)})")
         what = what if "pickle" not in what and "zip" not in what else "holds more than tensors"
-        raise DataError(
-            f"{where} {what}; write tensors with torch.save(x, path) or torch.save({{name: x}}, path)"
-        ) from error
-    named = found if isinstance(found, Mapping) else {None: found}
-    if not all(isinstance(value, torch.Tensor) for value in named.values()):
-        kinds = ", ".join(sorted({type(value).__name__ for value in named.values()}))
-        raise DataError(
-            f"{where} holds {kinds}; write tensors with torch.save(x, path) or torch.save({{name: x}}, path)"
-        )
-    places = {key: where if key is None else f"tensor {quote(key)} of {where[14:]}" for key in named}
-    return [held(places[key], as_array(value, places[key]), key and str(key)) for key, value in named.items()]
+        raise DataError(f"{where} {what}; {hint}") from error
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether a value is one of PyTorch's tensors."""
+    return hasattr(value, "detach") and hasattr(value, "data_ptr")

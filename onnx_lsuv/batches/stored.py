@@ -198,7 +198,7 @@ def optional(module: str, where: str, package: str) -> ModuleType:
     except ImportError as error:
         name = {"PIL.Image": "Pillow", "torch": "PyTorch"}.get(module, module.partition(".")[0])
         why = f"{where} needs {name}, which cannot be imported ({reason(error)})"
-        raise DataError(f"{why}: pip install '{package}', or give a .npy file") from error
+        raise DataError(f"{why}: pip install '{package}', or give another format") from error
 
 
 def looks_like(path: Path, otherwise: str) -> str:

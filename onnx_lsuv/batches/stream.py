@@ -11,6 +11,7 @@ from itertools import islice
 from os import PathLike
 from typing import Any, Protocol, cast
 
+import ml_dtypes
 import numpy as np
 
 from onnx_lsuv.batches.inputs import Input
@@ -171,7 +172,7 @@ def as_array(value: Any, where: str) -> Array:
         if hasattr(value, "detach"):  # of PyTorch: perhaps with a gradient, or on a GPU
             value = value.detach().cpu()
             if str(getattr(value, "dtype", "")) == "torch.bfloat16":  # which NumPy does not know
-                value = value.float()
+                value = value.float().numpy().astype(ml_dtypes.bfloat16)
         if not hasattr(value, "__array__") and hasattr(value, "numpy"):
             value = value.numpy()
         return np.asarray(value)

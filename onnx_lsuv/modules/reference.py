@@ -15,11 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
-import numpy as np
-
 from onnx_lsuv.batches.formats import reader_of
-from onnx_lsuv.batches.stored import Stored, default_limit, held, looks_like, open_file, reason
+from onnx_lsuv.batches.pt import is_tensor, load_pt
+from onnx_lsuv.batches.stored import Stored, default_limit, held
+from onnx_lsuv.batches.stream import as_array
 from onnx_lsuv.errors import DataError, UsageError, listing, quote
 from onnx_lsuv.model import FLOATS, Array
 
@@ -93,7 +92,8 @@ def _parts(name: str) -> list[str]:
 def _in_memory(where: str, tensors: Mapping[str, Any], path: Path | None) -> Reference:
     found, first, same = dict[str, Stored](), dict[tuple[int, int], str](), dict[str, str]()
     for name, given in tensors.items():
-        array, address = _array(given)
+        array = as_array(given, f"{quote(name)} of {where}")
+        address = given.data_ptr() if is_tensor(given) else array.__array_interface__["data"][0]
         if not isinstance(name, str) or array.dtype.hasobject:
             raise DataError(f"{where} should hold arrays by name, but {quote(name)} is a {type(given).__name__}")
         found[name] = held(where, array, name)
@@ -106,37 +106,14 @@ def _in_memory(where: str, tensors: Mapping[str, Any], path: Path | None) -> Ref
     return Reference(where, found, path, same)
 
 
-def _array(given: Any) -> tuple[Array, int]:
-    """Return an array, also of a tensor of PyTorch, which has no NumPy array for bfloat16; and where its values lie."""
-    if not hasattr(given, "detach"):
-        array = np.asarray(given)
-        return array, array.__array_interface__["data"][0]
-    here = given.detach().cpu()
-    brain = str(here.dtype) == "torch.bfloat16"
-    return np.asarray(here.float()).astype(ml_dtypes.bfloat16) if brain else np.asarray(here), given.data_ptr()
-
-
 def _torch(path: Path, where: str) -> dict[str, Any]:
     """Return the tensors of a file of PyTorch, of one that holds more than them too."""
-    open_file(path).close()  # which says what is wrong with the path
-    try:
-        import torch  # noqa: PLC0415  (nobody needs it otherwise)
-    except ImportError as error:
-        raise UsageError(
-            f"{where} is PyTorch's, which is not installed: write it with safetensors.torch.save_file or numpy.savez"
-        ) from error
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        what = looks_like(path, f"cannot be loaded safely ({reason(error)})")
-        raise DataError(f"{where} {what}; write it with torch.save(module.state_dict(), PATH)") from error
+    hint = "write it with torch.save(module.state_dict(), PATH) or safetensors.torch.save_file"
+    found = load_pt(path, where, hint)
     inside = [found] if isinstance(found, dict) else []
     inside += [each for each in inside[0].values() if isinstance(each, dict)] if inside else []
-    states = [each for each in inside if each and all(isinstance(value, torch.Tensor) for value in each.values())]
+    states = [each for each in inside if each and all(map(is_tensor, each.values()))]
     if len(states) != 1:
         names = f" ({listing(map(str, found))})" if isinstance(found, dict) else ""
-        raise DataError(
-            f"{where} should hold one dict of tensors, but holds {len(states)}{names}; write it with "
-            "torch.save(module.state_dict(), PATH)"
-        )
+        raise DataError(f"{where} should hold one dict of tensors, but holds {len(states)}{names}; {hint}")
     return dict(states[0])
