@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from onnx import GraphProto, NodeProto, TypeProto
 
-from onnx_lsuv.model import graphs_in
+from onnx_lsuv.model import graphs_of
 from onnx_lsuv.operators import OPERATORS, WHOLE, Operator, of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES
 
@@ -62,18 +62,14 @@ def uses_of(graph: GraphProto) -> Uses:
 def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
     for node in graph.node:
         yield node
-        for attribute in node.attribute if of(node).scopes else ():
-            for inner in graphs_in(attribute):
-                yield from _nodes(inner)
+        for inner in graphs_of(node) if of(node).scopes else ():
+            yield from _nodes(inner)
 
 
 def unmade(uses: Uses) -> tuple[str, ...]:
     """Return the names that nodes, or the graph's outputs, read and that nothing makes, in the order of use."""
     known = {"", *uses.makers}
-    graphs = [uses.graph]
-    for node in uses.nodes:
-        graphs += [inner for attribute in node.attribute if of(node).scopes for inner in graphs_in(attribute)]
-    for graph in graphs:
+    for graph in (uses.graph, *(inner for node in uses.nodes if of(node).scopes for inner in graphs_of(node))):
         known.update(value.name for value in (*graph.input, *graph.initializer))
         known.update(sparse.values.name for sparse in graph.sparse_initializer)
     return tuple(name for name in uses.readers if name not in known)

@@ -23,7 +23,6 @@ from onnx_lsuv.importers.skeleton import (
     IR_MAX,
     IR_MIN,
     OTHER_FLOATS,
-    all_graphs,
     all_nodes,
     floats_of,
     in_inference_form,
@@ -31,7 +30,7 @@ from onnx_lsuv.importers.skeleton import (
     uses_newer,
 )
 from onnx_lsuv.importers.table import CURES
-from onnx_lsuv.model import HOLLOW_BYTES
+from onnx_lsuv.model import HOLLOW_BYTES, all_graphs
 from onnx_lsuv.program import Constant, Node, Program, walk
 from onnx_lsuv.program.program import FLOAT_TYPES
 

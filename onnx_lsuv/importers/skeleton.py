@@ -7,7 +7,7 @@ from collections.abc import Container, Iterator
 
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-from onnx_lsuv.model import graphs_in, tensors
+from onnx_lsuv.model import all_graphs, graphs_of, nodes, tensors
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES
 
 INTEGERS = frozenset({TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL})
@@ -18,12 +18,6 @@ IR_MIN, IR_MAX = 4, 10
 OTHER_FLOATS = FLOAT_TYPES - {TensorProto.FLOAT}
 
 
-def graphs_of(node: NodeProto) -> Iterator[GraphProto]:
-    """Yield the graphs among a node's attributes."""
-    for attribute in node.attribute:
-        yield from graphs_in(attribute)
-
-
 def stored_nodes(graph: GraphProto | FunctionProto) -> Iterator[NodeProto]:
     """Yield the nodes of a graph as the file has them, and of the graphs inside it."""
     for node in graph.node:
@@ -32,24 +26,9 @@ def stored_nodes(graph: GraphProto | FunctionProto) -> Iterator[NodeProto]:
             yield from stored_nodes(inner)
 
 
-def all_graphs(graph: GraphProto | FunctionProto) -> Iterator[GraphProto]:
-    """Yield the graphs inside a graph or a function, and before them itself if it is a graph."""
-    if isinstance(graph, GraphProto):
-        yield graph
-    for node in graph.node:
-        for inner in graphs_of(node):
-            yield from all_graphs(inner)
-
-
 def all_nodes(proto: ModelProto) -> Iterator[NodeProto]:
     """Yield every node of a model: in graphs, in what belongs to training, and in functions."""
-    roots: list[GraphProto | FunctionProto] = [proto.graph]
-    for training in proto.training_info:
-        roots += [training.initialization, training.algorithm]
-    for root in (*roots, *proto.functions):
-        yield from root.node if isinstance(root, FunctionProto) else ()
-        for graph in all_graphs(root):
-            yield from graph.node
+    return (node for _, node in nodes(proto))
 
 
 def uses_newer(proto: ModelProto) -> bool:

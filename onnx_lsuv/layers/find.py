@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 
-from onnx import GraphProto
-
 from onnx_lsuv.layers.plan import REASONS, Layer, Plan, Weight, tensor_names
-from onnx_lsuv.model import graphs_in
+from onnx_lsuv.model import all_graphs, graphs_in
 from onnx_lsuv.operators import of
 from onnx_lsuv.operators.matrices import misfit
 from onnx_lsuv.program.order import execution_order
@@ -202,7 +200,8 @@ def _parts(program: Program, node: Node) -> int:
 def _lookalike(node: Node) -> tuple[str, str] | None:
     """Return why an operator that carries weights of another kind is left alone; None for any other operator."""
     reason = of(node).left
-    if not reason and any(_holds_layer(graph) for each in node.attributes.values() for graph in graphs_in(each)):
+    inside = [graph for each in node.attributes.values() for held in graphs_in(each) for graph in all_graphs(held)]
+    if not reason and any(of(held).weights for graph in inside for held in graph.node):
         reason = "operator"
     details = {
         "quantised": f"{node.op} holds quantised weights: give the float model",
@@ -210,14 +209,6 @@ def _lookalike(node: Node) -> tuple[str, str] | None:
         "decoder": f"{node.op} holds its weights in a decoder graph: give the decoder itself as a model",
     }
     return (reason, details.get(reason, REASONS[reason])) if reason else None
-
-
-def _holds_layer(graph: GraphProto) -> bool:
-    """Say whether some operator of a graph, or of those inside it, is linear in a weight."""
-    return any(
-        of(node).weights or any(_holds_layer(inner) for attribute in node.attribute for inner in graphs_in(attribute))
-        for node in graph.node
-    )
 
 
 def _chosen(

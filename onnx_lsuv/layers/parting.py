@@ -9,15 +9,13 @@ then each parameter gets its own, a matrix where the names of its readers are th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from dataclasses import replace
-
-from onnx import GraphProto
 
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.layers.centres import find_centres
 from onnx_lsuv.layers.plan import Copy, Parting, Plan
-from onnx_lsuv.model import Addition, Model, Site, graphs_in, read, with_initializers
+from onnx_lsuv.model import Addition, Model, Site, all_graphs, read, with_initializers
 from onnx_lsuv.program.expansion import expand
 from onnx_lsuv.program.program import Constant, Program, stored
 from onnx_lsuv.program.readings import Reading, Shared, shared_constants
@@ -188,7 +186,9 @@ def _parted(model: Model, parts: _Parts) -> tuple[Model, list[str]]:
 
     An Identity of the tensor gives its name to what stands in for it.
     """
-    taken, tried = set(_names(model.proto.graph)), dict[str, int]()
+    graphs, tried = list(all_graphs(model.proto.graph)), dict[str, int]()
+    taken = {value.name for graph in graphs for value in (*graph.input, *graph.initializer)}
+    taken |= {name for graph in graphs for node in graph.node for name in node.output}
     labels: list[str] = []
     added, inputs, gone = [], dict[tuple[Site, int], str](), list[Site]()
     for shared, group in parts:
@@ -216,16 +216,6 @@ def _name(shared: Shared, reading: Reading, taken: Container[str], tried: dict[s
         number += 1
     tried[shared.label] = number
     return f"{shared.label}.{number}"
-
-
-def _names(graph: GraphProto) -> Iterator[str]:
-    """Yield the names that a graph, or one inside it, gives."""
-    yield from (value.name for value in (*graph.input, *graph.initializer))
-    for node in graph.node:
-        yield from node.output
-        for attribute in node.attribute:
-            for inner in graphs_in(attribute):
-                yield from _names(inner)
 
 
 def _left(plan: Plan, shared: Sequence[Shared]) -> tuple[dict[str, int], tuple[str, ...]]:

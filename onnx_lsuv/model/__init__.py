@@ -9,6 +9,7 @@
     arrays      those bytes <-> an array
     external    values in files beside the model, and whether these may be trusted
     values      read the values at a site, or say what is to replace them
+    graphs      the graphs in a message
     retyping    other float types in a protobuf become float32
     names       a name that is not taken yet
     absent      what a file has no values for, and what stands in for these
@@ -34,9 +35,10 @@ from onnx_lsuv.model.additions import Addition, with_initializers
 from onnx_lsuv.model.arrays import Array, bindable
 from onnx_lsuv.model.atomic import Staging, staging
 from onnx_lsuv.model.edits import promoted
+from onnx_lsuv.model.graphs import all_graphs, graphs_in, graphs_of
 from onnx_lsuv.model.loading import Model, digest, from_proto, given_model, is_hollow, load
 from onnx_lsuv.model.names import unused
-from onnx_lsuv.model.retyping import graphs_in, in_float32, names_type, retype, retype_attribute
+from onnx_lsuv.model.retyping import in_float32, names_type, retype, retype_attribute
 from onnx_lsuv.model.saving import load_staged, outputs_of, save, stage, to_bytes
 from onnx_lsuv.model.sites import Site, Step, function_of
 from onnx_lsuv.model.stripping import without_payloads
@@ -57,6 +59,7 @@ __all__ = [
     "Site",
     "Staging",
     "Step",
+    "all_graphs",
     "bindable",
     "check",
     "check_outputs",
@@ -68,6 +71,7 @@ __all__ = [
     "function_of",
     "given_model",
     "graphs_in",
+    "graphs_of",
     "in_float32",
     "is_hollow",
     "lacking",

@@ -10,13 +10,14 @@ What names no type (CastLike, ConstantOfShape without a value, EyeLike without `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Set
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, numpy_helper
+from onnx import AttributeProto, ModelProto, TensorProto, TypeProto, numpy_helper
 
+from onnx_lsuv.model.graphs import all_graphs, graphs_in
 from onnx_lsuv.model.loading import is_hollow
-from onnx_lsuv.model.values import tensors
+from onnx_lsuv.model.values import nodes, tensors
 
 # Integer attributes that stand for an element type.
 TYPE_ATTRIBUTES = frozenset({
@@ -35,11 +36,14 @@ def in_float32(proto: ModelProto, others: Set[int]) -> None:
         if tensor.data_type in others and not is_hollow(tensor):
             values = numpy_helper.to_array(tensor).astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    _retype_graph(proto.graph, others)
-    for function in proto.functions:
-        for value in function.value_info:
-            retype(value.type, others)
-        _retype_nodes(function.node, others)
+    kinds = [value.type for function in proto.functions for value in function.value_info]
+    for root in (proto.graph, *proto.functions):
+        kinds += [v.type for graph in all_graphs(root) for v in (*graph.input, *graph.output, *graph.value_info)]
+    for kind in kinds:
+        retype(kind, others)
+    for _, node in nodes(proto):
+        for attribute in node.attribute:
+            retype_attribute(attribute, others)
 
 
 def names_type(attribute: AttributeProto, elem_type: int) -> bool:
@@ -53,25 +57,6 @@ def names_type(attribute: AttributeProto, elem_type: int) -> bool:
         or any(names_type(inner, elem_type) for node in graph.node for inner in node.attribute)
         for graph in graphs_in(attribute)
     )
-
-
-def graphs_in(attribute: AttributeProto) -> list[GraphProto]:
-    """Return the graphs that an attribute holds."""
-    return [*([attribute.g] if attribute.type == AttributeProto.GRAPH else []), *attribute.graphs]
-
-
-def _retype_graph(graph: GraphProto, others: Set[int]) -> None:
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        retype(value.type, others)
-    _retype_nodes(graph.node, others)
-
-
-def _retype_nodes(nodes: Iterable[NodeProto], others: Set[int]) -> None:
-    for node in nodes:
-        for attribute in node.attribute:
-            retype_attribute(attribute, others)
-            for inner in graphs_in(attribute):
-                _retype_graph(inner, others)
 
 
 def retype_attribute(attribute: AttributeProto, others: Set[int]) -> None:

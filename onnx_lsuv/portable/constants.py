@@ -20,8 +20,8 @@ from onnx import GraphProto, NodeProto, SparseTensorProto, TensorProto, helper, 
 
 from onnx_lsuv.batches import default_limit
 from onnx_lsuv.errors import ModelError
-from onnx_lsuv.importers.skeleton import INTEGERS, all_graphs
-from onnx_lsuv.model import HOLLOW_BYTES
+from onnx_lsuv.importers.skeleton import INTEGERS
+from onnx_lsuv.model import HOLLOW_BYTES, all_graphs
 from onnx_lsuv.operators import of
 from onnx_lsuv.portable.draft import Draft, mark_of
 from onnx_lsuv.portable.scopes import Uses, attribute_of, is_op, remove_nodes, uses_of

@@ -19,9 +19,8 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
 from onnx_lsuv.importers.shapes import Lead, is_bias, is_flat, lead_of, rows_unread, shapes_of
-from onnx_lsuv.importers.skeleton import graphs_of
 from onnx_lsuv.importers.traits import counted
-from onnx_lsuv.model import Array, is_hollow
+from onnx_lsuv.model import Array, graphs_of, is_hollow
 from onnx_lsuv.portable.draft import Draft
 from onnx_lsuv.portable.scopes import Uses, is_op, label_of, number, remove_nodes, set_attributes, turn_of, uses_of
 

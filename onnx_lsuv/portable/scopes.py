@@ -9,7 +9,7 @@ from typing import TypeVar
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
 
 from onnx_lsuv.importers.shapes import permutation
-from onnx_lsuv.importers.skeleton import all_graphs, graphs_of
+from onnx_lsuv.model import all_graphs, graphs_of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS
 from onnx_lsuv.program.protos import free_names
 

@@ -26,13 +26,12 @@ from onnx_lsuv.importers.skeleton import (
     IR_MAX,
     IR_MIN,
     OTHER_FLOATS,
-    all_graphs,
     all_nodes,
     floats_of,
     in_inference_form,
     uses_newer,
 )
-from onnx_lsuv.model import retype, retype_attribute, tensors, unused
+from onnx_lsuv.model import all_graphs, retype, retype_attribute, tensors, unused
 from onnx_lsuv.portable.draft import Draft
 from onnx_lsuv.portable.scopes import attribute_of, drop, is_op, label_of, read_names
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto
 
-from onnx_lsuv.model import graphs_in
+from onnx_lsuv.model import graphs_of
 
 # What a Constant node's attributes hold: the field of one and of a list of these, the type and the data of a tensor.
 _CONSTANTS = {
@@ -48,9 +48,8 @@ def tensor_of(attribute: AttributeProto) -> TensorProto | None:
 def names_read(proto: NodeProto) -> Iterator[str]:
     """Yield the names that a node reads, its graphs included, some perhaps more than once."""
     yield from filter(None, proto.input)
-    for attribute in proto.attribute:
-        for graph in graphs_in(attribute):
-            yield from free_names(graph)
+    for graph in graphs_of(proto):
+        yield from free_names(graph)
 
 
 def free_names(graph: GraphProto) -> Iterator[str]:
