@@ -38,7 +38,7 @@ from onnx_lsuv.model.edits import promoted
 from onnx_lsuv.model.graphs import all_graphs, graphs_in, graphs_of
 from onnx_lsuv.model.loading import Model, digest, from_proto, given_model, is_hollow, load
 from onnx_lsuv.model.names import unused
-from onnx_lsuv.model.retyping import in_float32, names_type, retype, retype_attribute
+from onnx_lsuv.model.retyping import in_float32, names_type, retype
 from onnx_lsuv.model.saving import load_staged, outputs_of, save, stage, to_bytes
 from onnx_lsuv.model.sites import Site, Step, function_of
 from onnx_lsuv.model.stripping import without_payloads
@@ -87,7 +87,6 @@ __all__ = [
     "read",
     "read_by",
     "retype",
-    "retype_attribute",
     "rewritten",
     "save",
     "save_weights",

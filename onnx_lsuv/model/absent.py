@@ -17,7 +17,7 @@ from onnx import NodeProto, TensorProto
 from onnx_lsuv.errors import ModelError, listing, quote
 from onnx_lsuv.model import sites
 from onnx_lsuv.model.arrays import dtype_of, raw_size, shape_of
-from onnx_lsuv.model.external import DataLocation
+from onnx_lsuv.model.external import DataLocation, aligned, place_outside
 from onnx_lsuv.model.loading import Model, respliced
 from onnx_lsuv.model.names import unused
 from onnx_lsuv.model.sites import MAIN_GRAPH, Site
@@ -26,7 +26,6 @@ from onnx_lsuv.model.values import data_files, externals, form_of, is_bare, labe
 from onnx_lsuv.model.wire import RAW_DATA, fields, find
 
 INLINE = 2**31 - 2**24  # bytes that a model file may have, but for what else it grows by
-ALIGNMENT = 64
 
 
 def without_empty_payloads(model: Model) -> Model:
@@ -122,12 +121,11 @@ def _moved_outside(model: Model, inline: Iterable[Site]) -> Model:
     location = unused(f"{model.path.name if model.path else 'weights'}.data", data_files(model))
     edits, at = [], 0
     for site in inline:
-        place = TensorProto(data_location=TensorProto.EXTERNAL)
-        for key, value in (("location", location), ("offset", at), ("length", _size(model, site))):
-            place.external_data.add(key=key, value=str(value))
+        place, size = TensorProto(), _size(model, site)
+        place_outside(place, location, at, size)
         span = find(model._tree, site)[-1]
         edits.append(Edit(span.end, span.end, (place.SerializeToString(),), span))
-        at += -(-_size(model, site) // ALIGNMENT) * ALIGNMENT
+        at = aligned(at + size)
     return respliced(model, edits)
 
 

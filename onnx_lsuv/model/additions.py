@@ -17,13 +17,11 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from onnx_lsuv.errors import UsageError
 from onnx_lsuv.model import sites
 from onnx_lsuv.model.arrays import Array, to_raw
-from onnx_lsuv.model.external import location_of
+from onnx_lsuv.model.external import aligned, location_of, place_outside
 from onnx_lsuv.model.loading import Model
 from onnx_lsuv.model.sites import MAIN_GRAPH, Site, Step
 from onnx_lsuv.model.values import data_file, holds_initializers, label, message, stored_site
 from onnx_lsuv.model.wire import HOLLOW_BYTES
-
-_ALIGNMENT = 64  # of what is added to a data file
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +75,7 @@ def with_initializers(
         if each.like in absent:
             absent[place] = absent[each.like]
         if each.like is not None and _is_outside(model, each.like):
-            _place_outside(model, tensor, each, ends)
+            _append(model, tensor, each, ends)
         elif 0 < each.values.nbytes <= HOLLOW_BYTES:
             tensor.raw_data = bytes(to_raw(each.values))  # as a skeleton has it
     for site in sorted(gone, reverse=True):
@@ -122,7 +120,7 @@ def _is_outside(model: Model, site: Site) -> bool:
     return isinstance(tensor, TensorProto) and tensor.data_location == TensorProto.EXTERNAL
 
 
-def _place_outside(model: Model, tensor: TensorProto, added: Addition, ends: dict[str, int]) -> None:
+def _append(model: Model, tensor: TensorProto, added: Addition, ends: dict[str, int]) -> None:
     """Give a new tensor the next place at the end of the data file of another; `ends` are those of the files so far."""
     assert added.like is not None
     where = label(model, added.like)
@@ -132,11 +130,9 @@ def _place_outside(model: Model, tensor: TensorProto, added: Addition, ends: dic
     if data.file not in ends:
         ends[data.file] = max((end for _, end in appended(model, data.file)), default=0)
         ends[data.file] = max(ends[data.file], len(data_file(model, data.location, where)))
-    start = -(-ends[data.file] // _ALIGNMENT) * _ALIGNMENT
+    start = aligned(ends[data.file])
     ends[data.file] = start + added.values.nbytes
-    tensor.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", data.location), ("offset", start), ("length", added.values.nbytes)):
-        tensor.external_data.add(key=key, value=str(value))
+    place_outside(tensor, data.location, start, added.values.nbytes)
 
 
 def appended(model: Model, file: str) -> list[tuple[Site, int]]:

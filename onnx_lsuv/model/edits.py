@@ -24,9 +24,9 @@ from onnx_lsuv.model.external import DataLocation, extent
 from onnx_lsuv.model.loading import Model
 from onnx_lsuv.model.payload import chunks, replaced
 from onnx_lsuv.model.sites import Site, Step
-from onnx_lsuv.model.splicing import Edit, Piece
+from onnx_lsuv.model.splicing import Edit, Piece, with_field, without
 from onnx_lsuv.model.values import data_file, holds_initializers, is_bare, label, message, spans_of
-from onnx_lsuv.model.wire import BYTES, FIXED32, RAW_DATA, Span, fields, find, inside, varint
+from onnx_lsuv.model.wire import BYTES, FIXED32, RAW_DATA, fields, find, inside
 
 
 def promoted(model: Model) -> tuple[Site, ...]:
@@ -37,7 +37,7 @@ def promoted(model: Model) -> tuple[Site, ...]:
 def model_edits(model: Model, outside: Mapping[Site, DataLocation], renamed: Mapping[str, str]) -> list[Edit]:
     """Return the edits of the model's own bytes: values, initializers, what nodes read, `renamed` data files."""
     edits = [_reading(model, *place, name) for place, name in model._inputs.items()]
-    edits += [_without(span) for site in model._gone for span in find(model._tree, site)]
+    edits += [without(span) for site in model._gone for span in find(model._tree, site)]
     gone = []
     for site in sorted(model.values):
         node_site = _node_of(model, site)
@@ -119,19 +119,13 @@ def _patch(model: Model, site: Site, value: Array) -> list[Edit]:
     here, view, spans = message(model, site), model._tree.view, spans_of(model, site)
     if isinstance(here, TensorProto):
         if is_bare(model, site):
-            end = spans[-1].end
-            return [Edit(end, end, _field(RAW_DATA, to_raw(value)), spans[-1])]
+            return [with_field(spans[-1], RAW_DATA, to_raw(value))]
         return encode(view, spans, here, value, label(model, site))
     if value.ndim:
         return replaced(view, chunks(view, spans, sites.ATTRIBUTE_FLOATS, FIXED32), to_raw(value))
     found = [(one, span) for span in spans for one in fields(view, span.start, span.end)]
     one, span = [(one, span) for one, span in found if one[:2] == (sites.ATTRIBUTE_FLOAT, FIXED32)][-1]
     return [Edit(one.start, one.end, (to_raw(value),), span)]
-
-
-def _field(number: int, *pieces: Piece) -> tuple[Piece, ...]:
-    """Return a field of bytes."""
-    return varint(number << 3 | BYTES) + varint(sum(map(len, pieces))), *pieces
 
 
 def _promote(
@@ -149,7 +143,7 @@ def _promote(
         tensor.external_data.extend(outside.tensor.external_data)
         tensor.data_location = TensorProto.EXTERNAL
     (gone,) = spans_of(model, node_site)
-    return [_without(gone), *_initializer(model, node_site[:-1], tensor, value, outside, renamed)]
+    return [without(gone), *_initializer(model, node_site[:-1], tensor, value, outside, renamed)]
 
 
 def _initializer(
@@ -162,23 +156,18 @@ def _initializer(
 ) -> list[Edit]:
     """Return the edits that add an initializer to a graph; `tensor` has all but the values, and is changed."""
     payload: tuple[Piece, ...] = ()
+    end = spans_of(model, graph)[-1]
     if outside is None:
-        payload = _field(RAW_DATA, to_raw(value))
+        payload = with_field(end, RAW_DATA, to_raw(value)).pieces
     else:
         for entry in tensor.external_data:
             if entry.key == "location":
                 entry.value = renamed.get(outside.file, outside.location)
-    end = spans_of(model, graph)[-1]
-    edits = [Edit(end.end, end.end, _field(sites.GRAPH_INITIALIZER, tensor.SerializeToString(), *payload), end)]
+    edits = [with_field(end, sites.GRAPH_INITIALIZER, tensor.SerializeToString(), *payload)]
     if model.proto.ir_version < 4:
         listed = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, value.shape).SerializeToString()
-        edits.append(Edit(end.end, end.end, _field(sites.GRAPH_INPUT, listed), end))
+        edits.append(with_field(end, sites.GRAPH_INPUT, listed))
     return edits
-
-
-def _without(span: Span) -> Edit:
-    """Return the edit that leaves a message out."""
-    return Edit(span.tag, span.end, (), span.parent)
 
 
 def _reading(model: Model, site: Site, position: int, name: str) -> Edit:

@@ -19,6 +19,8 @@ from onnx_lsuv.errors import ModelError
 from onnx_lsuv.model.arrays import dtype_of, raw_size, shape_of
 from onnx_lsuv.model.opening import LINKS, NotRegularError, mapped, open_regular
 
+_ALIGNMENT = 64  # of tensors in a data file that is written here
+
 
 @dataclass(frozen=True, slots=True)
 class DataLocation:
@@ -33,6 +35,19 @@ class DataLocation:
     def file(self) -> str:
         """The location, normalised: what tensors of one file have in common."""
         return os.path.normpath(self.location)
+
+
+def aligned(offset: int) -> int:
+    """Return where the next tensor begins in a data file that ends at `offset` so far."""
+    return -(-offset // _ALIGNMENT) * _ALIGNMENT
+
+
+def place_outside(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
+    """Say where a tensor has its values, in place."""
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    del tensor.external_data[:]
+    for key, value in (("location", location), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=str(value))
 
 
 def location_of(tensor: onnx.TensorProto, where: str) -> DataLocation:

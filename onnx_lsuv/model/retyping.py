@@ -36,14 +36,22 @@ def in_float32(proto: ModelProto, others: Set[int]) -> None:
         if tensor.data_type in others and not is_hollow(tensor):
             values = numpy_helper.to_array(tensor).astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    retype(proto, others)
+
+
+def retype(proto: ModelProto, others: Set[int]) -> None:
+    """Let what a model declares of its values, and the types that attributes name, be float32, in place."""
     kinds = [value.type for function in proto.functions for value in function.value_info]
     for root in (proto.graph, *proto.functions):
         kinds += [v.type for graph in all_graphs(root) for v in (*graph.input, *graph.output, *graph.value_info)]
     for kind in kinds:
-        retype(kind, others)
+        _retype(kind, others)
     for _, node in nodes(proto):
         for attribute in node.attribute:
-            retype_attribute(attribute, others)
+            if attribute.type == AttributeProto.INT and attribute.name in TYPE_ATTRIBUTES and attribute.i in others:
+                attribute.i = TensorProto.FLOAT
+            elif attribute.type == AttributeProto.TYPE_PROTO:
+                _retype(attribute.tp, others)
 
 
 def names_type(attribute: AttributeProto, elem_type: int) -> bool:
@@ -59,21 +67,13 @@ def names_type(attribute: AttributeProto, elem_type: int) -> bool:
     )
 
 
-def retype_attribute(attribute: AttributeProto, others: Set[int]) -> None:
-    """Let the type that an attribute names be float32; graphs in it aside."""
-    if attribute.type == AttributeProto.INT and attribute.name in TYPE_ATTRIBUTES and attribute.i in others:
-        attribute.i = TensorProto.FLOAT
-    elif attribute.type == AttributeProto.TYPE_PROTO:
-        retype(attribute.tp, others)
-
-
-def retype(kind: TypeProto, others: Set[int]) -> None:
+def _retype(kind: TypeProto, others: Set[int]) -> None:
     """Let a type, or the type of what it holds, be float32."""
     match kind.WhichOneof("value"):
         case "tensor_type" | "sparse_tensor_type" as name:
             held = getattr(kind, name)
             held.elem_type = TensorProto.FLOAT if held.elem_type in others else held.elem_type
         case "sequence_type" | "optional_type" as name:
-            retype(getattr(kind, name).elem_type, others)
+            _retype(getattr(kind, name).elem_type, others)
         case "map_type":
-            retype(kind.map_type.value_type, others)
+            _retype(kind.map_type.value_type, others)

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from onnx_lsuv.model.wire import Span, varint
+from onnx_lsuv.model.wire import BYTES, Span, varint
 
 Piece = memoryview | bytes
 
@@ -31,6 +31,17 @@ class Edit:
     def growth(self) -> int:
         """By how many bytes the edit makes its owner longer."""
         return sum(map(len, self.pieces)) - (self.end - self.start)
+
+
+def without(span: Span) -> Edit:
+    """Return the edit that leaves a message out."""
+    return Edit(span.tag, span.end, (), span.parent)
+
+
+def with_field(span: Span, number: int, *pieces: Piece) -> Edit:
+    """Return the edit that adds a field of bytes at the end of a message."""
+    head = varint(number << 3 | BYTES) + varint(sum(map(len, pieces)))
+    return Edit(span.end, span.end, (head, *pieces), span)
 
 
 def splice(view: memoryview, edits: Iterable[Edit]) -> list[Piece]:

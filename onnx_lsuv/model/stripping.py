@@ -16,9 +16,9 @@ from onnx_lsuv.model import sites
 from onnx_lsuv.model.arrays import to_raw
 from onnx_lsuv.model.loading import Model, respliced
 from onnx_lsuv.model.sites import Site
-from onnx_lsuv.model.splicing import Edit
+from onnx_lsuv.model.splicing import Edit, with_field
 from onnx_lsuv.model.values import message, read, tensors
-from onnx_lsuv.model.wire import BYTES, PAYLOAD, RAW_DATA, find, runs, varint
+from onnx_lsuv.model.wire import PAYLOAD, RAW_DATA, find, runs
 
 _OUTSIDE = frozenset({sites.TENSOR_EXTERNAL, TensorProto.DATA_LOCATION_FIELD_NUMBER})
 
@@ -33,9 +33,8 @@ def without_payloads(model: Model, bare: Mapping[Site, Sequence[int]]) -> Model:
         if site in bare:
             edits += _without(model, site)
         elif tensor.data_location == TensorProto.EXTERNAL:
-            raw, end = to_raw(read(model, site)), find(model._tree, site)[-1]
-            field = varint(RAW_DATA << 3 | BYTES) + varint(len(raw)), raw
-            edits += [*_without(model, site), Edit(end.end, end.end, field, end)]
+            end = find(model._tree, site)[-1]
+            edits += [*_without(model, site), with_field(end, RAW_DATA, to_raw(read(model, site)))]
             values.pop(site, None)
     for site, dims in bare.items():
         attribute = message(model, site)

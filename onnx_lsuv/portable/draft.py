@@ -31,12 +31,11 @@ from onnx_lsuv.model import (
     tensors,
     unused,
 )
+from onnx_lsuv.model.external import aligned, place_outside
 from onnx_lsuv.portable.scopes import all_names, drop, is_op, remove_nodes
 from onnx_lsuv.program.program import DEFAULT_DOMAINS
 
 _MARK = "onnx_lsuv.mark"
-# Tensors in the file of external data start at multiples of this.
-_ALIGNMENT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,14 +234,11 @@ def _one_file(draft: Draft, outside: Sequence[TensorProto]) -> dict[str, memoryv
             for tensor in outside:
                 mark = mark_of(tensor)
                 if mark not in places:
-                    file.write(bytes(-file.tell() % _ALIGNMENT))
+                    file.write(bytes(aligned(file.tell()) - file.tell()))
                     data = numpy_helper.from_array(draft.values(tensor)).raw_data
                     places[mark] = file.tell(), len(data)
                     file.write(data)
-                del tensor.external_data[:]
-                offset, length = places[mark]
-                for key, value in (("location", location), ("offset", offset), ("length", length)):
-                    tensor.external_data.add(key=key, value=str(value))
+                place_outside(tensor, location, *places[mark])
             file.flush()
             mapped = np.memmap(file, dtype=np.uint8, mode="r") if file.tell() else np.zeros(0, np.uint8)
     except OSError as error:

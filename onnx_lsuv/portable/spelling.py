@@ -31,7 +31,7 @@ from onnx_lsuv.importers.skeleton import (
     in_inference_form,
     uses_newer,
 )
-from onnx_lsuv.model import all_graphs, retype, retype_attribute, tensors, unused
+from onnx_lsuv.model import all_graphs, retype, tensors, unused
 from onnx_lsuv.portable.draft import Draft
 from onnx_lsuv.portable.scopes import attribute_of, drop, is_op, label_of, read_names
 
@@ -121,12 +121,7 @@ def widen(draft: Draft) -> None:
     for _, tensor in tensors(proto):
         if tensor.data_type in OTHER_FLOATS:
             draft.put(tensor, _narrowed(draft.values(tensor)))
-    for graph in all_graphs(draft.graph):
-        for value in (*graph.input, *graph.output, *graph.value_info):
-            retype(value.type, OTHER_FLOATS)
-    for node in all_nodes(proto):
-        for attribute in node.attribute:
-            retype_attribute(attribute, OTHER_FLOATS)
+    retype(proto, OTHER_FLOATS)
     draft.did(f"{names} became float32", "the whole model", "inputs and outputs too; most importers train that")
 
 
