@@ -39,7 +39,7 @@ def part(
         center: biases are to centre.
         fresh: parameters beside the layers are to start anew.
     """
-    model, constants = plan.program.model, {each.site: each for each in plan.program.constants.values()}
+    model, constants = plan.program.model, plan.program.by_site
     shared = [each for each in shared_constants(model) if each.site in constants]
     vectors = [each for each in shared if _is_merged_vector(plan.program, constants[each.site], each)]
     matrices = _merged_matrices(plan, [each for each in shared if each not in vectors])
@@ -220,7 +220,7 @@ def _name(shared: Shared, reading: Reading, taken: Container[str], tried: dict[s
 
 def _left(plan: Plan, shared: Sequence[Shared]) -> tuple[dict[str, int], tuple[str, ...]]:
     """Return the tensors that are still several parameters, with how many, and weights that are used several times."""
-    program, constants = plan.program, {each.site: each for each in plan.program.constants.values()}
+    program, constants = plan.program, plan.program.by_site
     biases = {name: {layer.weight for layer in plan.layers if name in layer.bias} for name in plan.zeroed}
     merged = {each.label: len(_by_owner(each).keys() - {""}) for each in _merged_matrices(plan, shared)}
     tied = []

@@ -30,7 +30,7 @@ TYPE_CHECKING = False  # the methods that the command line's help lists do not w
 if TYPE_CHECKING:
     from onnx_lsuv.lsuv.measuring import measure
     from onnx_lsuv.lsuv.notes import Note, guide
-    from onnx_lsuv.lsuv.params import PARAMS, check_params, params_of, save_params, stage_params
+    from onnx_lsuv.lsuv.params import check_params, params_of, save_params, stage_params
     from onnx_lsuv.lsuv.planning import find, plan, require_layers
     from onnx_lsuv.lsuv.procedure import initialize
     from onnx_lsuv.lsuv.result import GOOD, STATUSES, Change, LayerReport, Remaining, Result, RoleReport, SkippedReport
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GOOD",
-    "PARAMS",
     "STATUSES",
     "Architecture",
     "Change",

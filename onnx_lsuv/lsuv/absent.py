@@ -47,7 +47,7 @@ def check_absent(plan: Plan, methods: Mapping[str, str]) -> None:
     program = plan.program
     if not program.model.absent:
         return
-    constants = {each.site: each for each in program.constants.values() if program.is_absent(each.name)}
+    constants = {site: each for site, each in program.by_site.items() if site in program.model.absent}
     stays = {name for layer in plan.layers if methods[layer.weight] == "keep" for name in layer.source.touched}
     kept = [program.constants[name].label for name in stays if program.is_absent(name)]
     if kept:
@@ -74,7 +74,7 @@ def check_absent(plan: Plan, methods: Mapping[str, str]) -> None:
 def absent_notes(plan: Plan, fate: str) -> list[str]:
     """Return what is said of tensors without values: what becomes of them, as "made anew", and how it comes."""
     groups: dict[str, list[str]] = {}
-    constants = {constant.site: constant for constant in plan.program.constants.values()}
+    constants = plan.program.by_site
     for site, why in plan.program.model.absent.items():
         groups.setdefault(why, []).append(constants[site].label)
     return [

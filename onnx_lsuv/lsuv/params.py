@@ -24,8 +24,6 @@ from onnx_lsuv.program import expand
 from onnx_lsuv.program.program import FLOAT_TYPES, stored
 from onnx_lsuv.roles import ROLES, TRAINED, is_alike
 
-PARAMS = (".json",)
-
 
 def save_params(model: Model | Result, path: str | os.PathLike[str], *, force: bool = False) -> Path:
     """Write which initializers of the file that `save` writes are trained, and which frozen, to .json; return its path.
@@ -59,15 +57,15 @@ def stage_params(staged: Staging, model: Model | Result, path: str | os.PathLike
 
 def check_params(path: str | os.PathLike[str]) -> None:
     """Raise UsageError for a file that the names are not written to."""
-    if Path(path).suffix.lower() not in PARAMS:
+    if Path(path).suffix.lower() != ".json":
         raise UsageError(f"the names of parameters are written as .json, but {quote(path)} ends otherwise")
 
 
 def params_of(model: Model | Result) -> dict[str, Any]:
     """Return what is written to the file; arguments and errors as for `save_params`."""
-    plan = model.plan if isinstance(model, Result) and model.plan.program.model is model.model else None
-    given = model.model if isinstance(model, Result) else given_model(model)
-    plan = plan or find_layers(expand(given))
+    given = given_model(model.model if isinstance(model, Result) else model)
+    known = model.plan if isinstance(model, Result) else None
+    plan = known if known is not None and known.program.model is given else find_layers(expand(given))
     moved = set(promoted(given))
     roles: dict[str, list[str]] = {role: [] for role in ROLES if role != "setting"}
     others: list[str] = []

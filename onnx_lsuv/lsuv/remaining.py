@@ -55,8 +55,7 @@ def remaining(plan: Plan, settings: Settings, new: Collection[str]) -> tuple[Rem
             cause = causes.get(constant.name) or causes.get(constant.label) or _cause(constant, settings)
             used = constant.name in program.consumers or constant.name in program.exits
             found.append(Remaining(constant.label, constant.scope, cause if used else "nothing reads it"))
-    sites = {constant.site for constant in program.constants.values() if constant.site}
-    return (*found, *_beside(program.model, sites))
+    return (*found, *_beside(program))
 
 
 def _causes(plan: Plan) -> dict[str, str]:
@@ -117,15 +116,26 @@ def _parts(plan: Plan) -> set[str]:
     return {name for name, marks in used.items() if not marks.all()}
 
 
-def _beside(model: Model, known: Set[Site]) -> Iterator[Remaining]:
+def tensors_beside(program: Program) -> Iterator[tuple[Site, TensorProto]]:
+    """Yield the tensors of several numbers that are no constants of the program: nothing runs them as they stand."""
+    known = program.by_site
+    found = tensors(program.model.proto)
+    return (each for each in found if each[0] not in known and math.prod(each[1].dims) > 1)
+
+
+def foreign_nodes(model: Model) -> Iterator[tuple[Site, NodeProto]]:
+    """Yield the nodes of which only some runtime knows what their attributes hold."""
+    return ((site, node) for site, node in nodes(model.proto) if node.domain not in DEFAULT_DOMAINS)
+
+
+def _beside(program: Program) -> Iterator[Remaining]:
     """Yield the tensors at other sites, and what attributes hold, that may have been learned."""
-    for site, tensor in tensors(model.proto):
-        size = math.prod(tensor.dims)
-        counts = site not in known and tensor.data_type in _WIDE | _CODES and size > 1
-        if counts and _tell(partial(read, model, site)):
+    model = program.model
+    for site, tensor in tensors_beside(program):
+        if tensor.data_type in _WIDE | _CODES and _tell(partial(read, model, site)):
             yield _unread(model, site, tensor.name)
-    for site, node in nodes(model.proto):
-        for attribute in node.attribute if node.domain not in DEFAULT_DOMAINS else ():
+    for site, node in foreign_nodes(model):
+        for attribute in node.attribute:
             # A blob may be weights in a form that one runtime alone reads.
             if len(attribute.s) > _BLOB or _differ(np.array(attribute.floats or [0], np.float32)):
                 yield _unread(model, site, "")

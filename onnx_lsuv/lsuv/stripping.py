@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, NodeProto
 
 from onnx_lsuv.errors import ModelError, listing
 from onnx_lsuv.layers import Plan, find_layers
+from onnx_lsuv.lsuv.remaining import foreign_nodes, tensors_beside
 from onnx_lsuv.lsuv.result import Result
-from onnx_lsuv.model import Model, Site, function_of, given_model, message, nodes, tensors, without_payloads
+from onnx_lsuv.model import Model, Site, function_of, given_model, message, without_payloads
 from onnx_lsuv.program import Constant, Program, expand, stored
-from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES
+from onnx_lsuv.program.program import FLOAT_TYPES
 from onnx_lsuv.roles import is_alike
 
 _STAYS = frozenset({"fixed", "setting", "step"})
@@ -93,7 +94,9 @@ def without_values(model: Model | Result) -> Architecture:
         else:
             removed[constant.name] = role
             bare[constant.site] = constant.dims
-    for site, tensor in _others(model, {each.site for each in program.constants.values()}):
+    for site, tensor in tensors_beside(program):
+        if tensor.data_type not in FLOAT_TYPES:
+            continue
         name, where = tensor.name or str(len(removed)), _why_it_stays(model, site)
         (left if where else removed)[name] = where or "unknown"
         if not where:
@@ -108,13 +111,6 @@ def _in_doubt(program: Program, constant: Constant) -> str:
         if is_alike(stored(program, constant.name)):
             return "setting"
     return "unknown"
-
-
-def _others(model: Model, known: set[Site | None]) -> Iterator[tuple[Site, TensorProto]]:
-    """Yield float tensors of several numbers that are no constants of the program: nothing runs them as they stand."""
-    for site, tensor in tensors(model.proto):
-        if site not in known and tensor.data_type in FLOAT_TYPES and math.prod(tensor.dims) > 1:
-            yield site, tensor
 
 
 def _why_it_stays(model: Model, site: Site) -> str:
@@ -136,9 +132,8 @@ def _held(plan: Plan, removed: Mapping[str, str]) -> dict[str, str]:
         name = each.weight or each.node.label
         if each.reason in ("quantised", "attribute") and name not in removed:
             found[name] = _HELD[each.reason]
-    for _site, node in nodes(plan.program.model.proto):
-        assert isinstance(node, NodeProto)
+    for _, node in foreign_nodes(plan.program.model):
         numbers = max((len(each.floats) + math.prod(each.t.dims) for each in node.attribute), default=0)
-        if node.domain not in DEFAULT_DOMAINS and numbers > _MANY:
+        if numbers > _MANY:
             found[node.name or ", ".join(node.output)] = _HELD["attribute"]
     return found

@@ -130,6 +130,11 @@ class Program:
         """Yield every node of every scope in the order of execution."""
         return walk(self.body)
 
+    @property
+    def by_site(self) -> dict[Site, Constant]:
+        """The constants by their places in the file; those that have none are left out."""
+        return {each.site: each for each in self.constants.values() if each.site is not None}
+
     def makers(self, name: str) -> Iterator[Node]:
         """Yield the node that makes a value, then the one that makes that node's first operand, and so on."""
         while name in self.producers:
