@@ -13,16 +13,16 @@ where that output stands (`end`), which b becomes zero, and which stays (`addend
 from onnx_lsuv.layers.centres import Centre, channels_last, find_centres
 from onnx_lsuv.layers.find import find_layers
 from onnx_lsuv.layers.parting import part
-from onnx_lsuv.layers.plan import REASONS, Copy, Layer, Plan, Weight, tensor_names
+from onnx_lsuv.layers.plan import REASONS, Layer, PartedTensor, Plan, Weight, tensor_names
 from onnx_lsuv.roles import Addend, Norm, Skipped
 
 __all__ = [
     "REASONS",
     "Addend",
     "Centre",
-    "Copy",
     "Layer",
     "Norm",
+    "PartedTensor",
     "Plan",
     "Skipped",
     "Weight",

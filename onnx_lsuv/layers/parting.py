@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.layers.centres import find_centres
-from onnx_lsuv.layers.plan import Copy, Parting, Plan
+from onnx_lsuv.layers.plan import PartedTensor, Parting, Plan
 from onnx_lsuv.model import Addition, Model, Site, all_graphs, read, with_initializers
 from onnx_lsuv.program.expansion import expand
 from onnx_lsuv.program.program import Constant, Program, stored
@@ -28,7 +28,7 @@ _Parts = Sequence[tuple[Shared, list[Reading]]]  # what gets a tensor of its own
 
 
 def part(
-    plan: Plan, find: Callable[[Program, Mapping[str, Copy]], Plan], *, untie: bool, center: bool, fresh: bool
+    plan: Plan, find: Callable[[Program, Mapping[str, PartedTensor]], Plan], *, untie: bool, center: bool, fresh: bool
 ) -> Plan:
     """Return the plan of a model in which merged tensors are parted, or the same plan where none has to be.
 
@@ -48,7 +48,8 @@ def part(
     if chosen or any(untie or center or fresh or _may_differ(plan, constants[each.site], each) for each in vectors):
         trial, labels = _parted(model, [*tried, *chosen])
         copies = {
-            label: Copy(each.label, stands_in=False) for label, (each, _) in zip(labels, (*tried, *chosen), strict=True)
+            label: PartedTensor(each.label, stands_in=False)
+            for label, (each, _) in zip(labels, (*tried, *chosen), strict=True)
         }
         needs = _Needs(find(expand(trial), copies), labels, untie=untie, center=center)
         plan = _explained(plan, needs.plan)
@@ -59,7 +60,7 @@ def part(
         if chosen:
             new, labels = _parted(model, chosen)
             copies = {
-                label: Copy(each.label, any(label == one.alias for one in group))
+                label: PartedTensor(each.label, any(label == one.alias for one in group))
                 for label, (each, group) in zip(labels, chosen, strict=True)
             }
             found = find(expand(new), copies)

@@ -90,7 +90,7 @@ class Weight:
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
+class PartedTensor:
     """A tensor that was parted from another."""
 
     of: str  # the name of that
@@ -102,7 +102,7 @@ class Parting:
     """What became of tensors that an exporter merged."""
 
     model: Model | None  # as it was given; None where nobody asked
-    copies: Mapping[str, Copy]  # by name, in the main graph or in an inner one
+    copies: Mapping[str, PartedTensor]  # by name, in the main graph or in an inner one
     merged: Mapping[str, int]  # those that stay merged, with how many parameters each is
     tied: tuple[str, ...]  # weights that are read in several places, which nothing tells apart
 
@@ -124,7 +124,7 @@ class Plan:
     stored: tuple[Norm, ...]  # whose statistics could be, and are kept
     skipped: tuple[Skipped, ...]
     kept_statistics: tuple[Skipped, ...]  # BatchNormalizations that keep their stored statistics
-    parameters: Parameters  # that start anew, or might; none where nobody asked
+    parameters: Parameters  # beside the layers, that have no values, or with `fresh` start anew or might
     roles: Mapping[str, Role]  # of every constant: what it is, what tells, and what happens to it
     order: Mapping[Body, tuple[Node, ...]]  # of the nodes of scopes that use a weight more than once
     parting: Parting = NOT_PARTED

@@ -48,7 +48,7 @@ def measure(
         threads: of the CPU.
         memory: what batches that are given only once may take, as for `initialize`.
         progress: as for `initialize`.
-        wanted: fields of `Settings` as keywords: target_std, target, tolerance, include and exclude.
+        wanted: fields of `Settings` as keywords: target_std, target, tolerance, include, exclude and strict.
 
     Raises:
         UsageError: an argument is wrong, a pattern matches no layer, or `like` has other layers.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from onnx_lsuv.errors import UsageError, meant
-from onnx_lsuv.layers import Copy, Layer, Plan, tensor_names
+from onnx_lsuv.layers import Layer, PartedTensor, Plan, tensor_names
 from onnx_lsuv.lsuv.settings import Settings
 from onnx_lsuv.roles import TRAINED
 
@@ -22,7 +22,7 @@ class Choice:
 
     include: Sequence[str]
     exclude: Sequence[str]
-    parted: Mapping[str, Copy] = field(default_factory=dict)
+    parted: Mapping[str, PartedTensor] = field(default_factory=dict)
     matched: set[str] = field(default_factory=set)
 
     def wanted(self, *names: str) -> bool:
@@ -51,7 +51,7 @@ class Choice:
         return [pattern for pattern in (*self.include, *self.exclude) if pattern not in self.matched]
 
 
-def _with_old(names: Sequence[str], parted: Mapping[str, Copy]) -> Sequence[str]:
+def _with_old(names: Sequence[str], parted: Mapping[str, PartedTensor]) -> Sequence[str]:
     return (*names, *(parted[name].of for name in names if name in parted))
 
 

@@ -10,7 +10,7 @@ from typing import Unpack
 
 from onnx_lsuv.architecture import complete
 from onnx_lsuv.errors import ModelError, UsageError, listing
-from onnx_lsuv.layers import Copy, Layer, Plan, Skipped, find_centres, find_layers, part
+from onnx_lsuv.layers import Layer, PartedTensor, Plan, Skipped, find_centres, find_layers, part
 from onnx_lsuv.lsuv.absent import absent_notes, check_absent
 from onnx_lsuv.lsuv.fresh import fresh_notes
 from onnx_lsuv.lsuv.notes import guide
@@ -96,7 +96,7 @@ def settings_for(model: Model | Result, settings: Settings | None, choices: Choi
     return replace(given, **choices).check()
 
 
-def find(model: Model | Result, settings: Settings, parted: Mapping[str, Copy] = MappingProxyType({})) -> Plan:
+def find(model: Model | Result, settings: Settings, parted: Mapping[str, PartedTensor] = MappingProxyType({})) -> Plan:
     """Return the layers of a model, and with `fresh` the parameters beside them.
 
     Of a result whose plan is that of its model only the program is looked at, or nothing at all.
@@ -126,7 +126,7 @@ def find(model: Model | Result, settings: Settings, parted: Mapping[str, Copy] =
     return found
 
 
-def _layers(settings: Settings, program: Program, parted: Mapping[str, Copy]) -> tuple[Plan, Choice]:
+def _layers(settings: Settings, program: Program, parted: Mapping[str, PartedTensor]) -> tuple[Plan, Choice]:
     """Return the layers of a program that settings choose, and which of their patterns matched."""
     choice = Choice(settings.include, settings.exclude, parted)
     found = find_layers(

@@ -5,7 +5,7 @@
     biases         ... what is added to a product
     sums           ... ... constants, at once or after operators that move it
     norms          ... running statistics, and which are to be calibrated; norms that exporters write out
-    parameters     ... trained constants beside these, of norms, activations, tables, states; only where they are wanted
+    parameters     ... trained constants beside these, of norms, activations, tables, states; which start anew if asked
     tables         ... ... the std that embeddings start with, by what they are added to
     zeros          ... ... which scales of zero stay
     table          ... every other constant: its role, what tells it, that it is kept

@@ -41,8 +41,8 @@ class Parameter:
     """A constant that gets its usual starting value."""
 
     constant: str
-    role: str  # "scale", "bias", "slope", "state" or "embedding"
-    evidence: str  # "operand", "norm" or "place"
+    role: str  # a key of VALUES, or "embedding"; of one without values also "weight", "statistics" or "unknown"
+    evidence: str  # as in `Role`
     std: float | None  # of normal numbers; None: all are `value`
     value: float = 0.0
 
