@@ -46,23 +46,15 @@ def part(
     tried = [(each, [reading]) for each in vectors for reading in each.readings]
     chosen = [(each, group) for each in matrices for group in _others(_by_owner(each), each)] if untie else []
     if chosen or any(untie or center or fresh or _may_differ(plan, constants[each.site], each) for each in vectors):
-        trial, labels = _parted(model, [*tried, *chosen])
-        copies = {
-            label: PartedTensor(each.label, stands_in=False)
-            for label, (each, _) in zip(labels, (*tried, *chosen), strict=True)
-        }
-        needs = _Needs(find(expand(trial), copies), labels, untie=untie, center=center)
+        trial, copies = _parted(model, [*tried, *chosen])
+        needs = _Needs(find(expand(trial), copies), list(copies), untie=untie, center=center)
         plan = _explained(plan, needs.plan)
         groups: dict[Site, dict[Hashable, list[Reading]]] = {each.site: {} for each in vectors}
         for at, (each, (reading,)) in enumerate(tried):
             groups[each.site].setdefault(needs.of(at, reading), []).append(reading)
         chosen += [(each, group) for each in vectors for group in _others(groups[each.site], each)]
         if chosen:
-            new, labels = _parted(model, chosen)
-            copies = {
-                label: PartedTensor(each.label, any(label == one.alias for one in group))
-                for label, (each, group) in zip(labels, chosen, strict=True)
-            }
+            new, copies = _parted(model, chosen)
             found = find(expand(new), copies)
             return replace(
                 _explained(found, needs.plan), parting=Parting(model, copies, *_left(found, shared_constants(new)))
@@ -182,25 +174,25 @@ class _Needs:
         return _KEEP if value is None or (stored(self.plan.program, name) == value).all() else (kind, value)
 
 
-def _parted(model: Model, parts: _Parts) -> tuple[Model, list[str]]:
-    """Return a model in which some readings have a tensor of their own, and what these are called.
+def _parted(model: Model, parts: _Parts) -> tuple[Model, dict[str, PartedTensor]]:
+    """Return a model in which some readings have a tensor of their own, and these by name.
 
     An Identity of the tensor gives its name to what stands in for it.
     """
     graphs, tried = list(all_graphs(model.proto.graph)), dict[str, int]()
     taken = {value.name for graph in graphs for value in (*graph.input, *graph.initializer)}
     taken |= {name for graph in graphs for node in graph.node for name in node.output}
-    labels: list[str] = []
+    made: dict[str, PartedTensor] = {}
     added, inputs, gone = [], dict[tuple[Site, int], str](), list[Site]()
     for shared, group in parts:
         stands = next((each for each in group if each.alias), None)
         label = stands.alias if stands else _name(shared, group[0], taken, tried)
         taken.add(label)
-        labels.append(label)
+        made[label] = PartedTensor(shared.label, stands_in=stands is not None)
         added.append(Addition(label, read(model, shared.site), shared.graph, like=shared.site))
         gone += [stands.node] if stands else []
         inputs |= {(each.node, each.position): label for each in group if each is not stands}
-    return with_initializers(model, added, inputs, gone), labels
+    return with_initializers(model, added, inputs, gone), made
 
 
 def _name(shared: Shared, reading: Reading, taken: Container[str], tried: dict[str, int]) -> str:
