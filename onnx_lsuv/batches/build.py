@@ -12,7 +12,7 @@ from onnx_lsuv.batches.images import BATCH, Preparation
 from onnx_lsuv.batches.inputs import Input, show_shape
 from onnx_lsuv.batches.memory import check_memory, check_sums, hold
 from onnx_lsuv.batches.plan import plan_batches
-from onnx_lsuv.batches.sources import Reading, Source, read_sources
+from onnx_lsuv.batches.sources import Source, read_sources
 from onnx_lsuv.batches.stored import Stored, default_limit, held
 from onnx_lsuv.batches.stream import Data, Keep, Progress, copied, walk
 from onnx_lsuv.batches.values import INTS, Piece, Stats, check_dtype, read_piece, scan
@@ -114,7 +114,9 @@ def from_paths(
     """
     # Running a batch takes several times as much.
     limit = default_limit() // 4 if limit_bytes is None else limit_bytes
-    found, sources, notes = read_sources(inputs, data, Reading(limit, keep, samples, images, progress))
+    found, sources, notes = read_sources(
+        inputs, data, limit, keep=keep, samples=samples, images=images, progress=progress
+    )
     if batch_size is None and any(source.kind == "images" for source in sources):
         batch_size = _of_images(inputs, found, limit)
     return _build(inputs, found, sources, notes, batch_size=batch_size, samples=samples, limit=limit)

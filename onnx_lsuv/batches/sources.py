@@ -21,7 +21,7 @@ from onnx_lsuv.batches.images import Preparation, read_images
 from onnx_lsuv.batches.inputs import Input, closest, show_shape
 from onnx_lsuv.batches.plan import check_shape, unstacked
 from onnx_lsuv.batches.stored import Reader, Stored, open_file
-from onnx_lsuv.batches.stream import Keep, Progress, copied
+from onnx_lsuv.batches.stream import Keep, Progress
 from onnx_lsuv.batches.values import check_dtype
 from onnx_lsuv.errors import DataError, UsageError, listing, quote
 
@@ -37,22 +37,19 @@ class Source:
     seed: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """How data are read: the bytes that a file may take; for functions as in `stream.walk`, for images as there."""
-
-    limit: int
-    keep: Keep = copied
-    samples: int | None = None
-    images: Preparation | None = None
-    progress: Progress | None = None
-
-
 def read_sources(
-    inputs: Sequence[Input], data: Sequence[str], how: Reading
+    inputs: Sequence[Input],
+    data: Sequence[str],
+    limit: int,
+    *,
+    keep: Keep,
+    samples: int | None,
+    images: Preparation | None,
+    progress: Progress | None,
 ) -> tuple[dict[str, list[Stored]], list[Source], list[str]]:
     """Return the arrays of every input, one or one a file or batch, the sources and notes about what was left out.
 
+    A file may take `limit` bytes; for functions the rest is as in `stream.walk`.
     Raises UsageError where it is open which input is meant, DataError where data are broken or missing.
     """
     found: dict[str, list[Stored]] = {}
@@ -65,7 +62,7 @@ def read_sources(
         arrays: Mapping[str, list[Stored]] | Mapping[str | None, list[Stored]]
         if is_function(str(path)):
             wanted = [each for each in inputs if (each.name == name if name else each.name not in named)]
-            arrays, more = read_function(wanted, str(path), how.keep, how.samples, how.progress)
+            arrays, more = read_function(wanted, str(path), keep, samples, progress)
             kind, files, notes = "function", 1, [*notes, *more]
         else:
             folder = list_folder(path) if is_folder(path) else Folder(_kind_of(path), ((path,),))
@@ -74,10 +71,10 @@ def read_sources(
                 notes.append(f"{others} in {quote(path)} left out: {listing(folder.left_out)}")
             kind, files = folder.kind, sum(map(len, folder.batches))
             if kind == "images":
-                one = read_images(inputs, name, folder.batches[0], how.images or Preparation())
+                one = read_images(inputs, name, folder.batches[0], images or Preparation())
                 arrays = {str(one.key): [one]}
             else:
-                arrays = _collect(inputs, name, folder, how.limit)
+                arrays = _collect(inputs, name, folder, limit)
         for key, each in arrays.items():
             if key in found:
                 raise UsageError(
@@ -91,7 +88,7 @@ def read_sources(
         names = tuple(key for key in arrays if key is not None)
         sources.append(Source(kind, names, files, str(path)))
     _take_in_order(inputs, unnamed, found, sources, notes)
-    if how.images is not None and all(source.kind != "images" for source in sources):
+    if images is not None and all(source.kind != "images" for source in sources):
         raise UsageError("--image-size, -mean, -std and -scale are about images, and the data are none; leave them out")
     if lacking := [one for one in inputs if one.name not in found]:
         what = ", ".join(f"{quote(one.name)} ({_expected(one)})" for one in lacking)

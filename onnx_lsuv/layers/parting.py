@@ -15,7 +15,7 @@ from dataclasses import replace
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.layers.centres import find_centres
 from onnx_lsuv.layers.plan import PartedTensor, Parting, Plan
-from onnx_lsuv.model import Addition, Model, Site, all_graphs, read, with_initializers
+from onnx_lsuv.model import Addition, Model, Site, all_names, read, with_initializers
 from onnx_lsuv.program.expansion import expand
 from onnx_lsuv.program.program import Constant, Program, stored
 from onnx_lsuv.program.readings import Reading, Shared, shared_constants
@@ -179,9 +179,7 @@ def _parted(model: Model, parts: _Parts) -> tuple[Model, dict[str, PartedTensor]
 
     An Identity of the tensor gives its name to what stands in for it.
     """
-    graphs, tried = list(all_graphs(model.proto.graph)), dict[str, int]()
-    taken = {value.name for graph in graphs for value in (*graph.input, *graph.initializer)}
-    taken |= {name for graph in graphs for node in graph.node for name in node.output}
+    taken, tried = all_names(model.proto.graph), dict[str, int]()
     made: dict[str, PartedTensor] = {}
     added, inputs, gone = [], dict[tuple[Site, int], str](), list[Site]()
     for shared, group in parts:

@@ -9,7 +9,7 @@
     arrays      those bytes <-> an array
     external    values in files beside the model, and whether these may be trusted
     values      read the values at a site, or say what is to replace them
-    graphs      the graphs in a message
+    graphs      the graphs in a message, and the names in these
     retyping    other float types in a protobuf become float32
     names       a name that is not taken yet
     absent      what a file has no values for, and what stands in for these
@@ -35,7 +35,7 @@ from onnx_lsuv.model.additions import Addition, with_initializers
 from onnx_lsuv.model.arrays import Array, bindable
 from onnx_lsuv.model.atomic import Staging, staging
 from onnx_lsuv.model.edits import promoted
-from onnx_lsuv.model.graphs import all_graphs, graphs_in, graphs_of
+from onnx_lsuv.model.graphs import all_graphs, all_names, graphs_in, graphs_of
 from onnx_lsuv.model.loading import Model, digest, from_proto, given_model, is_hollow, load
 from onnx_lsuv.model.names import unused
 from onnx_lsuv.model.retyping import in_float32, names_type, retype
@@ -60,6 +60,7 @@ __all__ = [
     "Staging",
     "Step",
     "all_graphs",
+    "all_names",
     "bindable",
     "check",
     "check_outputs",

@@ -25,3 +25,14 @@ def all_graphs(graph: GraphProto | FunctionProto) -> Iterator[GraphProto]:
     for node in graph.node:
         for inner in graphs_of(node):
             yield from all_graphs(inner)
+
+
+def all_names(graph: GraphProto) -> set[str]:
+    """Return the names of all values in a graph and inside it."""
+    taken: set[str] = set()
+    for each in all_graphs(graph):
+        taken.update(value.name for value in (*each.input, *each.output, *each.initializer))
+        taken.update(sparse.values.name for sparse in each.sparse_initializer)
+        for node in each.node:
+            taken.update((*node.input, *node.output))
+    return taken

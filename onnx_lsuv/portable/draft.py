@@ -22,6 +22,7 @@ from onnx_lsuv.model import (
     Array,
     Model,
     Site,
+    all_names,
     is_hollow,
     message,
     nodes,
@@ -32,7 +33,7 @@ from onnx_lsuv.model import (
     unused,
 )
 from onnx_lsuv.model.external import aligned, place_outside
-from onnx_lsuv.portable.scopes import all_names, drop, is_op, remove_nodes
+from onnx_lsuv.portable.scopes import drop, is_op, remove_nodes
 from onnx_lsuv.program.program import DEFAULT_DOMAINS
 
 _MARK = "onnx_lsuv.mark"

@@ -9,7 +9,7 @@ from typing import TypeVar
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
 
 from onnx_lsuv.importers.shapes import permutation
-from onnx_lsuv.model import all_graphs, graphs_of
+from onnx_lsuv.model import graphs_of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS
 from onnx_lsuv.program.protos import free_names
 
@@ -68,17 +68,6 @@ def read_names(graph: GraphProto) -> set[str]:
         for inner in graphs_of(node):
             read.update(free_names(inner))
     return read
-
-
-def all_names(graph: GraphProto) -> set[str]:
-    """Return the names of all values in a graph and inside it."""
-    taken: set[str] = set()
-    for each in all_graphs(graph):
-        taken.update(value.name for value in (*each.input, *each.output, *each.initializer))
-        taken.update(sparse.values.name for sparse in each.sparse_initializer)
-        for node in each.node:
-            taken.update((*node.input, *node.output))
-    return taken
 
 
 def is_op(node: NodeProto, *op_types: str) -> bool:
