@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Set
 from dataclasses import dataclass
 
-from onnx import GraphProto, NodeProto, TypeProto
+from onnx import GraphProto, NodeProto, ValueInfoProto
 
 from onnx_lsuv.model import graphs_of
 from onnx_lsuv.operators import OPERATORS, WHOLE, Operator, of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES
+from onnx_lsuv.program.protos import dims_in
 
 SURE = frozenset({"weight", "bias", "scale", "statistics", "slope", "embedding"})
 _MOVES = WHOLE | {"casts", "takes", "repeats"}
@@ -54,8 +55,7 @@ def uses_of(graph: GraphProto) -> Uses:
         for position, name in enumerate(node.input):
             readers.setdefault(name, []).append((node, position))
     makers = {name: node for node in nodes for name in node.output if name}
-    lengths = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in graph.input}
-    vectors = {name for name, dims in lengths.items() if sum(length != 1 for length in dims) == 1}
+    vectors = {v.name for v in graph.input if sum(length != 1 for length in dims_in(v) or ()) == 1}
     return Uses(graph, nodes, readers, makers, vectors)
 
 
@@ -95,7 +95,7 @@ def weights_among(uses: Uses, data: Collection[str], names: Collection[str] = ()
     given = {tensor.name for tensor in uses.graph.initializer}
     inputs = [value for value in uses.graph.input if value.name not in given]
     order = {value.name: turn for turn, value in enumerate(inputs)}
-    free = {value.name for value in inputs if _may_be_weight(value.type.tensor_type) and value.name not in data}
+    free = {value.name for value in inputs if _may_be_weight(value) and value.name not in data}
     while True:
         parameters = closure(uses, free | given | set(names))
         found = {name: places_of(uses, name, parameters) for name in free}
@@ -111,9 +111,9 @@ def weights_among(uses: Uses, data: Collection[str], names: Collection[str] = ()
     return tuple(name for name, turn in order.items() if name in sure or (name in free and turn > behind))
 
 
-def _may_be_weight(kind: TypeProto.Tensor) -> bool:
-    fixed = all(dim.HasField("dim_value") and dim.dim_value > 0 for dim in kind.shape.dim)
-    return kind.elem_type in FLOAT_TYPES and kind.HasField("shape") and fixed
+def _may_be_weight(value: ValueInfoProto) -> bool:
+    dims = dims_in(value)
+    return value.type.tensor_type.elem_type in FLOAT_TYPES and dims is not None and None not in dims
 
 
 def closure(uses: Uses, start: Set[str]) -> Set[str]:

@@ -15,6 +15,7 @@ from onnx import ModelProto, NodeProto, helper
 
 from onnx_lsuv.architecture.places import Reader, Uses
 from onnx_lsuv.operators import Attributes, of
+from onnx_lsuv.program.protos import dims_in
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 _WAYS = 64  # to take axes out of a shape that are looked at
@@ -40,9 +41,8 @@ def infer(proto: ModelProto, known: Mapping[str, tuple[int, Sequence[int | None]
         copy = onnx.shape_inference.infer_shapes(copy, data_prop=True)
     found: dict[str, Dims] = {tensor.name: tuple(tensor.dims) for tensor in copy.graph.initializer}
     for value in (*copy.graph.value_info, *copy.graph.output, *copy.graph.input):
-        if value.type.tensor_type.HasField("shape"):
-            dims = value.type.tensor_type.shape.dim
-            found[value.name] = tuple(d.dim_value if d.dim_value > 0 else None for d in dims)  # no value reads as 0
+        if (dims := dims_in(value)) is not None:
+            found[value.name] = dims
     return found
 
 

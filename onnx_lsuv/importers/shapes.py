@@ -13,6 +13,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, defs, numpy_helper, sh
 from onnx_lsuv.importers.table import IMPORTERS
 from onnx_lsuv.model import Array
 from onnx_lsuv.program import tensor_type
+from onnx_lsuv.program.protos import dims_in
 
 Shape = tuple[int | None, ...]  # None: not known
 Lead = tuple[int, ...]  # the lengths of all axes but the last, with one -1; empty for data of two axes
@@ -45,9 +46,7 @@ def shapes_of(proto: ModelProto, values: Callable[[TensorProto], Array | None]) 
         return {}
     stored = {tensor.name: tuple(tensor.dims) for tensor in tensors}
     return stored | {
-        value.name: tuple(d.dim_value if d.dim_value > 0 else None for d in value.type.tensor_type.shape.dim)
-        for value in (*inferred.input, *inferred.value_info)
-        if value.type.tensor_type.HasField("shape")
+        value.name: dims for value in (*inferred.input, *inferred.value_info) if (dims := dims_in(value)) is not None
     }
 
 

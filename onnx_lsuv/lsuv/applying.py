@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from onnx import helper
 
 from onnx_lsuv.errors import listing
 from onnx_lsuv.graph import COUNT, MEAN, VAR, Record, norm_key, scale_of, variance_limits
@@ -85,4 +84,4 @@ def norm_values(plan: Plan, records: Mapping[str, Record]) -> dict[str, Array]:
 def _as_stored(plan: Plan, name: str, values: Array) -> Array:
     """Return values in the shape and type of a constant."""
     constant = plan.program.constants[name]
-    return values.reshape(constant.dims).astype(helper.tensor_dtype_to_np_dtype(constant.elem_type))
+    return values.reshape(constant.dims).astype(constant.dtype)

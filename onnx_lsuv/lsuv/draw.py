@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from onnx_lsuv import orthonormal
 from onnx_lsuv.layers import Plan, Weight
@@ -85,17 +85,16 @@ def _request(weight: Weight, method: str) -> orthonormal.Request:
 def _put(plan: Plan, weight: Weight, matrices: Array, values: dict[str, Array], scratch: Scratch) -> None:
     """Write what was drawn into the constants that hold a weight."""
     first, constant = weight.layers[0], weight.constant
-    dtype = helper.tensor_dtype_to_np_dtype(constant.elem_type)
     operand = first.matrix.operand(matrices, first.source.shape)
     if not first.source.path:
-        values[constant.name] = scratch.keep(np.ascontiguousarray(operand, dtype=dtype))
+        values[constant.name] = scratch.keep(np.ascontiguousarray(operand, dtype=constant.dtype))
         return
     for name in first.source.constants:
         if name not in values:
             # A part that no layer uses keeps its values.
             part = first.source.partial
             values[name] = scratch.keep(
-                np.array(stored(plan.program, name)) if part else np.empty(constant.dims, dtype)
+                np.array(stored(plan.program, name)) if part else np.empty(constant.dims, constant.dtype)
             )
     scatter(values, first.source, operand)
 
@@ -103,7 +102,7 @@ def _put(plan: Plan, weight: Weight, matrices: Array, values: dict[str, Array], 
 def _set_biases(plan: Plan, values: dict[str, Array]) -> None:
     for name in plan.zeroed:
         constant = plan.program.constants[name]
-        values[name] = np.zeros(constant.dims, helper.tensor_dtype_to_np_dtype(constant.elem_type))
+        values[name] = np.zeros(constant.dims, constant.dtype)
     for source, hidden in plan.forget:
         # (directions, 8 H): input, output, forget and cell gate of the input's bias, then of the state's.
         bias = np.zeros(source.shape, values[source.constants[0]].dtype)

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
-from onnx import helper
 
 from onnx_lsuv.errors import listing
 from onnx_lsuv.layers import Plan
@@ -29,7 +28,7 @@ def fresh_values(plan: Plan, seed: int, threads: int, scratch: Scratch) -> dict[
         constant = plan.program.constants[parameter.constant]
         absent = plan.program.is_absent(constant.name)
         before = stored(plan.program, constant.name)
-        dtype = helper.tensor_dtype_to_np_dtype(constant.elem_type)
+        dtype = constant.dtype
         if parameter.std is None:
             array = np.full(constant.dims, parameter.value, dtype)
             if not absent and np.array_equal(before, array):

@@ -8,7 +8,6 @@ from dataclasses import replace
 from os import PathLike, fspath
 from time import perf_counter
 
-import numpy as np
 from onnx import helper
 
 from onnx_lsuv import batches as kinds
@@ -36,7 +35,7 @@ def check_sizes(plan: Plan, limit: int) -> None:
     names |= {*plan.zeroed, *(each.constant for each in plan.parameters.fresh)}
     for name in sorted(names):
         constant = program.constants[name]
-        size = constant.size * np.dtype(helper.tensor_dtype_to_np_dtype(constant.elem_type)).itemsize
+        size = constant.size * constant.dtype.itemsize
         if size > limit:
             raise ModelError(
                 f"{constant.label!r} of {program.model.name} has dims {list(constant.dims)}, which is {size} bytes of "

@@ -54,6 +54,11 @@ class Constant:
         """The number of values."""
         return math.prod(self.dims)
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """NumPy's type for the values, or that of ml_dtypes."""
+        return np.dtype(helper.tensor_dtype_to_np_dtype(self.elem_type))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Body:

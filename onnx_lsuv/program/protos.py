@@ -62,6 +62,12 @@ def free_names(graph: GraphProto) -> Iterator[str]:
     yield from (value.name for value in graph.output if value.name not in own)
 
 
+def dims_in(value: ValueInfoProto) -> tuple[int | None, ...] | None:
+    """Return the lengths of a value that are known and above 0; None where its rank is not."""
+    kind = value.type.tensor_type
+    return tuple(d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim) if kind.HasField("shape") else None
+
+
 def shapes_in(values: Iterable[ValueInfoProto], names: Mapping[str, str]) -> dict[str, tuple[int | None, ...]]:
     """Return the shapes that values declare, by unique name; a length of None is open."""
     return {
