@@ -15,7 +15,7 @@
     absent      what a file has no values for, and what stands in for these
     additions   initializers that a file lacks, and nodes that read them
     splicing    the bytes with some replaced, and the lengths around them put right
-    stripping   the bytes without the values of some tensors
+    stripping   the bytes without some inputs, or the values of some tensors
     edits       what has to be replaced for a model's new values
     targets     whether the outputs may go where they are to go
     atomic      files that appear whole and together, or not at all
@@ -30,7 +30,7 @@ site, the steps from the ModelProto down, means the same in the skeleton and in 
 
 from __future__ import annotations
 
-from onnx_lsuv.model.absent import check_whole, lacking, with_stand_ins, without_empty_payloads, without_inputs
+from onnx_lsuv.model.absent import check_whole, lacking, with_stand_ins
 from onnx_lsuv.model.additions import Addition, with_initializers
 from onnx_lsuv.model.arrays import Array, bindable
 from onnx_lsuv.model.atomic import Staging, staging
@@ -41,7 +41,7 @@ from onnx_lsuv.model.names import unused
 from onnx_lsuv.model.retyping import in_float32, names_type, retype
 from onnx_lsuv.model.saving import load_staged, outputs_of, save, stage, to_bytes
 from onnx_lsuv.model.sites import Site, Step, function_of
-from onnx_lsuv.model.stripping import without_payloads
+from onnx_lsuv.model.stripping import without_empty_payloads, without_inputs, without_payloads
 from onnx_lsuv.model.targets import Output, check_outputs, read_by
 from onnx_lsuv.model.values import check, fill, let_go, map_files, message, nodes, read, rewritten, tensors, with_values
 from onnx_lsuv.model.weights import DTYPES, FLOATS, WEIGHTS, check_weights, save_weights, stage_arrays, stage_weights

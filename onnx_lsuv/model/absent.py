@@ -23,22 +23,9 @@ from onnx_lsuv.model.names import unused
 from onnx_lsuv.model.sites import MAIN_GRAPH, Site
 from onnx_lsuv.model.splicing import Edit
 from onnx_lsuv.model.values import data_files, externals, form_of, is_bare, label, message, tensors, with_values
-from onnx_lsuv.model.wire import RAW_DATA, fields, find
+from onnx_lsuv.model.wire import find
 
 INLINE = 2**31 - 2**24  # bytes that a model file may have, but for what else it grows by
-
-
-def without_empty_payloads(model: Model) -> Model:
-    """Return the model without payloads that are there and empty, as Polygraphy's weight-strip leaves them."""
-    found = [
-        site
-        for site, tensor in tensors(model.proto)
-        if tensor.HasField("raw_data") and not tensor.raw_data and 0 not in tensor.dims and site not in model.values
-    ]
-    spans, view = [span for site in found for span in find(model._tree, site)], model._tree.view
-    listed = [(one, span) for span in spans for one in fields(view, span.start, span.end)]
-    edits = [Edit(one.tag, one.end, (), span) for one, span in listed if one.number == RAW_DATA]
-    return respliced(model, edits) if edits else model
 
 
 def lacking(model: Model) -> dict[Site, str]:
@@ -127,16 +114,6 @@ def _moved_outside(model: Model, inline: Iterable[Site]) -> Model:
         edits.append(Edit(span.end, span.end, (place.SerializeToString(),), span))
         at = aligned(at + size)
     return respliced(model, edits)
-
-
-def without_inputs(model: Model, names: Iterable[str]) -> Model:
-    """Return the model without some of its inputs; all else is as it is, byte for byte."""
-    wanted = set(names)
-    spans, view = find(model._tree, MAIN_GRAPH), model._tree.view
-    listed = [(one, span) for span in spans for one in fields(view, span.start, span.end)]
-    inputs = [each for each in listed if each[0].number == sites.GRAPH_INPUT]
-    gone = [each for each, value in zip(inputs, model.proto.graph.input, strict=True) if value.name in wanted]
-    return respliced(model, [Edit(one.tag, one.end, (), graph) for one, graph in gone])
 
 
 def check_whole(model: Model) -> None:

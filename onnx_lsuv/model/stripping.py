@@ -1,4 +1,4 @@
-"""A model without the values of some tensors: their names, dims and types stay, and all else, byte for byte.
+"""A model without some of its inputs, or without the values of some tensors; all else stays, byte for byte.
 
 A Constant that gives a list of floats becomes one that gives a tensor, which has dims. External data of the tensors
 that keep their values come into the file, so that it stands alone.
@@ -6,7 +6,7 @@ that keep their values come into the file, so that it stands alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -15,12 +15,13 @@ from onnx import AttributeProto, TensorProto
 from onnx_lsuv.model import sites
 from onnx_lsuv.model.arrays import to_raw
 from onnx_lsuv.model.loading import Model, respliced
-from onnx_lsuv.model.sites import Site
+from onnx_lsuv.model.sites import MAIN_GRAPH, Site
 from onnx_lsuv.model.splicing import Edit, with_field
 from onnx_lsuv.model.values import message, read, tensors
 from onnx_lsuv.model.wire import PAYLOAD, RAW_DATA, find, runs
 
-_OUTSIDE = frozenset({sites.TENSOR_EXTERNAL, TensorProto.DATA_LOCATION_FIELD_NUMBER})
+# A tensor's payload, and where it is if that is another file.
+_VALUES = PAYLOAD | {sites.TENSOR_EXTERNAL, TensorProto.DATA_LOCATION_FIELD_NUMBER}
 
 
 def without_payloads(model: Model, bare: Mapping[Site, Sequence[int]]) -> Model:
@@ -31,10 +32,10 @@ def without_payloads(model: Model, bare: Mapping[Site, Sequence[int]]) -> Model:
     edits, values = [], {site: value for site, value in model.values.items() if site not in bare}
     for site, tensor in tensors(model.proto):
         if site in bare:
-            edits += _without(model, site)
+            edits += _dropped(model, site, _VALUES)
         elif tensor.data_location == TensorProto.EXTERNAL:
             end = find(model._tree, site)[-1]
-            edits += [*_without(model, site), with_field(end, RAW_DATA, to_raw(read(model, site)))]
+            edits += [*_dropped(model, site, _VALUES), with_field(end, RAW_DATA, to_raw(read(model, site)))]
             values.pop(site, None)
     for site, dims in bare.items():
         attribute = message(model, site)
@@ -48,11 +49,27 @@ def without_payloads(model: Model, bare: Mapping[Site, Sequence[int]]) -> Model:
     )
 
 
-def _without(model: Model, site: Site) -> list[Edit]:
-    """Return the edits that take a tensor's payload away, and where it is if that is another file."""
+def without_empty_payloads(model: Model) -> Model:
+    """Return the model without payloads that are there and empty, as Polygraphy's weight-strip leaves them."""
+    found = [
+        site
+        for site, tensor in tensors(model.proto)
+        if tensor.HasField("raw_data") and not tensor.raw_data and 0 not in tensor.dims and site not in model.values
+    ]
+    return respliced(model, [edit for site in found for edit in _dropped(model, site, {RAW_DATA})]) if found else model
+
+
+def without_inputs(model: Model, names: Collection[str]) -> Model:
+    """Return the model without some of its inputs."""
+    inputs = zip(_dropped(model, MAIN_GRAPH, {sites.GRAPH_INPUT}), model.proto.graph.input, strict=True)
+    return respliced(model, [edit for edit, value in inputs if value.name in names])
+
+
+def _dropped(model: Model, site: Site, numbers: Set[int]) -> list[Edit]:
+    """Return the edits that leave out all fields of these numbers of a message."""
     return [
         Edit(one.tag, end, (), span)
         for span in find(model._tree, site)
         for one, end in runs(model._tree.view, span.start, span.end)
-        if one.number in PAYLOAD or one.number in _OUTSIDE
+        if one.number in numbers
     ]
