@@ -19,7 +19,7 @@ from onnx_lsuv.model import Addition, Model, Site, all_names, read, with_initial
 from onnx_lsuv.program.expansion import expand
 from onnx_lsuv.program.program import Constant, Program, stored
 from onnx_lsuv.program.readings import Reading, Shared, shared_constants
-from onnx_lsuv.roles import VALUES, is_alike
+from onnx_lsuv.roles import is_alike
 
 _PARAMETERS = frozenset({"scale", "bias", "slope", "state", "embedding", "statistics"})
 _KEEP: Hashable = "keep"
@@ -168,7 +168,7 @@ class _Needs:
         parameter = self.fresh.get(name)
         if parameter is not None and parameter.std is not None:
             return "drawn", own
-        value = VALUES[parameter.role] if parameter is not None else 0.0 if name in self.plan.zeroed else None
+        value = parameter.value if parameter is not None else 0.0 if name in self.plan.zeroed else None
         # Layers' biases and other parameters do not become the same value by the same rule.
         kind = parameter.role if parameter is not None else ""
         return _KEEP if value is None or (stored(self.plan.program, name) == value).all() else (kind, value)

@@ -24,7 +24,7 @@ from onnx_lsuv.roles.find import Roles, find_roles
 from onnx_lsuv.roles.fixed import fixed_transform, weight_transform
 from onnx_lsuv.roles.index_limits import limits_of
 from onnx_lsuv.roles.norms import Norm
-from onnx_lsuv.roles.parameters import VALUES, Parameter, Parameters
+from onnx_lsuv.roles.parameters import Parameter, Parameters
 from onnx_lsuv.roles.prepared import prepared_inputs
 from onnx_lsuv.roles.products import Patterns, Product, Skipped
 from onnx_lsuv.roles.reachability import before
@@ -35,7 +35,6 @@ __all__ = [
     "FATES",
     "ROLES",
     "TRAINED",
-    "VALUES",
     "Addend",
     "Norm",
     "Parameter",

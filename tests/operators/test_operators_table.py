@@ -13,7 +13,7 @@ from onnx_lsuv.layers import REASONS
 from onnx_lsuv.operators import MICROSOFT, OPERATORS, WHOLE, Operator, of
 from onnx_lsuv.operators.matrices import Matrix
 from onnx_lsuv.operators.table import ROWS
-from onnx_lsuv.roles import VALUES
+from onnx_lsuv.roles.parameters import VALUES
 
 NAMES = [f"{row.domain}.{row.op_type}" for row in ROWS]
 
