@@ -34,7 +34,7 @@ def initialize_(
     *,
     device: str | Device = "cpu",
     threads: int | None = None,
-    memory: int | None = None,
+    memory: int | str | None = None,
     **choices: Unpack[Choices],
 ) -> Result:
     """Give a model's layers fresh weights, scaled to unit output variance on a batch (LSUV), in place.
@@ -45,7 +45,7 @@ def initialize_(
         settings: how to do it, as for `onnx_lsuv.initialize`; so are the others.
         device: where ONNX Runtime runs.
         threads: how many cores to use; None for all.
-        memory: bytes that new weights may take; None for half of what the machine has.
+        memory: as for `onnx_lsuv.initialize`.
         choices: fields of `Settings` as keywords.
 
     Returns:
