@@ -106,15 +106,9 @@ def _check_company(options: Options) -> None:
 
 def _check_suffixes(options: Options) -> None:
     """Refuse outputs that nothing writes, and files in each other's place."""
-    from onnx_lsuv.model import WEIGHTS  # noqa: PLC0415
+    from onnx_lsuv.model import WEIGHTS, check_suffix  # noqa: PLC0415
 
-    if options.output is not None and Path(options.output).suffix.lower() in (
-        *FORMATS,
-        ".pt",
-        ".pth",
-        ".h5",
-        ".tflite",
-    ):
+    if Path(options.output or "").suffix.lower() in {*FORMATS, ".pth", ".h5", ".tflite"}:
         raise UsageError(
             f"the model is saved as ONNX, but {options.output!r} ends otherwise: end it in .onnx, or write the weights "
             "alone with '--weights-out'"
@@ -127,9 +121,8 @@ def _check_suffixes(options: Options) -> None:
         raise UsageError(f"{first}: give 'onnx-lsuv {models[0] if models else 'MODEL.onnx'} --data {options.model}'")
     for path in options.report or ():
         suffix_of(path)
-    weights = options.weights_out
-    if weights is not None and weights.suffix.lower() not in WEIGHTS:
-        raise UsageError(f"weights are written as {' or '.join(WEIGHTS)}, but {str(weights)!r} ends otherwise")
+    if options.weights_out is not None:
+        check_suffix(options.weights_out, "weights are", WEIGHTS)
     if options.params_out is not None:
         from onnx_lsuv.lsuv import check_params  # noqa: PLC0415
 

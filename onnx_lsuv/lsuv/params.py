@@ -16,10 +16,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from onnx_lsuv.errors import UsageError, quote
 from onnx_lsuv.layers import find_layers
 from onnx_lsuv.lsuv.result import Result
-from onnx_lsuv.model import Model, Output, Staging, check_outputs, given_model, promoted, read_by, staging
+from onnx_lsuv.model import Model, Output, Staging, check_outputs, check_suffix, given_model, promoted, read_by, staging
 from onnx_lsuv.program import expand
 from onnx_lsuv.program.program import FLOAT_TYPES, stored
 from onnx_lsuv.roles import ROLES, TRAINED, is_alike
@@ -57,8 +56,7 @@ def stage_params(staged: Staging, model: Model | Result, path: str | os.PathLike
 
 def check_params(path: str | os.PathLike[str]) -> None:
     """Raise UsageError for a file that the names are not written to."""
-    if Path(path).suffix.lower() != ".json":
-        raise UsageError(f"the names of parameters are written as .json, but {quote(path)} ends otherwise")
+    check_suffix(path, "the names of parameters are", (".json",))
 
 
 def params_of(model: Model | Result) -> dict[str, Any]:

@@ -42,7 +42,7 @@ from onnx_lsuv.model.retyping import in_float32, names_type, retype
 from onnx_lsuv.model.saving import load_staged, outputs_of, save, stage, to_bytes
 from onnx_lsuv.model.sites import Site, Step, function_of
 from onnx_lsuv.model.stripping import without_empty_payloads, without_inputs, without_payloads
-from onnx_lsuv.model.targets import Output, check_outputs, read_by
+from onnx_lsuv.model.targets import Output, check_outputs, check_suffix, read_by
 from onnx_lsuv.model.values import check, fill, let_go, map_files, message, nodes, read, rewritten, tensors, with_values
 from onnx_lsuv.model.weights import DTYPES, FLOATS, WEIGHTS, check_weights, save_weights, stage_arrays, stage_weights
 from onnx_lsuv.model.wire import HOLLOW_BYTES
@@ -64,6 +64,7 @@ __all__ = [
     "bindable",
     "check",
     "check_outputs",
+    "check_suffix",
     "check_weights",
     "check_whole",
     "digest",

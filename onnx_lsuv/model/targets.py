@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,14 @@ def named(path: str | os.PathLike[str]) -> Path:
     if "\0" in given or Path(given).name in ("", "..") or given.endswith(("/", os.sep)):
         raise OutputError(f"the output {quote(given)} should be a file to write, but is not the name of one")
     return Path(given)
+
+
+def check_suffix(path: str | os.PathLike[str], what: str, suffixes: Collection[str]) -> str:
+    """Return an output's suffix, in lower case; raises UsageError where `what`, as "weights are", is never so written."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in suffixes:
+        raise UsageError(f"{what} written as {' or '.join(suffixes)}, but {quote(path)} ends otherwise")
+    return suffix
 
 
 def check_outputs(outputs: Sequence[Output], read: Iterable[Read], *, force: bool) -> list[Path]:

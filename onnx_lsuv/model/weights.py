@@ -26,7 +26,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 
-from onnx_lsuv.errors import OutputError, UsageError, quote
+from onnx_lsuv.errors import OutputError, quote
 from onnx_lsuv.model import sites
 from onnx_lsuv.model.absent import check_whole
 from onnx_lsuv.model.arrays import Array, to_raw
@@ -36,7 +36,7 @@ from onnx_lsuv.model.loading import Model, given_model
 from onnx_lsuv.model.names import unused
 from onnx_lsuv.model.sites import Site, Step
 from onnx_lsuv.model.splicing import Piece
-from onnx_lsuv.model.targets import Output, Read, check_outputs, named, read_by
+from onnx_lsuv.model.targets import Output, Read, check_outputs, check_suffix, named, read_by
 from onnx_lsuv.model.values import form_of, holds_initializers, read
 
 # The types of .safetensors, by its words for them.
@@ -157,9 +157,7 @@ def _scope(
 
 
 def _check(entries: list[_Entry], path: str | os.PathLike[str]) -> None:
-    suffix, target = Path(path).suffix.lower(), quote(path)
-    if suffix not in _WRITERS:
-        raise UsageError(f"Expected weights to go to a .safetensors or .npz file, found {target}.")
+    suffix, target = check_suffix(path, "weights are", WEIGHTS), quote(path)
     names = {entry.name for entry in entries}
     for entry in entries:
         name = entry.name
