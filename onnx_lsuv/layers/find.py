@@ -6,7 +6,7 @@ layer (or reads just its shape, or hands it out as an output of the main graph).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 from onnx_lsuv.layers.plan import REASONS, Layer, Plan, Weight, tensor_names
@@ -20,15 +20,14 @@ from onnx_lsuv.roles.products import uses, writable
 from onnx_lsuv.sources.moves import FixedTerm, Source, Untraceable
 from onnx_lsuv.sources.tracing import overlap, region, trace, trace_sum
 
+_ALL = Patterns()
 _ALONE = "serves something else too, and cannot follow two scales"
 
 
 def find_layers(
     program: Program,
+    patterns: Patterns = _ALL,
     *,
-    wanted: Callable[..., bool] = lambda *names: True,
-    named: Callable[..., bool] = lambda *names: False,
-    excluded: Callable[..., bool] = lambda *names: False,
     keep_bias: bool = False,
     fresh: bool = False,
     recalibrate: bool = False,
@@ -37,24 +36,21 @@ def find_layers(
 
     Args:
         program: the expanded model.
-        wanted: called with a node's label and the names of its weight; False leaves the weight alone.
-        named: called likewise, and as `excluded` is; True takes even a fixed transform, a norm before all that changes,
-            and a bias of a layer that is left alone.
-        excluded: called with the labels of a norm and its statistics, or of an Add and a bias; True keeps these.
+        patterns: what a person chose by patterns.
         keep_bias: leave biases as they are.
-        fresh: find the parameters beside the layers too, which reads values; `wanted` is also for these.
+        fresh: find the parameters beside the layers too, which reads values.
         recalibrate: calibrate the statistics of norms also where nothing changes before them.
     """
     found = [each for node in program.walk() for each in _consider(program, node)]
     skipped = [each for each in found if isinstance(each, Skipped)]
     candidates = [each for each in found if isinstance(each, Product)]
-    chosen = dict(_chosen(program, candidates, skipped, wanted, named))
+    chosen = dict(_chosen(program, candidates, skipped, patterns))
     roles = find_roles(
         program,
         list(chosen),
         [each for each in candidates if each not in chosen],
         skipped,
-        Patterns(wanted, named, excluded),
+        patterns,
         keep_bias=keep_bias,
         fresh=fresh,
         recalibrate=recalibrate,
@@ -212,11 +208,7 @@ def _lookalike(node: Node) -> tuple[str, str] | None:
 
 
 def _chosen(
-    program: Program,
-    candidates: Sequence[Product],
-    skipped: list[Skipped],
-    wanted: Callable[..., bool],
-    named: Callable[..., bool],
+    program: Program, candidates: Sequence[Product], skipped: list[Skipped], patterns: Patterns
 ) -> list[tuple[Product, str]]:
     """Decide tensor by tensor: skip candidates; return those that stay, each with the key of its weight."""
     places = {(c.node, c.position) for c in candidates}
@@ -233,9 +225,11 @@ def _chosen(
             sharing = [(d.node.label, *tensor_names(program, d.source)) for d in regions if regions[d] == regions[c]]
             if fault:
                 skipped.append(_skipped(program, c.node, c.source, *fault))
-            elif not all(wanted(*names) for names in sharing):
+            elif not all(patterns.wanted(*names) for names in sharing):
                 skipped.append(_skipped(program, c.node, c.source, "excluded", REASONS["excluded"]))
-            elif not any(named(*names) for names in sharing) and (what := _transform(program, c, regions, transforms)):
+            elif not any(patterns.named(*names) for names in sharing) and (
+                what := _transform(program, c, regions, transforms)
+            ):
                 skipped.append(_skipped(program, c.node, c.source, "fixed", f"the weight is a fixed transform: {what}"))
             else:
                 keys[c] = name + (f"[{regions[c]}]" if regions[c] else "")

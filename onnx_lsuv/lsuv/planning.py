@@ -21,6 +21,7 @@ from onnx_lsuv.lsuv.rows import noted, row_of, skipped_row
 from onnx_lsuv.lsuv.settings import Choices, Settings, Wanted
 from onnx_lsuv.model import Model
 from onnx_lsuv.program import Program, expand
+from onnx_lsuv.roles import Patterns
 
 # What is said of methods that draw nothing.
 _STARTS = {"keep": "kept", "zero": "set to zero", "identity": "set to the identity"}
@@ -131,9 +132,7 @@ def _layers(settings: Settings, program: Program, parted: Mapping[str, PartedTen
     choice = Choice(settings.include, settings.exclude, parted)
     found = find_layers(
         program,
-        wanted=choice.wanted,
-        named=choice.named,
-        excluded=choice.excluded,
+        Patterns(choice.wanted, choice.named, choice.excluded),
         keep_bias=settings.keep_bias,
         fresh=settings.fresh,
         recalibrate=settings.all_statistics,

@@ -11,6 +11,7 @@ from onnx_lsuv.layers import Plan, find_centres, find_layers
 from onnx_lsuv.lsuv.patterns import Choice
 from onnx_lsuv.lsuv.settings import Settings
 from onnx_lsuv.model import Model
+from onnx_lsuv.roles import Patterns
 
 # A layer's status. The first six do not count against the exit status.
 STATUSES: dict[str, str] = {
@@ -237,7 +238,8 @@ class Result:
     def whole_plan(self) -> Plan:
         """The plan with all layers, fixed transforms where a pattern names them, and with biases to be set."""
         chosen = self.settings.include or self.settings.exclude or self.settings.keep_bias
-        return find_layers(self.plan.program, named=Choice(self.settings.include, ()).named) if chosen else self.plan
+        named = Patterns(named=Choice(self.settings.include, ()).named)
+        return find_layers(self.plan.program, named) if chosen else self.plan
 
     @property
     def target_std(self) -> float:

@@ -44,7 +44,7 @@ def named(path: str | os.PathLike[str]) -> Path:
 
 
 def check_suffix(path: str | os.PathLike[str], what: str, suffixes: Collection[str]) -> str:
-    """Return an output's suffix, in lower case; raises UsageError where `what`, as "weights are", is never so written."""
+    """Return the suffix of an output, in lower case; raises UsageError where it is none of those of `what`."""
     suffix = Path(path).suffix.lower()
     if suffix not in suffixes:
         raise UsageError(f"{what} written as {' or '.join(suffixes)}, but {quote(path)} ends otherwise")

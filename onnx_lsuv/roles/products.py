@@ -41,9 +41,10 @@ class Skipped:
 class Patterns:
     """What a person chose by patterns; each is called with the labels of a node and of the tensors that it reads."""
 
-    wanted: Callable[..., bool]  # False leaves them alone
-    named: Callable[..., bool]  # True takes them even where nothing else would
-    excluded: Callable[..., bool]  # True leaves a bias, or a norm's statistics, as they are
+    wanted: Callable[..., bool] = lambda *_: True  # False leaves weights, and parameters beside the layers, alone
+    # True takes even a fixed transform, a norm before all that changes, and a bias of a layer that is left alone.
+    named: Callable[..., bool] = lambda *_: False
+    excluded: Callable[..., bool] = lambda *_: False  # True leaves a bias, or a norm's statistics, as they are
 
 
 def uses(program: Program, name: str) -> Iterator[tuple[Node | None, int]]:

@@ -13,7 +13,7 @@ import onnx_lsuv
 from onnx_lsuv.layers import find_layers
 from onnx_lsuv.model import read
 from onnx_lsuv.program import expand
-from onnx_lsuv.roles import Role
+from onnx_lsuv.roles import Patterns, Role
 from onnx_lsuv.roles.values import is_computed
 
 TEXT = """<ir_version: 10, opset_import: ["" : 21]> g (float[N,4,6,6] x, int64[N] i) => (float y) {
@@ -90,7 +90,7 @@ def test_of_a_large_table_a_few_rows_are_looked_at() -> None:
 
 def test_what_the_user_excludes_is_kept(model: ModelProto) -> None:
     program = expand(onnx_lsuv.from_proto(model))
-    plan = find_layers(program, wanted=lambda *names: "w2" not in names and "slope" not in names, fresh=True)
+    plan = find_layers(program, Patterns(lambda *names: "w2" not in names and "slope" not in names), fresh=True)
     assert plan.roles["w2"] == Role("weight", "product", "kept")
     assert plan.roles["slope"] == Role("slope", "operand", "kept")
     assert {(each.weight, each.reason) for each in plan.skipped} == {("w2", "excluded")}
