@@ -85,9 +85,13 @@ def no_match(pattern: str, plan: Plan, *, tensors: bool = False) -> str:
         return f"the pattern {pattern!r} matches no layer, but {plan.program.constants[name].label!r} ({role}): {how}"
     labels = list(dict.fromkeys(layer.node.label for layer in plan.layers))
     inside = any(pattern in label for label in labels) and not re.search(r"[*?\[]", pattern)
-    near = f" (did you mean {f'*{pattern}*'!r}?)" if inside else meant(pattern, labels)
+    named = [layer.weight for layer in plan.layers]
+    if tensors:
+        named = [plan.program.constants[name].label for name, role in plan.roles.items() if role.role != "setting"]
+    near = f" (did you mean {f'*{pattern}*'!r}?)" if inside else meant(pattern, [*labels, *named])
+    which = "layer, norm or tensor" if tensors else "layer or weight"
     return (
-        f"the pattern {pattern!r} matches the whole name of no layer or weight{near}; layers are "
+        f"the pattern {pattern!r} matches the whole name of no {which}{near}; layers are "
         f"named like {', '.join(map(repr, labels[:5]))}, and '*' stands for anything"
     )
 

@@ -84,7 +84,7 @@ def without_values(model: Model | Result) -> Architecture:
         role = plan.roles[constant.name].role
         if role == "unknown" and constant.size:
             role = _in_doubt(program, constant)
-        if role in _STAYS:
+        if role in _STAYS or (not constant.dims and constant.origin == "Constant"):  # as the 0 that fills a bias
             if constant.size > 1:
                 kept[constant.name] = "setting" if role == "step" else role
         elif constant.site is None or function_of(constant.site) is not None:

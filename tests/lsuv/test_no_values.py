@@ -142,6 +142,16 @@ def test_constants_lose_them_where_they_stand() -> None:
     assert after.graph.node[3:] == model.graph.node[3:]
 
 
+def test_a_number_that_the_graph_fills_a_bias_with_stays() -> None:
+    text = f"""{HEAD} g (float[N,3,8,8] x) => (float z) {{
+        s = Constant<value_ints = [4]>() n = Constant<value = float {{0}}>() b = Expand(n, s)
+        c = Conv(x, w, b) z = Relu(c) }}"""
+    after, found = stripped(parse(text, w=normal(4, 3, 3, 3)))
+    assert found.removed == {"w": "weight"}
+    result = onnx_lsuv.initialize(onnx_lsuv.from_proto(after), {"x": normal(16, 3, 8, 8)})
+    assert result.good
+
+
 def test_external_data_are_not_needed_any_more(tmp_path: Path) -> None:
     frames = np.fft.rfft(np.eye(64)).real.astype(np.float32)
     text = f"{HEAD} g (float[N,64] x) => (float z) {{ s = MatMul(x, dft) z = MatMul(s, w) }}"
