@@ -84,7 +84,8 @@ def no_match(pattern: str, plan: Plan, *, tensors: bool = False) -> str:
         how = "give --fresh (fresh=True) too" if role in TRAINED - {"weight"} else "that is never set"
         return f"the pattern {pattern!r} matches no layer, but {plan.program.constants[name].label!r} ({role}): {how}"
     labels = list(dict.fromkeys(layer.node.label for layer in plan.layers))
-    inside = any(pattern in label for label in labels) and not re.search(r"[*?\[]", pattern)
+    weights = (name for layer in plan.layers for name in tensor_names(plan.program, layer.source))
+    inside = any(pattern in name for name in (*labels, *weights)) and not re.search(r"[*?\[]", pattern)
     near = f" (did you mean {f'*{pattern}*'!r}?)" if inside else meant(pattern, labels)
     return (
         f"the pattern {pattern!r} matches the whole name of no layer or weight{near}; layers are "
