@@ -32,7 +32,7 @@ from onnx_lsuv.roles.values import is_computed, is_grid, is_listed
 from onnx_lsuv.roles.zeros import living_zeros
 
 VALUES = {"scale": 1.0, "bias": 0.0, "slope": 0.25, "state": 0.0}
-MOVES = WHOLE | {"casts", "takes", "repeats"}
+MOVES = WHOLE | {"casts", "likens", "takes", "repeats"}
 _WIDTH_MIN = 8
 
 

@@ -49,7 +49,6 @@ FATES = {
     "kept": "stays as it is",
 }
 _WORDS = {"weight": "product", "statistics": "norm"}  # how the evidence of an operand is called
-_MOVES = MOVES | {"likens"}
 _PLAIN = frozenset({"Add", "Sub", "Mul", "Div"})
 _WHOLE_NUMBERS = frozenset({TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL, TensorProto.STRING})
 _ROWS = 64  # of a table, to look at
@@ -103,7 +102,7 @@ def _renamed(program: Program, name: str, role: Role) -> Role:
 def _passes(program: Program) -> Callable[[Node, int], bool]:
     """Return what says of a node, and an operand, whether it hands on a constant alone."""
     return lambda node, position: (
-        position == 0 and (of(node).move in _MOVES or (node.op == "Gather" and node in program.static))
+        position == 0 and (of(node).move in MOVES or (node.op == "Gather" and node in program.static))
     )
 
 
@@ -148,7 +147,8 @@ def _seen_by(reachability: Reachability, constant: Constant, node: Node | None, 
     if node in program.static and not operator.weights and not (position and operator.settings):
         ends = [(of(end).role(at), of(end)) for end, at in uses(program, node.outputs[0]) if end]
         moved = operator.settings or operator.move
-        return [(role, "operand" if moved else "factor") for role, end in ends if role and end.weights]
+        told = [role for role, end in ends if role and (end.weights or role == "setting")]
+        return [(role, "operand" if moved else "factor") for role in told]
     role, evidence = role_at(reachability, constant, node, position)
     return [(role, evidence)] if role else []
 

@@ -282,6 +282,33 @@ def test_sparse_weights() -> None:
     assert left(onnx_lsuv.plan(onnx_lsuv.from_proto(model), fresh=True)).keys() == {"s"}
 
 
+@pytest.mark.parametrize(
+    "moved",
+    [
+        "p = Resize<mode = 'linear'>(table, none, none, sizes)",
+        "p = Pad(table, edges)",
+        "p = Clip(table, low)",
+        "q = QuantizeLinear(table, low) p = DequantizeLinear(q, low)",
+    ],
+)
+def test_an_operand_is_no_setting_because_the_others_are(moved: str) -> None:
+    text = f"""{HEAD} g (float[N,4,8] x) => (float y) {{ h = MatMul(x, w) {moved} s = Softplus(p) k = Mul(h, s)
+      y = MatMul(k, u) }}""".replace("'", '"')
+    more: dict[str, Any] = {"sizes": np.int64([4, 8]), "edges": np.int64([0, 0, 0, 0]), "low": np.float32(0.1)}
+    model = parse(text, DENSE, none=np.zeros(0, np.float32), table=normal(4, 8), **more)
+    assert left(onnx_lsuv.plan(onnx_lsuv.from_proto(model), fresh=True)).keys() == {"table"}
+
+
+def test_a_norm_whose_parameters_take_the_type_of_the_data() -> None:
+    text = f"""{HEAD} g (float[N,8] x) => (float y) {{ h = MatMul(x, w) l = LayerNormalization(h, ones)
+      a = CastLike(s, l) m = Mul(l, a) b = CastLike(t, m) k = Add(m, b) y = MatMul(k, u) }}"""
+    result, after = restart(parse(text, DENSE, s=normal(8), t=normal(8), ones=np.ones(8, np.float32)), BATCH)
+    assert result.good
+    found = tensors(after)
+    np.testing.assert_array_equal(found["", "s"], np.ones(8))
+    np.testing.assert_array_equal(found["", "t"], np.zeros(8))
+
+
 def test_statistics_of_the_input_stay_unless_asked() -> None:
     text = f"""{HEAD} g (float[N,3,4,4] x) => (float y) {{ n = BatchNormalization(x, s, t, m, v) y = Conv(n, w) }}"""
     tensors = {"s": normal(3), "t": normal(3), "m": normal(3), "v": normal(3) ** 2 + 0.3, "w": normal(4, 3, 1, 1)}

@@ -104,6 +104,21 @@ CASES = {
             "small": ("scale", "place", "kept"),
         },
     ),
+    "sizes that are joined": (
+        """(float[N,4,8,8] x) => (float y) { a = Conv(x, w) s = Concat<axis = 0>(ones, twos) none = Identity(empty)
+        b = Resize(a, none, s) y = Conv(b, u) }""",
+        {
+            **{"w": normal(4, 4, 1, 1), "u": normal(4, 4, 1, 1), "empty": np.zeros(0, np.float32)},
+            **{"ones": np.ones(2, np.float32), "twos": np.full(2, 2, np.float32)},
+        },
+        {"ones": ("setting", "operand", "kept"), "twos": ("setting", "operand", "kept")},
+    ),
+    "places before a recurrent layer, whose steps come first": (
+        """(int64[N,7] i) => (float y) { e = Gather(t, i) h = Add(e, places) s = Transpose<perm = [1, 0, 2]>(h)
+        y = GRU<hidden_size = 12>(s, w, r) }""",
+        {"t": normal(20, 10), "places": normal(7, 10), "w": normal(1, 36, 10), "r": normal(1, 36, 12)},
+        {"places": ("embedding", "place", "kept")},
+    ),
     "a mask, bounds, axes and one that is unused": (
         """(float[N,8,8] x) => (float y) { a = MatMul(x, w) m = Add(a, mask) s = Softmax(m) c = Clip(s, low, high)
         r = Reshape(c, shape) y = MatMul(r, u) }""",
