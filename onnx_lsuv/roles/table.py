@@ -120,8 +120,9 @@ def _judge(reachability: Reachability, constant: Constant, found: dict[str, str]
         return Role("weight", "product") if "weight" in found else Role("setting", "type")
     role = next((role for role in ROLES if role in found), "")
     if role and role != "setting":
-        if found[role] in ("place", "factor") and constant.size > 1 and _tells(program, constant):
-            return Role("fixed", "values")
+        several = constant.size > 1
+        if found[role] in ("place", "factor")[not several :] and _tells(program, constant):
+            return Role("fixed", "values") if several else Role("setting", "number")
         evidence = "product" if found[role] == "factor" else _WORDS.get(role, found[role])
         return _renamed(program, constant.name, Role(role, evidence))
     if role or not constant.size or (constant.size == 1 and _tells(program, constant)):
