@@ -90,7 +90,19 @@ def same(before: ModelProto, after: ModelProto) -> set[str]:
 
 def restart(model: ModelProto, batches: Any, **options: Any) -> tuple[Result, ModelProto]:
     result = onnx_lsuv.initialize(onnx_lsuv.from_proto(model), batches, fresh=True, strict=True, **options)
+    agree(result)
     return result, onnx.load_from_string(onnx_lsuv.to_bytes(result.model))
+
+
+def agree(result: Result) -> None:
+    """What remains is what the roles say to be kept, and to be neither fixed nor a setting."""
+    causes = {(each.tensor, each.scope): each.cause for each in result.remaining}
+    roles = [role for role in result.roles if (role.tensor, role.scope) in causes]
+    for role in roles:
+        part = causes[role.tensor, role.scope] == "a part of it is no layer's"
+        assert (role.fate == "kept") != part, role
+        settled = (role.role == "fixed" and role.evidence != "place") or role.role == "setting"
+        assert role.evidence == "type" or not settled, role
 
 
 def left(result: Result) -> dict[str, str]:
@@ -333,6 +345,16 @@ def test_what_prepares_the_input_is_written_down() -> None:
     assert restart(parse(text, tensors), batch)[0].good
     learned = tensors | {"m": normal(3, 1, 1)}
     assert left(restart(parse(text, learned), batch)[0]).keys() == {"m"}
+
+
+def test_what_resizes_is_a_setting_whatever_patterns_exclude() -> None:
+    text = (
+        f"""{HEAD} g (float[N,3,4,4] x) => (float y) {{ h = Conv(x, w) r = Resize(h, none, scales) y = Conv(r, u) }}"""
+    )
+    tensors = {"w": normal(4, 3, 1, 1), "u": normal(4, 4, 1, 1), "none": np.zeros(0, np.float32)}
+    tensors["scales"] = np.array([1, 1, 1.7, 1.3], np.float32)
+    result, _ = restart(parse(text, tensors), {"x": normal(64, 3, 4, 4)}, exclude=["scales", "u"])
+    assert left(result) == {"u": "excluded by the user"}
 
 
 def test_a_single_number_may_be_learned() -> None:

@@ -45,7 +45,7 @@ CASES = {
         """(float[N,8] x) => (float y) {
         y = com.microsoft.MatMulNBits<K = 8, N = 8, bits = 4, block_size = 16>(x, q, s) }""",
         {"q": np.ones((8, 1, 8), np.uint8), "s": normal(8)},
-        {"q": ("weight", "product", "kept"), "s": ("setting", "operand", "kept")},
+        {"q": ("weight", "product", "kept"), "s": ("step", "operand", "kept")},
     ),
     "a weight that a node of another domain rounds, with the number of its bits": (
         """(float[N,8] x) => (float y) { w = acme.Quant(v, s, bits) y = MatMul(x, w) }""",
