@@ -59,7 +59,7 @@ def described(found: Plan, settings: Settings) -> Result:
         row = row_of(found, layer, aims.methods[layer.weight], aims.stds[layer.weight], "found", None)
         scales = settings.rescale and aims.scales(layer.weight)
         rows.append(noted(replace(row, note=_fate(found, layer, row, scales, centred)), aims.remarks.get(layer)))
-    fresh = (each.constant for each in found.parameters.fresh if not found.program.is_absent(each.constant))
+    fresh = (name for name, role in found.roles.items() if role.fate == "fresh" and not found.program.is_absent(name))
     roles = Counter(found.roles[name].role for name in fresh)
     counted = ", ".join(f"{count} x {role}" for role, count in sorted(roles.items()))
     started = [f"fresh: {counted} would get their usual starting values"] if roles else []

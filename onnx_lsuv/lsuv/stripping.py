@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
 
+from onnx_lsuv.architecture import complete
 from onnx_lsuv.errors import ModelError, listing
 from onnx_lsuv.layers import Plan, find_layers
 from onnx_lsuv.lsuv.result import Result
@@ -73,7 +74,7 @@ def without_values(model: Model | Result) -> Architecture:
 
     Raises ModelError where the model is broken, or external data that stay are missing.
     """
-    model = given_model(model.model if isinstance(model, Result) else model)
+    model = complete(given_model(model.model if isinstance(model, Result) else model))
     program = expand(model)
     plan = find_layers(program)
     bare = dict[Site, tuple[int, ...]]()

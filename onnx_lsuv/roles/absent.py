@@ -1,7 +1,7 @@
 """How constants start that have no values: as a trained one of their role usually does, by their place alone.
 
-What is the weight of a layer that is drawn, or a bias that becomes zero, has its role already. The statistics of a norm
-start at (0, 1), where no data reach it. A weight that is left alone starts at N(0, 1 / fan_in).
+What is the weight of a layer that is drawn, a bias that becomes zero, or statistics that are calibrated, has its role
+already. A weight that is left alone starts at N(0, 1 / fan_in).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import replace
 
 from onnx_lsuv.operators import of
 from onnx_lsuv.program.program import Constant, Node, Program
-from onnx_lsuv.roles.norms import Norm
 from onnx_lsuv.roles.parameters import VALUES, Parameter, agreed, readers_of, role_at
 from onnx_lsuv.roles.products import Product, Skipped
 from onnx_lsuv.roles.reachability import Reachability, find_reachability
@@ -20,11 +19,7 @@ from onnx_lsuv.roles.tables import table_stds
 
 
 def find_starts(
-    program: Program,
-    products: Sequence[Product],
-    skipped: Sequence[Skipped],
-    norms: Sequence[Norm],
-    table: Mapping[str, object],
+    program: Program, products: Sequence[Product], skipped: Sequence[Skipped], table: Mapping[str, object]
 ) -> tuple[Parameter, ...]:
     """Return the starts of constants without values; those whose place does not tell one are left out.
 
@@ -32,11 +27,9 @@ def find_starts(
         program: all of it.
         products: those that are drawn.
         skipped: nodes that are left alone; what is excluded has nothing to keep and gets no start.
-        norms: whose statistics are calibrated.
         table: the constants that have a role.
     """
-    found = [Parameter(norm.mean, "statistics", "norm", None, 0.0) for norm in norms if program.is_absent(norm.mean)]
-    found += [Parameter(norm.var, "statistics", "norm", None, 1.0) for norm in norms if program.is_absent(norm.var)]
+    found: list[Parameter] = []
     reachability = find_reachability(program, products, skipped)
     excluded = {each.weight for each in skipped if each.reason == "excluded"}
     tied = set[str]()

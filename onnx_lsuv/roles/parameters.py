@@ -54,7 +54,6 @@ class Parameters:
     fresh: tuple[Parameter, ...] = ()
     kept: tuple[str, ...] = ()  # constants that may be trained and keep their values
     zero_scales: tuple[str, ...] = ()  # norm scales of zero at the end of a residual branch, which stay
-    settled: tuple[str, ...] = ()  # constants that are no parameters, by evidence
 
 
 def find_parameters(
@@ -77,7 +76,7 @@ def find_parameters(
     excluded = [each for each in skipped if each.reason in ("excluded", "fixed")]
     labels, nodes = {each.weight for each in excluded}, {each.node for each in excluded}
     fresh: list[Parameter] = []
-    tied, zeros, kept, settled = set[str](), dict[str, None](), list[str](), list[str]()
+    tied, zeros, kept = set[str](), dict[str, None](), list[str]()
     for constant in program.constants.values():
         if constant.name in handled or constant.elem_type not in FLOAT_TYPES or not constant.size:
             continue
@@ -99,15 +98,17 @@ def find_parameters(
             ends_branch = all(node and leads_to_add(program, node.outputs[0]) for node, _ in uses)
             if role == "scale" and ends_branch and not stored(program, constant.name).any():
                 zeros[constant.name] = None
-        elif found.keys() == {"setting"} or _is_settled(reachability, constant, [node for node, _ in uses if node]):
-            settled.append(constant.name)
-        else:
+        elif not (
+            found.keys() == {"setting"}
+            or is_computed(stored(program, constant.name))
+            or is_written(reachability, constant, [node for node, _ in uses if node])
+        ):
             kept.append(constant.name)
     stay = living_zeros(program, zeros.keys())
     tables = {each.constant: program.constants[each.constant] for each in fresh if each.role == "embedding"}
     stds = table_stds(reachability, tables, tied)
     fresh = [replace(each, std=stds.get(each.constant)) for each in fresh if each.constant not in stay]
-    return Parameters(tuple(fresh), tuple(kept), tuple(filter(stay.__contains__, zeros)), tuple(settled))
+    return Parameters(tuple(fresh), tuple(kept), tuple(filter(stay.__contains__, zeros)))
 
 
 def readers_of(program: Program, name: str) -> tuple[tuple[Node | None, int], ...]:
@@ -126,14 +127,16 @@ def agreed(constant: Constant, roles: Set[str]) -> str:
     return next(iter(roles)) if len(roles) == 1 and roles <= VALUES.keys() else ""
 
 
-def _is_settled(reachability: Reachability, constant: Constant, readers: Sequence[Node]) -> bool:
-    """Say whether values show that somebody computed them; before all layers what prepares the input may be a list of
-    written numbers, behind all the boxes of a detector a grid.
+def is_written(reachability: Reachability, constant: Constant, readers: Sequence[Node]) -> bool:
+    """Say whether a constant before all layers, as what prepares the input, is a list of written numbers, or one behind
+    all a grid, as the boxes of a detector.
     """
-    values = stored(reachability.program, constant.name)
     starts = reachability.learned.isdisjoint(name for node in readers for name in node.inputs)
     ends = reachability.leading.isdisjoint(name for node in readers for name in node.outputs)
-    return is_computed(values) or (bool(readers) and ((starts and is_listed(values)) or (ends and is_grid(values))))
+    if not readers or not (starts or ends):
+        return False
+    values = stored(reachability.program, constant.name)
+    return (starts and is_listed(values)) or (ends and is_grid(values))
 
 
 def _role(reachability: Reachability, constant: Constant, node: Node | None, position: int) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from onnx_lsuv.errors import ModelError
 from onnx_lsuv.model import Array
 from onnx_lsuv.operators import of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, Constant, Node, Program, stored
-from onnx_lsuv.roles.parameters import MOVES, role_at
+from onnx_lsuv.roles.parameters import MOVES, is_written, role_at
 from onnx_lsuv.roles.products import Product, Skipped, uses
 from onnx_lsuv.roles.reachability import Reachability, find_reachability
 from onnx_lsuv.roles.values import is_computed
@@ -119,15 +119,16 @@ def _judge(reachability: Reachability, constant: Constant, found: dict[str, str]
         return Role("weight", "product") if "weight" in found else Role("setting", "type")
     role = next((role for role in ROLES if role in found), "")
     if role and role != "setting":
-        if found[role] in ("place", "factor") and constant.size > 1 and _tells(program, constant):
-            return Role("fixed", "values")
+        several = constant.size > 1
+        if found[role] in ("place", "factor")[not several :] and _tells(program, constant):
+            return Role("fixed", "values") if several else Role("setting", "number")
         evidence = "product" if found[role] == "factor" else _WORDS.get(role, found[role])
         return _renamed(program, constant.name, Role(role, evidence))
     if role or not constant.size or (constant.size == 1 and _tells(program, constant)):
         return Role("setting", found.get(role, "number"))
     if not readers:
         return Role("unknown", "unused")
-    if _tells(program, constant):
+    if _tells(program, constant, lambda: is_written(reachability, constant, [node for node, _ in readers if node])):
         return Role("fixed", "values")
     if any(_prepares(reachability, node, position) for node, position in readers):
         return Role("fixed", "place")
@@ -141,7 +142,7 @@ def _seen_by(reachability: Reachability, constant: Constant, node: Node | None, 
         return []
     operator = of(node)
     if operator.left == "quantised" and constant.elem_type in FLOAT_TYPES:
-        return [("setting", "operand")]
+        return [("step" if constant.size > 1 else "setting", "operand")]
     if operator.left and len(constant.dims) > 1:
         return [("weight", "operand")]
     if node in program.static and not operator.weights and not (position and operator.settings):
@@ -153,8 +154,10 @@ def _seen_by(reachability: Reachability, constant: Constant, node: Node | None, 
     return [(role, evidence)] if role else []
 
 
-def _tells(program: Program, constant: Constant) -> bool:
-    """Say whether the values of a constant show that somebody computed them; several that are alike may be a start."""
+def _tells(program: Program, constant: Constant, otherwise: Callable[[], bool] = lambda: False) -> bool:
+    """Say whether the values of a constant show that somebody computed them, or `otherwise` does; several that are
+    alike may be a start.
+    """
     if not constant.size:
         return False
     with suppress(ModelError):  # what is missing is missed where it is needed
@@ -162,7 +165,7 @@ def _tells(program: Program, constant: Constant) -> bool:
         rows = values.reshape(-1, values.shape[-1])[:_ROWS] if values.ndim > 1 else values
         if rows.size > 1 and is_alike(rows):
             return False
-        return is_computed(rows) and (rows.size == values.size or is_computed(values))
+        return (is_computed(rows) and (rows.size == values.size or is_computed(values))) or otherwise()
     return False
 
 

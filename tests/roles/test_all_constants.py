@@ -12,7 +12,7 @@ from onnx_lsuv.layers import find_layers
 from onnx_lsuv.program import expand
 from onnx_lsuv.roles import FATES, ROLES
 
-HEAD = '<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>'
+HEAD = '<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1, "acme" : 1]>'
 SINES = np.sin(np.arange(20)[:, None] / 10000 ** (np.arange(16) / 16)).astype(np.float32)
 MASK = np.triu(np.full((8, 8), -1e9, np.float32), 1)
 BLUR = np.outer([1, 2, 1], [1, 2, 1]).astype(np.float32)[None, None] / 16
@@ -45,7 +45,12 @@ CASES = {
         """(float[N,8] x) => (float y) {
         y = com.microsoft.MatMulNBits<K = 8, N = 8, bits = 4, block_size = 16>(x, q, s) }""",
         {"q": np.ones((8, 1, 8), np.uint8), "s": normal(8)},
-        {"q": ("weight", "product", "kept"), "s": ("setting", "operand", "kept")},
+        {"q": ("weight", "product", "kept"), "s": ("step", "operand", "kept")},
+    ),
+    "a weight that a node of another domain rounds, with the number of its bits": (
+        """(float[N,8] x) => (float y) { w = acme.Quant(v, s, bits) y = MatMul(x, w) }""",
+        {"v": normal(8, 8), "s": normal(1).reshape(()), "bits": np.float32(4)},
+        {"v": ("weight", "product", "kept"), "s": ("weight", "product", "kept"), "bits": ("setting", "number", "kept")},
     ),
     "low-rank adaptation": (
         """(float[N,8] x) => (float y) { d = MatMul(b, a) s = Add(w, d) y = MatMul(x, s) }""",
