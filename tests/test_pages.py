@@ -282,6 +282,16 @@ def test_the_recipes_for_keras_and_flax_give_the_outputs_of_the_file(weights):
     np.testing.assert_allclose(names["logits"], logits, atol=1e-5)
 
 
+def test_the_way_back_is_the_one_that_is_run():
+    # tests/frameworks/test_way_back.py runs it with PyTorch.
+    run = (ROOT / "tests" / "frameworks" / "way_back.py").read_text(encoding="utf-8")
+    a, b = README.index("## From a module, and back"), README.index("## Does it train?")
+    lines = "\n".join(re.findall(r"```python\n(.*?)```", README[a:b], re.DOTALL)).split("\n")
+    assert [line for line in lines if line] == [line for line in run.splitlines() if line in lines and line]
+    (command,) = re.findall(r"^onnx-lsuv (.+)$", README[a:b], re.MULTILINE)
+    assert f'"{command}"' in run
+
+
 @pytest.mark.usefixtures("weights")
 def test_the_recipe_for_pytorch_reads_the_file_and_refuses_other_names(monkeypatch):
     # PyTorch itself takes part in tests/frameworks; here its two calls are stood in for.

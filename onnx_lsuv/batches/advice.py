@@ -70,7 +70,7 @@ def file_advice(path: Path, known: Sequence[str]) -> str:
     suffix = path.suffix.lower()
     if suffix in SUFFIXES and (kind := SUFFIXES[suffix]).data:
         again = f", and write it with numpy.save as {quote(path.with_suffix('.npy'))}"
-        return kind.data if suffix in (".onnx", ".ort") else kind.data + again
+        return kind.data if suffix in (".onnx", ".ort", ".py") else kind.data + again
     what = f"an unknown extension {quote(path.suffix)}" if suffix else "no extension"
     return f"has {what}{meant(suffix, known)}; known are {', '.join(known)}"
 

@@ -34,7 +34,11 @@ UNUSED = {
         "runs nothing and saves no model",
     ),
     "no_values": (
-        [n for n in _DECLARED if n not in ("model", "output", "force", "no_values", "verbose", "quiet", "color")],
+        [
+            n
+            for n in _DECLARED
+            if n not in ("model", "shape", "output", "force", "no_values", "verbose", "quiet", "color")
+        ],
         "runs nothing and saves an architecture",
     ),
 }

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-MEASURED = "measured then; newer versions may differ"
+MEASURED = "measured {when}; newer versions may differ"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

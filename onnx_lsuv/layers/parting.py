@@ -214,11 +214,14 @@ def _left(plan: Plan, shared: Sequence[Shared]) -> tuple[dict[str, int], tuple[s
     program, constants = plan.program, plan.program.by_site
     biases = {name: {layer.weight for layer in plan.layers if name in layer.bias} for name in plan.zeroed}
     merged = {each.label: len(_by_owner(each).keys() - {""}) for each in _merged_matrices(plan, shared)}
-    tied = []
+    fixed, tied = {each.node for each in plan.skipped if each.reason == "fixed"}, []
     for each in shared:
         constant = constants.get(each.site)
         if constant is None or each.label in merged:
             continue
+        readers = {node for node, _ in program.consumers.get(constant.name, ())}
+        if readers and readers <= fixed:
+            continue  # as the zeros beside filters that somebody computed
         if any(constant.name in layer.source.touched for layer in plan.layers):
             tied.append(each.label)
         elif _is_merged_vector(program, constant, each) and (_differs(each) or len(biases.get(constant.name, ())) != 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -79,6 +80,14 @@ def norm_values(plan: Plan, records: Mapping[str, Record]) -> dict[str, Array]:
             values[norm.mean] = _as_stored(plan, norm.mean, record[MEAN])
             values[norm.var] = _as_stored(plan, norm.var, np.clip(record[VAR], *limits))
     return values
+
+
+def with_fates(plan: Plan, records: Mapping[str, Record]) -> Plan:
+    """Return the plan in which statistics that no data reached are not said to be the data's."""
+    norms = {name for norm in plan.norms for name in (norm.mean, norm.var)} - norm_values(plan, records).keys()
+    fresh = {each.constant for each in plan.parameters.fresh}
+    fates = {name: replace(plan.roles[name], fate="fresh" if name in fresh else "kept") for name in norms}
+    return replace(plan, roles={**plan.roles, **fates}) if fates else plan
 
 
 def _as_stored(plan: Plan, name: str, values: Array) -> Array:

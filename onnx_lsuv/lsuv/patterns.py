@@ -84,10 +84,14 @@ def no_match(pattern: str, plan: Plan, *, tensors: bool = False) -> str:
         how = "give --fresh (fresh=True) too" if role in TRAINED - {"weight"} else "that is never set"
         return f"the pattern {pattern!r} matches no layer, but {plan.program.constants[name].label!r} ({role}): {how}"
     labels = list(dict.fromkeys(layer.node.label for layer in plan.layers))
-    inside = any(pattern in label for label in labels) and not re.search(r"[*?\[]", pattern)
-    near = f" (did you mean {f'*{pattern}*'!r}?)" if inside else meant(pattern, labels)
+    named = [name for layer in plan.layers for name in tensor_names(plan.program, layer.source)]
+    inside = any(pattern in name for name in (*labels, *named)) and not re.search(r"[*?\[]", pattern)
+    if tensors:
+        named = [plan.program.constants[name].label for name, role in plan.roles.items() if role.role != "setting"]
+    near = f" (did you mean {f'*{pattern}*'!r}?)" if inside else meant(pattern, [*labels, *named])
+    which = "layer, norm or tensor" if tensors else "layer or weight"
     return (
-        f"the pattern {pattern!r} matches the whole name of no layer or weight{near}; layers are "
+        f"the pattern {pattern!r} matches the whole name of no {which}{near}; layers are "
         f"named like {', '.join(map(repr, labels[:5]))}, and '*' stands for anything"
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Container, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Unpack
@@ -60,7 +60,7 @@ def described(found: Plan, settings: Settings) -> Result:
         row = row_of(found, layer, aims.methods[layer.weight], aims.stds[layer.weight], "found", None)
         scales = settings.rescale and aims.scales(layer.weight)
         rows.append(noted(replace(row, note=_fate(found, layer, row, scales, centred)), aims.remarks.get(layer)))
-    fresh = (each.constant for each in found.parameters.fresh if not found.program.is_absent(each.constant))
+    fresh = (name for name, role in found.roles.items() if role.fate == "fresh" and not found.program.is_absent(name))
     roles = Counter(found.roles[name].role for name in fresh)
     counted = ", ".join(f"{count} x {role}" for role, count in sorted(roles.items()))
     started = [f"fresh: {counted} would get their usual starting values"] if roles else []
@@ -185,16 +185,23 @@ def parting_notes(found: Plan, settings: Settings) -> list[str]:
         why = "as asked" if settings.untie else "as their readers need different values"
         made = f"{len(parting.copies)} new initializer{'s' * (len(parting.copies) > 1)} ({listing(parting.copies, 3)})"
         notes.append(f"an exporter merged equal tensors: {old} parted, {why}: {made}")
-    if parting.merged:
-        are = "is" if len(parting.merged) == 1 else "are"
-        notes.append(
-            f"an exporter merged equal tensors: {listing(parting.merged, 3)} {are} {sum(parting.merged.values())} "
-            f"parameters, which training would keep alike: part them by {settings.spell('untie', True)}, or export "
-            "again, in PyTorch with optimize=False (dynamo=True) or training=TrainingMode.TRAINING (dynamo=False)"
-        )
+    notes += merged_notes(found, settings)
     if parting.tied and settings.untie:
         notes.append(f"used several times and left so, as no name tells the uses apart: {listing(parting.tied, 3)}")
     return notes
+
+
+def merged_notes(found: Plan, settings: Settings, parted: Collection[str] = ()) -> list[str]:
+    """Return a note on tensors that are still one, but for those that are parted otherwise."""
+    merged = {name: count for name, count in found.parting.merged.items() if name not in parted}
+    if not merged:
+        return []
+    return [
+        f"an exporter merged equal tensors: {listing(merged, 3)} {'is' if len(merged) == 1 else 'are'} "
+        f"{sum(merged.values())} parameters, which training would keep alike: part them by "
+        f"{settings.spell('untie', True)}, or export again, in PyTorch with optimize=False (dynamo=True) or "
+        "training=TrainingMode.TRAINING (dynamo=False)"
+    ]
 
 
 def left_notes(found: Plan) -> list[str]:

@@ -14,7 +14,7 @@ from onnx_lsuv.errors import DataError
 from onnx_lsuv.graph import Calibration, Record, build, within_channels
 from onnx_lsuv.layers import Centre, find_centres
 from onnx_lsuv.lsuv.absent import absent_notes, completed
-from onnx_lsuv.lsuv.applying import biases_that_centre, multiply, norm_values, not_centred, usable_scale
+from onnx_lsuv.lsuv.applying import biases_that_centre, multiply, norm_values, not_centred, usable_scale, with_fates
 from onnx_lsuv.lsuv.computed import altered
 from onnx_lsuv.lsuv.draw import Drawn, draw
 from onnx_lsuv.lsuv.execute import Progress, execute, quiet, repeat_for_large_means
@@ -181,6 +181,7 @@ def _result(
     return replace(
         task.planned,
         model=new,
+        plan=with_fates(found, records),
         verb="initialize",
         layers=tuple(told_why(found, rows)),
         skipped=tuple(redrawn(skipped_row(each), found, drawn.fresh) for each in found.skipped),

@@ -21,7 +21,7 @@ from onnx_lsuv.lsuv.settings import Settings
 from onnx_lsuv.model import Array, Model, Site, message, nodes, read, tensors
 from onnx_lsuv.program import Constant, Node, Program, stored
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES
-from onnx_lsuv.roles import is_alike, is_computed
+from onnx_lsuv.roles import Role, is_alike, is_computed
 
 _WIDE = FLOAT_TYPES | {TensorProto.COMPLEX64, TensorProto.COMPLEX128}
 # What stands for numbers in steps; shapes, axes and indices are wider.
@@ -46,16 +46,20 @@ def remaining(plan: Plan, settings: Settings, new: Collection[str]) -> tuple[Rem
     parts = [program.constants[name] for name in _parts(plan) if name in new]
     found = [Remaining(each.label, each.scope, "a part of it is no layer's") for each in parts]
     coded = {each.node for each in plan.skipped if each.reason in ("quantised", "type")}
-    fixed = {each.weight for each in plan.skipped if each.reason == "fixed"}
     causes = _causes(plan)
     for constant in program.constants.values():
-        settled = constant.name in new or constant.name in plan.parameters.settled or constant.label in fixed
         # An argument of a call is among the tensors below.
-        if not settled and constant.site is not None and _may_learn(program, constant, coded):
+        stays = constant.name not in new and constant.site is not None and not _is_settled(plan.roles[constant.name])
+        if stays and _may_learn(program, constant, coded):
             cause = causes.get(constant.name) or causes.get(constant.label) or _cause(constant, settings)
             used = constant.name in program.consumers or constant.name in program.exits
             found.append(Remaining(constant.label, constant.scope, cause if used else "nothing reads it"))
     return (*found, *_beside(program))
+
+
+def _is_settled(role: Role) -> bool:
+    """Say whether a role tells that nothing was learned; integers may be codes, and what prepares the input trained."""
+    return (role.role == "fixed" and role.evidence != "place") or (role.role == "setting" and role.evidence != "type")
 
 
 def _causes(plan: Plan) -> dict[str, str]:

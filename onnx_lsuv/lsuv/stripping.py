@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from onnx import AttributeProto, GraphProto, NodeProto
 
+from onnx_lsuv.architecture import complete
 from onnx_lsuv.errors import ModelError, listing
 from onnx_lsuv.layers import Plan, find_layers
 from onnx_lsuv.lsuv.remaining import foreign_nodes, tensors_beside
@@ -75,7 +76,7 @@ def without_values(model: Model | Result) -> Architecture:
 
     Raises ModelError where the model is broken, or external data that stay are missing.
     """
-    model = given_model(model.model if isinstance(model, Result) else model)
+    model = complete(given_model(model.model if isinstance(model, Result) else model))
     program = expand(model)
     plan = find_layers(program)
     bare = dict[Site, tuple[int, ...]]()
@@ -86,7 +87,7 @@ def without_values(model: Model | Result) -> Architecture:
         role = plan.roles[constant.name].role
         if role == "unknown" and constant.size:
             role = _in_doubt(program, constant)
-        if role in _STAYS:
+        if role in _STAYS or (not constant.dims and constant.origin == "Constant"):  # as the 0 that fills a bias
             if constant.size > 1:
                 kept[constant.name] = "setting" if role == "step" else role
         elif constant.site is None or function_of(constant.site) is not None:

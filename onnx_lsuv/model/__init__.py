@@ -15,8 +15,8 @@
     absent      what a file has no values for, and what stands in for these
     additions   initializers that a file lacks, and nodes that read them
     splicing    the bytes with some replaced, and the lengths around them put right
-    stripping   the bytes without some inputs, or the values of some tensors
     edits       what has to be replaced for a model's new values
+    stripping   the bytes without the values of some tensors
     targets     whether the outputs may go where they are to go
     atomic      files that appear whole and together, or not at all
     saving      the model and its data files

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -36,9 +37,7 @@ def promoted(model: Model) -> tuple[Site, ...]:
 
 def model_edits(model: Model, outside: Mapping[Site, DataLocation], renamed: Mapping[str, str]) -> list[Edit]:
     """Return the edits of the model's own bytes: values, initializers, what nodes read, `renamed` data files."""
-    edits = [_reading(model, *place, name) for place, name in model._inputs.items()]
-    edits += [without(span) for site in model._gone for span in find(model._tree, site)]
-    gone = []
+    edits, gone = node_edits(model), []
     for site in sorted(model.values):
         node_site = _node_of(model, site)
         if node_site is not None:
@@ -48,7 +47,7 @@ def model_edits(model: Model, outside: Mapping[Site, DataLocation], renamed: Map
             tensor = TensorProto()
             tensor.CopyFrom(message(model, site))
             tensor.ClearField("raw_data")
-            edits += _initializer(model, site[:-1], tensor, model.values[site], outside.get(site), renamed)
+            edits += initializer_edits(model, site[:-1], tensor, model.values[site], outside.get(site), renamed)
         elif site not in outside:
             edits += _patch(model, site, model.values[site])
     for site, data in outside.items():
@@ -62,6 +61,12 @@ def model_edits(model: Model, outside: Mapping[Site, DataLocation], renamed: Map
             value = [one for one in found if one[:2] == (sites.ENTRY_VALUE, BYTES)][-1]
             edits.append(Edit(value.start, value.end, (location.encode(),), inside(value, span)))
     return edits
+
+
+def node_edits(model: Model) -> list[Edit]:
+    """Return the edits of the nodes that read other values, or are gone, as `additions` says."""
+    edits = [_reading(model, *place, name) for place, name in model._inputs.items()]
+    return edits + [without(span) for site in model._gone for span in find(model._tree, site)]
 
 
 def data_edits(model: Model, outside: Mapping[Site, DataLocation]) -> dict[str, list[Edit]]:
@@ -143,29 +148,29 @@ def _promote(
         tensor.external_data.extend(outside.tensor.external_data)
         tensor.data_location = TensorProto.EXTERNAL
     (gone,) = spans_of(model, node_site)
-    return [without(gone), *_initializer(model, node_site[:-1], tensor, value, outside, renamed)]
+    return [without(gone), *initializer_edits(model, node_site[:-1], tensor, value, outside, renamed)]
 
 
-def _initializer(
+def initializer_edits(
     model: Model,
     graph: Site,
     tensor: TensorProto,
-    value: Array,
-    outside: DataLocation | None,
-    renamed: Mapping[str, str],
+    value: Array | None,
+    outside: DataLocation | None = None,
+    renamed: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Edit]:
     """Return the edits that add an initializer to a graph; `tensor` has all but the values, and is changed."""
     payload: tuple[Piece, ...] = ()
     end = spans_of(model, graph)[-1]
-    if outside is None:
+    if outside is None and value is not None:
         payload = with_field(end, RAW_DATA, to_raw(value)).pieces
-    else:
+    elif outside is not None:
         for entry in tensor.external_data:
             if entry.key == "location":
                 entry.value = renamed.get(outside.file, outside.location)
     edits = [with_field(end, sites.GRAPH_INITIALIZER, tensor.SerializeToString(), *payload)]
     if model.proto.ir_version < 4:
-        listed = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, value.shape).SerializeToString()
+        listed = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims).SerializeToString()
         edits.append(with_field(end, sites.GRAPH_INPUT, listed))
     return edits
 

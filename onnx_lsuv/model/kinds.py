@@ -72,6 +72,7 @@ _SUFFIXES = {
     ".pb": (f"perhaps a graph of TensorFlow: {TENSORFLOW}, option --saved-model with its folder", ""),
     ".pkl .pickle .joblib": ("", "is a pickle, which is never opened: load it where it comes from"),
     ".tsv .txt .json": ("", "is a table or text: load it and take the numbers"),
+    ".py": (f"code: {_EXPORT}", "is code: name what gives the batches as module:function, without the suffix"),
     ".zip .tar .gz .tgz .7z .xz": ("", "is an archive: unpack it first"),
 }
 SUFFIXES = {suffix: Kind(*said) for suffixes, said in _SUFFIXES.items() for suffix in suffixes.split()}

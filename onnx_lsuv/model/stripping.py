@@ -1,7 +1,7 @@
 """A model without some of its inputs, or without the values of some tensors; all else stays, byte for byte.
 
 A Constant that gives a list of floats becomes one that gives a tensor, which has dims. External data of the tensors
-that keep their values come into the file, so that it stands alone.
+that keep their values come into the file, so that it stands alone. What `additions` added is there from then on.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from onnx import AttributeProto, TensorProto
 
 from onnx_lsuv.model import sites
 from onnx_lsuv.model.arrays import to_raw
+from onnx_lsuv.model.edits import initializer_edits, node_edits
 from onnx_lsuv.model.loading import Model, respliced
 from onnx_lsuv.model.sites import MAIN_GRAPH, Site
 from onnx_lsuv.model.splicing import Edit, with_field
-from onnx_lsuv.model.values import message, read, tensors
-from onnx_lsuv.model.wire import PAYLOAD, RAW_DATA, find, runs
+from onnx_lsuv.model.values import message, read, spans_of, tensors
+from onnx_lsuv.model.wire import PAYLOAD, RAW_DATA, runs
 
 # A tensor's payload, and where it is if that is another file.
 _VALUES = PAYLOAD | {sites.TENSOR_EXTERNAL, TensorProto.DATA_LOCATION_FIELD_NUMBER}
@@ -29,12 +30,16 @@ def without_payloads(model: Model, bare: Mapping[Site, Sequence[int]]) -> Model:
 
     Raises ModelError where external data that stay cannot be read.
     """
-    edits, values = [], {site: value for site, value in model.values.items() if site not in bare}
+    left = {*bare, *model._added}
+    edits, values = node_edits(model), {site: value for site, value in model.values.items() if site not in left}
     for site, tensor in tensors(model.proto):
-        if site in bare:
+        if site in model._added:
+            form = TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
+            edits += initializer_edits(model, site[:-1], form, None if site in bare else model.values[site])
+        elif site in bare:
             edits += _dropped(model, site, _VALUES)
         elif tensor.data_location == TensorProto.EXTERNAL:
-            end = find(model._tree, site)[-1]
+            end = spans_of(model, site)[-1]
             edits += [*_dropped(model, site, _VALUES), with_field(end, RAW_DATA, to_raw(read(model, site)))]
             values.pop(site, None)
     for site, dims in bare.items():
@@ -42,11 +47,12 @@ def without_payloads(model: Model, bare: Mapping[Site, Sequence[int]]) -> Model:
         if isinstance(attribute, AttributeProto):
             tensor = TensorProto(dims=dims, data_type=TensorProto.FLOAT)
             made = AttributeProto(name="value", type=AttributeProto.TENSOR, t=tensor, doc_string=attribute.doc_string)
-            (span,) = find(model._tree, site)
+            (span,) = spans_of(model, site)
             edits.append(Edit(span.start, span.end, (made.SerializeToString(),), span))
-    return respliced(
+    new = respliced(
         replace(model, values=MappingProxyType(values), absent=MappingProxyType({}), _searched=False), edits
     )
+    return replace(new, _added=frozenset(), _inputs=MappingProxyType({}), _gone=())
 
 
 def without_empty_payloads(model: Model) -> Model:
@@ -69,7 +75,7 @@ def _dropped(model: Model, site: Site, numbers: Set[int]) -> list[Edit]:
     """Return the edits that leave out all fields of these numbers of a message."""
     return [
         Edit(one.tag, end, (), span)
-        for span in find(model._tree, site)
+        for span in spans_of(model, site)
         for one, end in runs(model._tree.view, span.start, span.end)
         if one.number in numbers
     ]

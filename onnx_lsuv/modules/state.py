@@ -167,7 +167,7 @@ def _notes(
     for how in ("folded", "missing"):
         if names := groups[how]:
             yield (
-                f"the new state dict has not {listing(names)}, {HOWS[how]}: the module keeps what it has there (in "
+                f"the new state dict lacks {listing(names)}, {HOWS[how]}: the module keeps what it has there (in "
                 "PyTorch, load with strict=False, or export with dynamo=True, optimize=False)"
             )
     constants = search.program.constants

@@ -63,7 +63,7 @@ class Operator:
     left: str = ""  # a reason of layers.plan.REASONS why what it holds is left alone
     # Constant operands
     roles: Mapping[int, str] = field(default_factory=dict)  # by position: scale, bias, slope, ...
-    settings: bool = False  # its other constant operands are no parameters
+    settings: bool = False  # its other constant operands are no parameters, but for the first where it moves that
     vectors: tuple[int, ...] = ()  # positions of operands that must be vectors, which shape inference does not look at
     # Values
     move: Move = ""
@@ -90,4 +90,6 @@ class Operator:
             return self.roles[position]
         if position in self.biases:
             return "bias"
-        return "weight" if position in self.weights else "setting" if self.settings else ""
+        if position in self.weights:
+            return "weight"
+        return "setting" if self.settings and (position or not self.move) else ""

@@ -27,6 +27,7 @@ MICROSOFT = "com.microsoft"
 
 _BOUNDED = "its gates or its attention bound the output"
 _AFFINE = {1: "scale", 2: "bias"}
+_DATA_FIRST = {0: ""}  # where its other operands are settings
 
 _LAYERS = (
     Operator("Conv", weights=(1,), biases=(2,), matrix=convolution, channels=1, bilinear=True, blocked=True),
@@ -138,7 +139,7 @@ _MOVES = (
     Operator("Concat", move="joins", sums=True, keeps_width=True),
     Operator("Clip", move="clips", on_stream=True, settings=True),
     Operator("Pad", move="pads", on_stream=True, settings=True),
-    Operator("Pad", MICROSOFT, settings=True),
+    Operator("Pad", MICROSOFT, settings=True, roles=_DATA_FIRST),
     Operator("CenterCropPad", move="pads"),
     Operator("Resize", move="resizes", settings=True),
     Operator("Upsample", move="resizes", settings=True),
@@ -209,14 +210,14 @@ _OTHERS = (
     Operator("ConstantOfShape", settings=True),
     Operator("Range", settings=True),
     Operator("Range", MICROSOFT, settings=True),
-    Operator("QuantizeLinear", settings=True),
-    Operator("QuantizeLinear", MICROSOFT, settings=True),
+    Operator("QuantizeLinear", settings=True, roles=_DATA_FIRST),
+    Operator("QuantizeLinear", MICROSOFT, settings=True, roles=_DATA_FIRST),
     Operator("DequantizeLinear", settings=True),
     Operator("DequantizeLinear", MICROSOFT, settings=True),
-    Operator("RoiAlign", settings=True),
-    Operator("STFT", settings=True),
-    Operator("RotaryEmbedding", settings=True),
-    Operator("RotaryEmbedding", MICROSOFT, settings=True),
+    Operator("RoiAlign", settings=True, roles=_DATA_FIRST),
+    Operator("STFT", settings=True, roles=_DATA_FIRST),
+    Operator("RotaryEmbedding", settings=True, roles=_DATA_FIRST),
+    Operator("RotaryEmbedding", MICROSOFT, settings=True, roles=_DATA_FIRST),
     Operator(
         "GroupQueryAttention",
         MICROSOFT,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
+from collections.abc import Iterator
 from dataclasses import replace
 from glob import escape
 from pathlib import Path
@@ -11,8 +12,8 @@ from onnx_lsuv.architecture import complete
 from onnx_lsuv.batches import Batches, Data
 from onnx_lsuv.errors import ModelError, UsageError
 from onnx_lsuv.layers import Layer, Plan
-from onnx_lsuv.lsuv.planning import find
-from onnx_lsuv.lsuv.result import LayerReport, Result
+from onnx_lsuv.lsuv.planning import find, merged_notes
+from onnx_lsuv.lsuv.result import Change, LayerReport, Result
 from onnx_lsuv.lsuv.rows import row_of, skipped_row
 from onnx_lsuv.lsuv.settings import Settings, memory_bytes
 from onnx_lsuv.model import Model
@@ -123,8 +124,24 @@ def carry(result: Result, form: Portable, planned: Result | None = None) -> Resu
         layers=layers,
         skipped=tuple(map(skipped_row, chosen.skipped)),
         kept_statistics=tuple(map(skipped_row, chosen.kept_statistics)),
-        notes=(*result.notes, *made_notes(form)),
+        changes=(*result.changes, *_copied(result, form)),
+        notes=(*_still_true(result, form), *made_notes(form)),
     )
+
+
+def _copied(result: Result, form: Portable) -> Iterator[Change]:
+    """Yield the vectors of the portable form that were one with another tensor, whose values they have."""
+    roles = {each.tensor: each.role for each in result.roles}
+    new = {each.tensor for each in result.changes if each.has_new_values}
+    for name, old in form.copies.items():
+        yield Change(name, "main", roles.get(old, "unknown"), False, parted_from=old, has_new_values=old in new)
+
+
+def _still_true(result: Result, form: Portable) -> list[str]:
+    """Return the notes, that on merged tensors only of those that the portable form has not parted."""
+    told = merged_notes(result.plan, result.settings)
+    left = merged_notes(result.plan, result.settings, form.copies.values())
+    return [*(note for note in result.notes if note not in told or note in left), *(n for n in left if n not in told)]
 
 
 def _choice(planned: Result, settings: Settings, wanted: list[str]) -> tuple[Settings, Plan]:

@@ -61,6 +61,7 @@ class Draft:
     homes: list[Site | None] = field(default_factory=list)  # by mark: where the tensor, or what a node makes, was
     new: dict[int, Array] = field(default_factory=dict)  # by mark: what replaces the stored values
     aliases: dict[tuple[str, int], str] = field(default_factory=dict)  # by reader: the name that it read a tensor under
+    copies: dict[str, str] = field(default_factory=dict)  # new initializers, and the tensor that each was one with
     taken: set[str] = field(default_factory=set)  # names of values, once `fresh` was asked
 
     @property

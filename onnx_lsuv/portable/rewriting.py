@@ -58,12 +58,14 @@ class Portable:
     steps: what was done, where and why, in order.
     notes: what was not done, and why; each a sentence.
     origins: where in the original each constant of the model stood, if it stood there.
+    copies: new initializers, and the tensor that each was one with.
     """
 
     model: Model
     steps: tuple[Step, ...]
     notes: tuple[str, ...]
     origins: Mapping[Site, Site] = field(repr=False)
+    copies: Mapping[str, str] = field(repr=False, default_factory=dict)
 
 
 def rewrite(model: Model, *, memory: int | None = None, scratch: Path | None = None) -> Portable:
@@ -77,4 +79,4 @@ def rewrite(model: Model, *, memory: int | None = None, scratch: Path | None = N
         )
     new, origins = close_draft(draft)
     new = replace(new, absent={site: model.absent[home] for site, home in origins.items() if home in model.absent})
-    return Portable(new, tuple(draft.steps), tuple(draft.notes), origins)
+    return Portable(new, tuple(draft.steps), tuple(draft.notes), origins, draft.copies)

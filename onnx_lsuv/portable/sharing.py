@@ -78,6 +78,7 @@ def copy_merged(draft: Draft) -> None:
             copy = draft.add(_name_of_copy(draft, group, name), np.array(values))
             for node, position in group:
                 node.input[position] = copy.name
+            draft.copies[copy.name] = name
             draft.did(
                 "merged vector copied", f"{copy.name} (of {name})", "one tensor stood for parameters of several nodes"
             )

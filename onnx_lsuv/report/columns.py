@@ -89,7 +89,7 @@ ROLES = (
     Column("fate", "what happens", "word"),
 )
 TRAINS = (
-    Column("importer", f"importer, {MEASURED}", "word"),
+    Column("importer", f"importer, {MEASURED.format(when='then')}", "word"),
     Column("as_is", "as is", "share"),
     Column("portable", "--portable", "share"),
     Column("framework", "framework", "word"),

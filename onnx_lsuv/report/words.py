@@ -144,13 +144,17 @@ def sentences(trains: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = []
     for each in trains:
         as_is, portable = each["as_is"], each["portable"]
-        found = f"{each['importer']} {each['version']} ({each['framework']}) trains {_share(as_is)} weights"
-        if portable["trainable"] != as_is["trainable"]:
+        expected = each["expected"] and portable["trainable"] != as_is["trainable"]
+        share = _share(as_is if expected else portable)
+        found = f"{each['importer']} {each['version']} ({each['framework']}) trains {share} weights"
+        if expected:
             found += f" as is, {_least(each)}{portable['trainable']} with --portable"
-        why = _findings(each, notes=False)
-        lines.append(f"{found}{'; ' if as_is['findings'] != portable['findings'] else ': '}{why}" if why else found)
-    dates = sorted({each["date"] for each in trains})
-    return [*lines, f"{', '.join(dates)}: {MEASURED}"] if lines else []
+            why, mark = _findings(each, notes=False), ";" if as_is["findings"] != portable["findings"] else ":"
+        else:  # the portable form is what is saved, or what blocks it is left to be solved
+            why, mark = "; ".join(_told(portable, notes=False)), ":"
+        lines.append(f"{found}{mark} {why}" if why else found)
+    dates = ", ".join(sorted({each["date"] for each in trains}))
+    return [*lines, MEASURED.format(when=f"on {dates}")] if lines else []
 
 
 def _least(each: Mapping[str, Any]) -> str:
@@ -165,9 +169,18 @@ def _share(form: Mapping[str, Any]) -> str:
 
 def _findings(each: Mapping[str, Any], *, notes: bool) -> str:
     parts = {
-        words: [finding["text"] for finding in each[form]["findings"] if notes or finding["effect"] != "note"]
-        for form, words in (("as_is", "as is"), ("portable", "with --portable"))
+        words: _told(each[form], notes=notes) for form, words in (("as_is", "as is"), ("portable", "with --portable"))
     }
     if parts["as is"] == parts["with --portable"]:
         return "; ".join(parts["as is"])
     return "; ".join(f"{form}: {'; '.join(texts)}" for form, texts in parts.items() if texts)
+
+
+def _told(form: Mapping[str, Any], *, notes: bool) -> list[str]:
+    """Return what blocks a form of a file, a sentence for each kind."""
+    told: dict[str, str] = {}
+    for each in form["findings"]:
+        if notes or each["effect"] != "note":
+            kind = each["kind"]
+            told[kind] = f"{told[kind]}, {each['detail']}" if kind in told else each["text"]
+    return list(told.values())

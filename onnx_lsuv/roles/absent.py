@@ -1,7 +1,7 @@
 """How constants start that have no values: as a trained one of their role usually does, by their place alone.
 
-What is the weight of a layer that is drawn, or a bias that becomes zero, has its role already. The statistics of a norm
-start at (0, 1), where no data reach it. A weight that is left alone starts at N(0, 1 / fan_in).
+What is the weight of a layer that is drawn, a bias that becomes zero, or statistics that are calibrated, has its role
+already. A weight that is left alone starts at N(0, 1 / fan_in).
 """
 
 from __future__ import annotations
@@ -11,28 +11,23 @@ from collections.abc import Mapping, Sequence
 
 from onnx_lsuv.operators import of
 from onnx_lsuv.program.program import Constant, Node
-from onnx_lsuv.roles.norms import Norm
 from onnx_lsuv.roles.parameters import VALUES, Parameter, agreed, readers_of, role_at, with_table_stds
 from onnx_lsuv.roles.products import Skipped
 from onnx_lsuv.roles.reachability import Reachability
 
 
 def find_starts(
-    reachability: Reachability, skipped: Sequence[Skipped], norms: Sequence[Norm], table: Mapping[str, object]
+    reachability: Reachability, skipped: Sequence[Skipped], table: Mapping[str, object]
 ) -> tuple[Parameter, ...]:
     """Return the starts of constants without values; those whose place does not tell one are left out.
 
     Args:
         reachability: of the program.
         skipped: nodes that are left alone; what is excluded has nothing to keep and gets no start.
-        norms: whose statistics are calibrated.
         table: the constants that have a role.
     """
     program = reachability.program
-    statistics = [(norm.mean, 0.0) for norm in norms] + [(norm.var, 1.0) for norm in norms]
-    found = [
-        Parameter(name, "statistics", "norm", None, value) for name, value in statistics if program.is_absent(name)
-    ]
+    found: list[Parameter] = []
     excluded = {each.weight for each in skipped if each.reason == "excluded"}
     tied = set[str]()
     for constant in program.constants.values():

@@ -10,7 +10,7 @@ from onnx_lsuv.roles.absent import find_starts
 from onnx_lsuv.roles.biases import Biases, find_biases
 from onnx_lsuv.roles.fixed import weight_transform
 from onnx_lsuv.roles.norms import Norm, changing, find_norms
-from onnx_lsuv.roles.parameters import Parameters, find_parameters
+from onnx_lsuv.roles.parameters import Parameter, Parameters, find_parameters
 from onnx_lsuv.roles.products import Patterns, Product, Skipped
 from onnx_lsuv.roles.reachability import find_reachability
 from onnx_lsuv.roles.table import Role, role_of_each
@@ -72,9 +72,17 @@ def find_roles(
     table |= {name: Role("statistics", "norm", "calibrated") for norm in norms for name in (norm.mean, norm.var)}
     stored = tuple(norm for norm in writable if norm not in norms)
     if program.model.absent:
-        starts = find_starts(reachability, skipped, norms, table)
+        starts = find_starts(reachability, skipped, table)
         parameters = replace(parameters, fresh=(*parameters.fresh, *starts))
         table |= {each.constant: Role(each.role, each.evidence, "fresh") for each in starts}
+    # Where no data reach a norm, its statistics are those of a new one.
+    pairs = [(name, start) for norm in norms for name, start in ((norm.mean, 0.0), (norm.var, 1.0))]
+    new = [
+        Parameter(name, "statistics", "norm", None, start)
+        for name, start in dict(pairs).items()
+        if fresh or program.is_absent(name)
+    ]
+    parameters = replace(parameters, fresh=(*parameters.fresh, *new))
     known = _of_products(left, "kept") | {
         product.source.constant: Role("fixed", what)
         for product in left

@@ -6,7 +6,7 @@
     blur, bilinear, edge   each kernel is its own mirror image, or minus that: filters of linear phase, as Gabor's and
     kernel, Haar           windowed sinc are too ("symmetric filters")
     one-hot selection      one 1 a row, other than a unit matrix, or at several places of a kernel
-    colour matrix          the published ones, rows in any scale
+    colour matrix          the published ones, rows in any scale; and BGR for RGB
     ramp                   one row that grows evenly, as for the mean over the bins of a detector's distances
 
 Zeros, one constant, unit matrices and deltas at one place of a kernel are usual starts, so they are no transforms. A
@@ -294,6 +294,8 @@ def _is_colour(values: Float) -> bool:
     if values.size != 9 or max(values.shape) != 3:
         return False
     x = values.reshape(3, 3)
+    if np.array_equal(x, np.eye(3)[::-1]):
+        return True
     for known in _COLOURS:
         for one in (x, x.T, x[:, ::-1], x[::-1].T):
             if np.abs(_unit(one) - _unit(known)).max() < 2e-3:

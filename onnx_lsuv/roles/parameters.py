@@ -32,7 +32,7 @@ from onnx_lsuv.roles.values import is_computed, is_grid, is_listed
 from onnx_lsuv.roles.zeros import living_zeros
 
 VALUES = {"scale": 1.0, "bias": 0.0, "slope": 0.25, "state": 0.0}
-MOVES = WHOLE | {"casts", "takes", "repeats"}
+MOVES = WHOLE | {"casts", "likens", "takes", "repeats"}
 _WIDTH_MIN = 8
 
 
@@ -54,7 +54,6 @@ class Parameters:
     fresh: tuple[Parameter, ...] = ()
     kept: tuple[str, ...] = ()  # constants that may be trained and keep their values
     zero_scales: tuple[str, ...] = ()  # norm scales of zero at the end of a residual branch, which stay
-    settled: tuple[str, ...] = ()  # constants that are no parameters, by evidence
 
 
 def find_parameters(
@@ -72,7 +71,7 @@ def find_parameters(
     excluded = [each for each in skipped if each.reason in ("excluded", "fixed")]
     labels, nodes = {each.weight for each in excluded}, {each.node for each in excluded}
     fresh: list[Parameter] = []
-    tied, zeros, kept, settled = set[str](), dict[str, None](), list[str](), list[str]()
+    tied, zeros, kept = set[str](), dict[str, None](), list[str]()
     for constant in program.constants.values():
         if constant.name in handled or constant.elem_type not in FLOAT_TYPES or not constant.size:
             continue
@@ -94,20 +93,22 @@ def find_parameters(
             ends_branch = all(node and leads_to_add(program, node.outputs[0]) for node, _ in uses)
             if role == "scale" and ends_branch and not stored(program, constant.name).any():
                 zeros[constant.name] = None
-        elif found.keys() == {"setting"} or _is_settled(reachability, constant, [node for node, _ in uses if node]):
-            settled.append(constant.name)
-        else:
+        elif not (
+            found.keys() == {"setting"}
+            or is_computed(stored(program, constant.name))
+            or is_written(reachability, constant, [node for node, _ in uses if node])
+        ):
             kept.append(constant.name)
     stay = living_zeros(program, zeros.keys())
     started = with_table_stds(reachability, [each for each in fresh if each.constant not in stay], tied)
-    return Parameters(started, tuple(kept), tuple(filter(stay.__contains__, zeros)), tuple(settled))
+    return Parameters(started, tuple(kept), tuple(filter(stay.__contains__, zeros)))
 
 
-def readers_of(program: Program, name: str, moves: Set[str] = MOVES) -> tuple[tuple[Node | None, int], ...]:
-    """Return who reads a constant in the end, through nodes that hand on it alone, by such a `move`."""
+def readers_of(program: Program, name: str) -> tuple[tuple[Node | None, int], ...]:
+    """Return who reads a constant in the end, through nodes that hand on it alone."""
 
     def passes(node: Node, position: int) -> bool:
-        return position == 0 and (of(node).move in moves or (node.op == "Gather" and node in program.static))
+        return position == 0 and (of(node).move in MOVES or (node.op == "Gather" and node in program.static))
 
     return tuple(program.readers(name, passes))
 
@@ -127,14 +128,16 @@ def agreed(constant: Constant, roles: Set[str]) -> str:
     return next(iter(roles)) if len(roles) == 1 and roles <= VALUES.keys() else ""
 
 
-def _is_settled(reachability: Reachability, constant: Constant, readers: Sequence[Node]) -> bool:
-    """Say whether values show that somebody computed them; before all layers what prepares the input may be a list of
-    written numbers, behind all the boxes of a detector a grid.
+def is_written(reachability: Reachability, constant: Constant, readers: Sequence[Node]) -> bool:
+    """Say whether a constant before all layers, as what prepares the input, is a list of written numbers, or one behind
+    all a grid, as the boxes of a detector.
     """
-    values = stored(reachability.program, constant.name)
     starts = reachability.learned.isdisjoint(name for node in readers for name in node.inputs)
     ends = reachability.leading.isdisjoint(name for node in readers for name in node.outputs)
-    return is_computed(values) or (bool(readers) and ((starts and is_listed(values)) or (ends and is_grid(values))))
+    if not readers or not (starts or ends):
+        return False
+    values = stored(reachability.program, constant.name)
+    return (starts and is_listed(values)) or (ends and is_grid(values))
 
 
 def _role(reachability: Reachability, constant: Constant, node: Node | None, position: int) -> tuple[str, str]:

@@ -37,11 +37,19 @@ class Reachability:
                 if node in self.matrices:
                     if self.matrices[node].fan_in == dims[-1]:
                         return True
-                elif of(node).keeps_width or (
-                    node.op == "Split" and node.attributes.integer("axis", 0) not in (-1, last)
-                ):
+                elif _keeps_width(node, last):
                     todo += [output for output in node.outputs if output]
         return False
+
+
+def _keeps_width(node: Node, last: int) -> bool:
+    """Say whether the last axis of what a node makes means what that of its operand does; `last` is its index."""
+    if node.op == "Split":
+        return node.attributes.integer("axis", 0) not in (-1, last)
+    if node.op == "Transpose":
+        perm = node.attributes.integers("perm") or (0,)
+        return perm[-1] == len(perm) - 1
+    return of(node).keeps_width
 
 
 def find_reachability(program: Program, products: Sequence[Product], skipped: Sequence[Skipped]) -> Reachability:
@@ -55,7 +63,8 @@ def find_reachability(program: Program, products: Sequence[Product], skipped: Se
         or "embedding" in of(node).roles.values()
     }
     made = {name for node in nodes | tables for name in node.outputs if name}
-    matrices = {product.node: product.matrix for product in products}
+    # Of a recurrent layer's two weights the first reads the data.
+    matrices = {product.node: product.matrix for product in reversed(products)}
     return Reachability(program, after(program, made), before(program, nodes), nodes, matrices)
 
 

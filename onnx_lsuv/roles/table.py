@@ -7,7 +7,7 @@ that are all alike are a usual start as well, as of position tables, so they tel
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -16,7 +16,7 @@ from onnx import TensorProto
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.operators import of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, Constant, Node, Program, stored
-from onnx_lsuv.roles.parameters import MOVES, readers_of, role_at
+from onnx_lsuv.roles.parameters import is_written, readers_of, role_at
 from onnx_lsuv.roles.products import uses
 from onnx_lsuv.roles.reachability import Reachability
 from onnx_lsuv.roles.values import is_alike, is_computed
@@ -48,7 +48,6 @@ FATES = {
     "kept": "stays as it is",
 }
 _WORDS = {"weight": "product", "statistics": "norm"}  # how the evidence of an operand is called
-_MOVES = MOVES | {"likens"}
 _PLAIN = frozenset({"Add", "Sub", "Mul", "Div"})
 _WHOLE_NUMBERS = frozenset({TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL, TensorProto.STRING})
 _ROWS = 64  # of a table, to look at
@@ -87,7 +86,7 @@ def _renamed(program: Program, name: str, role: Role) -> Role:
     """Return a role with the word for it: a norm's bias is its shift, and a token is no table."""
     if role.role not in ("bias", "embedding") or role.evidence == "sum":
         return role
-    readers = [node for node, _ in readers_of(program, name, _MOVES)]
+    readers = [node for node, _ in readers_of(program, name)]
     if role.role == "bias" and (role.evidence == "norm" or all(n and "scale" in of(n).roles.values() for n in readers)):
         return replace(role, role="shift")
     if role.role == "embedding" and all(node and node.op == "Concat" for node in readers):
@@ -100,7 +99,7 @@ def _judge(reachability: Reachability, constant: Constant, found: dict[str, str]
     program = reachability.program
     if constant.elem_type in _WHOLE_NUMBERS:
         return Role("setting", "type")
-    readers = readers_of(program, constant.name, _MOVES)
+    readers = readers_of(program, constant.name)
     for node, position in readers:
         for role, evidence in _seen_by(reachability, constant, node, position):
             found.setdefault(role, evidence)
@@ -108,15 +107,16 @@ def _judge(reachability: Reachability, constant: Constant, found: dict[str, str]
         return Role("weight", "product") if "weight" in found else Role("setting", "type")
     role = next((role for role in ROLES if role in found), "")
     if role and role != "setting":
-        if found[role] in ("place", "factor") and constant.size > 1 and _tells(program, constant):
-            return Role("fixed", "values")
+        several = constant.size > 1
+        if found[role] in ("place", "factor")[not several :] and _tells(program, constant):
+            return Role("fixed", "values") if several else Role("setting", "number")
         evidence = "product" if found[role] == "factor" else _WORDS.get(role, found[role])
         return _renamed(program, constant.name, Role(role, evidence))
     if role or not constant.size or (constant.size == 1 and _tells(program, constant)):
         return Role("setting", found.get(role, "number"))
     if not readers:
         return Role("unknown", "unused")
-    if _tells(program, constant):
+    if _tells(program, constant, lambda: is_written(reachability, constant, [node for node, _ in readers if node])):
         return Role("fixed", "values")
     if any(_prepares(reachability, node, position) for node, position in readers):
         return Role("fixed", "place")
@@ -130,19 +130,22 @@ def _seen_by(reachability: Reachability, constant: Constant, node: Node | None, 
         return []
     operator = of(node)
     if operator.left == "quantised" and constant.elem_type in FLOAT_TYPES:
-        return [("setting", "operand")]
+        return [("step" if constant.size > 1 else "setting", "operand")]
     if operator.left and len(constant.dims) > 1:
         return [("weight", "operand")]
     if node in program.static and not operator.weights and not (position and operator.settings):
         ends = [(of(end).role(at), of(end)) for end, at in uses(program, node.outputs[0]) if end]
         moved = operator.settings or operator.move
-        return [(role, "operand" if moved else "factor") for role, end in ends if role and end.weights]
+        told = [role for role, end in ends if role and (end.weights or role == "setting")]
+        return [(role, "operand" if moved else "factor") for role in told]
     role, evidence = role_at(reachability, constant, node, position)
     return [(role, evidence)] if role else []
 
 
-def _tells(program: Program, constant: Constant) -> bool:
-    """Say whether the values of a constant show that somebody computed them; several that are alike may be a start."""
+def _tells(program: Program, constant: Constant, otherwise: Callable[[], bool] = lambda: False) -> bool:
+    """Say whether the values of a constant show that somebody computed them, or `otherwise` does; several that are
+    alike may be a start.
+    """
     if not constant.size:
         return False
     with suppress(ModelError):  # what is missing is missed where it is needed
@@ -150,7 +153,7 @@ def _tells(program: Program, constant: Constant) -> bool:
         rows = values.reshape(-1, values.shape[-1])[:_ROWS] if values.ndim > 1 else values
         if rows.size > 1 and is_alike(rows):
             return False
-        return is_computed(rows) and (rows.size == values.size or is_computed(values))
+        return (is_computed(rows) and (rows.size == values.size or is_computed(values))) or otherwise()
     return False
 
 

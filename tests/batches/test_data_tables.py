@@ -107,11 +107,17 @@ def test_a_csv_with_an_endless_line_or_one_that_changes(tmp_path, monkeypatch):
         read(path)
 
 
+def test_code_is_no_file_of_data(tmp_path):
+    (tmp_path / "loader.py").write_text("batches = []")
+    with pytest.raises(DataError, match=r"'.*loader.py' is code: name what gives the batches as module:function"):
+        read(tmp_path / "loader.py")
+
+
 def test_the_command_reads_a_csv(tmp_path, monkeypatch):
     monkeypatch.chdir(fill(tmp_path))
     rows = np.load("x.npy")
     Path("x.csv").write_text("\n".join(",".join(map(str, row)) for row in rows.tolist()))
-    call("m.onnx", "-d", "x.csv", "-o", "c.onnx")
+    assert "converted" not in call("m.onnx", "-d", "x.csv", "-o", "c.onnx").stdout
     call("m.onnx", "-d", "x.npy", "-o", "n.onnx")
     assert Path("c.onnx").read_bytes() == Path("n.onnx").read_bytes()
 

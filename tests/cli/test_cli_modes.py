@@ -505,7 +505,7 @@ def test_portable_is_verified_and_says_what_trains_where(here: Path) -> None:
     assert {row["status"] for row in document["layers"]} == {"ok"}
     assert any(note.startswith("made portable: ") for note in document["notes"])
     assert {each["importer"]: each["cured"] for each in document["trains"]}["onnx2torch"]
-    assert "trains" in ran.stdout
+    assert "onnx2torch 1.5.15 (PyTorch) trains 2 of 2 weights\n" in ran.stdout
     model = onnx.load("o.onnx")
     assert "Transpose" not in {node.op_type for node in model.graph.node}
     assert set(np.load("w.npz")) == {tensor.name for tensor in model.graph.initializer}
@@ -517,6 +517,19 @@ def test_portable_is_verified_and_says_what_trains_where(here: Path) -> None:
     # Asked beforehand, without running anything.
     assert "trains 0 of 2 weights as is, 2 with --portable" in call("odd.onnx", "--dry-run").stdout
     assert "note: made portable: " in call("odd.onnx", "--dry-run", "--portable").stdout
+
+
+def test_what_blocks_training_is_said_once_a_kind(here: Path) -> None:
+    text = f"""{HEAD} g (float[N,16] x) => (float z) {{
+        f = Mod<fmod=1>(x, two) y = MatMul(f, w) n = LayerNormalization(y, b) z = MatMul(n, u) }}"""
+    onnx.save(parse(text, w=normal(16, 16), b=normal(16), u=normal(16, 8), two=normal(1)), "odd.onnx")
+    lines = call("odd.onnx", "--dry-run").stdout.splitlines()
+    said = next(line for line in lines if line.startswith("jaxonnxruntime"))
+    lacks = "the importer lacks an operator, or this version of it: Mod, LayerNormalization"
+    assert said == f"jaxonnxruntime 0.3.0 (JAX) trains 0 of 2 weights: {lacks}"
+    said = next(line for line in lines if line.startswith("onnx2keras"))
+    assert said.count("an operator has its weight") <= 1
+    assert "measured on 2026-11-21; newer versions may differ" in lines
 
 
 @pytest.mark.parametrize("mode", [["--check"], ["--dry-run"], [], ["--portable"]])

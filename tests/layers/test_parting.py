@@ -455,6 +455,17 @@ def test_constants_that_are_no_parameters_stay_one(lsuv: Lsuv) -> None:
     assert not merged_notes(run.result.notes)
 
 
+def test_zeros_beside_computed_filters_are_no_parameters() -> None:
+    text = f"""{HEAD} g (float[N,1,64] x) => (float z) {{
+        r = Conv<strides=[16]>(x, re, none) i = Conv<strides=[16]>(x, im, none) s = Add(r, i) z = Conv(s, w) }}"""
+    frames = np.fft.rfft(np.eye(32))[:, :16].T[:, None]
+    parts = {"re": frames.real.astype(np.float32), "im": frames.imag.astype(np.float32)}
+    model = parse(text, parts | {"none": np.zeros(16, np.float32), "w": normal(4, 16, 1)})
+    planned = onnx_lsuv.plan(onnx_lsuv.from_proto(model))
+    assert [each.reason for each in planned.plan.skipped] == ["fixed", "fixed"]
+    assert not merged_notes(planned.notes)
+
+
 def test_results_are_planned_again_from_the_model_as_it_was() -> None:
     batch = {"x": normal(64, 8)}
     model = onnx_lsuv.from_proto(blocks("/a/fc", "/b/fc"))

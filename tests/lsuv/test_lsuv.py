@@ -301,6 +301,7 @@ def test_the_first_use_of_a_shared_weight_decides_its_target(lsuv: Lsuv) -> None
         ({"y1": math.nan}, "from 1e-09"),
         ({"y1": 1e300}, "from 1e-09"),
         ({"y11": 0.5}, r"'y11' matches .* no layer or weight \(did you mean 'y1'\?\)"),
+        ({"w": 0.5}, r"'w' matches .* no layer or weight \(did you mean '\*w\*'\?\)"),  # weights are called w1, w2
     ],
 )
 def test_targets_that_are_wrong(lsuv: Lsuv, target: dict[str, float], words: str) -> None:

@@ -13,6 +13,7 @@ from commands import call, fails, fill
 from corpus import CORPUS
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper, numpy_helper
 from oracle import normal, parse
+from stripping import STRIPS, Strip
 
 import onnx_lsuv
 from onnx_lsuv import OutputError, without_values
@@ -142,6 +143,16 @@ def test_constants_lose_them_where_they_stand() -> None:
     assert after.graph.node[3:] == model.graph.node[3:]
 
 
+def test_a_number_that_the_graph_fills_a_bias_with_stays() -> None:
+    text = f"""{HEAD} g (float[N,3,8,8] x) => (float z) {{
+        s = Constant<value_ints = [4]>() n = Constant<value = float {{0}}>() b = Expand(n, s)
+        c = Conv(x, w, b) z = Relu(c) }}"""
+    after, found = stripped(parse(text, w=normal(4, 3, 3, 3)))
+    assert found.removed == {"w": "weight"}
+    result = onnx_lsuv.initialize(onnx_lsuv.from_proto(after), {"x": normal(16, 3, 8, 8)})
+    assert result.good
+
+
 def test_external_data_are_not_needed_any_more(tmp_path: Path) -> None:
     frames = np.fft.rfft(np.eye(64)).real.astype(np.float32)
     text = f"{HEAD} g (float[N,64] x) => (float z) {{ s = MatMul(x, dft) z = MatMul(s, w) }}"
@@ -235,3 +246,61 @@ def test_the_command_saves_the_architecture(tmp_path: Path, monkeypatch: pytest.
     said = fails(2, "m.onnx", "--no-values", "--random", "--report", "r.json", "--fresh")
     assert "saves an architecture: leave out '--random', '--report', '--fresh', or" in said
     assert "leave out '--check'" in fails(2, "m.onnx", "--no-values", "--check")
+
+
+@pytest.mark.parametrize("strip", STRIPS.values(), ids=STRIPS)
+@pytest.mark.parametrize("ir", [3, 10])
+def test_of_an_architecture_the_architecture_stays(strip: Strip, ir: int, tmp_path: Path) -> None:
+    text = f"{HEAD} g (float[N,4] x) => (float[N,3] z) {{ y = Gemm(x, w, b) r = Relu(y) z = MatMul(r, u) }}"
+    model = parse(text, w=normal(4, 4), b=normal(4), u=normal(4, 3))
+    model.ir_version = ir
+    if ir < 4:
+        model.graph.input.extend(
+            helper.make_tensor_value_info(t.name, TensorProto.FLOAT, t.dims) for t in model.graph.initializer
+        )
+    strip(model, tmp_path / "m.onnx")
+    found = without_values(onnx_lsuv.load(tmp_path / "m.onnx"))
+    assert found.removed == {"w": "weight", "b": "bias", "u": "weight"}
+    after = onnx.load_from_string(onnx_lsuv.to_bytes(found.model))
+    assert bare(after) == {"w", "b", "u"}
+    assert [value.name for value in after.graph.input] == (["x", "w", "b", "u"] if ir < 4 else ["x"])
+    (tmp_path / "a.onnx").write_bytes(after.SerializeToString())
+    drawn = [
+        onnx_lsuv.to_bytes(onnx_lsuv.initialize(onnx_lsuv.from_proto(each), {"x": normal(64, 4)}).model)
+        for each in (after, model)
+    ]
+    one, two = (
+        {
+            tensor.name: numpy_helper.to_array(tensor).tobytes()
+            for tensor in onnx.load_from_string(each).graph.initializer
+        }
+        for each in drawn
+    )
+    assert one == two
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_what_was_parted_has_no_values_either(outside: bool, tmp_path: Path) -> None:
+    text = f"""{HEAD} g (float[N,3,8,8] x) => (float z) {{
+        a = Conv(x, w) n = BatchNormalization(a, one, zero, zero, one) r = Relu(n) k = Identity(zero)
+        c = Conv(r, u, k) z = BatchNormalization(c, one, zero, zero, one) }}"""
+    equal = {"one": np.ones(4, np.float32), "zero": np.zeros(4, np.float32)}
+    model = parse(text, equal | {"w": normal(4, 3, 3, 3), "u": normal(4, 4, 1, 1)})
+    onnx.save_model(model, str(tmp_path / "m.onnx"), save_as_external_data=outside, size_threshold=0, location="m.data")
+    result = onnx_lsuv.initialize(onnx_lsuv.load(tmp_path / "m.onnx"), {"x": normal(8, 3, 8, 8)}, untie=True)
+    (saved, *_) = reversed(onnx_lsuv.save(result.model, tmp_path / "parted.onnx"))
+    before = onnx.load(str(saved))
+    assert len(before.graph.initializer) > 6
+    after = onnx.load_from_string(onnx_lsuv.to_bytes(without_values(result).model))
+    assert bare(after) == {tensor.name for tensor in before.graph.initializer}
+    assert cleared(after) == cleared(before)
+
+
+def test_the_command_is_told_shapes_that_nothing_else_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(fill(tmp_path))
+    onnx.save(parse(f"{HEAD} g (float[N,4] x) => (float z) {{ z = MatMul(x, w) }}"), "names.onnx")
+    assert "give '--shape w=...'" in fails(3, "names.onnx", "--no-values")
+    call("names.onnx", "--no-values", "--shape", "w=4,6")
+    (weight,) = onnx.load_model("names.arch.onnx").graph.initializer
+    assert weight == TensorProto(name="w", dims=(4, 6), data_type=TensorProto.FLOAT)
+    assert "nor a tensor without values" in fails(2, "m.onnx", "--no-values", "--shape", "w=16,16")

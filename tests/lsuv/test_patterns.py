@@ -91,7 +91,8 @@ def test_a_bias_that_is_kept_is_part_of_what_is_measured(lsuv: Lsuv) -> None:
         ({"include": ["w3", "axes"]}, r"'axes' matches no layer, but 'axes' \(setting\): that is never set"),
         ({"target": {"slope": 0.5}}, "'slope' matches the whole name of no layer or weight"),
         ({"include": ["w3", "v1x"]}, "'v1x' matches the whole name of no layer"),
-        ({"exclude": ["nothing"]}, "'nothing' matches the whole name of no layer"),
+        ({"exclude": ["nothing"]}, "'nothing' matches the whole name of no layer, norm or tensor; layers are named"),
+        ({"exclude": ["tabel"]}, r"\(did you mean 'table'\?\)"),
         ({"exclude": ["f"]}, "'f' matches the whole name of no layer"),  # a node that reads no tensor
     ],
     ids=str,

@@ -90,7 +90,19 @@ def same(before: ModelProto, after: ModelProto) -> set[str]:
 
 def restart(model: ModelProto, batches: Any, **options: Any) -> tuple[Result, ModelProto]:
     result = onnx_lsuv.initialize(onnx_lsuv.from_proto(model), batches, fresh=True, strict=True, **options)
+    agree(result)
     return result, onnx.load_from_string(onnx_lsuv.to_bytes(result.model))
+
+
+def agree(result: Result) -> None:
+    """What remains is what the roles say to be kept, and to be neither fixed nor a setting."""
+    causes = {(each.tensor, each.scope): each.cause for each in result.remaining}
+    roles = [role for role in result.roles if (role.tensor, role.scope) in causes]
+    for role in roles:
+        part = causes[role.tensor, role.scope] == "a part of it is no layer's"
+        assert (role.fate == "kept") != part, role
+        settled = (role.role == "fixed" and role.evidence != "place") or role.role == "setting"
+        assert role.evidence == "type" or not settled, role
 
 
 def left(result: Result) -> dict[str, str]:
@@ -282,6 +294,33 @@ def test_sparse_weights() -> None:
     assert left(onnx_lsuv.plan(onnx_lsuv.from_proto(model), fresh=True)).keys() == {"s"}
 
 
+@pytest.mark.parametrize(
+    "moved",
+    [
+        "p = Resize<mode = 'linear'>(table, none, none, sizes)",
+        "p = Pad(table, edges)",
+        "p = Clip(table, low)",
+        "q = QuantizeLinear(table, low) p = DequantizeLinear(q, low)",
+    ],
+)
+def test_an_operand_is_no_setting_because_the_others_are(moved: str) -> None:
+    text = f"""{HEAD} g (float[N,4,8] x) => (float y) {{ h = MatMul(x, w) {moved} s = Softplus(p) k = Mul(h, s)
+      y = MatMul(k, u) }}""".replace("'", '"')
+    more: dict[str, Any] = {"sizes": np.int64([4, 8]), "edges": np.int64([0, 0, 0, 0]), "low": np.float32(0.1)}
+    model = parse(text, DENSE, none=np.zeros(0, np.float32), table=normal(4, 8), **more)
+    assert left(onnx_lsuv.plan(onnx_lsuv.from_proto(model), fresh=True)).keys() == {"table"}
+
+
+def test_a_norm_whose_parameters_take_the_type_of_the_data() -> None:
+    text = f"""{HEAD} g (float[N,8] x) => (float y) {{ h = MatMul(x, w) l = LayerNormalization(h, ones)
+      a = CastLike(s, l) m = Mul(l, a) b = CastLike(t, m) k = Add(m, b) y = MatMul(k, u) }}"""
+    result, after = restart(parse(text, DENSE, s=normal(8), t=normal(8), ones=np.ones(8, np.float32)), BATCH)
+    assert result.good
+    found = tensors(after)
+    np.testing.assert_array_equal(found["", "s"], np.ones(8))
+    np.testing.assert_array_equal(found["", "t"], np.zeros(8))
+
+
 def test_statistics_of_the_input_stay_unless_asked() -> None:
     text = f"""{HEAD} g (float[N,3,4,4] x) => (float y) {{ n = BatchNormalization(x, s, t, m, v) y = Conv(n, w) }}"""
     tensors = {"s": normal(3), "t": normal(3), "m": normal(3), "v": normal(3) ** 2 + 0.3, "w": normal(4, 3, 1, 1)}
@@ -295,6 +334,36 @@ def test_statistics_of_the_input_stay_unless_asked() -> None:
     assert restart(parse(text, written), batch)[0].good
 
 
+@pytest.mark.parametrize("batches", [1, 3])
+def test_statistics_that_no_data_reach_start_anew_too(batches: int) -> None:
+    text = f"""{HEAD} g (float[N,4] x) => (float y) {{ h = MatMul(x, w) z = ReduceMax<keepdims=0>(x) c = Less(z, low)
+      y = If(c) <then_branch = a () => (float p) {{ p = BatchNormalization(h, s, t, m, v) }},
+                 else_branch = b () => (float q) {{ q = BatchNormalization(h, s, t, n, u) }}> }}"""
+    names = {name: 0.3 + normal(4, seed=i) ** 2 for i, name in enumerate("stmvnu")}
+    model = parse(text, names | {"w": normal(4, 4), "low": np.array(-99, np.float32)})
+    data = [{"x": normal(64, 4, seed=i)} for i in range(batches)]
+    result, after = restart(model, data)
+    plan = onnx_lsuv.plan(onnx_lsuv.from_proto(model), fresh=True, strict=True)
+    assert left(result) == left(plan) == {}
+    new = {name: array for (_, name), array in tensors(after).items()}
+    reached = np.concatenate([batch["x"] for batch in data]).astype(np.float64) @ new["w"]
+    for name, values in {"m": np.zeros(4), "v": np.ones(4), "n": reached.mean(0), "u": reached.var(0)}.items():
+        np.testing.assert_allclose(new[name], values, rtol=1e-4, atol=1e-5)
+    fates = {role.tensor: role.fate for role in result.roles}
+    assert {name: fates[name] for name in "mvnu"} == dict.fromkeys("mv", "fresh") | dict.fromkeys("nu", "calibrated")
+    kept = onnx_lsuv.initialize(onnx_lsuv.from_proto(model), data)
+    fates = {role.tensor: role.fate for role in kept.roles}
+    assert {name: fates[name] for name in "mvnu"} == dict.fromkeys("mv", "kept") | dict.fromkeys("nu", "calibrated")
+    assert {"m", "v"}.isdisjoint(change.tensor for change in kept.changes)
+    # With nothing to keep they start so in any case.
+    for name in names:
+        tensor = next(each for each in model.graph.initializer if each.name == name)
+        tensor.ClearField("raw_data")
+    anew = onnx_lsuv.initialize(onnx_lsuv.from_proto(model), data)
+    made = {tensor.name: tensor for tensor in onnx.load_from_string(onnx_lsuv.to_bytes(anew.model)).graph.initializer}
+    assert all(numpy_helper.to_array(made[name]).tobytes() == new[name].tobytes() for name in (*names, "w"))
+
+
 def test_what_prepares_the_input_is_written_down() -> None:
     text = f"{HEAD} g (float[N,3,4,4] x) => (float y) {{ a = Sub(x, m) b = Div(a, d) y = Conv(b, w) }}"
     tensors = {"m": np.array([0.485, 0.456, 0.406], np.float32)[:, None, None], "w": normal(4, 3, 1, 1)}
@@ -303,6 +372,16 @@ def test_what_prepares_the_input_is_written_down() -> None:
     assert restart(parse(text, tensors), batch)[0].good
     learned = tensors | {"m": normal(3, 1, 1)}
     assert left(restart(parse(text, learned), batch)[0]).keys() == {"m"}
+
+
+def test_what_resizes_is_a_setting_whatever_patterns_exclude() -> None:
+    text = (
+        f"""{HEAD} g (float[N,3,4,4] x) => (float y) {{ h = Conv(x, w) r = Resize(h, none, scales) y = Conv(r, u) }}"""
+    )
+    tensors = {"w": normal(4, 3, 1, 1), "u": normal(4, 4, 1, 1), "none": np.zeros(0, np.float32)}
+    tensors["scales"] = np.array([1, 1, 1.7, 1.3], np.float32)
+    result, _ = restart(parse(text, tensors), {"x": normal(64, 3, 4, 4)}, exclude=["scales", "u"])
+    assert left(result) == {"u": "excluded by the user"}
 
 
 def test_a_single_number_may_be_learned() -> None:

@@ -81,7 +81,7 @@ def test_families_are_left_alone_by_their_names(domain: str, name: str, reason: 
 def test_roles_of_operands() -> None:
     lstm = [OPERATORS["", "LSTM"].role(i) for i in range(1, 8)]
     assert lstm == ["weight", "weight", "bias", "", "state", "state", "bias"]
-    assert [OPERATORS["", "Clip"].role(i) for i in range(3)] == ["setting"] * 3
+    assert [OPERATORS["", "Clip"].role(i) for i in range(3)] == ["", "setting", "setting"]
     assert [OPERATORS[MICROSOFT, "MoE"].role(i) for i in range(2, 8)] == ["weight", "bias"] * 3
 
 

@@ -182,6 +182,24 @@ def test_corpus(entry: dict[str, Any], tmp_path: Path) -> None:
 FUNCTION = small.FUNCTIONS.replace("float[N,6] x", "float[32,6] x")
 
 
+def test_vectors_that_are_parted_are_named_and_no_longer_merged(tmp_path: Path) -> None:
+    text = """g (float[N,8] x) => (float[N,4] y) { a = Gemm(x, w, b) l = LayerNormalization(a, ones, zeros)
+        c = Gemm(l, v, b) m = LayerNormalization(c, ones, zeros) y = MatMul(m, u) }"""
+    weights = {"w": small.data(8, 8), "v": small.data(8, 8, seed=1), "u": small.data(8, 4), "b": small.data(8)}
+    norms = {"ones": np.ones(8, np.float32), "zeros": np.zeros(8, np.float32)}
+    (tmp_path / "in.onnx").write_bytes(oracle.parse(small.HEAD + text, weights | norms).SerializeToString())
+    before, portable, after, target = whole(tmp_path / "in.onnx", [{"x": small.data(32, 8)}], tmp_path)
+    copies = {name: old for name, old in portable.copies.items() if old in norms}
+    assert sorted(copies.values()) == ["ones", "zeros"]
+    assert any("would keep alike" in note for note in before.notes)
+    assert not any("would keep alike" in note for note in after.notes)
+    changes = {change.tensor: change for change in after.changes}
+    stored = {each.name for each in onnx.load(target).graph.initializer}
+    for name, old in portable.copies.items():
+        assert name in stored
+        assert (changes[name].parted_from, changes[name].has_new_values) == (old, old == "b")
+
+
 def test_a_fixed_transform_that_a_pattern_took(tmp_path: Path) -> None:
     """Its values are kept, so that they are those of a fixed transform in the portable form too."""
     waves = np.cos(2 * np.pi * np.outer(np.arange(64), np.arange(33)) / 64).astype(np.float32)

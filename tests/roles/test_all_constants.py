@@ -12,7 +12,7 @@ from onnx_lsuv.layers import find_layers
 from onnx_lsuv.program import expand
 from onnx_lsuv.roles import FATES, ROLES
 
-HEAD = '<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>'
+HEAD = '<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1, "acme" : 1]>'
 SINES = np.sin(np.arange(20)[:, None] / 10000 ** (np.arange(16) / 16)).astype(np.float32)
 MASK = np.triu(np.full((8, 8), -1e9, np.float32), 1)
 BLUR = np.outer([1, 2, 1], [1, 2, 1]).astype(np.float32)[None, None] / 16
@@ -45,7 +45,12 @@ CASES = {
         """(float[N,8] x) => (float y) {
         y = com.microsoft.MatMulNBits<K = 8, N = 8, bits = 4, block_size = 16>(x, q, s) }""",
         {"q": np.ones((8, 1, 8), np.uint8), "s": normal(8)},
-        {"q": ("weight", "product", "kept"), "s": ("setting", "operand", "kept")},
+        {"q": ("weight", "product", "kept"), "s": ("step", "operand", "kept")},
+    ),
+    "a weight that a node of another domain rounds, with the number of its bits": (
+        """(float[N,8] x) => (float y) { w = acme.Quant(v, s, bits) y = MatMul(x, w) }""",
+        {"v": normal(8, 8), "s": normal(1).reshape(()), "bits": np.float32(4)},
+        {"v": ("weight", "product", "kept"), "s": ("weight", "product", "kept"), "bits": ("setting", "number", "kept")},
     ),
     "low-rank adaptation": (
         """(float[N,8] x) => (float y) { d = MatMul(b, a) s = Add(w, d) y = MatMul(x, s) }""",
@@ -103,6 +108,21 @@ CASES = {
             "token": ("token", "place", "kept"),
             "small": ("scale", "place", "kept"),
         },
+    ),
+    "sizes that are joined": (
+        """(float[N,4,8,8] x) => (float y) { a = Conv(x, w) s = Concat<axis = 0>(ones, twos) none = Identity(empty)
+        b = Resize(a, none, s) y = Conv(b, u) }""",
+        {
+            **{"w": normal(4, 4, 1, 1), "u": normal(4, 4, 1, 1), "empty": np.zeros(0, np.float32)},
+            **{"ones": np.ones(2, np.float32), "twos": np.full(2, 2, np.float32)},
+        },
+        {"ones": ("setting", "operand", "kept"), "twos": ("setting", "operand", "kept")},
+    ),
+    "places before a recurrent layer, whose steps come first": (
+        """(int64[N,7] i) => (float y) { e = Gather(t, i) h = Add(e, places) s = Transpose<perm = [1, 0, 2]>(h)
+        y = GRU<hidden_size = 12>(s, w, r) }""",
+        {"t": normal(20, 10), "places": normal(7, 10), "w": normal(1, 36, 10), "r": normal(1, 36, 12)},
+        {"places": ("embedding", "place", "kept")},
     ),
     "a mask, bounds, axes and one that is unused": (
         """(float[N,8,8] x) => (float y) { a = MatMul(x, w) m = Add(a, mask) s = Softmax(m) c = Clip(s, low, high)

@@ -170,6 +170,7 @@ FOUND: dict[str, tuple[str, Array]] = {
     "BGR to YCbCr": ("colour matrix", YCBCR[:, ::-1]),
     "YCbCr to RGB": ("colour matrix", np.array([[1, 0, 1.402], [1, -0.344136, -0.714136], [1, 1.772, 0]])),
     "RGB to grey": ("colour matrix", np.array([[[[0.299]], [[0.587]], [[0.114]]]])),
+    "BGR to RGB": ("colour matrix", np.eye(3)[::-1, :, None, None]),
     "sinusoidal positions": ("sinusoids", sinusoids(512, 64)),
     "sinusoidal positions, turned": ("sinusoids", sinusoids(50, 128).T),
 }  # fmt: skip
