@@ -20,6 +20,7 @@ from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, Constant, No
 from onnx_lsuv.roles.parameters import MOVES, role_at
 from onnx_lsuv.roles.products import Product, Skipped, uses
 from onnx_lsuv.roles.reachability import Reachability, find_reachability
+from onnx_lsuv.roles.tables import GATHERS
 from onnx_lsuv.roles.values import is_computed
 
 # What a constant is; of several that it is at once the first counts.
@@ -102,7 +103,7 @@ def _renamed(program: Program, name: str, role: Role) -> Role:
 def _passes(program: Program) -> Callable[[Node, int], bool]:
     """Return what says of a node, and an operand, whether it hands on a constant alone."""
     return lambda node, position: (
-        position == 0 and (of(node).move in MOVES or (node.op == "Gather" and node in program.static))
+        position == 0 and (of(node).move in MOVES or (node.op in GATHERS and node in program.static))
     )
 
 
@@ -147,7 +148,9 @@ def _seen_by(reachability: Reachability, constant: Constant, node: Node | None, 
     if node in program.static and not operator.weights and not (position and operator.settings):
         ends = [(of(end).role(at), of(end)) for end, at in uses(program, node.outputs[0]) if end]
         moved = operator.settings or operator.move
-        told = [role for role, end in ends if role and (end.weights or role == "setting")]
+        told = [role for role, end in ends if role and end.weights]
+        if ends and all(role == "setting" for role, _ in ends):
+            told = ["setting"]
         return [(role, "operand" if moved else "factor") for role in told]
     role, evidence = role_at(reachability, constant, node, position)
     return [(role, evidence)] if role else []
