@@ -150,7 +150,8 @@ class Program:
     def readers(self, name: str, passes: Callable[[Node, int], bool]) -> Iterator[tuple[Node | None, int]]:
         """Yield who reads a value, and as which operand, in the end: through nodes that hand it on.
 
-        None stands for an output of an inner scope. What leaves the main graph, or reads the shape alone, is no reader.
+        None stands for an output of an inner scope. What leaves the main graph is no reader, nor what reads the
+        shape, or the type, alone.
 
         Args:
             name: of the value.
@@ -169,7 +170,7 @@ class Program:
                 if at in self.exits and at not in outputs:
                     below.append((None, 0))
                 for node, position in self.consumers.get(at, ()):
-                    if of(node).reads_shape:
+                    if of(node).reads_shape or (position and of(node).move == "likens"):
                         continue
                     below += filter(None, node.outputs) if passes(node, position) else [(node, position)]
                 todo += reversed(below)

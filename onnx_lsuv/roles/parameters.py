@@ -27,7 +27,7 @@ from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, Constant, No
 from onnx_lsuv.roles.norms import is_norm_bias, is_norm_scale
 from onnx_lsuv.roles.products import Skipped, writable
 from onnx_lsuv.roles.reachability import Reachability, leads_to_add
-from onnx_lsuv.roles.tables import table_stds
+from onnx_lsuv.roles.tables import GATHERS, table_stds
 from onnx_lsuv.roles.values import is_computed, is_grid, is_listed
 from onnx_lsuv.roles.zeros import living_zeros
 
@@ -108,7 +108,7 @@ def readers_of(program: Program, name: str) -> tuple[tuple[Node | None, int], ..
     """Return who reads a constant in the end, through nodes that hand on it alone."""
 
     def passes(node: Node, position: int) -> bool:
-        return position == 0 and (of(node).move in MOVES or (node.op == "Gather" and node in program.static))
+        return position == 0 and (of(node).move in MOVES or (node.op in GATHERS and node in program.static))
 
     return tuple(program.readers(name, passes))
 
@@ -181,7 +181,7 @@ def _role_by_place(reachability: Reachability, constant: Constant, node: Node, p
     if kind == "Mul":
         return "scale" if axes == 1 and learned and leads else ""
     if kind == "Add":
-        if learned and any(maker.op == "Gather" for maker in program.makers(node.inputs[position])):
+        if learned and any(maker.op in GATHERS for maker in program.makers(node.inputs[position])):
             return "embedding"
         if any(_is_bias_of(reachability, constant, linear) for linear in _linear_before(reachability, node)):
             return "bias"

@@ -136,7 +136,9 @@ def _seen_by(reachability: Reachability, constant: Constant, node: Node | None, 
     if node in program.static and not operator.weights and not (position and operator.settings):
         ends = [(of(end).role(at), of(end)) for end, at in uses(program, node.outputs[0]) if end]
         moved = operator.settings or operator.move
-        told = [role for role, end in ends if role and (end.weights or role == "setting")]
+        told = [role for role, end in ends if role and end.weights]
+        if ends and all(role == "setting" for role, _ in ends):
+            told = ["setting"]
         return [(role, "operand" if moved else "factor") for role in told]
     role, evidence = role_at(reachability, constant, node, position)
     return [(role, evidence)] if role else []

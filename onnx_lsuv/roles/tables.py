@@ -19,6 +19,7 @@ from onnx_lsuv.program.program import Constant, Node, number
 from onnx_lsuv.roles.reachability import Reachability, after
 
 BESIDE = 0.02
+GATHERS = ("Gather", "GatherND")
 _MOVES = WHOLE | {"casts", "drops", "takes", "picks", "repeats", "resizes"}
 
 
@@ -95,8 +96,8 @@ def _operand(reachability: Reachability, tables: Mapping[str, Constant], name: s
         if of(node).sums:
             return _Operand(node)
         numbers = [number(program.constants, each) for each in node.inputs]
-        if of(node).move in _MOVES:
-            picked = picked or (node.op == "Gather" and node not in program.static)
+        if of(node).move in _MOVES or node.op in GATHERS:
+            picked = picked or (node.op in GATHERS and node not in program.static)
             name = node.inputs[0]
         elif node.op == "Mul" and (given := [each for each in numbers if each]):
             factor, name = factor * given[0], node.inputs[numbers.index(None) if None in numbers else 0]

@@ -311,6 +311,14 @@ def test_an_operand_is_no_setting_because_the_others_are(moved: str) -> None:
     assert left(onnx_lsuv.plan(onnx_lsuv.from_proto(model), fresh=True)).keys() == {"table"}
 
 
+def test_thresholds_of_trees_as_products() -> None:
+    text = f"""{HEAD} g (float[N,8] x) => (float y) {{ h = MatMul(x, w) l = Less(h, bounds) f = Cast<to = 1>(l)
+      y = MatMul(f, u) }}"""
+    for bounds, kept in ((normal(8), {"bounds"}), (np.zeros(8, np.float32), set()), (np.float32([0.7]), set())):
+        plan = onnx_lsuv.plan(onnx_lsuv.from_proto(parse(text, DENSE, bounds=bounds)), fresh=True)
+        assert left(plan).keys() == kept
+
+
 def test_a_norm_whose_parameters_take_the_type_of_the_data() -> None:
     text = f"""{HEAD} g (float[N,8] x) => (float y) {{ h = MatMul(x, w) l = LayerNormalization(h, ones)
       a = CastLike(s, l) m = Mul(l, a) b = CastLike(t, m) k = Add(m, b) y = MatMul(k, u) }}"""

@@ -118,6 +118,12 @@ CASES = {
         },
         {"ones": ("setting", "operand", "kept"), "twos": ("setting", "operand", "kept")},
     ),
+    "a number whose type others take": (
+        """(float[N,8] x) => (float y) { a = MatMul(x, w) s = Exp(log) k = Mul(a, s) h = CastLike(half, log)
+        g = Mul(k, h) i = CastLike(half, s) j = Mul(g, i) y = MatMul(j, u) }""",
+        {"w": normal(8, 8), "u": normal(8, 8), "log": np.float32([0.123456, 0.2345678]), "half": np.float64(0.5)},
+        {"log": ("unknown", "none", "kept")},
+    ),
     "places before a recurrent layer, whose steps come first": (
         """(int64[N,7] i) => (float y) { e = Gather(t, i) h = Add(e, places) s = Transpose<perm = [1, 0, 2]>(h)
         y = GRU<hidden_size = 12>(s, w, r) }""",

@@ -338,12 +338,13 @@ def test_a_large_table_in_pieces(lsuv: Lsuv) -> None:
     assert [table[: 1 << 18].std(), table[1 << 18 :].std()] == pytest.approx([1, 1], abs=0.01)
 
 
-def test_a_looked_up_position_bias(lsuv: Lsuv) -> None:
-    text = f"""{HEAD} g (float[N,9,16] x) => (float y) {{ a = MatMul(x, w) g = Gather(table, places)
+@pytest.mark.parametrize("looked", ["g = Gather(table, places)", "i = Unsqueeze(places, last) g = GatherND(table, i)"])
+def test_a_looked_up_position_bias(lsuv: Lsuv, looked: str) -> None:
+    text = f"""{HEAD} g (float[N,9,16] x) => (float y) {{ a = MatMul(x, w) {looked}
       r = Reshape(g, square) p = Transpose<perm = [2, 0, 1]>(r) t = Transpose<perm = [0, 2, 1]>(a) s = MatMul(a, t)
       b = Add(s, p) m = Softmax(b) z = MatMul(m, a) y = MatMul(z, u) }}"""
     places = np.random.default_rng(0).integers(0, 25, 81)
-    tensors = {"table": 0.02 * normal(25, 1), "places": places, "square": np.array([9, 9, 1])}
+    tensors = {"table": 0.02 * normal(25, 1), "places": places, "square": np.array([9, 9, 1]), "last": np.array([1])}
     run = lsuv(parse(text, tensors, w=normal(16, 16), u=normal(16, 4)), {"x": normal(16, 9, 16)}, fresh=True)
     assert roles(run)["table"] == "embedding"
     assert run.weight("table").std() == pytest.approx(0.02, rel=0.5)
