@@ -186,7 +186,7 @@ def close_draft(draft: Draft) -> tuple[Model, Mapping[Site, Site]]:
     replaced: dict[Site, Array] = {}  # of external data
     origins: dict[Site, Site] = {}
     outside: list[TensorProto] = []
-    resized = False
+    resized = False  # or new, so that the data file has no place for it
     for site, tensor in tensors(draft.proto):
         mark = mark_of(tensor)
         home = draft.homes[mark]
@@ -196,7 +196,8 @@ def close_draft(draft: Draft) -> tuple[Model, Mapping[Site, Site]]:
             outside.append(tensor)
             if mark in draft.new and home is not None:
                 replaced[site] = draft.new[mark]
-                resized |= draft.new[mark].nbytes != read(draft.model, home).nbytes
+                new = home in draft.model._added
+                resized |= new or draft.new[mark].nbytes != read(draft.model, home).nbytes
         elif mark in draft.new or is_hollow(tensor):
             array = draft.values(tensor)
             if not _takes_in(tensor, array):
@@ -226,7 +227,7 @@ def _takes_in(tensor: TensorProto, array: Array) -> bool:
 def _one_file(draft: Draft, outside: Sequence[TensorProto]) -> dict[str, memoryview]:
     """Write all external data anew, to a file that goes with its mapping, under the location of the first tensor.
 
-    What was float16 takes twice the room now, so the old places do not fit.
+    What was float16 takes twice the room now, so the old places do not fit; and what was parted has none.
     """
     location = os.path.normpath([e.value for e in outside[0].external_data if e.key == "location"][-1])
     places: dict[int, tuple[int, int]] = {}

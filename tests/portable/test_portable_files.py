@@ -381,6 +381,39 @@ def test_external_data_stay_external(memory: int | None, tmp_path: Path) -> None
         onnx_lsuv.save(portable.model, source, force=True)
 
 
+@pytest.mark.parametrize("ir", [3, 10])
+@pytest.mark.parametrize("there", [True, False])
+def test_what_is_parted_finds_a_place_in_external_data(ir: int, there: bool, tmp_path: Path) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 17]> g (float[N,3,8,8] x) => (float z) { a = Conv(x, w, zero)
+        n = BatchNormalization(a, one, zero, zero, one) c = Conv(n, u)
+        z = BatchNormalization(c, one, zero, zero, one) }"""
+    equal = {"one": np.ones(4, np.float32), "zero": np.zeros(4, np.float32)}
+    model = oracle.parse(text, equal | {"w": oracle.normal(4, 3, 3, 3), "u": oracle.normal(4, 4, 1, 1)})
+    model.ir_version = ir
+    listed = model.graph.initializer if ir < 4 else ()
+    model.graph.input.extend(helper.make_tensor_value_info(each.name, each.data_type, each.dims) for each in listed)
+    onnx.save_model(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=1)
+    if not there:
+        (tmp_path / "m.data").unlink()
+    batch = {"x": oracle.normal(16, 3, 8, 8)}
+    result = onnx_lsuv.initialize(onnx_lsuv.load(tmp_path / "m.onnx"), batch, untie=True)
+    assert len(result.plan.parting.copies) > 5
+    (tmp_path / "out").mkdir()
+    for name, each in {"plain": result.model, "portable": make_portable(result, batch).model}.items():
+        onnx_lsuv.save(each, tmp_path / "out" / f"{name}.onnx")
+    plain, portable = (onnx.load(tmp_path / "out" / f"{name}.onnx") for name in ("plain", "portable"))
+    values = {each.name: numpy_helper.to_array(each) for each in plain.graph.initializer}
+    assert len(values) == 4 + len(result.plan.parting.copies)
+    same = {each.name: numpy_helper.to_array(each) for each in portable.graph.initializer if each.name in values}
+    assert all(np.array_equal(array, values[name]) for name, array in same.items())
+    assert len(same) >= 10
+    before, after = (
+        onnxruntime.InferenceSession(str(tmp_path / "out" / f"{name}.onnx")).run(None, batch)[0]
+        for name in ("plain", "portable")
+    )
+    np.testing.assert_allclose(before, after, rtol=1e-4, atol=1e-4)
+
+
 def test_external_data_become_float32(tmp_path: Path) -> None:
     source = external(tmp_path / "in", "float16")
     batch = {"x": small.data(64, 40).astype(np.float16)}
