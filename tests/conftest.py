@@ -22,6 +22,19 @@ from onnx_lsuv import LayerReport, Result
 # A suite that runs in the background may have Ctrl-C ignored, and what it starts would ignore it too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow all cases of a test but as many as its mark `few` says."""
+    seen = Counter[str]()
+    for item in items:
+        mark = item.get_closest_marker("few")
+        if mark is not None:
+            seen[test := item.nodeid.partition("[")[0]] += 1
+            if seen[test] > mark.args[0]:
+                item.add_marker(pytest.mark.slow)
+
+
 Array = NDArray[Any]
 Batches = Sequence[Mapping[str, Array]]
 

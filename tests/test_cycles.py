@@ -73,11 +73,13 @@ Load = Callable[[str], Model]
     ids=["plain", "unknown operator", "index", "weight normalisation"],
 )
 @pytest.mark.parametrize("rescale", [False, True])
+@pytest.mark.few(2)
 def test_initialize(load: Load, kept: Kept, text: str, rescale: bool) -> None:
     assert kept(lambda: onnx_lsuv.initialize(load(text), X, rescale=rescale)) == []
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, PermissionError, FileExistsError])
+@pytest.mark.few(1)
 def test_save(
     load: Load, kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:

@@ -134,6 +134,7 @@ def made(path: Path, batch: dict[str, np.ndarray], **options: object) -> tuple[o
 
 @pytest.mark.parametrize("kind", STRIPS)
 @pytest.mark.parametrize("net", NETS)
+@pytest.mark.few(8)
 def test_an_architecture_becomes_what_its_model_becomes(net: str, kind: str, tmp_path: Path) -> None:
     model, batch = NETS[net]()
     (tmp_path / "whole.onnx").write_bytes(model.SerializeToString())

@@ -68,6 +68,7 @@ def checked(path: Path, batches: list[dict[str, Any]]) -> onnx_lsuv.Result:
 
 
 @pytest.mark.parametrize(("entry", "kind"), CASES)
+@pytest.mark.few(12)
 def test_wild_architectures_become_models(entry: dict[str, Any], kind: str, tmp_path: Path) -> None:
     path = tmp_path / "bare.onnx"
     STRIPS[kind](onnx.load(CORPUS / entry["file"]), path)

@@ -339,6 +339,7 @@ def _driver() -> bool:
 
 @pytest.mark.skipif(_driver(), reason="this machine has an NVIDIA driver")
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+@pytest.mark.few(1)
 def test_cuda_that_is_not_there(here: Path, device: str) -> None:
     ran = process("m.onnx", "-d", "x.npy", "--device", device)
     assert ran.returncode == 5
@@ -372,6 +373,7 @@ def test_a_defect_is_status_70(here: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("delay", [1.5, pytest.param(3.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.slow
 def test_interrupt_leaves_no_trace(here: Path, delay: float, number: int, status: int) -> None:
     model = LIGHT / "light_zfnet512.onnx"
     np.save("big.npy", normal(32, 3, 224, 224))

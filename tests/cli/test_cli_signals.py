@@ -61,6 +61,7 @@ main()
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
+@pytest.mark.slow
 def test_signals_at_any_moment(here: Path, seed: int) -> None:
     command = ["-m", "onnx_lsuv", *RUN, "--force", "--weights-out", "w.npz", "--report", "r.json"]
     begin = time.perf_counter()
@@ -101,6 +102,7 @@ def test_signals_at_any_moment(here: Path, seed: int) -> None:
 
 @pytest.mark.parametrize("module", ["typer", "onnx_lsuv.cli.modes", "numpy", "onnx", "ml_dtypes", "onnxruntime"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.few(3)
 def test_a_signal_while_something_is_imported(here: Path, module: str, number: signal.Signals) -> None:
     # A package that takes whatever is raised while it loads for a fault of its own.
     code = f"""
@@ -137,6 +139,7 @@ onnx_lsuv.cli.failures.guarded = guarded
     assert patched(code, *RUN) == (130, "", "onnx-lsuv: error: interrupted; nothing was saved.\n")
 
 
+@pytest.mark.slow
 def test_a_run_of_minutes_is_interrupted(here: Path) -> None:
     # One node that runs for long in ONNX Runtime, which looks at no signal.
     body = "body (int64 i, bool[1] c, float[N,8] a) => (bool[1] d, float[N,8] b) { d = Identity(c) b = Tanh(a) }"

@@ -150,6 +150,7 @@ def test_progress_is_for_terminals(here: Path) -> None:
     assert text.endswith("\x1b[2K")
 
 
+@pytest.mark.slow
 def test_progress_of_a_loader_whose_length_nobody_knows(here: Path) -> None:
     code = """
 import time

@@ -348,6 +348,7 @@ NEEDS_FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this sys
 
 @NEEDS_FULL
 @pytest.mark.parametrize("more", [EVERY, ["--check", "--report", "r.json"]])
+@pytest.mark.few(1)
 def test_no_file_stays_where_the_result_cannot_be_printed(here: Path, more: list[str]) -> None:
     before = snapshot(here)
     status, said = shell("CMD >/dev/full", "m.onnx", *X, *more)
@@ -380,6 +381,7 @@ def test_nothing_else_ends_up_in_a_file_where_streams_are_closed(here: Path, clo
 
 
 @pytest.mark.parametrize("redirected", ["| cat", "> out.txt", "2> out.txt"])
+@pytest.mark.few(1)
 def test_a_stream_is_no_output(here: Path, redirected: str) -> None:
     stream = "/dev/stderr" if "2>" in redirected else "/dev/stdout"
     before = snapshot(here)
@@ -395,6 +397,7 @@ def test_a_stream_is_no_output(here: Path, redirected: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "cp037"])
+@pytest.mark.few(1)
 def test_text_stays_readable(here: Path, encoding: str) -> None:
     arguments = [sys.executable, "-m", "onnx_lsuv", "m.onnx", *X, "--device", "cpu"]
     environment = {**os.environ, "PYTHONIOENCODING": encoding}

@@ -27,6 +27,7 @@ LESS = {
 
 
 @pytest.mark.parametrize("name", variants.VARIANTS)
+@pytest.mark.few(25)
 def test_expected_of_the_portable_form(name: str) -> None:
     model = onnx_lsuv.from_proto(variants.VARIANTS[name]())
     pairs = zip(forecast(model), forecast(model, make_portable(model).model), strict=True)
@@ -35,6 +36,7 @@ def test_expected_of_the_portable_form(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", variants.VARIANTS)
+@pytest.mark.few(25)
 def test_foretold_as_measured(name: str) -> None:
     answers = forecast(onnx_lsuv.from_proto(variants.VARIANTS[name]()))
     assert {each.importer: each.as_is.trainable for each in answers} == MEASURED["trained"][name]

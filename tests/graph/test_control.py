@@ -57,6 +57,7 @@ def check(case: Case, result: Result, after: ModelProto) -> None:
 
 
 @pytest.mark.parametrize("seed", [*range(10), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(10, 60))])
+@pytest.mark.few(3)
 def test_random_control_flow(seed: int) -> None:
     case = control_case(seed)
     onnx.checker.check_model(case.model, full_check=True)

@@ -75,6 +75,7 @@ def norm_model(text: str, shape: tuple[int, ...], kind: Any = np.float32) -> Mod
 
 @pytest.mark.parametrize("mean", [*MEANS, 20.0])
 @pytest.mark.parametrize("name", NORMS)
+@pytest.mark.few(20)
 def test_statistics_of_a_norm(lsuv: Lsuv, name: str, mean: float) -> None:
     text, shape, count = NORMS[name]
     batches = data(shape, mean, count)

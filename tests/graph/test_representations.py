@@ -446,6 +446,7 @@ GRAPHS: dict[str, tuple[str, dict[str, Any], int, tuple[int, ...]]] = {
 
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.few(20)
 def test_small_graph(lsuv: Lsuv, name: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     text, tensors, opset, shape = GRAPHS[name]
     model, batches = graph(text, opset, tensors), data(*shape, count=count)
@@ -577,6 +578,7 @@ def test_norms_take_the_sum_and_the_activation_after_them(block: int) -> None:
 
 # Of 26, a layer's input is the mean of what was normalised before: rounding noise.
 @pytest.mark.parametrize("seed", [seed for seed in range(41) if seed != 26])
+@pytest.mark.few(8)
 def test_random_graph(seed: int) -> None:
     case = random_case(seed)
     model = onnx_lsuv.from_proto(case.model)

@@ -132,6 +132,7 @@ def test_variances_that_half_precision_does_not_hold(batches: int, tmp_path: Pat
 
 
 @pytest.mark.parametrize("seed", range(60))
+@pytest.mark.few(10)
 def test_random_net_gets_the_same_values_in_either_form(seed: int) -> None:
     case = random_case(seed)
     plain = onnx_lsuv.initialize(onnx_lsuv.from_proto(case.model), case.batches, **case.options)

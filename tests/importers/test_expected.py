@@ -54,6 +54,7 @@ def compared(model: Model) -> Iterator[tuple[str, int, int, int]]:
 
 
 @pytest.mark.parametrize("path", FILES)
+@pytest.mark.few(15)
 def test_files(path: Path) -> None:
     try:
         found = list(compared(onnx_lsuv.load(path)))

@@ -63,6 +63,7 @@ def merge(model: ModelProto) -> int:
 
 @pytest.mark.parametrize(("make", "seed"), CASES, ids=lambda each: str(getattr(each, "__name__", each)))
 @pytest.mark.parametrize("choice", ["default", "untie", "center", "fresh"])
+@pytest.mark.few(6)
 def test_merged_vectors_make_no_difference(make: Any, seed: int, choice: str) -> None:
     case, apart, merged = make(seed), ModelProto(), ModelProto()
     apart.CopyFrom(case.model)

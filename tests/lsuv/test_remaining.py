@@ -115,6 +115,7 @@ def left(result: Result) -> dict[str, str]:
 @pytest.mark.skipif(not ENTRIES, reason=ABSENT)
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 @pytest.mark.parametrize("entry", named("init", "partial"))
+@pytest.mark.few(8)
 def test_nothing_learned_stays_unnamed(entry: dict[str, Any]) -> None:
     name, seed = entry["file"], SEEDS.get(entry["file"], 0)
     model = onnx_lsuv.load(CORPUS / name)
@@ -130,6 +131,7 @@ def test_nothing_learned_stays_unnamed(entry: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("seed", range(40))
 @pytest.mark.parametrize("draw", [random_case, control_case, quantised_case])
+@pytest.mark.few(20)
 def test_random_models(draw: Callable[[int], Any], seed: int) -> None:
     case = draw(seed)
     result, after = restart(case.model, case.batches)
@@ -164,6 +166,7 @@ def restarts_alike(model: ModelProto, batches: Any, **options: Any) -> None:
 
 @pytest.mark.parametrize("seed", range(30))
 @pytest.mark.parametrize("draw", [random_case, control_case])
+@pytest.mark.few(8)
 def test_random_models_restart_alike(draw: Callable[[int], Any], seed: int) -> None:
     case = draw(seed)
     restarts_alike(case.model, case.batches)
@@ -178,6 +181,7 @@ ALIKE = (
 
 @pytest.mark.skipif(not ENTRIES, reason=ABSENT)
 @pytest.mark.parametrize("name", ALIKE)
+@pytest.mark.few(2)
 def test_real_models_restart_alike(name: str) -> None:
     (entry,) = (each for each in ENTRIES if each["file"] == f"{name}.onnx")
     restarts_alike(onnx.load(str(CORPUS / entry["file"])), batches_of(entry))

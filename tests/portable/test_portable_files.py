@@ -146,6 +146,7 @@ def test_light_model_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.skipif(not ENTRIES, reason=ABSENT)
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 @pytest.mark.parametrize("entry", named("init", "partial"))
+@pytest.mark.few(10)
 def test_corpus(entry: dict[str, Any], tmp_path: Path) -> None:
     source, batches = CORPUS / entry["file"], batches_of(entry)
     seed = SEEDS.get(entry["file"], 0)

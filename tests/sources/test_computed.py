@@ -64,6 +64,7 @@ LAYERS = {
 
 @pytest.mark.parametrize("case", LAYERS)
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.few(12)
 def test_weight_normalisation(lsuv: Lsuv, way: str, case: str) -> None:
     layer, data, shape, axes, of_rows = LAYERS[case]
     sizes = [1 if i in axes else d for i, d in enumerate(shape)]

@@ -46,6 +46,7 @@ X = {"x": normal(64, 20)}
 
 @pytest.mark.parametrize("batches", [1, 3])
 @pytest.mark.parametrize("seeds", range(4))
+@pytest.mark.few(3)
 def test_random_graphs(tmp_path: Path, batches: int, seeds: int) -> None:
     for seed in range(seeds * 12 + (batches == 3) * 6, seeds * 12 + (batches == 3) * 6 + 6):
         found = quantised_graphs.case(1000 + seed, batches=batches)
