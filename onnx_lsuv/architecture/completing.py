@@ -12,7 +12,7 @@ from onnx_lsuv.architecture.places import uses_of
 from onnx_lsuv.architecture.training import refuse_training
 from onnx_lsuv.architecture.unlisted import with_unlisted
 from onnx_lsuv.errors import ModelError, UsageError, listing, meant, quote
-from onnx_lsuv.model import Model, Site, given_model, lacking, message, with_stand_ins, without_empty_payloads
+from onnx_lsuv.model import Model, Site, given_model, lacking, let_go, message, with_stand_ins, without_empty_payloads
 from onnx_lsuv.program.program import FLOAT_TYPES
 
 
@@ -45,6 +45,7 @@ def complete(
         model = with_stand_ins(model, absent)
     model = with_unlisted(model, uses, data, shapes)
     _check_shapes(model, shapes)
+    let_go(model)  # of the pages around what was looked at
     return replace(model, _searched=True)
 
 

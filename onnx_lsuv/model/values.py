@@ -21,7 +21,7 @@ from onnx_lsuv.model.loading import Model
 from onnx_lsuv.model.opening import release, whole
 from onnx_lsuv.model.payload import has_payload, payload_of
 from onnx_lsuv.model.sites import SCHEMA, Site, Step
-from onnx_lsuv.model.wire import Span, Tree, find
+from onnx_lsuv.model.wire import HOLLOW_BYTES, Span, Tree, find
 
 
 def message(model: Model, site: Site) -> Message:
@@ -136,7 +136,10 @@ def is_bare(model: Model, site: Site) -> bool:
         return False
     if model._bare:
         return True
-    return 0 not in here.dims and not payload_of(model._tree.view, spans_of(model, site), here.data_type)[2]
+    spans = spans_of(model, site)
+    if sum(span.end - span.start for span in spans) - here.ByteSize() >= HOLLOW_BYTES:
+        return False  # what the skeleton leaves out is the payload; the file need not be read for that
+    return 0 not in here.dims and not payload_of(model._tree.view, spans, here.data_type)[2]
 
 
 def _refuse_segments(tensor: TensorProto, where: str) -> None:
