@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -17,7 +17,9 @@ from onnx_lsuv.program.program import FLOAT_TYPES
 
 
 def complete(
-    model: Model, data: Collection[str] = (), shapes: Mapping[str, Sequence[int]] = MappingProxyType({})
+    model: Model,
+    data: Collection[str] | Callable[[], Collection[str]] = (),
+    shapes: Mapping[str, Sequence[int]] = MappingProxyType({}),
 ) -> Model:
     """Return a model in which every tensor without values is a constant that waits for them; any other as it is.
 
@@ -26,7 +28,7 @@ def complete(
 
     Args:
         model: from `load` or `from_proto`.
-        data: inputs that data are given for, which are no weights.
+        data: inputs that data are given for, which are no weights; or what finds them, called where that is in doubt.
         shapes: of inputs, and of tensors that no shape is known of.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,7 +27,9 @@ class _Told:
     settings: dict[str, Array] = field(default_factory=dict)  # whole numbers that the shapes around them tell
 
 
-def with_unlisted(model: Model, uses: Uses, data: Collection[str], shapes: Mapping[str, Sequence[int]]) -> Model:
+def with_unlisted(
+    model: Model, uses: Uses, data: Collection[str] | Callable[[], Collection[str]], shapes: Mapping[str, Sequence[int]]
+) -> Model:
     """Return the model with initializers for inputs that are weights, and for names that nothing makes.
 
     Only where no layer has a weight with values. Arguments as for `complete`; raises ModelError.
@@ -38,7 +40,7 @@ def with_unlisted(model: Model, uses: Uses, data: Collection[str], shapes: Mappi
         return model  # the only input is data
     if holds_weights(uses, _absent_initializers(model)):
         return model
-    inputs = weights_among(uses, data, names)
+    inputs = weights_among(uses, data() if callable(data) else data, names)
     if inputs:
         refuse_training(model.name, uses.nodes, lossy=True)
     parameters = closure(uses, {*inputs, *names, *given})

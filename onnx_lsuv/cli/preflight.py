@@ -42,9 +42,14 @@ def complete_model(options: Options, model: Model, shapes: Mapping[str | None, t
     from onnx_lsuv.batches import default_limit, inputs_given, inputs_of  # noqa: PLC0415
 
     named = {name: shape for name, shape in shapes.items() if name is not None}
-    given: Collection[str] = named if options.random else ()
-    if options.data and len(model.proto.graph.input) > 1:
-        given = inputs_given(inputs_of(model.proto.graph), options.data, default_limit() // 4)
+
+    def given() -> Collection[str]:  # a table, or a file of PyTorch's, is read whole for that
+        if options.random:
+            return named
+        if len(model.proto.graph.input) < 2:
+            return ()
+        return inputs_given(inputs_of(model.proto.graph), options.data or (), default_limit() // 4)
+
     done = complete(model, given, named)
     if shapes and not options.random and not done.absent:
         raise UsageError("--shape is the shape of random data: give --random too")

@@ -104,3 +104,21 @@ def test_shapes_are_for_random_data_or_what_has_none(here: Path) -> None:
     assert "--shape is the shape of random data: give --random too" in fails(2, "m.onnx", *X, "--shape", "x=8,16")
     assert "'q', which is neither an input of the model nor" in fails(2, "bare.onnx", *X, "--shape", "q=8,16")
     assert "which has dims [16, 8]" in fails(2, "bare.onnx", *X, "--shape", "u=8,16")
+
+
+def test_data_are_looked_at_once_where_a_layer_has_a_weight(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "g (float[4,8] x, float[4,4] m) => (float y) { h = MatMul(x, w) y = Add(h, m) }"
+    onnx.save(oracle.parse(f'<ir_version: 8, opset_import: ["" : 17]> {text}', {"w": normal(8, 4)}), "two.onnx")
+    np.savez("two.npz", x=normal(4, 8), m=normal(4, 4))
+    asked = []
+
+    def given(*_: object) -> set[str]:
+        asked.append("x")
+        return {"x", "m"}
+
+    monkeypatch.setattr("onnx_lsuv.batches.inputs_given", given, raising=False)
+    call("two.onnx", "-d", "two.npz", "-o", "two.lsuv.onnx")
+    assert not asked
+    as_inputs(onnx.load("two.onnx"), Path("bare_two.onnx"))
+    call("bare_two.onnx", "-d", "two.npz", "-o", "bare_two.lsuv.onnx")
+    assert asked
