@@ -13,6 +13,7 @@ A program and its plan pass through these modules in this order:
 on these:
 
     builder          nodes and constants as protobuf, in any opset
+    samples          where samples lie in a value; what of a variance depends on them
     state            what a rewriting knows; which record decides
     moments          count, mean and variance of a value
     records          what a record is, in the graph and as an array; the scale that it gives
@@ -32,6 +33,7 @@ from onnx_lsuv.graph.records import (
     COUNT,
     MEAN,
     ROWS,
+    SIGNAL,
     TINY,
     USE,
     VAR,
@@ -39,8 +41,10 @@ from onnx_lsuv.graph.records import (
     executions,
     first_usable_of,
     scale_of,
+    with_signal,
     within_channels,
 )
+from onnx_lsuv.graph.samples import Samples
 from onnx_lsuv.graph.stages import Calibration, Stage, build, close
 from onnx_lsuv.graph.state import norm_key
 
@@ -50,11 +54,13 @@ __all__ = [
     "IR_MAX",
     "MEAN",
     "ROWS",
+    "SIGNAL",
     "TINY",
     "USE",
     "VAR",
     "Calibration",
     "Record",
+    "Samples",
     "Stage",
     "build",
     "close",
@@ -67,5 +73,6 @@ __all__ = [
     "scale_of",
     "variance_limits",
     "widened",
+    "with_signal",
     "within_channels",
 ]

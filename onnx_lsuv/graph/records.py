@@ -28,11 +28,13 @@ Record = NDArray[np.float64]
 
 COUNT, MEAN, VAR, USE = range(4)
 ROWS = 4
+SIGNAL = ROWS  # one row more on the host, when measuring: the share of signal, NaN where it is not known
 # A variance below this part of the squared mean is rounding noise of float32, not variance.
 NOISE = 1e-7
 # Stds of 1e-28 to 1e30: beyond, the scale to any target leaves the range of float32, and the weight with it.
 TINY, HUGE = 1e-56, 1e60
 SCALE_MAX = 1e37
+CHUNK = 1 << 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,29 @@ def first_usable_of(records: Sequence[Record]) -> Record:
     reached = [record for record in records if record[COUNT, 0] > 0]
     usable = (record for record in reached if scale_of(record[:, :1], 1.0) is not None)
     return next(usable, reached[0] if reached else records[0])
+
+
+def with_signal(record: Record, sums: NDArray[np.float64] | None, *, single: bool) -> Record:
+    """Return a record with the share of its last column's variance that depends on the sample (see `samples`).
+
+    Args:
+        record: of all batches.
+        sums: over all samples at each position, or with `single` their record; None where they are not known.
+    """
+    share, count, var = math.nan, float(record[COUNT, -1]), float(record[VAR, -1])
+    if sums is not None and 0 < var < math.inf:
+        positions = float(sums.reshape(ROWS, 1)[COUNT, 0]) if single else sums.size
+        between = float(sums.reshape(ROWS, 1)[VAR, 0]) if single else _variance(sums)
+        samples = count / positions
+        if samples > 1:
+            share = min(max(1 - between / samples**2 / var, 0.0), 1.0)
+    return np.vstack([record, np.full(record.shape[1], share)])
+
+
+def _variance(values: NDArray[np.float64]) -> float:
+    """Return a variance, taken some values at a time, which stay in the cache."""
+    mean, chunks = values.mean(), range(0, values.size, CHUNK)
+    return sum(float(np.square(values[at : at + CHUNK] - mean).sum()) for at in chunks) / values.size
 
 
 def within_channels(record: Record) -> Record:

@@ -13,8 +13,9 @@ from onnx import TensorProto, helper
 from onnx_lsuv.graph.blocked import convolve, padded, reads_plain, scale_and_shift
 from onnx_lsuv.graph.builder import ScopeBuilder, proto_of
 from onnx_lsuv.graph.moments import Dims, Moments, joined, moments, over_channels, size_of, within
-from onnx_lsuv.graph.records import is_usable, scale
+from onnx_lsuv.graph.records import is_usable, scale, to_record
 from onnx_lsuv.graph.representations import Representation
+from onnx_lsuv.graph.samples import sums
 from onnx_lsuv.graph.state import RewriteContext, key_of
 from onnx_lsuv.layers import Layer, channels_last
 from onnx_lsuv.operators import bias_position, of
@@ -28,6 +29,7 @@ def write_layer(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> None:
         scope.nodes.append(proto_of(node))
         if layer is not None:  # else the Add that ends it follows
             rw.decide(scope, layer, lambda: _measure_as_it_is(rw, scope, layer))
+            _write_sums(rw, scope, layer)
         return
     term: str | None = None
     if node in rw.starts:
@@ -206,6 +208,19 @@ def _measure_as_it_is(rw: RewriteContext, scope: ScopeBuilder, layer: Layer) -> 
     else:
         raw = _product(rw, scope, layer, _drawn_weight(scope, layer))
     return joined(scope, [_measure(rw, scope, layer, raw), found])
+
+
+def _write_sums(rw: RewriteContext, scope: ScopeBuilder, layer: Layer) -> None:
+    """Write the sums over the samples at each position of a layer's output; of a single batch their record."""
+    if rw.samples is None or not scope.top:
+        return
+    made = sums(scope, rw.samples, layer.end.outputs[0], layer.source.elem_type, rw.orders)
+    if made is None:
+        return
+    name, elem_type, size = made
+    if rw.samples.batches == 1:
+        name = to_record(scope, moments(scope, name, elem_type, (size,), shifted=layer.weight in rw.shifted), 0, 1)
+    rw.sums[layer.weight, rw.use(layer)] = name
 
 
 def _dims(rw: RewriteContext, layer: Layer) -> Dims | None:

@@ -21,6 +21,7 @@ from onnx_lsuv.graph.models import BFLOAT16, add_constants, infer, input_of, mod
 from onnx_lsuv.graph.records import Rough
 from onnx_lsuv.graph.representations import Representations
 from onnx_lsuv.graph.rewrite import rewrite
+from onnx_lsuv.graph.samples import Samples, orders
 from onnx_lsuv.graph.shapes import check_runnable, is_mistaken, without_lengths
 from onnx_lsuv.graph.state import RewriteContext
 from onnx_lsuv.layers import Plan
@@ -63,9 +64,10 @@ class Calibration:
     records: Mapping[str, tuple[str, ...]]  # by key: the records of its uses, the first usable of which decides
     values: Mapping[str, Value]  # what inference found
     rough: Mapping[str, Rough]  # by key: what is asked of a record that must not have a large mean
+    sums: Mapping[tuple[str, int], str]  # by key and use: sums over the samples, of a single batch their record
 
 
-def build(
+def build(  # noqa: PLR0913  (what a graph depends on, each by itself)
     plan: Plan,
     shapes: Mapping[str, tuple[int, Sequence[int]]],
     *,
@@ -75,6 +77,7 @@ def build(
     centred: Mapping[str, int] = MappingProxyType({}),
     shifted: Set[str] = frozenset(),
     block: int = 1,
+    samples: Samples | None = None,
 ) -> Calibration:
     """Return the calibration graph of a plan, or with `rescale=False` the graph that only measures.
 
@@ -87,11 +90,12 @@ def build(
         centred: channels of the layers whose channels are to have a mean of 0, by weight key.
         shifted: keys of the records that are measured about the mean.
         block: channels side by side in ONNX Runtime's layout for convolutions; 1 where there is none.
+        samples: how they lie in the data, to measure the share of signal beside.
     """
     values = infer(plan.program, shapes)
     check_runnable(plan.program, values)
     if is_mistaken(plan.program, values):
-        plan = without_lengths(plan)
+        plan, samples = without_lengths(plan), None
         values = {n: replace(v, dims=v.dims and (None,) * len(v.dims)) for n, v in values.items()}
     program = plan.program
     graph = GraphBuilder(program.opset, _prefix(program), rows=block > 1)
@@ -99,9 +103,11 @@ def build(
         ScopeBuilder(graph, top=True), block, values, program.constants, plan.zeroed, program.consumers
     )
     rw = RewriteContext(plan, rescale, staged, targets, values, centred, shifted, graph, reps)
+    if samples is not None:
+        rw.samples, rw.orders = samples, orders(program, samples, values)
     nodes, records = rewrite(rw)
-    wanted = {*(name for names in records.values() for name in names), *rw.cuts}
-    return Calibration(program, graph, tuple(_stages(nodes, wanted, rw)), records, values, rw.rough)
+    wanted = {*(name for names in records.values() for name in names), *rw.cuts, *rw.sums.values()}
+    return Calibration(program, graph, tuple(_stages(nodes, wanted, rw)), records, values, rw.rough, rw.sums)
 
 
 def _prefix(program: Program) -> str:

@@ -16,6 +16,7 @@ from onnx_lsuv.graph.builder import GraphBuilder, ScopeBuilder, ScopedRecord, Va
 from onnx_lsuv.graph.moments import Moments, moments_in_blocks
 from onnx_lsuv.graph.records import COUNT, ROWS, Rough, first_usable, from_record, reached_or, to_record
 from onnx_lsuv.graph.representations import Representations
+from onnx_lsuv.graph.samples import Order, Samples
 from onnx_lsuv.layers import Layer, Norm, Plan
 from onnx_lsuv.program import Node, walk
 
@@ -48,6 +49,9 @@ class RewriteContext:
     measured: dict[str, Moments | None] = field(default_factory=dict)  # of the channels of values in blocks
     outer: frozenset[Node] = frozenset()  # the nodes of the main graph
     rough: dict[str, Rough] = field(default_factory=dict)  # key -> what is asked of its record
+    samples: Samples | None = None  # how they lie in the data, where the share of signal is measured
+    orders: Mapping[str, Order | None] = field(default_factory=dict)  # and in the main graph's values
+    sums: dict[tuple[str, int], str] = field(default_factory=dict)  # key and use -> sums over the samples (`samples`)
 
     def __post_init__(self) -> None:
         self.outer = frozenset(self.plan.program.body.nodes)
@@ -84,6 +88,10 @@ class RewriteContext:
         # Where one execution cannot but decide, what the product gives by itself counts only if that is to be nothing.
         return 1 if len(users) == 1 and users[0].node in self.outer and self.targets[owner.weight] else 2
 
+    def use(self, layer: Layer) -> int:
+        """Return which of its weight's uses a layer is."""
+        return next(i for i, user in enumerate(self.plan.weights[layer.weight].layers) if user is layer)
+
     def moments_in_blocks(
         self, scope: ScopeBuilder, value: str, image: tuple[int, int, int, int], *keys: str
     ) -> Moments | None:
@@ -98,9 +106,8 @@ class RewriteContext:
 
         The scope's record of that weight or norm is from then on the one that decides so far.
         """
-        key, width, use = key_of(owner), self.columns(owner), 0
-        if isinstance(owner, Layer):
-            use = next(i for i, user in enumerate(self.plan.weights[key].layers) if user is owner)
+        key, width = key_of(owner), self.columns(owner)
+        use = self.use(owner) if isinstance(owner, Layer) else 0
         before, layer = scope.records.get(key), key in self.plan.weights
         if before is not None and before.certain:
             return self._decided(scope, key, before.name, width)

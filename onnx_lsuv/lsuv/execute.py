@@ -20,7 +20,19 @@ from onnx import TensorProto, TypeProto
 
 from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batches
-from onnx_lsuv.graph import ROWS, Calibration, Record, Stage, close, executions, first_usable_of, has_bfloat16, widened
+from onnx_lsuv.graph import (
+    ROWS,
+    USE,
+    Calibration,
+    Record,
+    Stage,
+    close,
+    executions,
+    first_usable_of,
+    has_bfloat16,
+    widened,
+    with_signal,
+)
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import Array, bindable, is_hollow, read
 from onnx_lsuv.program import Program
@@ -82,6 +94,7 @@ class _Run:
     common: _Carried = field(default_factory=dict)  # what all batches have in common
     cuts: dict[str, Record] = field(default_factory=dict)  # pooled
     finals: dict[str, list[Array]] = field(default_factory=dict)
+    sums: dict[str, Array] = field(default_factory=dict)  # over the samples of the batches so far
 
 
 def execute(
@@ -105,7 +118,7 @@ def execute(
         phase: what to call it.
 
     Returns:
-        The record of each key over all batches.
+        The record of each key over all batches, when measuring with the share of signal.
     """
     program = calibration.program
     elements = {value.name: value.type.tensor_type.elem_type for value in program.body.inputs}
@@ -124,6 +137,10 @@ def execute(
         found = [[run.cuts[name]] if name in run.cuts else executions(run.finals.get(name, [])) for name in names]
         if records := [record for each in found for record in each]:
             results[key] = first_usable_of(records)
+    if calibration.sums:
+        for key, record in results.items():
+            sums = run.sums.get(calibration.sums.get((key, int(record[USE, 0])), ""))
+            results[key] = with_signal(record, sums, single=len(batches) == 1)
     return results
 
 
@@ -136,7 +153,7 @@ def _run_stage(run: _Run, stage: Stage, fed: Set[str], session: Session) -> Iter
     fixed = {name: widened(*_values_of(run, name), wide=run.wide) for name in stage.constants if name in fed}
     bound = {name: runtime.value_of(array, elem_type) for name, (array, elem_type) in fixed.items()}
     back = {name: np.zeros((ROWS, width)) for name, width in stage.again.values()}
-    stores, more = [run.common] if stage.once else run.carried, 0
+    stores, more, sums = [run.common] if stage.once else run.carried, 0, set(run.calibration.sums.values())
     # One more of these records is right after each run; the last run is for what is kept.
     for left in range(len(stage.again) + bool(stage.kept), -1, -1):
         known = {**run.cuts, **back}
@@ -144,7 +161,10 @@ def _run_stage(run: _Run, stage: Stage, fed: Set[str], session: Session) -> Iter
         found: dict[str, list[Array]] = {name: [] for name in (*stage.cuts, *stage.finals)}
         for i, store in enumerate(stores):
             for name, array in _run_once(run, stage, session, bound | pooled, i, store).items():
-                found[name].append(array)
+                if name in sums:
+                    _add(run, name, array)
+                else:
+                    found[name].append(array)
             if not stage.again:
                 _drop(run, store, stage.finished)
             yield more
@@ -155,6 +175,17 @@ def _run_stage(run: _Run, stage: Stage, fed: Set[str], session: Session) -> Iter
             break
         more = len(stores)
     run.finals |= {name: found[name] for name in stage.finals}
+
+
+def _add(run: _Run, name: str, array: Array) -> None:
+    """Add the sums of a batch to those before, or, where there are other positions in it, leave that no sums."""
+    before = run.sums.get(name)
+    if before is None:
+        run.sums[name] = run.scratch.keep(array.astype(np.float64))
+    elif before.size == array.size:
+        np.add(before, array, out=before)
+    else:
+        run.sums[name] = np.zeros(0)
 
 
 def _run_once(

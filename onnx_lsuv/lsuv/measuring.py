@@ -15,7 +15,7 @@ from onnx_lsuv.lsuv.absent import completed
 from onnx_lsuv.lsuv.execute import Progress, execute, quiet, repeat_for_large_means
 from onnx_lsuv.lsuv.patterns import Aims, aims_of
 from onnx_lsuv.lsuv.planning import find, require_layers, settings_for
-from onnx_lsuv.lsuv.prepare import Clock, checked, run_notes, shapes_of
+from onnx_lsuv.lsuv.prepare import Clock, checked, run_notes, samples_of, shapes_of
 from onnx_lsuv.lsuv.result import LayerReport, Result
 from onnx_lsuv.lsuv.rows import noted, row_of, skipped_row, told_why, tolerances, verified_row
 from onnx_lsuv.lsuv.scratch import Scratch
@@ -127,6 +127,7 @@ def _records(
         return {}
     shapes, block = shapes_of(data), runtime.block(device)
     graph = partial(build, plan, shapes, rescale=False, staged=False, targets=aims.stds, block=block)
+    graph = partial(graph, samples=samples_of(data))
     return repeat_for_large_means(
         graph(),
         lambda shifted: graph(shifted=shifted),

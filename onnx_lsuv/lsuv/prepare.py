@@ -13,7 +13,7 @@ from onnx import helper
 from onnx_lsuv import batches as kinds
 from onnx_lsuv.batches import Batches, Data
 from onnx_lsuv.errors import ModelError
-from onnx_lsuv.graph import is_random
+from onnx_lsuv.graph import Samples, is_random
 from onnx_lsuv.layers import Plan
 from onnx_lsuv.lsuv.execute import Progress, computes_wide, quiet
 from onnx_lsuv.lsuv.planning import name_notes
@@ -67,6 +67,27 @@ def shapes_of(batches: Batches) -> Mapping[str, tuple[int, Sequence[int]]]:
     shapes = {name: (int(helper.np_dtype_to_tensor_dtype(a.dtype)), a.shape) for name, a in first.items()}
     # A folder may hold batches of several sizes.
     return {n: s for n, s in shapes.items() if all(pieces[n].shape == s[1] for pieces in batches.pieces)}
+
+
+def samples_of(batches: Batches) -> Samples | None:
+    """Return how samples lie in the data; None where there is but one, or batches have other positions.
+
+    An input counts them whose first axis adds up to their number over all batches.
+    """
+    shapes = [{name: piece.shape for name, piece in pieces.items()} for pieces in batches.pieces]
+    counting = frozenset(
+        each.name
+        for each in batches.inputs
+        if each.counts and shapes[0][each.name] and sum(s[each.name][0] for s in shapes) == batches.samples
+    )
+    largest = max(shapes, key=lambda one: max((one[name][0] for name in counting), default=1))
+    lengths = {tuple(one[name][0] for name in counting) for one in shapes}
+    length = max((largest[name][0] for name in counting), default=1)
+    rest = {tuple(shape[name in counting :] for name, shape in one.items()) for one in shapes}
+    if (length == 1 and len(shapes) == 1) or len(rest) > 1 or any(len(set(each)) > 1 for each in lengths):
+        return None
+    found = {each.name: (each.elem_type, largest[each.name]) for each in batches.inputs}
+    return Samples(found, counting, length, len(shapes), alike=len(lengths) == 1)
 
 
 def run_notes(plan: Plan, data: Batches | None, device: Device) -> tuple[str, ...]:

@@ -49,6 +49,9 @@ class LayerReport:
         scale: what the drawn weight was multiplied by.
         mean: of the output, measured on the final weights.
         std: likewise.
+        signal: the share of that variance that depends on the input: the mean, over the positions of the output, of the
+            variance over the samples, by the variance over everything. None where that is not known: of one sample,
+            inside If, Loop and Scan, where the samples' axis cannot be followed.
         note: what else there is to say.
     """
 
@@ -69,6 +72,7 @@ class LayerReport:
     scale: float | None = None
     mean: float | None = None
     std: float | None = None
+    signal: float | None = None
     note: str = ""
 
     @property

@@ -9,7 +9,7 @@ from dataclasses import replace
 from onnx import TensorProto
 
 from onnx_lsuv.errors import listing, quote
-from onnx_lsuv.graph import COUNT, MEAN, TINY, USE, VAR, Record, scale_of
+from onnx_lsuv.graph import COUNT, MEAN, SIGNAL, TINY, USE, VAR, Record, scale_of
 from onnx_lsuv.layers import Layer, Plan, Skipped, tensor_names
 from onnx_lsuv.lsuv.result import Change, LayerReport, SkippedReport
 from onnx_lsuv.model import Site
@@ -122,7 +122,8 @@ def verified_row(row: LayerReport, record: Record | None, tolerance: float, laye
         return replace(row, status="not-reached", note="the data never reach it")
     output = record[:, -1:]
     mean, var = float(output[MEAN, 0]), float(output[VAR, 0])
-    row = replace(row, mean=mean, std=math.sqrt(max(var, 0.0)) if math.isfinite(var) else var)
+    signal = None if len(record) == SIGNAL or math.isnan(output[SIGNAL, 0]) else float(output[SIGNAL, 0])
+    row = replace(row, mean=mean, std=math.sqrt(max(var, 0.0)) if math.isfinite(var) else var, signal=signal)
     if row.status == "degenerate" or (row.status == "drawn" and row.target):
         return row
     if not row.target:

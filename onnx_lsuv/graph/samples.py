@@ -1,0 +1,298 @@
+"""Where samples lie in the values of a program: which part of a layer's variance depends on the sample.
+
+In the row-major order of a value its samples repeat, `outer` times all N of them with `inner` values each, whether they
+have an axis of their own, (N, C, H, W) or (T, N, C), or share one, (N T, C). This is followed from the inputs through
+the main graph, node by node, by the shapes that were inferred: a Reshape leaves it, and most operators leave an axis
+where it is. Where it cannot be told it is unknown, and so is all that follows.
+
+With x_np, sample n at position p, the variance has two parts (law of total variance),
+
+    Var x = E_p[Var_n x_np] + Var_p(E_n x_np),          share = E_p[Var_n x_np] / Var x
+
+and the second asks for nothing but the sums over the samples, which add up over batches. They are a product with ones:
+ONNX Runtime reads the value once for it, and takes ten times as long for ReduceSum over the first axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from onnx import TensorProto, helper
+
+from onnx_lsuv.graph.builder import ScopeBuilder, Value
+from onnx_lsuv.graph.models import infer
+from onnx_lsuv.graph.moments import GROUP_MAX
+from onnx_lsuv.operators import of
+from onnx_lsuv.program import Body, Node, Program, walk
+from onnx_lsuv.program.program import DEFAULT_DOMAINS
+from onnx_lsuv.program.static_integers import known_integers
+
+Dims = tuple[int, ...]
+_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+_FLAT = frozenset({"keeps", "reshapes", "casts", "drops"})
+_KNOWN_DOMAINS = DEFAULT_DOMAINS | {"com.microsoft"}
+# What of the same rank they give stands in another order, or was chosen by values.
+_MIXES = frozenset(
+    (
+        "NonZero",
+        "Compress",
+        "Unique",
+        "GatherND",
+        "ScatterND",
+        "MatMulInteger",
+        "QLinearMatMul",
+        "RoiAlign",
+        "MaxRoiPool",
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """How the samples lie in the data, the same for all batches but for their numbers."""
+
+    shapes: Mapping[str, tuple[int, Sequence[int]]]  # element type and shape of each input of the largest batch
+    counting: frozenset[str]  # inputs whose first axis counts them
+    length: int  # of that axis; 1 where each batch is a sample
+    batches: int
+    alike: bool  # each batch has as many
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """How the samples of a value repeat."""
+
+    outer: int
+    inner: int
+
+
+NOWHERE = Order(0, 0)  # there are none: the value is the same for all samples of a batch
+Orders = dict[str, Order | None]
+
+
+def orders(program: Program, samples: Samples, values: Mapping[str, Value]) -> Orders:
+    """Return how the samples of the main graph's values repeat, None where it is unknown; the others have none.
+
+    Args:
+        program: the values.
+        samples: how they lie in the data.
+        values: their shapes, as inferred for batches that are alike.
+    """
+    if samples.length == 1:
+        return {}
+    values = values if samples.alike else infer(program, samples.shapes)
+    dims = {name: value.dims for name, value in values.items() if value.dims is not None and None not in value.dims}
+    dims |= {name: constant.dims for name, constant in program.constants.items()}
+    found: Orders = {n: Order(1, prod(samples.shapes[n][1][1:])) for n in samples.counting}
+    _follow(_Follow(program, samples.length, dims), program.body, found)
+    return found
+
+
+def _follow(follow: _Follow, body: Body, found: Orders) -> None:
+    """Add what is known of the values that a scope makes."""
+    for node in body.nodes:
+        inner = (each for body in node.bodies.values() for each in walk(body))
+        read = {*node.inputs, *(name for each in inner for name in each.inputs)}
+        read |= {value.name for body in node.bodies.values() for value in body.outputs}
+        if of(node).reads_shape or found.keys().isdisjoint(read):
+            continue
+        made = (
+            _through(follow, node, found) if node.bodies else [follow(node, i, found) for i in range(len(node.outputs))]
+        )
+        found |= {name: order for name, order in zip(node.outputs, made, strict=True) if name and order != NOWHERE}
+
+
+def _through(follow: _Follow, node: Node, found: Orders) -> list[Order | None]:
+    """Return the orders of what a node with scopes gives: what both branches of an If do, and nothing of others."""
+    if node.op != "If":
+        return [None] * len(node.outputs)
+    for body in node.bodies.values():
+        _follow(follow, body, found)
+    then, other = ([found.get(value.name, NOWHERE) for value in body.outputs] for body in node.bodies.values())
+    return [a if a == b else None for a, b in zip(then, other, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Follow:
+    """What a node does with the samples' order."""
+
+    program: Program
+    length: int
+    dims: Mapping[str, tuple[int | None, ...]]
+
+    def __call__(self, node: Node, output: int, found: Mapping[str, Order | None]) -> Order | None:
+        """Return the order in one of a node's outputs, on which all operands that have one have to agree."""
+        orders = [(k, found[name]) for k, name in enumerate(node.inputs) if name in found]
+        if (of(node).move in _FLAT or of(node).pointwise) and orders[0][0] == 0 == output:
+            return orders[0][1]
+        after = self._dims(node.outputs[output])
+        if after is None or any(order is None for _, order in orders) or node.domain not in _KNOWN_DOMAINS:
+            return None
+        told = {self._after(node, output, k, order, after) for k, order in orders if order is not None}
+        return told.pop() if len(told) == 1 else None
+
+    def _dims(self, name: str) -> Dims | None:
+        found = self.dims.get(name)
+        return None if found is None else tuple(dim or 0 for dim in found)
+
+    def _after(self, node: Node, output: int, k: int, order: Order, after: Dims) -> Order | None:
+        before = self._dims(node.inputs[k])
+        if before is None or (place := self._place(before, order)) is None:
+            return None
+        axis, outer, inner = place
+        gone = self._reduced(node, len(before))
+        if axis in gone:
+            return NOWHERE
+        ranks = [len(dims) if (dims := self._dims(name)) is not None else 0 for name in node.inputs]
+        at = self._axis(node, output, k, axis, ranks, after)
+        if at is None or not 0 <= at < len(after) or after[at] != before[axis]:
+            return None
+        return Order(prod(after[:at]) * outer, inner * prod(after[at + 1 :]))
+
+    def _place(self, dims: Dims, order: Order) -> tuple[int, int, int] | None:
+        """Return the axis that the samples lie in, how often they repeat inside it, and how many values each has."""
+        for axis, dim in enumerate(dims):
+            before, behind = prod(dims[:axis]), prod(dims[axis + 1 :])
+            if 0 in (before, behind) or order.outer % before or order.inner % behind:
+                continue
+            outer, inner = order.outer // before, order.inner // behind
+            if outer * self.length * inner == dim:
+                return axis, outer, inner
+        return None
+
+    def _axis(self, node: Node, output: int, k: int, axis: int, ranks: Sequence[int], after: Dims) -> int | None:
+        """Return the axis of an output that is an operand's axis, as far as its length allows."""
+        rank, rank_after = ranks[k], len(after)
+        rule = _RULES.get(node.op_type.removeprefix("Fused"))
+        if rule is not None:
+            return rule(node, output, k, axis, ranks, after)
+        if (gone := self._reduced(node, rank)) and not node.attributes.integer("keepdims", 1):
+            return axis - sum(each < axis for each in gone)
+        if node.op_type in _MIXES:
+            return None
+        if (of(node).matrix is not None or of(node).windows) and (axis or k in of(node).weights):
+            return None
+        if rank == rank_after:
+            return axis
+        return axis + rank_after - rank if self._broadcasts(node, after) else None
+
+    def _reduced(self, node: Node, rank: int) -> set[int]:
+        """Return the axes that a reduction takes away; none of other operators."""
+        if not node.op_type.startswith(("Reduce", "Arg")):
+            return set()
+        if node.op_type.startswith("Arg"):
+            axes: Sequence[int | None] | None = [node.attributes.integer("axis", 0)]
+        elif len(node.inputs) > 1 and node.inputs[1]:
+            axes = known_integers(self.program, node.inputs[1])
+        else:
+            axes = node.attributes.integers("axes")
+        every = range(0 if node.attributes.integer("noop_with_empty_axes", 0) else rank)
+        return {each % rank for each in axes or every if each is not None}
+
+    def _broadcasts(self, node: Node, after: Dims) -> bool:
+        """Say whether an operator joins its operands value by value, by their shapes."""
+        known = [self._dims(name) for name in node.inputs[: 1 if node.op_type == "Expand" else None] if name]
+        shapes = [dims for dims in known if dims is not None]
+        if node.op_type == "Expand":
+            shapes.append(after)
+        try:
+            return len(shapes) > 1 and np.broadcast_shapes(*shapes) == after
+        except ValueError:
+            return False
+
+
+# ---------------------------------------------------------------------------------------- operators that move the axis
+
+
+def _transpose(node: Node, output: int, k: int, axis: int, ranks: Sequence[int], after: Dims) -> int | None:
+    return (node.attributes.integers("perm") or tuple(range(ranks[0]))[::-1]).index(axis)
+
+
+def _matmul(node: Node, output: int, k: int, axis: int, ranks: Sequence[int], after: Dims) -> int | None:
+    names = ("transA", "transB", "transBatchA", "transBatchB")
+    if k > 1 or min(ranks[:2]) < 2 or any(node.attributes.integer(name, 0) for name in names):
+        return None
+    summed = ranks[k] - 1 - k
+    return None if axis == summed else axis + len(after) - ranks[k]
+
+
+def _gemm(node: Node, output: int, k: int, axis: int, ranks: Sequence[int], after: Dims) -> int | None:
+    if k == 2:
+        return axis + 2 - ranks[2]
+    kept = k ^ node.attributes.integer(("transA", "transB")[k], 0)
+    return k if axis == kept else None
+
+
+def _einsum(node: Node, output: int, k: int, axis: int, ranks: Sequence[int], after: Dims) -> int | None:
+    terms, _, result = node.attributes.text("equation").replace(" ", "").partition("->")
+    if not result or "." in terms:
+        return None
+    return result.find(terms.split(",")[k][axis])
+
+
+def _gather(node: Node, output: int, k: int, axis: int, ranks: Sequence[int], after: Dims) -> int | None:
+    along = node.attributes.integer("axis", 0) % ranks[0]
+    if k:
+        return along + axis
+    return None if axis == along else axis + (axis > along) * (ranks[1] - 1)
+
+
+def _recurrent(node: Node, output: int, k: int, axis: int, ranks: Sequence[int], after: Dims) -> int | None:
+    last = node.attributes.integer("layout", 0)
+    # Lengths of sequences have the one axis, the data and the states two before theirs, or behind it.
+    if axis != (0 if last or k == 4 else 1):
+        return None
+    return 0 if last else 2 if output == 0 else 1
+
+
+def _concat(node: Node, output: int, k: int, axis: int, ranks: Sequence[int], after: Dims) -> int | None:
+    return None if axis == node.attributes.integer("axis", 1) % ranks[k] else axis
+
+
+_Rule = Callable[[Node, int, int, int, Sequence[int], Dims], int | None]
+_RULES: dict[str, _Rule] = {
+    "Transpose": _transpose,
+    "MatMul": _matmul,
+    "Gemm": _gemm,
+    "Einsum": _einsum,
+    "Gather": _gather,
+    "Concat": _concat,
+    **dict.fromkeys(_RECURRENT, _recurrent),
+}
+
+# ----------------------------------------------------------------------------------------------------------- the sums
+
+
+def sums(
+    scope: ScopeBuilder, samples: Samples, value: str, elem_type: int, found: Mapping[str, Order | None]
+) -> tuple[str, int, int] | None:
+    """Write the sums over the samples at each position of a value, as one vector.
+
+    Returns:
+        The sums, their element type and number, 0 where that is not known; None where the samples are not known, or
+        there is but one.
+    """
+    order = found.get(value, NOWHERE)
+    if order is None or (order == NOWHERE and samples.batches == 1):
+        return None
+    if elem_type not in (TensorProto.FLOAT, TensorProto.DOUBLE):
+        value, elem_type = scope.cast(value, TensorProto.FLOAT), TensorProto.FLOAT
+    if order == NOWHERE:  # the whole batch is one sample
+        return scope.reshape(value, -1), elem_type, 0
+    if samples.length > GROUP_MAX and elem_type == TensorProto.FLOAT:
+        value, elem_type = scope.cast(value, TensorProto.DOUBLE), TensorProto.DOUBLE
+    dtype = helper.tensor_dtype_to_np_dtype(elem_type)
+    if order.inner == 1 or (not samples.alike and scope.graph.opset < 9):
+        shaped = scope.reshape(value, order.outer, -1, order.inner)
+        return scope.reshape(scope.reduce("ReduceSum", shaped, (1,)), -1), elem_type, order.outer * order.inner
+    shaped = scope.reshape(value, order.outer, -1, order.inner)
+    if samples.alike:
+        ones = scope.graph.filled(1, 1, samples.length, dtype=dtype.type)
+    else:
+        length = scope.op("Gather", scope.op("Shape", shaped), scope.ints(1), axis=0)
+        one = helper.make_tensor("one", elem_type, [1], [1])
+        ones = scope.op("ConstantOfShape", scope.op("Concat", scope.ints(1), length, axis=0), value=one)
+    return scope.reshape(scope.op("MatMul", ones, shaped), -1), elem_type, order.outer * order.inner
