@@ -90,13 +90,14 @@ def moments(
     channels: int = 1,
     *,
     size: int | None = None,
-    shifted: bool = False,
-    less: Callable[[str], str] | None = None,
+    shifted: bool | Callable[[str], str] = False,
+    found: tuple[str, int] | None = None,
 ) -> Moments:
     """Write the nodes that measure a value, whose channels stand on axis 1. Half precision is summed in float32.
 
-    Where its shape does not tell how many values count, `size` does: the others are zero, and stay so in what `less`
-    writes, the value less a number. With `shifted` it is measured about the mean.
+    Where its shape does not tell how many values count, `size` does: the others are zero, and stay so in what `shifted`
+    writes, the value less a number. With `shifted` it is measured about the mean. What was `found` beside, its mean and
+    the length of the float32 sums that it is of, saves a pass.
     """
     held = size_of(dims)
     size = held if size is None else size
@@ -120,18 +121,19 @@ def moments(
         x = scope.reshape(x, *shape)
         first = scope.reduce("ReduceMean", x, outer, keep=keep)
         second = scope.reduce("ReduceMean", scope.op("Mul", x, x), outer, keep=keep)
-        return _central(scope, count, _times(scope, first, share), _times(scope, second, share))
+        return _central(scope, count, times(scope, first, share), times(scope, second, share))
 
     def over(op_type: str, x: str, factor: float) -> str:
         return _over_groups(scope, scope.reduce(op_type, x, (len(shape),)), outer, factor, keep=keep)
 
     grouped = scope.reshape(x, *shape, group)
-    first = over("ReduceMean", grouped, share)
+    mean, length = found if found is not None and not shifted else ("", 0)
+    first = mean or over("ReduceMean", grouped, share)
     if shifted:
         number = mean = scope.cast(first, TensorProto.FLOAT)
         if channels > 1:
             mean = scope.reshape(number, channels, 1, 1)
-        grouped = scope.reshape(less(mean), *shape, group) if less else scope.op("Sub", grouped, mean)
+        grouped = scope.reshape(shifted(mean), *shape, group) if callable(shifted) else scope.op("Sub", grouped, mean)
         first = over("ReduceMean", grouped, share)
         return _central(scope, count, first, over("ReduceSumSquare", grouped, share / group), number)
     if row is None or not scope.graph.rows:
@@ -142,6 +144,7 @@ def moments(
         squares = scope.op("FusedMatMul", rows, rows, domain="com.microsoft", transB=1)
         second = _over_groups(scope, squares, (*outer, len(shape), len(shape) + 1), share / row)
         group = max(group, row)
+    group = max(group, length)
     several = 1 if size is None else size // (channels * group)
     return replace(_central(scope, count, first, second), rough=_large(group, several))
 
@@ -209,10 +212,11 @@ def _over_groups(
 ) -> str:
     """Reduce what float32 gave for each group in float64, and multiply it."""
     mean = scope.reduce("ReduceMean", scope.cast(parts, TensorProto.DOUBLE), axes, keep=keep)
-    return _times(scope, mean, factor)
+    return times(scope, mean, factor)
 
 
-def _times(scope: ScopeBuilder, value: str, factor: float) -> str:
+def times(scope: ScopeBuilder, value: str, factor: float) -> str:
+    """Multiply a value of float64 by a number."""
     return value if factor == 1 else scope.op("Mul", value, scope.double(factor))
 
 

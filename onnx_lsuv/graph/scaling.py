@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from onnx_lsuv.graph.blocked import convolve, padded, reads_plain, scale_and_shift
 from onnx_lsuv.graph.builder import ScopeBuilder, proto_of
-from onnx_lsuv.graph.moments import Dims, Moments, joined, moments, over_channels, size_of, within
+from onnx_lsuv.graph.moments import Dims, Moments, joined, moments, over_channels, size_of, times, within
 from onnx_lsuv.graph.records import is_usable, scale, to_record
 from onnx_lsuv.graph.representations import Representation
 from onnx_lsuv.graph.samples import sums
@@ -29,7 +29,6 @@ def write_layer(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> None:
         scope.nodes.append(proto_of(node))
         if layer is not None:  # else the Add that ends it follows
             rw.decide(scope, layer, lambda: _measure_as_it_is(rw, scope, layer))
-            _write_sums(rw, scope, layer)
         return
     term: str | None = None
     if node in rw.starts:
@@ -168,13 +167,15 @@ def _centred(scope: ScopeBuilder, layer: Layer, raw: str, channels: Moments, fou
 # --------------------------------------------------------------------------------------------------------- measuring
 
 
-def _measure(rw: RewriteContext, scope: ScopeBuilder, layer: Layer, value: str) -> Moments:
+def _measure(
+    rw: RewriteContext, scope: ScopeBuilder, layer: Layer, value: str, found: tuple[str, int] | None = None
+) -> Moments:
     """Measure what a layer gives; a centred one's channels."""
     dims, channels = _dims(rw, layer), rw.centred.get(layer.weight, 1)
     size, shifted = size_of(dims), layer.weight in rw.shifted
     if layer.weight in rw.centred and channels_last(layer.node):
         value, dims = scope.reshape(value, -1, channels), None
-    return moments(scope, value, layer.source.elem_type, dims, channels, size=size, shifted=shifted)
+    return moments(scope, value, layer.source.elem_type, dims, channels, size=size, shifted=shifted, found=found)
 
 
 def _measure_in_blocks(
@@ -192,12 +193,12 @@ def _measure_in_blocks(
         return str(scale_and_shift(scope, raw, scope.graph.filled(1, c), shift, c, block).output[0])
 
     dims, shifted = (n, padded(c, block), *places), layer.weight in rw.shifted
-    return moments(scope, raw, TensorProto.FLOAT, dims, size=size, shifted=shifted, less=less)
+    return moments(scope, raw, TensorProto.FLOAT, dims, size=size, shifted=shifted and less)
 
 
 def _measure_as_it_is(rw: RewriteContext, scope: ScopeBuilder, layer: Layer) -> Moments:
     """Measure a layer's output, and with two columns before it what its weight alone gives, which decides."""
-    found = _measure(rw, scope, layer, layer.end.outputs[0])
+    found = _measure(rw, scope, layer, layer.end.outputs[0], _write_sums(rw, scope, layer))
     if rw.columns(layer) == 1:
         return found
     if not layer.stays:
@@ -210,17 +211,22 @@ def _measure_as_it_is(rw: RewriteContext, scope: ScopeBuilder, layer: Layer) -> 
     return joined(scope, [_measure(rw, scope, layer, raw), found])
 
 
-def _write_sums(rw: RewriteContext, scope: ScopeBuilder, layer: Layer) -> None:
-    """Write the sums over the samples at each position of a layer's output; of a single batch their record."""
+def _write_sums(rw: RewriteContext, scope: ScopeBuilder, layer: Layer) -> tuple[str, int] | None:
+    """Write the sums over the samples at each position of a layer's output; of a single batch their record.
+
+    Returns:
+        The mean of the output, where they give it, and of how many values each sum is.
+    """
     if rw.samples is None or not scope.top:
-        return
+        return None
     made = sums(scope, rw.samples, layer.end.outputs[0], layer.source.elem_type, rw.orders)
     if made is None:
-        return
+        return None
     name, elem_type, size = made
-    if rw.samples.batches == 1:
-        name = to_record(scope, moments(scope, name, elem_type, (size,), shifted=layer.weight in rw.shifted), 0, 1)
-    rw.sums[layer.weight, rw.use(layer)] = name
+    single, length = rw.samples.batches == 1, rw.samples.length
+    found = moments(scope, name, elem_type, (size,), shifted=layer.weight in rw.shifted) if size else None
+    rw.sums[layer.weight, rw.use(layer)] = to_record(scope, found, 0, 1) if single and found else name
+    return (times(scope, found.mean, 1 / length), length) if found and rw.samples.alike else None
 
 
 def _dims(rw: RewriteContext, layer: Layer) -> Dims | None:
