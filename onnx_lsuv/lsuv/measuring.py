@@ -13,6 +13,7 @@ from onnx_lsuv.graph import Record, build
 from onnx_lsuv.layers import Layer, Plan, tensor_names
 from onnx_lsuv.lsuv.absent import completed
 from onnx_lsuv.lsuv.execute import Progress, execute, quiet, repeat_for_large_means
+from onnx_lsuv.lsuv.notes import faint
 from onnx_lsuv.lsuv.patterns import Aims, aims_of
 from onnx_lsuv.lsuv.planning import find, require_layers, settings_for
 from onnx_lsuv.lsuv.prepare import Clock, checked, run_notes, samples_of, shapes_of
@@ -73,14 +74,15 @@ def measure(
 
     def found(layer: Layer) -> LayerReport:
         key, status = layer.weight, "scaled" if layer.scaled else "found"
-        row = row_of(plan, layer, "keep", aims.stds[key], status, records.get(key))
-        return noted(row, aims.remarks.get(layer))
+        return noted(row_of(plan, layer, "keep", aims.stds[key], status, records.get(key)), aims.remarks.get(layer))
 
     rows = map(found, plan.layers) if like is None else like.layers
     together = zip(rows, plan.layers, tolerances(plan, settings.tolerance), strict=True)
     layers = tuple(verified_row(row, records.get(layer.weight), allowed, layer) for row, layer, allowed in together)
     if like is not None:
-        return replace(like, layers=layers, settings=settings, seconds={**like.seconds, **clock.seconds})
+        notes = tuple(dict.fromkeys((*like.notes, *faint(plan, layers, settings))))
+        seconds = {**like.seconds, **clock.seconds}
+        return replace(like, layers=layers, settings=settings, notes=notes, seconds=seconds)
     return Result(
         model=plan.program.model,
         plan=plan,
@@ -88,7 +90,7 @@ def measure(
         settings=as_it_is,
         layers=tuple(told_why(plan, layers)),
         skipped=tuple(map(skipped_row, plan.skipped)),
-        notes=run_notes(plan, data, where),
+        notes=(*run_notes(plan, data, where), *faint(plan, layers, settings)),
         data=data.describe(),
         device=where.name,
         seconds=clock.seconds,

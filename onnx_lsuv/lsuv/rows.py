@@ -122,7 +122,9 @@ def verified_row(row: LayerReport, record: Record | None, tolerance: float, laye
         return replace(row, status="not-reached", note="the data never reach it")
     output = record[:, -1:]
     mean, var = float(output[MEAN, 0]), float(output[VAR, 0])
-    signal = None if len(record) == SIGNAL or math.isnan(output[SIGNAL, 0]) else float(output[SIGNAL, 0])
+    # Where all is rounding noise, a share of it says nothing.
+    share = float(output[SIGNAL, 0]) if len(record) > SIGNAL and scale_of(output, 1.0) is not None else math.nan
+    signal = None if math.isnan(share) else share
     row = replace(row, mean=mean, std=math.sqrt(max(var, 0.0)) if math.isfinite(var) else var, signal=signal)
     if row.status == "degenerate" or (row.status == "drawn" and row.target):
         return row

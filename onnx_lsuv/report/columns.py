@@ -15,6 +15,7 @@ from typing import Any
 
 from onnx_lsuv.importers.table import MEASURED
 from onnx_lsuv.lsuv import LayerReport, Result
+from onnx_lsuv.lsuv.notes import FAINT
 
 RIGHT = frozenset({"number", "count", "share"})  # kinds that are aligned so
 
@@ -25,6 +26,10 @@ def _something(values: Sequence[Any]) -> bool:
 
 def _several(values: Sequence[Any]) -> bool:
     return len(set(values)) > 1
+
+
+def _faint(shares: Sequence[Any]) -> bool:
+    return any(share is not None and share < FAINT for share in shares)
 
 
 def _elsewhere(scopes: Sequence[Any]) -> bool:
@@ -47,22 +52,23 @@ class Column:
 # The fields of a layer, in the order of JSON and CSV.
 FIELDS = (
     Column("name", "layer", "name", least=12),
-    Column("op", "op", "word", drop=7),
-    Column("weight", "weight", "name", least=10, drop=9),
-    Column("scope", "graph", "scope", _elsewhere, least=8, drop=12),
-    Column("path", "through", "chain", least=8, drop=10),
-    Column("shape", "shape", "dims", drop=8),
-    Column("dtype", "type", "word", _several, drop=11),
+    Column("op", "op", "word", drop=8),
+    Column("weight", "weight", "name", least=10, drop=10),
+    Column("scope", "graph", "scope", _elsewhere, least=8, drop=13),
+    Column("path", "through", "chain", least=8, drop=11),
+    Column("shape", "shape", "dims", drop=9),
+    Column("dtype", "type", "word", _several, drop=12),
     Column("blocks", "blocks", "count"),
     Column("fan_out", "fan out", "count"),
     Column("fan_in", "fan in", "count"),
     Column("init", "init", "word"),
-    Column("target", "std wanted", "number", _several, short="target", drop=5),
+    Column("target", "std wanted", "number", _several, short="target", drop=6),
     Column("status", "status", "word"),
-    Column("std_drawn", "std drawn", "number", drop=6),
-    Column("scale", "scale", "number", drop=4),
+    Column("std_drawn", "std drawn", "number", drop=7),
+    Column("scale", "scale", "number", drop=5),
     Column("mean", "mean now", "number"),
     Column("std", "std now", "number", drop=1),
+    Column("signal", "signal share", "number", _faint, short="signal", drop=4),
     Column("note", "note", "text"),
 )
 STD_OTHER = Column("std_other", "std other", "number", drop=2)

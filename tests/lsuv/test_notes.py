@@ -244,3 +244,48 @@ def test_preprocessing_is_advised_where_the_graph_does_none(way: str, dtype: Any
         assert bool(advised) == (way in RAW), some
         # What is converted is said in any case.
         assert any("uint8 to float32" in note for note in some) == (dtype == np.uint8)
+
+
+# -------------------------------------------------------------------------------------------------------- signal share
+
+THREE = "(float[N,8] x) => (float y) { a = Gemm(x, w1, b1) r = Relu(a) y = Gemm(r, w2, b2) }"
+
+
+def _same_for_all(spread: float = 0.05) -> dict[str, np.ndarray]:
+    """Return samples that are nearly alike."""
+    return {"x": (normal(1, 8, seed=1) + spread * normal(64, 8, seed=2)).astype(np.float32)}
+
+
+def _start(**choices: object) -> onnx_lsuv.Result:
+    tensors = {"w1": normal(8, 8, seed=3), "b1": normal(8), "w2": normal(8, 8, seed=4), "b2": normal(8)}
+    model = parse(f"{HEAD} g {THREE}", tensors)
+    made = onnx_lsuv.initialize(onnx_lsuv.from_proto(model), _same_for_all(), **choices)  # type: ignore[arg-type]
+    return onnx_lsuv.measure(made.model, _same_for_all(), like=made)
+
+
+def _faint(result: onnx_lsuv.Result) -> list[str]:
+    return [note for note in result.notes if "depends on the input" in note]
+
+
+def test_last_layers_that_hardly_depend_on_the_input() -> None:
+    result = _start()
+    share = result.layers[-1].signal
+    assert share is not None
+    assert share < 0.2
+    (note,) = _faint(result)
+    assert note.startswith(f"at the last layer {result.layers[-1].name!r} only {share:.0%} of the variance depends on")
+    assert "center=True" in note
+    again = onnx_lsuv.measure(result.model, _same_for_all(), like=result)
+    assert _faint(again) == [note]
+    checked = onnx_lsuv.measure(result.model, _same_for_all())
+    assert _faint(checked) == [note]  # it has the stds of a start
+
+
+def test_nothing_is_said_of_signal_where_it_is_there_or_what_learned_may_have_taken_it() -> None:
+    assert not _faint(_start(center=True))
+    assert not _faint(_start(init="keep", rescale=False))
+    learned = onnx_lsuv.initialize(_start().model, _same_for_all(), target_std=3.0).model
+    assert not _faint(onnx_lsuv.measure(learned, _same_for_all()))
+    made = _start()
+    ample = onnx_lsuv.initialize(made.model, {"x": normal(64, 8, seed=2)})
+    assert not _faint(onnx_lsuv.measure(ample.model, {"x": normal(64, 8, seed=2)}, like=ample))

@@ -83,7 +83,12 @@ def test_the_columns_are_the_fields_of_a_layer_and_of_its_schema() -> None:
         "chain": ({"type": "array", "items": {"$ref": "#/$defs/word"}},),
         "dims": ({"$ref": "#/$defs/dims"},),
         "count": ({"$ref": "#/$defs/extent"},),
-        "number": ({"$ref": "#/$defs/measure"}, {"$ref": "#/$defs/spread"}, {"type": "number", "minimum": 0}),
+        "number": (
+            {"$ref": "#/$defs/measure"},
+            {"$ref": "#/$defs/spread"},
+            {"type": "number", "minimum": 0},
+            {"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "null"}]},
+        ),
     }
     for column in FIELDS:
         said = {key: value for key, value in of[column.key].items() if key != "description"}
@@ -290,3 +295,16 @@ def test_the_command_compares_in_every_format(here: Path, capfd: pytest.CaptureF
         assert all(f"{std:.4f}" in Path(name).read_text(encoding="utf-8") for std in stds)
     assert cli.run(["m.lsuv.onnx", *run, "--check", "--compare", "m.onnx", "--format", "github"]) == 0
     assert "other model::" in capfd.readouterr().out
+
+
+def test_the_share_of_signal_is_a_column_where_it_is_low(result: Result) -> None:
+    first, second = result.layers
+    for shares, shown in [((0.9, 0.5), False), ((0.9, 0.1504), True), ((None, None), False)]:
+        rows = (replace(first, signal=shares[0]), replace(second, signal=shares[1]))
+        found = replace(result, layers=rows)
+        assert ("signal" in as_text(found).splitlines()[0].split()) == shown
+        assert ("0.1504" in as_text(found)) == shown
+        assert ("signal share" in as_markdown(found, {})) == shown
+        assert [row["signal"] for row in table(as_csv(found, {}))] == ["" if s is None else str(s) for s in shares]
+        document = as_document(found, {})
+        assert [row["signal"] for row in document["layers"]] == list(shares)
