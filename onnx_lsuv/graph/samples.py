@@ -269,7 +269,7 @@ _RULES: dict[str, _Rule] = {
 def sums(
     scope: ScopeBuilder, samples: Samples, value: str, elem_type: int, found: Mapping[str, Order | None]
 ) -> tuple[str, int, int] | None:
-    """Write the sums over the samples at each position of a value, as one vector.
+    """Write the sums over the samples at each position of a value.
 
     Returns:
         The sums, their element type and number, 0 where that is not known; None where the samples are not known, or
@@ -280,8 +280,8 @@ def sums(
         return None
     if elem_type not in (TensorProto.FLOAT, TensorProto.DOUBLE):
         value, elem_type = scope.cast(value, TensorProto.FLOAT), TensorProto.FLOAT
-    if order == NOWHERE:  # the whole batch is one sample
-        return scope.reshape(value, -1), elem_type, 0
+    if order == NOWHERE:  # the whole batch is one sample; a Reshape that leaves the graph would copy it
+        return value, elem_type, 0
     if samples.length > GROUP_MAX and elem_type == TensorProto.FLOAT:
         value, elem_type = scope.cast(value, TensorProto.DOUBLE), TensorProto.DOUBLE
     dtype = helper.tensor_dtype_to_np_dtype(elem_type)

@@ -179,7 +179,7 @@ def _run_stage(run: _Run, stage: Stage, fed: Set[str], session: Session) -> Iter
 
 def _add(run: _Run, name: str, array: Array) -> None:
     """Add the sums of a batch to those before, or, where there are other positions in it, leave that no sums."""
-    before = run.sums.get(name)
+    before, array = run.sums.get(name), array.reshape(-1)
     if before is None:
         run.sums[name] = run.scratch.keep(array.astype(np.float64))
     elif before.size == array.size:
