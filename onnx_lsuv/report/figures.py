@@ -25,9 +25,9 @@ _WIDTHS = (0.05, 0.1, 0.2, 0.5, 1.0)  # of a bin, in decades
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One std for each layer, None where there is none."""
+    """One std, or share of signal, for each layer, None where there is none."""
 
-    mark: str  # the class that draws it: "drawn", "now" or "other"
+    mark: str  # the class that draws it: "drawn", "now", "other" or "signal"
     name: str
     values: Sequence[float | None]
 
@@ -50,7 +50,7 @@ def profile(rows: Sequence[LayerReport], series: Sequence[Series]) -> str:
     paths += [f'<path class="{each.mark}" d="{_path([_y(axis, v) for v in each.values])}"/>' for each in series]
     parts.append(f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none">{"".join(paths)}</svg><g class="marks">')
     for i, row in enumerate(rows):
-        parts.append(_layer(axis, i, n, row, {each.mark: each.values[i] for each in series}))
+        parts.append(_layer(axis, i, n, row, {each.mark: each.values[i] for each in series if each.mark != "signal"}))
     spans = '<tspan x="0">Point at a layer, or tab to it.</tspan><tspan x="0" dy="15">A click leads to its row.</tspan>'
     parts.append(f'</g><text class="hint" y="-54">{spans}</text></svg>')
     return "\n".join(parts)
@@ -96,6 +96,8 @@ def _layer(axis: LogAxis, i: int, n: int, row: LayerReport, stds: Mapping[str, f
     numbers = [f"std {number(std)} {mark}" for mark, std in stds.items() if std is not None]
     if row.scale is not None:
         numbers.insert(1, f"scale {number(row.scale)}")
+    if row.signal is not None:
+        numbers.append(f"signal {number(row.signal)}")
     lines = [
         f"{i + 1}  {shortened(clean(row.name), _TELL)}",
         shortened(f"{clean(row.op)} {shape(row.shape)}, {row.status}", _TELL + 6),

@@ -124,11 +124,15 @@ def _profile(result: Result, other: Result | None, other_name: str) -> str:
     series = [each for each in series if any(value is not None for value in each.values)]
     if not series:
         return ""
+    if any(row.signal is not None for row in result.layers):
+        series.append(Series("signal", "signal share", [row.signal for row in result.layers]))
     keys = [_key(each.mark, code(each.name, 60) if each.mark == "other" else each.name) for each in series]
     keys.append(_key("target", "wanted"))
     said = ["Standard deviation of each layer's output over the data, on a logarithmic axis."]
     if result.layers and any(row.std_drawn is not None for row in result.layers):
         said.append("As drawn: all layers before it scaled already, so the way to the target is the layer's own scale.")
+    if series[-1].mark == "signal":
+        said.append("Signal share, on the same axis: how much of the variance depends on the sample; 1 is all of it.")
     if any(not row.good and (row.std is None or not 0 < row.std < math.inf) for row in result.layers):
         said.append("A cross stands for an output without a finite, positive std.")
     if other is not None and None in there:
@@ -141,7 +145,7 @@ def _profile(result: Result, other: Result | None, other_name: str) -> str:
 
 def _key(mark: str, name: str) -> str:
     """Return an entry of the legend: a sample of the mark, and its name as HTML."""
-    dot = f'<circle class="{mark}" cx="14" cy="6" r="4"/>' if mark != "target" else ""
+    dot = f'<circle class="{mark}" cx="14" cy="6" r="4"/>' if mark not in ("target", "signal") else ""
     return f'<li><svg viewBox="0 0 28 12" aria-hidden="true"><path class="{mark}" d="M0 6H28"/>{dot}</svg>{name}</li>'
 
 

@@ -447,3 +447,18 @@ def test_ticks_of_counts() -> None:
     assert count_ticks(7, 10) == [1, 2, 3, 4, 5, 6, 7]
     assert count_ticks(19, 10) == [1, 5, 10, 15]
     assert count_ticks(640, 10) == [1, 100, 200, 300, 400, 500, 600]
+
+
+def test_the_share_of_signal_is_a_line_of_its_own(result: Result) -> None:
+    rows = tuple(replace(row, signal=share) for row, share in zip(result.layers, (0.9, 0.4, 0.1), strict=True))
+    page = read(as_html(replace(result, layers=rows), ABOUT))
+    (figure,) = page.all("section", id="std")
+    line = next(path for path in figure.all("path", kind="signal") if "L" in path.attributes["d"])
+    assert re.findall(r"[ML]", line.attributes["d"]) == ["M", "L", "L"]
+    heights = [float(y) for y in re.findall(r" ([\d.]+)", line.attributes["d"])]
+    assert heights == sorted(heights)  # lower and lower, from the top
+    assert "signal 0.4000" in figure.text
+    assert "signal share" in figure.text.lower()
+    unknown = read(as_html(replace(result, layers=tuple(replace(row, signal=None) for row in rows)), ABOUT))
+    assert not unknown.all("path", kind="signal")
+    assert "signal" not in unknown.all("section", id="std")[0].text.lower()
