@@ -141,6 +141,7 @@ def execute(
         for key, record in results.items():
             sums = run.sums.get(calibration.sums.get((key, int(record[USE, 0])), ""))
             results[key] = with_signal(record, sums, single=len(batches) == 1)
+        scratch.release(sum(sums.nbytes for sums in run.sums.values() if not isinstance(sums, np.memmap)))
     return results
 
 

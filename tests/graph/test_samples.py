@@ -16,6 +16,7 @@ from random_graphs import random_case
 
 import onnx_lsuv
 from onnx_lsuv import Result
+from onnx_lsuv.lsuv.scratch import Scratch
 
 Array = NDArray[Any]
 Batches = Sequence[Mapping[str, Array]]
@@ -211,6 +212,17 @@ def test_no_share() -> None:
         "(float[N,8] x) => (float y) { n = Neg(x) z = Sub(x, x) y = Gemm(z, w8x6, b) }", tensors={"b": normal(6)}
     )
     assert measured(still, data(8)).layers[0].signal == pytest.approx(0, abs=EXACT)  # the bias alone
+
+
+def test_sums_beyond_the_memory_go_to_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batches = random_case(0).model, random_case(0).batches
+    batches = [{"x": b["x"] + i} for i in range(3) for b in batches]
+    mapped = list[int]()
+    plain = Scratch.mapped
+    monkeypatch.setattr(Scratch, "mapped", lambda self, array: mapped.append(array.nbytes) or plain(self, array))
+    rows = [onnx_lsuv.measure(onnx_lsuv.from_proto(model), batches, memory=size).layers for size in (1_000, "1G")]
+    assert rows[0] == rows[1]
+    assert mapped
 
 
 def test_states_do_not_count_samples() -> None:
