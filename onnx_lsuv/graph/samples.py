@@ -16,17 +16,18 @@ ONNX Runtime reads the value once for it, and takes ten times as long for Reduce
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import TensorProto, ValueInfoProto, helper, shape_inference
 
-from onnx_lsuv.graph.builder import ScopeBuilder, Value
-from onnx_lsuv.graph.models import infer
+from onnx_lsuv.graph.builder import ScopeBuilder, Value, proto_of
+from onnx_lsuv.graph.models import infer, model_of
 from onnx_lsuv.graph.moments import GROUP_MAX
 from onnx_lsuv.operators import of
-from onnx_lsuv.program import Body, Node, Program, walk
+from onnx_lsuv.program import Body, Node, Program, tensor_type, walk
 from onnx_lsuv.program.program import DEFAULT_DOMAINS
 from onnx_lsuv.program.static_integers import known_integers
 
@@ -87,13 +88,17 @@ def orders(program: Program, samples: Samples, values: Mapping[str, Value]) -> O
     dims = {name: value.dims for name, value in values.items() if value.dims is not None and None not in value.dims}
     dims |= {name: constant.dims for name, constant in program.constants.items()}
     found: Orders = {n: Order(1, prod(samples.shapes[n][1][1:])) for n in samples.counting}
-    _follow(_Follow(program, samples.length, dims), program.body, found)
+    types = {name: value.elem_type for name, value in values.items()}
+    types |= {name: constant.elem_type for name, constant in program.constants.items()}
+    concrete = replace(program, declared=dims, folded={}, inferred={"": ()})
+    _follow(_Follow(concrete, samples.length, dims, types), program.body, found)
     return found
 
 
 def _follow(follow: _Follow, body: Body, found: Orders) -> None:
     """Add what is known of the values that a scope makes."""
     for node in body.nodes:
+        follow.complete(node)
         inner = (each for body in node.bodies.values() for each in walk(body))
         read = {*node.inputs, *(name for each in inner for name in each.inputs)}
         read |= {value.name for body in node.bodies.values() for value in body.outputs}
@@ -121,32 +126,63 @@ class _Follow:
 
     program: Program
     length: int
-    dims: Mapping[str, tuple[int | None, ...]]
+    dims: dict[str, tuple[int | None, ...]]  # those that are known
+    types: dict[str, int]
+
+    def complete(self, node: Node) -> None:
+        """Add the shapes of what a node gives, where the whole graph's inference lost them.
+
+        It knows no computation with shapes before opset 13, and not each one after that.
+        """
+        inputs = [name for name in node.inputs if name]
+        known = all(name in self.dims and name in self.types for name in inputs)
+        if node.bodies or not (known and inputs and node.outputs) or node.outputs[0] in self.dims:
+            return
+        if of(node).norm:
+            self.dims[node.outputs[0]], self.types[node.outputs[0]] = self.dims[inputs[0]], self.types[inputs[0]]
+            return
+        given, fixed = [], []
+        for name in dict.fromkeys(inputs):
+            given.append(ValueInfoProto(name=name, type=tensor_type(self.types[name], self.dims[name])))
+            numbers = known_integers(self.program, name) if self.types[name] == TensorProto.INT64 else None
+            ints = [number for number in numbers or () if number is not None]
+            if numbers is not None and len(ints) == len(numbers):
+                fixed.append(helper.make_tensor(name, TensorProto.INT64, self.sizes(name) or (), ints))
+        outputs = [ValueInfoProto(name=name) for name in node.outputs if name]
+        model = model_of(self.program, helper.make_graph([proto_of(node)], "one", given, outputs, fixed))
+        with suppress(Exception):  # whatever it makes of a node that does not fit
+            model = shape_inference.infer_shapes(model)
+        for value in model.graph.output:
+            kind = value.type.tensor_type
+            if kind.HasField("shape") and all(d.HasField("dim_value") for d in kind.shape.dim):
+                self.types[value.name] = kind.elem_type
+                self.dims[value.name] = tuple(d.dim_value for d in kind.shape.dim)
 
     def __call__(self, node: Node, output: int, found: Mapping[str, Order | None]) -> Order | None:
         """Return the order in one of a node's outputs, on which all operands that have one have to agree."""
         orders = [(k, found[name]) for k, name in enumerate(node.inputs) if name in found]
         if (of(node).move in _FLAT or of(node).pointwise) and orders[0][0] == 0 == output:
             return orders[0][1]
-        after = self._dims(node.outputs[output])
+        after = self.sizes(node.outputs[output])
         if after is None or any(order is None for _, order in orders) or node.domain not in _KNOWN_DOMAINS:
             return None
         told = {self._after(node, output, k, order, after) for k, order in orders if order is not None}
         return told.pop() if len(told) == 1 else None
 
-    def _dims(self, name: str) -> Dims | None:
+    def sizes(self, name: str) -> Dims | None:
+        """Return a value's shape, where it is known."""
         found = self.dims.get(name)
         return None if found is None else tuple(dim or 0 for dim in found)
 
     def _after(self, node: Node, output: int, k: int, order: Order, after: Dims) -> Order | None:
-        before = self._dims(node.inputs[k])
+        before = self.sizes(node.inputs[k])
         if before is None or (place := self._place(before, order)) is None:
             return None
         axis, outer, inner = place
         gone = self._reduced(node, len(before))
         if axis in gone:
             return NOWHERE
-        ranks = [len(dims) if (dims := self._dims(name)) is not None else 0 for name in node.inputs]
+        ranks = [len(dims) if (dims := self.sizes(name)) is not None else 0 for name in node.inputs]
         at = self._axis(node, output, k, axis, ranks, after)
         if at is None or not 0 <= at < len(after) or after[at] != before[axis]:
             return None
@@ -194,7 +230,7 @@ class _Follow:
 
     def _broadcasts(self, node: Node, after: Dims) -> bool:
         """Say whether an operator joins its operands value by value, by their shapes."""
-        known = [self._dims(name) for name in node.inputs[: 1 if node.op_type == "Expand" else None] if name]
+        known = [self.sizes(name) for name in node.inputs[: 1 if node.op_type == "Expand" else None] if name]
         shapes = [dims for dims in known if dims is not None]
         if node.op_type == "Expand":
             shapes.append(after)

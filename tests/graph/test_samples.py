@@ -174,6 +174,19 @@ def test_the_axis_is_followed(name: str, sizes: Sequence[int]) -> None:
     assert row.signal == pytest.approx(share(found), abs=EXACT)
 
 
+@pytest.mark.parametrize("sizes", [(6,), (6, 4)])
+def test_shapes_that_inference_loses(sizes: Sequence[int]) -> None:
+    model = model_of(
+        "(float[N,T,8] x) => (float y) { f = Shape(x) n = Gather(f, first) m = Unsqueeze<axes = [0]>(n) "
+        "e = Concat<axis = 0>(m, heads) r = Reshape(x, e) t = Transpose<perm = [0, 2, 1, 3]>(r) y = MatMul(t, w4x6) }",
+        opset=11,
+        tensors={"first": np.array(0), "heads": np.array([-1, 2, 4])},
+    )
+    batches = data(5, 8, sizes=sizes)
+    (row,) = measured(model, batches).layers
+    assert row.signal == pytest.approx(share(oracle.values(model, batches, ["y"])["y"]), abs=EXACT)
+
+
 @pytest.mark.parametrize("mean", [0.0, 30.0, 1000.0])
 @pytest.mark.parametrize("sizes", [(40,), (40, 40), (30, 20)])
 @pytest.mark.parametrize("kind", ["float", "double", "float16"])
