@@ -4,7 +4,7 @@
     cures       of a kind of finding, the steps of `--portable` that can take it off a file
     importers   the rows: each holds for one version, measured on one date
 
-The operators of onnx2torch, onnx2pytorch, jaxonnxruntime, tinygrad and onnx2keras are those that the packages register;
+The operators are those that the packages register, of onnxsim with the versions that a step in opset 17 can hold;
 ONNX Runtime Training runs every operator and goes back through those for which it has a gradient. In `gradients`,
 AveragePool (the process crashes), ConvTranspose and GRU (no kernel on the CPU) are left out. `tests/frameworks` makes
 the table, and holds it against the packages.
