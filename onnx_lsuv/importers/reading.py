@@ -5,7 +5,7 @@ The answer comes from the skeleton and the plan; no framework is needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from onnx_lsuv.architecture import complete
 from onnx_lsuv.importers.expected import as_expected
 from onnx_lsuv.importers.forms import Form, as_saved, has_vector_bias
 from onnx_lsuv.importers.shapes import shapes_of
-from onnx_lsuv.importers.table import IMPORTERS, KINDS, Importer
+from onnx_lsuv.importers.table import KINDS, Importer, chosen
 from onnx_lsuv.importers.traits import Traits, counted, traits
 from onnx_lsuv.layers import Layer, Plan, find_layers
 from onnx_lsuv.lsuv import Result
@@ -97,22 +97,29 @@ class Forecast:
         return {**asdict(self), **forms, "cured": self.cured}
 
 
-def forecast(model: Model | Result | Plan, portable: Model | Result | Plan | None = None) -> tuple[Forecast, ...]:
+def forecast(
+    model: Model | Result | Plan, portable: Model | Result | Plan | None = None, *, importer: str | Iterable[str] = ()
+) -> tuple[Forecast, ...]:
     """Say what trains where, from the file alone; nothing is rewritten, and a sample of each weight is read.
 
     Args:
         model: from `load` or `from_proto`; or a result, of which all layers are meant, or the plan in one.
         portable: the same in its portable form, where that was made; else what it would be is expected.
+        importer: the names of those to ask about; all where none is named.
 
     Returns:
-        One answer for each importer of `IMPORTERS`, in that order.
+        One answer for each importer, in the order of `IMPORTERS`.
+
+    Raises:
+        UsageError: there is no importer of a name.
     """
+    rows = chosen(importer)
     saved = _saved(model)
-    as_is = _read_all(saved)
-    after = _read_all(as_expected(saved) if portable is None else _saved(portable))
+    as_is = _read_all(saved, rows)
+    after = _read_all(as_expected(saved) if portable is None else _saved(portable), rows)
     return tuple(
         Forecast(name, row.framework, row.version, row.date, as_is[name], after[name], portable is None)
-        for name, row in IMPORTERS.items()
+        for name, row in rows.items()
     )
 
 
@@ -124,9 +131,9 @@ def _saved(model: Model | Result | Plan) -> Form:
     return as_saved(plan, {names[name]: shape for name, shape in few.items() if name in names})
 
 
-def _read_all(form: Form) -> dict[str, Reading]:
+def _read_all(form: Form, rows: Mapping[str, Importer]) -> dict[str, Reading]:
     found, path = traits(form), _path(form.plan)
-    return {name: _read(form, found, path, importer) for name, importer in IMPORTERS.items()}
+    return {name: _read(form, found, path, importer) for name, importer in rows.items()}
 
 
 def _read(form: Form, found: Traits, path: Iterable[str], importer: Importer) -> Reading:

@@ -13,10 +13,12 @@ the table, and holds it against the packages.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from onnx_lsuv.errors import UsageError, listing, meant
 
 MEASURED = "measured {when}; newer versions may differ"
 
@@ -74,3 +76,17 @@ _TABLE: Mapping[str, Any] = json.loads(Path(__file__).with_name("table.json").re
 KINDS: Mapping[str, str] = _TABLE["kinds"]
 CURES: Mapping[str, list[str]] = _TABLE["cures"]
 IMPORTERS: Mapping[str, Importer] = {name: _read(name, row) for name, row in _TABLE["importers"].items()}
+
+
+def chosen(names: str | Iterable[str]) -> Mapping[str, Importer]:
+    """Return the rows of importers by their names, in the table's order; all where none is named.
+
+    Raises:
+        UsageError: there is no importer of a name.
+    """
+    wanted = [names] if isinstance(names, str) else list(names)
+    for name in wanted:
+        if name not in IMPORTERS:
+            near = meant(str(name), IMPORTERS)
+            raise UsageError(f"there is no importer {name!r}{near}: expected {listing(IMPORTERS, len(IMPORTERS))}")
+    return {name: row for name, row in IMPORTERS.items() if name in wanted or not wanted}

@@ -533,6 +533,23 @@ def test_what_blocks_training_is_said_once_a_kind(here: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [["--check"], ["--dry-run"], [], ["--portable"]])
+def test_one_importer_is_asked_about(here: Path, mode: list[str]) -> None:
+    reports = [f"--report={name}" for name in ("r.json", "r.md", "r.html")]
+    named = ["--importer", "tinygrad", "--importer", "onnx2torch"]
+    said = call("m.onnx", *X, *mode, *reports, *named, status=1 if mode == ["--check"] else 0).stdout
+    told = [said, *(Path(name).read_text() for name in ("r.md", "r.html"))]
+    assert [each["importer"] for each in json.loads(Path("r.json").read_text())["trains"]] == ["onnx2torch", "tinygrad"]
+    for name in IMPORTERS:
+        assert {f"{name} {IMPORTERS[name].version}" in text for text in told} == {name in named}
+
+
+def test_a_wrong_importer_is_said_before_anything_is_read(here: Path) -> None:
+    said = fails(2, "none.onnx", "--importer", "onnx2troch")
+    assert "there is no importer 'onnx2troch' (did you mean 'onnx2torch'?): expected 'onnx2torch', " in said
+    assert "'onnxsim'" in said
+
+
+@pytest.mark.parametrize("mode", [["--check"], ["--dry-run"], [], ["--portable"]])
 def test_every_report_says_what_trains_where(here: Path, mode: list[str]) -> None:
     status = 1 if mode == ["--check"] else 0
     reports = [f"--report={name}" for name in ("r.json", "r.md", "r.html")]

@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from oracle import normal, parse
 
 import onnx_lsuv
-from onnx_lsuv import ModelError
+from onnx_lsuv import ModelError, UsageError
 from onnx_lsuv.importers import IMPORTERS, KINDS, Forecast, Reading, forecast
 from onnx_lsuv.importers.shapes import rows_unread
 from onnx_lsuv.layers import Plan, find_layers
@@ -312,6 +312,17 @@ def test_a_result_is_read_as_all_of_its_model() -> None:
     for result in (onnx_lsuv.plan(model), onnx_lsuv.plan(model, include=["w"], keep_bias=True)):
         assert forecast(result) == forecast(model)
         assert forecast(model, result) == forecast(model, model)
+
+
+def test_one_importer_is_asked_about() -> None:
+    model = onnx_lsuv.from_proto(gemms())
+    everybody = forecast(model)
+    assert forecast(model, importer="tinygrad") == tuple(each for each in everybody if each.importer == "tinygrad")
+    assert forecast(model, model, importer=[SIM, ORT]) == tuple(
+        each for each in forecast(model, model) if each.importer in (SIM, ORT)
+    )
+    with pytest.raises(UsageError, match="no importer 'Tinygrad'"):
+        forecast(model, importer="Tinygrad")
 
 
 def test_the_tables_words_are_known() -> None:
