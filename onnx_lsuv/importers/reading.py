@@ -13,6 +13,7 @@ from onnx.numpy_helper import to_array
 
 from onnx_lsuv.architecture import complete
 from onnx_lsuv.importers.expected import as_expected
+from onnx_lsuv.importers.exporting import other_export
 from onnx_lsuv.importers.forms import Form, as_saved, has_vector_bias
 from onnx_lsuv.importers.shapes import shapes_of
 from onnx_lsuv.importers.table import KINDS, Importer, chosen
@@ -76,6 +77,7 @@ class Forecast:
         as_is: the file as it is; a `Reading`.
         portable: the file in its portable form.
         expected: whether that form was not made: then it trains at least so many.
+        export: where that form does not train, arguments of PyTorch's exporter that take off what stops it; else "".
     """
 
     importer: str
@@ -85,6 +87,7 @@ class Forecast:
     as_is: Reading
     portable: Reading
     expected: bool
+    export: str
 
     @property
     def cured(self) -> bool:
@@ -115,10 +118,16 @@ def forecast(
     """
     rows = chosen(importer)
     saved = _saved(model)
-    as_is = _read_all(saved, rows)
-    after = _read_all(as_expected(saved) if portable is None else _saved(portable), rows)
+    form = as_expected(saved) if portable is None else _saved(portable)
+    as_is, after, found = _read_all(saved, rows), _read_all(form, rows), traits(form)
+    exports = {
+        name: other_export(
+            form, row, {f.kind for f in after[name].findings if f.effect == "fails"}, row.refuses & found.keys()
+        )
+        for name, row in rows.items()
+    }
     return tuple(
-        Forecast(name, row.framework, row.version, row.date, as_is[name], after[name], portable is None)
+        Forecast(name, row.framework, row.version, row.date, as_is[name], after[name], portable is None, exports[name])
         for name, row in rows.items()
     )
 

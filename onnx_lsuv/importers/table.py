@@ -2,6 +2,9 @@
 
     kinds       the sentence of each kind of finding
     cures       of a kind of finding, the steps of `--portable` that can take it off a file
+    exports     of a trait that another export does not have, its kind
+    written     of an operator, those that PyTorch's exporter writes for an older opset
+    beside      of an operator, those that it may write where lengths are computed
     importers   the rows: each holds for one version, measured on one date
 
 The operators are those that the packages register, of onnxsim with the versions that a step in opset 17 can hold;
@@ -75,6 +78,9 @@ def _read(name: str, row: Mapping[str, Any]) -> Importer:
 _TABLE: Mapping[str, Any] = json.loads(Path(__file__).with_name("table.json").read_text("utf-8"))
 KINDS: Mapping[str, str] = _TABLE["kinds"]
 CURES: Mapping[str, list[str]] = _TABLE["cures"]
+EXPORTS: Mapping[str, str] = _TABLE["exports"]
+WRITTEN: Mapping[str, list[str]] = _TABLE["written"]
+BESIDE: Mapping[str, list[str]] = _TABLE["beside"]
 IMPORTERS: Mapping[str, Importer] = {name: _read(name, row) for name, row in _TABLE["importers"].items()}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from pkgutil import resolve_name
@@ -541,6 +542,17 @@ def test_one_importer_is_asked_about(here: Path, mode: list[str]) -> None:
     assert [each["importer"] for each in json.loads(Path("r.json").read_text())["trains"]] == ["onnx2torch", "tinygrad"]
     for name in IMPORTERS:
         assert {f"{name} {IMPORTERS[name].version}" in text for text in told} == {name in named}
+
+
+def test_another_export_is_named_in_every_report(here: Path) -> None:
+    head = '<ir_version: 10, opset_import: ["" : 22]>'
+    onnx.save(parse(f"{head} g (float[N,16] x) => (float y) {{ y = Gemm(x, w) }}", w=normal(16, 16)), "new.onnx")
+    asked = ["--dry-run", "--importer", "onnxruntime-training"]
+    said = call("new.onnx", *asked, "--report=r.json", "--report=r.md", "--report=r.html").stdout
+    (found,) = json.loads(Path("r.json").read_text())["trains"]
+    assert found["export"] == "opset_version=17, dynamo=False"
+    for text in (said, Path("r.md").read_text(), Path("r.html").read_text()):
+        assert "another export may help: opset_version=17, dynamo=False" in unescape(text)
 
 
 def test_a_wrong_importer_is_said_before_anything_is_read(here: Path) -> None:

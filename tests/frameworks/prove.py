@@ -66,6 +66,7 @@ HOMES = {
     "onnx2tf": "onnx2tf",
 }
 FORMS = ("as is", "--portable")
+WORDS = ("kinds", "cures", "exports", "written", "beside")  # what the table has beside its rows
 
 
 def environment(folder: Path, name: str) -> Path:
@@ -242,7 +243,7 @@ def written(table: Mapping[str, Any]) -> str:
         wrapped = (textwrap.fill(line, 119, **shape) for line in lines)
         return "{\n" + ",\n".join(wrapped) + "\n  }"
 
-    words = [block(name, {key: json.dumps(text) for key, text in table[name].items()}) for name in ("kinds", "cures")]
+    words = [block(name, {key: json.dumps(text) for key, text in table[name].items()}) for name in WORDS]
     rows = ",\n".join(f"  {json.dumps(name)}: {fields(row)}" for name, row in table["importers"].items())
     return "{\n" + ",\n".join([*words, f' "importers": {{\n{rows}\n }}']) + "\n}\n"
 

@@ -303,6 +303,7 @@ def test_the_portable_form_is_read_beside_it() -> None:
         "portable": {"trainable": 1, "weights": 1, "findings": []},
         "expected": False,
         "cured": True,
+        "export": "",
     }
 
 
@@ -312,6 +313,36 @@ def test_a_result_is_read_as_all_of_its_model() -> None:
     for result in (onnx_lsuv.plan(model), onnx_lsuv.plan(model, include=["w"], keep_bias=True)):
         assert forecast(result) == forecast(model)
         assert forecast(model, result) == forecast(model, model)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (gemms(), {}),
+        (gemms('<ir_version: 10, opset_import: ["" : 22]>'), {ORT: 17}),
+        (gemms('<ir_version: 8, opset_import: ["" : 11]>'), {ORT: 17}),
+        (gemms('<ir_version: 8, opset_import: ["" : 13]>'), {JAX: 17}),
+        (gemms('<ir_version: 8, opset_import: ["" : 21]>', "Softplus(a)"), {}),  # Softplus has no gradient in ORT
+        # An older opset has no Gelu, which is Div, Erf, Add and Mul there.
+        (gemms('<ir_version: 8, opset_import: ["" : 20]>', "Gelu(a)"), {"onnx2torch": 17, JAX: 17, SIM: 17}),
+        # ... and no LayerNormalization before 17, which onnxsim and onnx2torch take.
+        (gemms(middle="LayerNormalization(a, s)", s=normal(3)), {ORT: 16, JAX: 16, KERAS: 16}),
+        (gemms('<ir_version: 8, opset_import: ["" : 11]>', "ReduceMean <axes = [1]> (a)"), {ORT: 16}),
+        # Nobody reads a function in any opset.
+        (gemms('<ir_version: 10, opset_import: ["" : 22, "org.example" : 1]>', "org.example.Own(a)"), {}),
+    ],
+)
+def test_another_export(model: ModelProto, expected: dict[str, int]) -> None:
+    found = {name: each.export for name, each in answers(model).items() if each.export}
+    assert found == {name: f"opset_version={opset}, dynamo=False" for name, opset in expected.items()}
+
+
+def test_a_reshape_with_allowzero_is_written_otherwise() -> None:
+    text = f"""{HEAD} g (float[N,2,2] x) => (float[N,2] y) {{
+        a = Reshape <allowzero = 1> (x, s) y = Gemm(a, w) }}"""
+    found = answers(parse(text, s=np.array([-1, 4]), w=normal(4, 2)))
+    assert found["onnx2torch"].as_is.trainable == 0
+    assert found["onnx2torch"].export == "opset_version=17, dynamo=False"
 
 
 def test_one_importer_is_asked_about() -> None:
