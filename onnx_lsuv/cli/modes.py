@@ -195,7 +195,7 @@ def _trains(result: Result, options: Options, form: Model | Plan | None = None) 
     """Return what trains where, if anything that is written or printed says it."""
     if not prints_trains(options) and not tells_about(options):
         return []
-    return [each.as_dict() for each in onnx_lsuv.forecast(result.whole_plan, form)]
+    return [each.as_dict() for each in onnx_lsuv.forecast(result.whole_plan, form, importer=options.importer or ())]
 
 
 def _batches(planned: Result, options: Options, tell: Tell | None = None) -> Batches:

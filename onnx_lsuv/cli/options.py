@@ -122,6 +122,9 @@ class Options:
         "--strict",
     )
     portable: bool = _flag(TRAINING, "Rewrite the model so that training frameworks read it.", "--portable")
+    importer: list[str] | None = _option(
+        TRAINING, "Say what trains where for this importer alone, in every report. Repeatable.", metavar="NAME"
+    )
     weights_out: Path | None = _option(TRAINING, "Write the parameters alone too.", metavar="PATH.{safetensors,npz}")
     state_dict: Path | None = _option(
         TRAINING,

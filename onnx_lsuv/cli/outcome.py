@@ -110,8 +110,8 @@ def tells_about(options: Options) -> bool:
 
 def prints_trains(options: Options) -> bool:
     """Say whether the text on standard output tells what trains where."""
-    asked = options.dry_run or options.portable or options.verbose > 0
-    return asked and options.output_format is Format.text and not options.quiet
+    asked = options.dry_run or options.portable or options.importer or options.verbose > 0
+    return bool(asked) and options.output_format is Format.text and not options.quiet
 
 
 def kept(files: Sequence[Path]) -> str:

@@ -53,6 +53,10 @@ def validate(options: Options) -> Settings:
     _check_company(options)
     settings = options.settings.check()
     _check_suffixes(options)
+    if options.importer:
+        from onnx_lsuv.importers.table import chosen  # noqa: PLC0415
+
+        chosen(options.importer)
     options.memory_bytes  # noqa: B018  (which raises for a size that is none)
     check_device(options.device)
     for library in options.custom_ops or ():

@@ -7,6 +7,7 @@
     forms       the file as it is saved
     expected    the file as `--portable` is expected to leave it
     traits      what of a form some importer stumbles over, or handles in a way worth knowing
+    exporting   another export that an importer would train
     reading     what each importer makes of a form
 
 A plan becomes two forms, each form its traits, and each importer's row says which traits stop it:

@@ -5,7 +5,7 @@ The answer comes from the skeleton and the plan; no framework is needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,9 +13,10 @@ from onnx.numpy_helper import to_array
 
 from onnx_lsuv.architecture import complete
 from onnx_lsuv.importers.expected import as_expected
+from onnx_lsuv.importers.exporting import other_export
 from onnx_lsuv.importers.forms import Form, as_saved, has_vector_bias
 from onnx_lsuv.importers.shapes import shapes_of
-from onnx_lsuv.importers.table import IMPORTERS, KINDS, Importer
+from onnx_lsuv.importers.table import KINDS, Importer, chosen
 from onnx_lsuv.importers.traits import Traits, counted, traits
 from onnx_lsuv.layers import Layer, Plan, find_layers
 from onnx_lsuv.lsuv import Result
@@ -76,6 +77,7 @@ class Forecast:
         as_is: the file as it is; a `Reading`.
         portable: the file in its portable form.
         expected: whether that form was not made: then it trains at least so many.
+        export: where that form does not train, arguments of PyTorch's exporter that take off what stops it; else "".
     """
 
     importer: str
@@ -85,6 +87,7 @@ class Forecast:
     as_is: Reading
     portable: Reading
     expected: bool
+    export: str
 
     @property
     def cured(self) -> bool:
@@ -97,22 +100,35 @@ class Forecast:
         return {**asdict(self), **forms, "cured": self.cured}
 
 
-def forecast(model: Model | Result | Plan, portable: Model | Result | Plan | None = None) -> tuple[Forecast, ...]:
+def forecast(
+    model: Model | Result | Plan, portable: Model | Result | Plan | None = None, *, importer: str | Iterable[str] = ()
+) -> tuple[Forecast, ...]:
     """Say what trains where, from the file alone; nothing is rewritten, and a sample of each weight is read.
 
     Args:
         model: from `load` or `from_proto`; or a result, of which all layers are meant, or the plan in one.
         portable: the same in its portable form, where that was made; else what it would be is expected.
+        importer: the names of those to ask about; all where none is named.
 
     Returns:
-        One answer for each importer of `IMPORTERS`, in that order.
+        One answer for each importer, in the order of `IMPORTERS`.
+
+    Raises:
+        UsageError: there is no importer of a name.
     """
+    rows = chosen(importer)
     saved = _saved(model)
-    as_is = _read_all(saved)
-    after = _read_all(as_expected(saved) if portable is None else _saved(portable))
+    form = as_expected(saved) if portable is None else _saved(portable)
+    as_is, after, found = _read_all(saved, rows), _read_all(form, rows), traits(form)
+    exports = {
+        name: other_export(
+            form, row, {f.kind for f in after[name].findings if f.effect == "fails"}, row.refuses & found.keys()
+        )
+        for name, row in rows.items()
+    }
     return tuple(
-        Forecast(name, row.framework, row.version, row.date, as_is[name], after[name], portable is None)
-        for name, row in IMPORTERS.items()
+        Forecast(name, row.framework, row.version, row.date, as_is[name], after[name], portable is None, exports[name])
+        for name, row in rows.items()
     )
 
 
@@ -124,9 +140,9 @@ def _saved(model: Model | Result | Plan) -> Form:
     return as_saved(plan, {names[name]: shape for name, shape in few.items() if name in names})
 
 
-def _read_all(form: Form) -> dict[str, Reading]:
+def _read_all(form: Form, rows: Mapping[str, Importer]) -> dict[str, Reading]:
     found, path = traits(form), _path(form.plan)
-    return {name: _read(form, found, path, importer) for name, importer in IMPORTERS.items()}
+    return {name: _read(form, found, path, importer) for name, importer in rows.items()}
 
 
 def _read(form: Form, found: Traits, path: Iterable[str], importer: Importer) -> Reading:

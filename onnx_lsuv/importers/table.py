@@ -2,9 +2,12 @@
 
     kinds       the sentence of each kind of finding
     cures       of a kind of finding, the steps of `--portable` that can take it off a file
+    exports     of a trait that another export does not have, its kind
+    written     of an operator, those that PyTorch's exporter writes for an older opset
+    beside      of an operator, those that it may write where lengths are computed
     importers   the rows: each holds for one version, measured on one date
 
-The operators of onnx2torch, onnx2pytorch, jaxonnxruntime, tinygrad and onnx2keras are those that the packages register;
+The operators are those that the packages register, of onnxsim with the versions that a step in opset 17 can hold;
 ONNX Runtime Training runs every operator and goes back through those for which it has a gradient. In `gradients`,
 AveragePool (the process crashes), ConvTranspose and GRU (no kernel on the CPU) are left out. `tests/frameworks` makes
 the table, and holds it against the packages.
@@ -13,10 +16,12 @@ the table, and holds it against the packages.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from onnx_lsuv.errors import UsageError, listing, meant
 
 MEASURED = "measured {when}; newer versions may differ"
 
@@ -73,4 +78,21 @@ def _read(name: str, row: Mapping[str, Any]) -> Importer:
 _TABLE: Mapping[str, Any] = json.loads(Path(__file__).with_name("table.json").read_text("utf-8"))
 KINDS: Mapping[str, str] = _TABLE["kinds"]
 CURES: Mapping[str, list[str]] = _TABLE["cures"]
+EXPORTS: Mapping[str, str] = _TABLE["exports"]
+WRITTEN: Mapping[str, list[str]] = _TABLE["written"]
+BESIDE: Mapping[str, list[str]] = _TABLE["beside"]
 IMPORTERS: Mapping[str, Importer] = {name: _read(name, row) for name, row in _TABLE["importers"].items()}
+
+
+def chosen(names: str | Iterable[str]) -> Mapping[str, Importer]:
+    """Return the rows of importers by their names, in the table's order; all where none is named.
+
+    Raises:
+        UsageError: there is no importer of a name.
+    """
+    wanted = [names] if isinstance(names, str) else list(names)
+    for name in wanted:
+        if name not in IMPORTERS:
+            near = meant(str(name), IMPORTERS)
+            raise UsageError(f"there is no importer {name!r}{near}: expected {listing(IMPORTERS, len(IMPORTERS))}")
+    return {name: row for name, row in IMPORTERS.items() if name in wanted or not wanted}

@@ -133,7 +133,7 @@ def importers(trains: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "as_is": _share(each["as_is"]),
             "portable": f"{_least(each)}{_share(each['portable'])}",
             "framework": each["framework"],
-            "told": _findings(each, notes=True),
+            "told": "; ".join(filter(None, [_findings(each, notes=True), _export(each)])),
         }
         for each in trains
     ]
@@ -152,6 +152,7 @@ def sentences(trains: Sequence[Mapping[str, Any]]) -> list[str]:
             why, mark = _findings(each, notes=False), ";" if as_is["findings"] != portable["findings"] else ":"
         else:  # the portable form is what is saved, or what blocks it is left to be solved
             why, mark = "; ".join(_told(portable, notes=False)), ":"
+        why = "; ".join(filter(None, [why, _export(each)]))
         lines.append(f"{found}{mark} {why}" if why else found)
     dates = ", ".join(sorted({each["date"] for each in trains}))
     return [*lines, MEASURED.format(when=f"on {dates}")] if lines else []
@@ -161,6 +162,11 @@ def _least(each: Mapping[str, Any]) -> str:
     """Return the words before a number of weights that is only expected; of all that there are, no more can be."""
     sure = not each["expected"] or each["portable"]["trainable"] == each["portable"]["weights"]
     return "" if sure else "at least "
+
+
+def _export(each: Mapping[str, Any]) -> str:
+    """Return what to ask of PyTorch's exporter for a file that an importer trains."""
+    return f"another export may help: {each['export']}" if each["export"] else ""
 
 
 def _share(form: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from pkgutil import resolve_name
@@ -529,7 +530,35 @@ def test_what_blocks_training_is_said_once_a_kind(here: Path) -> None:
     assert said == f"jaxonnxruntime 0.3.0 (JAX) trains 0 of 2 weights: {lacks}"
     said = next(line for line in lines if line.startswith("onnx2keras"))
     assert said.count("an operator has its weight") <= 1
-    assert "measured on 2026-11-21; newer versions may differ" in lines
+    assert "measured on 2026-11-21, 2026-11-30; newer versions may differ" in lines
+
+
+@pytest.mark.parametrize("mode", [["--check"], ["--dry-run"], [], ["--portable"]])
+def test_one_importer_is_asked_about(here: Path, mode: list[str]) -> None:
+    reports = [f"--report={name}" for name in ("r.json", "r.md", "r.html")]
+    named = ["--importer", "tinygrad", "--importer", "onnx2torch"]
+    said = call("m.onnx", *X, *mode, *reports, *named, status=1 if mode == ["--check"] else 0).stdout
+    told = [said, *(Path(name).read_text() for name in ("r.md", "r.html"))]
+    assert [each["importer"] for each in json.loads(Path("r.json").read_text())["trains"]] == ["onnx2torch", "tinygrad"]
+    for name in IMPORTERS:
+        assert {f"{name} {IMPORTERS[name].version}" in text for text in told} == {name in named}
+
+
+def test_another_export_is_named_in_every_report(here: Path) -> None:
+    head = '<ir_version: 10, opset_import: ["" : 22]>'
+    onnx.save(parse(f"{head} g (float[N,16] x) => (float y) {{ y = Gemm(x, w) }}", w=normal(16, 16)), "new.onnx")
+    asked = ["--dry-run", "--importer", "onnxruntime-training"]
+    said = call("new.onnx", *asked, "--report=r.json", "--report=r.md", "--report=r.html").stdout
+    (found,) = json.loads(Path("r.json").read_text())["trains"]
+    assert found["export"] == "opset_version=17, dynamo=False"
+    for text in (said, Path("r.md").read_text(), Path("r.html").read_text()):
+        assert "another export may help: opset_version=17, dynamo=False" in unescape(text)
+
+
+def test_a_wrong_importer_is_said_before_anything_is_read(here: Path) -> None:
+    said = fails(2, "none.onnx", "--importer", "onnx2troch")
+    assert "there is no importer 'onnx2troch' (did you mean 'onnx2torch'?): expected 'onnx2torch', " in said
+    assert "'onnxsim'" in said
 
 
 @pytest.mark.parametrize("mode", [["--check"], ["--dry-run"], [], ["--portable"]])

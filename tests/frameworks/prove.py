@@ -48,6 +48,12 @@ ENVIRONMENTS: dict[str, list[list[str]]] = {
     "jax": [["jaxonnxruntime==0.3.0", "onnx", "optax"]],
     "tinygrad": [["tinygrad==0.14.0", "numpy", "onnx"]],
     "keras": [["tensorflow-cpu==2.19.1", "onnx"], ["--no-deps", "onnx2keras==0.0.25"]],
+    "onnxsim": [["onnxsim==0.8.1", "onnxruntime==1.32.0"]],
+    # The package names none of what it needs.
+    "onnx2tf": [
+        ["tensorflow-cpu==2.19.1", "tf_keras==2.19.0", "onnx2tf==1.29.24"],
+        ["onnx", "onnxruntime", "onnx-graphsurgeon", "sng4onnx", "psutil", "ai-edge-litert"],
+    ],
 }
 HOMES = {
     "onnx2torch": "torch",
@@ -56,8 +62,11 @@ HOMES = {
     "jaxonnxruntime": "jax",
     "tinygrad": "tinygrad",
     "onnx2keras": "keras",
+    "onnxsim": "onnxsim",
+    "onnx2tf": "onnx2tf",
 }
 FORMS = ("as is", "--portable")
+WORDS = ("kinds", "cures", "exports", "written", "beside")  # what the table has beside its rows
 
 
 def environment(folder: Path, name: str) -> Path:
@@ -234,7 +243,7 @@ def written(table: Mapping[str, Any]) -> str:
         wrapped = (textwrap.fill(line, 119, **shape) for line in lines)
         return "{\n" + ",\n".join(wrapped) + "\n  }"
 
-    words = [block(name, {key: json.dumps(text) for key, text in table[name].items()}) for name in ("kinds", "cures")]
+    words = [block(name, {key: json.dumps(text) for key, text in table[name].items()}) for name in WORDS]
     rows = ",\n".join(f"  {json.dumps(name)}: {fields(row)}" for name, row in table["importers"].items())
     return "{\n" + ",\n".join([*words, f' "importers": {{\n{rows}\n }}']) + "\n}\n"
 

@@ -30,6 +30,7 @@ UNUSABLE = frozenset({"AveragePool", "ConvTranspose", "GRU"})
 # What else is registered under names that are no operators of ONNX (Send, PythonOp, ...) is in no file.
 INTERNAL = {"BatchNormInternal": "BatchNormalization", "LSTMTraining": "LSTM", "GRUTraining": "GRU"}
 CONTRIBUTED = frozenset({"BiasGelu", "FastGelu", "FusedMatMul", "QuickGelu", "SimplifiedLayerNormalization"})
+STEP = 17  # the opset that onnxsim writes a step of training in
 PACKAGES = {"onnxruntime-training": "onnxruntime-training-cpu"}
 
 
@@ -87,6 +88,31 @@ def onnx2keras() -> dict[str, Any]:
     return {"operators": sorted(importlib.import_module("onnx2keras.layers").AVAILABLE_CONVERTERS)}
 
 
+def onnxsim() -> dict[str, Any]:
+    """List the operators with a gradient, and the versions whose nodes its step, in opset 17, can hold as they are."""
+    schemas: dict[str, list[Any]] = {}
+    for each in defs.get_all_schemas_with_history():
+        if each.domain == "":
+            schemas.setdefault(each.name, []).append(each)
+    found = {}
+    for op in sorted(importlib.import_module("onnxsim.graph_grad").supported_ops()):
+        step = defs.get_schema(op, STEP)
+        found[op] = sorted(
+            each.since_version
+            for each in schemas[op]
+            if each.max_input <= step.max_input
+            and all(
+                name in step.attributes and a.default_value == step.attributes[name].default_value
+                for name, a in each.attributes.items()
+            )
+        )
+    return {"operators": found}
+
+
+def onnx2tf() -> dict[str, Any]:
+    return {}
+
+
 LISTS: dict[str, Callable[[], dict[str, Any]]] = {
     "onnx2torch": onnx2torch,
     "onnx2pytorch": onnx2pytorch,
@@ -94,6 +120,8 @@ LISTS: dict[str, Callable[[], dict[str, Any]]] = {
     "jaxonnxruntime": jaxonnxruntime,
     "tinygrad": tinygrad,
     "onnx2keras": onnx2keras,
+    "onnxsim": onnxsim,
+    "onnx2tf": onnx2tf,
 }
 
 

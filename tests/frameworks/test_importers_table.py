@@ -28,6 +28,7 @@ READ = {
     "onnx2pytorch": {"norm-training", "sparse"},
     "onnxruntime-training": {"direction", "dropout-training"},
     "tinygrad": {"bfloat16"},
+    "onnxsim": {"double", "half", "norm-training"},
 }
 
 

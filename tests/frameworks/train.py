@@ -10,6 +10,7 @@ or rows, as PyTorch orders the gates of an LSTM) before the first step and other
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import sys
@@ -239,6 +240,79 @@ def onnx2keras(job: Job, x: Array) -> Net:
     )
 
 
+def onnx2tf(job: Job, x: Array) -> Net:
+    import tensorflow  # noqa: PLC0415
+    import tf_keras  # noqa: PLC0415
+    from onnx2tf import convert  # noqa: PLC0415
+
+    with contextlib.redirect_stdout(sys.stderr):
+        net = convert(onnx_graph=onnx.load(job.model), non_verbose=True, disable_model_save=True)
+    optimizer, images = tf_keras.optimizers.Adam(RATE), x.ndim == 4
+
+    def logits(x: Array, training: bool) -> Any:
+        return net(x.transpose(0, 2, 3, 1) if images else x, training=training)
+
+    def step(x: Array, y: Array) -> float:
+        with tensorflow.GradientTape() as tape:
+            loss = tf_keras.losses.sparse_categorical_crossentropy(y, logits(x, True), from_logits=True)
+            loss = tensorflow.reduce_mean(loss)
+        optimizer.apply_gradients(
+            zip(tape.gradient(loss, net.trainable_variables), net.trainable_variables, strict=True)
+        )
+        return float(loss)
+
+    return Net(
+        lambda: {f"{i}": v.numpy().copy() for i, v in enumerate(net.trainable_variables)},
+        step,
+        lambda x: np.asarray(logits(x, False)),
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- onnxsim
+
+# onnxsim differentiates every node of the file, so the loss is written out in operators that it knows.
+LOSS = """entropy (float[{rows}, 10] {logits}, float[{rows}, 10] wanted) => (float loss)
+<float tiny = {{1e-9}}, float count = {{-{rows}}}> {{
+    chances = Softmax <axis = -1> ({logits})
+    safe = Add (chances, tiny)
+    logs = Log (safe)
+    terms = Mul (logs, wanted)
+    sum = ReduceSum <keepdims = 0> (terms)
+    loss = Div (sum, count)
+}}"""
+
+
+def onnxsim(job: Job, x: Array) -> Net:
+    import onnxruntime  # noqa: PLC0415
+    from onnxsim import compile_training_loop  # noqa: PLC0415
+
+    model, whole = onnx.load(job.model), onnx.load(job.model)
+    graph, source = whole.graph, whole.graph.input[0]
+    whole.ir_version = max(whole.ir_version, 4)  # below, what the loss adds would have to be listed
+    source.CopyFrom(onnx.helper.make_tensor_value_info(source.name, onnx.TensorProto.FLOAT, x.shape))
+    loss = onnx.parser.parse_graph(LOSS.format(rows=BATCH, logits=graph.output[0].name))
+    graph.node.extend(loss.node)
+    graph.initializer.extend(loss.initializer)
+    graph.input.extend(loss.input[1:])
+    graph.output[0].CopyFrom(loss.output[0])
+    loop = compile_training_loop(whole, "loss", job.parameters)
+    start = {k: v for k, v in loop.initial_state.items() if k in job.parameters}
+
+    def predict(x: Array) -> Array:
+        values = loop.parameters()
+        for tensor in model.graph.initializer:
+            if tensor.name in values:
+                tensor.CopyFrom(numpy_helper.from_array(values[tensor.name], tensor.name))
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        return np.asarray(session.run(None, {source.name: x})[0])
+
+    return Net(
+        lambda: {k: v.copy() for k, v in (loop.parameters() if loop.compiled else start).items()},
+        lambda x, y: loop({source.name: x, "wanted": np.eye(10, dtype=np.float32)[y]}, lr=RATE),
+        predict,
+    )
+
+
 IMPORTERS: dict[str, Callable[[Job, Array], Net]] = {
     "onnx2torch": onnx2torch,
     "onnx2pytorch": onnx2pytorch,
@@ -246,6 +320,8 @@ IMPORTERS: dict[str, Callable[[Job, Array], Net]] = {
     "jaxonnxruntime": jaxonnxruntime,
     "tinygrad": tinygrad,
     "onnx2keras": onnx2keras,
+    "onnxsim": onnxsim,
+    "onnx2tf": onnx2tf,
 }
 
 

@@ -171,7 +171,7 @@ def test_functions() -> None:
         <domain: "own", opset_import: ["" : 17]> f (x, w) => (y) {
             k = Constant <value_floats = [1.0, 2.0]> () h = Gemm(x, w) y = Relu(h) }"""
     proto = parse(text, v=W)
-    assert {of(proto, name) for name in IMPORTERS} == {(0, 1)}
+    assert {of(proto, name) for name in set(IMPORTERS) - {"onnx2tf"}} == {(0, 1)}
 
 
 @pytest.mark.parametrize("listed", [False, True])
@@ -225,7 +225,7 @@ def test_a_fault_in_the_rewriting_fails_only_what_asks_for_it(here: Path, mode: 
     trains = json.loads(Path("r.json").read_text())["trains"]
     assert [(each["importer"], each["expected"]) for each in trains] == [(name, True) for name in IMPORTERS]
     assert all(MEASURED.format(when="then") in Path(name).read_text() for name in ("r.md", "r.html"))
-    dated = MEASURED.format(when=f"on {IMPORTERS['tinygrad'].date}")
+    dated = MEASURED.format(when=f"on {', '.join(sorted({each.date for each in IMPORTERS.values()}))}")
     assert (dated in ran.stdout) == (mode != ["--check"])
     call("m.onnx", "-d", "x.npy", "--portable", "--force", status=70)
 
@@ -247,7 +247,7 @@ def test_no_more_is_read_than_a_sample_of_each_weight(monkeypatch: pytest.Monkey
     monkeypatch.setattr("onnx_lsuv.model.values.read", read)
     monkeypatch.setattr("onnx_lsuv.program.program.read", read)
     monkeypatch.setattr("onnx_lsuv.layers.find.weight_transform", transform)
-    assert {each.portable.trainable for each in forecast(large)} == {1}
+    assert {each.importer for each in forecast(large) if not each.portable.trainable} == {"onnx2tf"}
     assert asked == ["w"]
 
 

@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from oracle import normal, parse
 
 import onnx_lsuv
-from onnx_lsuv import ModelError
+from onnx_lsuv import ModelError, UsageError
 from onnx_lsuv.importers import IMPORTERS, KINDS, Forecast, Reading, forecast
 from onnx_lsuv.importers.shapes import rows_unread
 from onnx_lsuv.layers import Plan, find_layers
@@ -22,7 +22,8 @@ from onnx_lsuv.portable import make_portable
 from onnx_lsuv.program import expand
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>'
-KERAS, ORT, JAX = "onnx2keras", "onnxruntime-training", "jaxonnxruntime"
+KERAS, ORT, JAX, SIM = "onnx2keras", "onnxruntime-training", "jaxonnxruntime", "onnxsim"
+TRAINING = [name for name, row in IMPORTERS.items() if row.parameters != frozenset()]  # the others keep all constant
 
 
 def plan_of(model: ModelProto) -> Plan:
@@ -30,7 +31,8 @@ def plan_of(model: ModelProto) -> Plan:
 
 
 def answers(model: ModelProto) -> dict[str, Forecast]:
-    return {each.importer: each for each in forecast(plan_of(model))}
+    """Return what those make of a model that train anything."""
+    return {each.importer: each for each in forecast(plan_of(model)) if each.importer in TRAINING}
 
 
 def counts(model: ModelProto) -> dict[str, int]:
@@ -89,13 +91,13 @@ def test_details_say_what_was_found_and_expected() -> None:
 @pytest.mark.parametrize(
     ("middle", "failing"),
     [
-        ("Mish(a)", {"onnx2torch", ORT, JAX, KERAS}),
-        ("Softsign(a)", {ORT, JAX, KERAS}),
+        ("Mish(a)", {"onnx2torch", ORT, JAX, KERAS, SIM}),
+        ("Softsign(a)", {ORT, JAX, KERAS, SIM}),
         ("Elu(a)", {ORT, JAX, KERAS}),
         ("Elu <alpha = 1.0> (a)", {ORT, JAX}),  # onnx2keras wants it written out
-        ("com.microsoft.QuickGelu(a)", {"onnx2torch", "onnx2pytorch", "tinygrad", JAX, KERAS}),
-        ("com.microsoft.FastGelu(a)", {"onnx2torch", "onnx2pytorch", JAX, KERAS}),
-        ("Sum(a)", {ORT, KERAS}),
+        ("com.microsoft.QuickGelu(a)", {"onnx2torch", "onnx2pytorch", "tinygrad", JAX, KERAS, SIM}),
+        ("com.microsoft.FastGelu(a)", {"onnx2torch", "onnx2pytorch", JAX, KERAS, SIM}),
+        ("Sum(a)", {ORT, KERAS, SIM}),
     ],
 )
 def test_operators(middle: str, failing: set[str]) -> None:
@@ -118,7 +120,7 @@ def test_dense_layers_as_matmul() -> None:
     text = f"{HEAD} g (float[N,4] x) => (float[N,2] y) {{ a = MatMul(x, w1) b = Add(a, b1) y = MatMul(b, w2) }}"
     found = answers(parse(text, w1=normal(4, 3), b1=normal(3), w2=normal(3, 2)))
     assert {name: each.as_is.trainable for name, each in found.items()} == {
-        **dict.fromkeys(IMPORTERS, 2),
+        **dict.fromkeys(TRAINING, 2),
         "onnx2torch": 0,
     }
     (finding,) = found["onnx2torch"].as_is.findings
@@ -133,10 +135,10 @@ def test_dense_layers_on_more_than_two_axes() -> None:
     model = onnx_lsuv.from_proto(parse(text, **weights))
     form = make_portable(model).model
     for answer in (forecast(model, form), forecast(model)):
-        found = {each.importer: each for each in answer}
+        found = {each.importer: each for each in answer if each.importer in TRAINING}
         # Keras has no Reshape that joins the samples with another axis.
         assert {name: (each.as_is.trainable, each.portable.trainable) for name, each in found.items()} == {
-            **dict.fromkeys(IMPORTERS, (2, 2)),
+            **dict.fromkeys(TRAINING, (2, 2)),
             "onnx2torch": (0, 2),
             KERAS: (2, 0),
         }
@@ -172,13 +174,13 @@ def test_a_weight_behind_an_operator() -> None:
 
 def test_constants_count_as_the_initializers_they_become() -> None:
     constant = f"{HEAD} g (float[N,2] x) => (float[N,2] y) {{ w = Constant <value = float[2,2] {{1, 2, 3, 5}}> ()"
-    assert counts(parse(f"{constant} y = Gemm(x, w) }}")) == dict.fromkeys(IMPORTERS, 1)
+    assert counts(parse(f"{constant} y = Gemm(x, w) }}")) == dict.fromkeys(TRAINING, 1)
     # As the tool saves it: the analysis of that file says the same.
     model = onnx_lsuv.from_proto(parse(f"{constant} y = Gemm(x, w) }}"))
     saved = onnx_lsuv.to_bytes(onnx_lsuv.initialize(model, {"x": normal(16, 2)}).model)
     proto = onnx.load_from_string(saved)
     assert [t.name for t in proto.graph.initializer] == ["w"]
-    assert counts(proto) == dict.fromkeys(IMPORTERS, 1)
+    assert counts(proto) == dict.fromkeys(TRAINING, 1)
 
 
 def test_weights_of_functions_and_branches() -> None:
@@ -213,7 +215,7 @@ def test_types(elem_type: int, training: set[str]) -> None:
         value.type.tensor_type.elem_type = elem_type
     found = answers(model)
     assert {name for name, each in found.items() if each.as_is.trainable} == training
-    assert all(kinds(found[name].as_is, "fails") == {"type"} for name in set(IMPORTERS) - training)
+    assert all(kinds(found[name].as_is, "fails") == {"type"} for name in set(TRAINING) - training)
 
 
 def test_inputs_names_and_lengths() -> None:
@@ -255,7 +257,7 @@ def test_nodes_out_of_order() -> None:
     model.graph.node.insert(0, model.graph.node.pop())
     found = answers(model)
     assert {name for name, each in found.items() if each.as_is.trainable} == {JAX}
-    assert all(kinds(found[name].as_is, "fails") == {"order"} for name in set(IMPORTERS) - {JAX})
+    assert all(kinds(found[name].as_is, "fails") == {"order"} for name in set(TRAINING) - {JAX})
 
 
 def test_notes() -> None:
@@ -266,7 +268,7 @@ def test_notes() -> None:
     found = {name: kinds(each.as_is, "note") for name, each in answers(model).items()}
     assert found["onnx2torch"] == {"softmax"}
     assert found["onnx2pytorch"] == {"softmax", "momentum"}
-    assert found["tinygrad"] == found[JAX] == {"softmax", "frozen"}
+    assert found["tinygrad"] == found[JAX] == found[SIM] == {"softmax", "frozen"}
     model = parse(
         f"{HEAD} g (float[N,2,8] x) => (float y) {{ y = Conv <kernel_shape = [3]> (x, w) }}", w=normal(2, 2, 3)
     )
@@ -301,6 +303,7 @@ def test_the_portable_form_is_read_beside_it() -> None:
         "portable": {"trainable": 1, "weights": 1, "findings": []},
         "expected": False,
         "cured": True,
+        "export": "",
     }
 
 
@@ -310,6 +313,47 @@ def test_a_result_is_read_as_all_of_its_model() -> None:
     for result in (onnx_lsuv.plan(model), onnx_lsuv.plan(model, include=["w"], keep_bias=True)):
         assert forecast(result) == forecast(model)
         assert forecast(model, result) == forecast(model, model)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (gemms(), {}),
+        (gemms('<ir_version: 10, opset_import: ["" : 22]>'), {ORT: 17}),
+        (gemms('<ir_version: 8, opset_import: ["" : 11]>'), {ORT: 17}),
+        (gemms('<ir_version: 8, opset_import: ["" : 13]>'), {JAX: 17}),
+        (gemms('<ir_version: 8, opset_import: ["" : 21]>', "Softplus(a)"), {}),  # Softplus has no gradient in ORT
+        # An older opset has no Gelu, which is Div, Erf, Add and Mul there.
+        (gemms('<ir_version: 8, opset_import: ["" : 20]>', "Gelu(a)"), {"onnx2torch": 17, JAX: 17, SIM: 17}),
+        # ... and no LayerNormalization before 17, which onnxsim and onnx2torch take.
+        (gemms(middle="LayerNormalization(a, s)", s=normal(3)), {ORT: 16, JAX: 16, KERAS: 16}),
+        (gemms('<ir_version: 8, opset_import: ["" : 11]>', "ReduceMean <axes = [1]> (a)"), {ORT: 16}),
+        # Nobody reads a function in any opset.
+        (gemms('<ir_version: 10, opset_import: ["" : 22, "org.example" : 1]>', "org.example.Own(a)"), {}),
+    ],
+)
+def test_another_export(model: ModelProto, expected: dict[str, int]) -> None:
+    found = {name: each.export for name, each in answers(model).items() if each.export}
+    assert found == {name: f"opset_version={opset}, dynamo=False" for name, opset in expected.items()}
+
+
+def test_a_reshape_with_allowzero_is_written_otherwise() -> None:
+    text = f"""{HEAD} g (float[N,2,2] x) => (float[N,2] y) {{
+        a = Reshape <allowzero = 1> (x, s) y = Gemm(a, w) }}"""
+    found = answers(parse(text, s=np.array([-1, 4]), w=normal(4, 2)))
+    assert found["onnx2torch"].as_is.trainable == 0
+    assert found["onnx2torch"].export == "opset_version=17, dynamo=False"
+
+
+def test_one_importer_is_asked_about() -> None:
+    model = onnx_lsuv.from_proto(gemms())
+    everybody = forecast(model)
+    assert forecast(model, importer="tinygrad") == tuple(each for each in everybody if each.importer == "tinygrad")
+    assert forecast(model, model, importer=[SIM, ORT]) == tuple(
+        each for each in forecast(model, model) if each.importer in (SIM, ORT)
+    )
+    with pytest.raises(UsageError, match="no importer 'Tinygrad'"):
+        forecast(model, importer="Tinygrad")
 
 
 def test_the_tables_words_are_known() -> None:
