@@ -83,7 +83,7 @@ def beside(search: Search) -> None:
             continue
         for weight in [name for name, each in search.found.items() if each.constants == layer.source.constants]:
             head, joint, tail = parted(weight)
-            bias = head + joint + re.sub("weight|kernel", "bias", tail)
+            bias = re.sub("^coefs_", "intercepts_", head) + joint + re.sub("weight|kernel", "bias", tail)
             if bias == weight or bias not in search.reference.tensors:
                 continue
             if weight in search.factors and search.factors[weight].size in (1, search.reference.size(bias)):
