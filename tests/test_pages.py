@@ -360,7 +360,7 @@ def test_the_commands_name_files_and_extras_that_exist():
             assert (ROOT / word).is_file(), word
     extras = {extra for group in re.findall(r"'\.\[([\w,]+)\]'", " ".join(words)) for extra in group.split(",")}
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    assert extras == {"test", "train"}
+    assert extras == {"gpu", "test", "train"}
     for extra in extras:
         assert re.search(rf"^{extra} = \[", project, re.MULTILINE)
     assert "onnx-lsuv = " in project

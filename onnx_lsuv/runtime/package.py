@@ -39,7 +39,8 @@ def package() -> Any:
         import onnxruntime  # noqa: PLC0415
     except ImportError as error:
         raise DeviceError(
-            f"ONNX Runtime cannot be imported ({error}): install 'onnxruntime-gpu' or 'onnxruntime'."
+            f"Expected ONNX Runtime, found that it cannot be imported ({error}): run \"pip install 'onnx-lsuv[gpu]'\" "
+            f"(CUDA and CPU), or \"pip install 'onnx-lsuv[cpu]'\" (CPU alone, 28 MB)."
         ) from error
     onnxruntime.set_default_logger_severity(4)
     return onnxruntime
