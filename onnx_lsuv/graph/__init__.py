@@ -35,14 +35,16 @@ from onnx_lsuv.graph.records import (
     TINY,
     USE,
     VAR,
+    Part,
     Record,
     executions,
     first_usable_of,
     scale_of,
+    std_of,
     within_channels,
 )
 from onnx_lsuv.graph.stages import Calibration, Stage, build, close
-from onnx_lsuv.graph.state import norm_key
+from onnx_lsuv.graph.state import norm_key, stream_key
 
 __all__ = [
     "BFLOAT16",
@@ -54,6 +56,7 @@ __all__ = [
     "USE",
     "VAR",
     "Calibration",
+    "Part",
     "Record",
     "Stage",
     "build",
@@ -65,6 +68,8 @@ __all__ = [
     "is_random",
     "norm_key",
     "scale_of",
+    "std_of",
+    "stream_key",
     "variance_limits",
     "widened",
     "within_channels",
