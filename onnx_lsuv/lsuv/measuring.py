@@ -9,7 +9,7 @@ from typing import Unpack
 from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batches, Data
 from onnx_lsuv.errors import UsageError, listing
-from onnx_lsuv.graph import Record, build
+from onnx_lsuv.graph import Part, Record, build
 from onnx_lsuv.layers import Layer, Plan, tensor_names
 from onnx_lsuv.lsuv.absent import completed
 from onnx_lsuv.lsuv.execute import Progress, execute, quiet, repeat_for_large_means
@@ -135,7 +135,7 @@ def _records(
     if not plan.layers:
         return {}
     shapes, block = shapes_of(data), runtime.block(device)
-    targets = {**aims.stds, **aims.streams}
+    targets: dict[str, float | Part | None] = {**aims.stds, **aims.streams}
     graph = partial(build, plan, shapes, rescale=False, staged=False, targets=targets, block=block)
     return repeat_for_large_means(
         graph(),
