@@ -22,7 +22,7 @@ from onnx_lsuv.cli import help as helping
 from onnx_lsuv.cli.streams import emit
 from onnx_lsuv.cli.terminal import Color
 from onnx_lsuv.errors import ModelError, UsageError
-from onnx_lsuv.lsuv.settings import METHODS, Settings, memory_bytes
+from onnx_lsuv.lsuv.settings import METHODS, RESIDUAL, Settings, memory_bytes
 from onnx_lsuv.report.formats import FORMATS
 from onnx_lsuv.runtime import device_words
 
@@ -149,6 +149,13 @@ class Options:
     target: list[str] | None = _option(
         METHOD, "Another std for the layers of that name; 0 for a weight of zero. Repeatable.", metavar="GLOB=STD"
     )
+    residual: str = _option(
+        METHOD,
+        "auto: the ends of L residual branches get std(stream) / sqrt(L); off: the std of every layer. "
+        f"Default: {RESIDUAL[0]}.",
+        default=RESIDUAL[0],
+        metavar="auto|off",
+    )
     keep_bias: bool = _flag(METHOD, "Leave biases instead of setting them to zero.", "--keep-bias")
     center: bool = _flag(METHOD, "Set biases so that each channel's mean is 0, where a layer has one.", "--center")
     recalibrate: bool = _flag(
@@ -254,6 +261,7 @@ class Options:
             init=self._inits(),
             target_std=self.target_std,
             target=self._targets(),
+            residual=self.residual,
             rescale=not self.no_rescale,
             fresh=self.fresh,
             include=self.include or (),
@@ -308,4 +316,4 @@ def typed(name: str, value: Any = None) -> str:
     option = known.get(name) or f"--{name.replace('_', '-')}"
     if name == "target" and value is not None:
         return " ".join(f"{option} {shlex.quote(f'{pattern}={std:g}')}" for pattern, std in value.items())
-    return f"{option} {value}" if name == "init" and value is not None else option
+    return f"{option} {value}" if name in ("init", "residual") and value is not None else option

@@ -37,16 +37,18 @@ from onnx_lsuv.graph.records import (
     TINY,
     USE,
     VAR,
+    Part,
     Record,
     executions,
     first_usable_of,
     scale_of,
+    std_of,
     with_signal,
     within_channels,
 )
 from onnx_lsuv.graph.samples import Samples
 from onnx_lsuv.graph.stages import Calibration, Stage, build, close
-from onnx_lsuv.graph.state import norm_key
+from onnx_lsuv.graph.state import norm_key, stream_key
 
 __all__ = [
     "BFLOAT16",
@@ -59,6 +61,7 @@ __all__ = [
     "USE",
     "VAR",
     "Calibration",
+    "Part",
     "Record",
     "Samples",
     "Stage",
@@ -71,6 +74,8 @@ __all__ = [
     "is_random",
     "norm_key",
     "scale_of",
+    "std_of",
+    "stream_key",
     "variance_limits",
     "widened",
     "with_signal",

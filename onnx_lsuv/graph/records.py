@@ -38,6 +38,14 @@ CHUNK = 1 << 15
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A target that is measured: a part of the std of a value of the main graph, a residual stream."""
+
+    stream: str
+    part: float
+
+
+@dataclass(frozen=True, slots=True)
 class Rough:
     """What is asked of a record that was measured by float32 sums about 0."""
 
@@ -104,7 +112,15 @@ def is_usable(scope: ScopeBuilder, mean: str, var: str, square: str | None = Non
     return scope.op("And", scope.op("Greater", var, floor), scope.op("Less", var, scope.double(HUGE)))
 
 
-def scale(scope: ScopeBuilder, found: Moments, target: float, *, with_term: bool, elem_type: int, scalar: bool) -> str:
+def part_of(scope: ScopeBuilder, stream: Moments, part: float) -> str:
+    """Write the nodes that give a part of a stream's std as a target; of 1 where the stream has no std."""
+    good = is_usable(scope, stream.mean, stream.var)
+    return scope.op("Mul", scope.op("Sqrt", scope.select(good, stream.var, scope.double([1.0]))), scope.double(part))
+
+
+def scale(
+    scope: ScopeBuilder, found: Moments, target: float | str, *, with_term: bool, elem_type: int, scalar: bool
+) -> str:
     """Write the nodes that turn moments into a scale of an element type; it is 1 where there is none.
 
     The scale has the shape (1,), or () with `scalar`, as an output of rank 0 needs it.
@@ -115,21 +131,29 @@ def scale(scope: ScopeBuilder, found: Moments, target: float, *, with_term: bool
     good = is_usable(scope, mean, var, found.square if columns == 1 else None)
     if with_term:
         var_b, var_sum = _pick(scope, found.var, 1, columns), _pick(scope, found.var, 2, columns)
+        square = scope.op("Mul", target, target) if isinstance(target, str) else scope.double(target**2)
         cov = scope.op("Mul", scope.op("Sub", scope.op("Sub", var_sum, var), var_b), scope.double(0.5))
-        rest = scope.op("Mul", var, scope.op("Sub", scope.double(target**2), var_b))
+        rest = scope.op("Mul", var, scope.op("Sub", square, var_b))
         inner = scope.op("Add", scope.op("Mul", cov, cov), rest)
         result = scope.op("Div", scope.op("Sub", scope.op("Sqrt", inner), cov), var)
         positive, finite = scope.op("Greater", result, zero), scope.op("Less", result, scope.double(SCALE_MAX))
         within = scope.op("And", positive, finite)
         good = scope.op("And", scope.op("And", good, scope.op("Greater", inner, zero)), within)
     else:
-        result = scope.op("Div", scope.double(target), scope.op("Sqrt", var))
+        wanted = target if isinstance(target, str) else scope.double(target)
+        result = scope.op("Div", wanted, scope.op("Sqrt", var))
     # Where the variance is no good the result is not either; the choice is made after it.
     chosen = scope.select(good, result, one)
     return scope.cast(scope.reshape(chosen) if scalar else chosen, elem_type)
 
 
 # --------------------------------------------------------------------------------------------------------- as arrays
+
+
+def std_of(record: Record | None) -> float | None:
+    """Return the std of a record by the same rule as `part_of`; None where there is none."""
+    scale = None if record is None or not record[COUNT, 0] else scale_of(record, 1.0)
+    return None if scale is None else 1 / scale
 
 
 def scale_of(record: Record, target: float) -> float | None:

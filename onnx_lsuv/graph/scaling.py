@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from onnx_lsuv.graph.blocked import convolve, padded, reads_plain, scale_and_shift
 from onnx_lsuv.graph.builder import ScopeBuilder, proto_of
 from onnx_lsuv.graph.moments import Dims, Moments, joined, moments, over_channels, size_of, times, within
-from onnx_lsuv.graph.records import is_usable, scale, to_record
+from onnx_lsuv.graph.records import Part, is_usable, part_of, scale, to_record
 from onnx_lsuv.graph.representations import Representation
 from onnx_lsuv.graph.samples import sums
 from onnx_lsuv.graph.state import RewriteContext, key_of
@@ -29,6 +29,7 @@ def write_layer(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> None:
         scope.nodes.append(proto_of(node))
         if layer is not None:  # else the Add that ends it follows
             rw.decide(scope, layer, lambda: _measure_as_it_is(rw, scope, layer))
+            _target(rw, scope, layer)
         return
     term: str | None = None
     if node in rw.starts:
@@ -59,7 +60,7 @@ def write_layer(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> None:
         raw = _centred(scope, layer, raw, channels, found)
     # Only these can give a single number, which must stay one.
     scalar = layer.node.op_type == "Einsum" or len(layer.source.shape) == 1
-    target, with_term, elem_type = rw.targets[layer.weight], width == 3 and not centre, layer.source.elem_type
+    target, with_term, elem_type = _target(rw, scope, layer), width == 3 and not centre, layer.source.elem_type
     if target is not None:
         factor = scale(scope, found, target, with_term=with_term, elem_type=elem_type, scalar=scalar)
     if target is None and term is None:
@@ -68,6 +69,12 @@ def write_layer(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> None:
         scope.op("Mul", raw, factor, output=output)
     else:
         scope.op("Add", raw if target is None else scope.op("Mul", raw, factor), term, output=output)
+
+
+def _target(rw: RewriteContext, scope: ScopeBuilder, layer: Layer) -> float | str | None:
+    """Return the std that a layer is to have; the name of what says it where that is a part of a stream's."""
+    target = rw.targets[layer.weight]
+    return part_of(scope, rw.stream_of(scope, target), target.part) if isinstance(target, Part) else target
 
 
 def write_waiting_layer(rw: RewriteContext, scope: ScopeBuilder, layer: Layer) -> bool:
@@ -104,7 +111,9 @@ def write_waiting_layer(rw: RewriteContext, scope: ScopeBuilder, layer: Layer) -
 
     found = rw.decide(scope, layer, own)
     # What it is multiplied by later may be a single number, which must stay one.
-    factor = scale(scope, found, target, with_term=False, elem_type=elem_type, scalar=True)
+    wanted = _target(rw, scope, layer)
+    assert wanted is not None
+    factor = scale(scope, found, wanted, with_term=False, elem_type=elem_type, scalar=True)
     reps.current[output] = Representation(raw, factor, image is not None)
     return True
 

@@ -18,7 +18,7 @@ from onnx import AttributeProto, NodeProto, TensorProto, TypeProto, ValueInfoPro
 
 from onnx_lsuv.graph.builder import GraphBuilder, ScopeBuilder, Value
 from onnx_lsuv.graph.models import BFLOAT16, add_constants, infer, input_of, model_of, with_rank
-from onnx_lsuv.graph.records import Rough
+from onnx_lsuv.graph.records import Part, Rough
 from onnx_lsuv.graph.representations import Representations
 from onnx_lsuv.graph.rewrite import rewrite
 from onnx_lsuv.graph.samples import Samples, orders
@@ -73,7 +73,7 @@ def build(  # noqa: PLR0913  (what a graph depends on, each by itself)
     *,
     rescale: bool,
     staged: bool,
-    targets: Mapping[str, float | None],
+    targets: Mapping[str, float | Part | None],
     centred: Mapping[str, int] = MappingProxyType({}),
     shifted: Set[str] = frozenset(),
     block: int = 1,

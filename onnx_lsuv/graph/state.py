@@ -13,8 +13,8 @@ import numpy as np
 from onnx import TensorProto
 
 from onnx_lsuv.graph.builder import GraphBuilder, ScopeBuilder, ScopedRecord, Value
-from onnx_lsuv.graph.moments import Moments, moments_in_blocks
-from onnx_lsuv.graph.records import COUNT, ROWS, Rough, first_usable, from_record, reached_or, to_record
+from onnx_lsuv.graph.moments import Moments, moments, moments_in_blocks
+from onnx_lsuv.graph.records import COUNT, ROWS, Part, Rough, first_usable, from_record, reached_or, to_record
 from onnx_lsuv.graph.representations import Representations
 from onnx_lsuv.graph.samples import Order, Samples
 from onnx_lsuv.layers import Layer, Norm, Plan
@@ -31,7 +31,7 @@ class RewriteContext:
     plan: Plan
     rescale: bool  # divide by the std and normalise with the data's statistics; else only measure
     staged: bool  # records of the main graph are cuts
-    targets: Mapping[str, float | None]  # target std by weight key; None: as it is, or with a std of 0
+    targets: Mapping[str, float | Part | None]  # target std by weight key; None: as it is, or with a std of 0
     values: Mapping[str, Value]
     centred: Mapping[str, int]  # channels of the layers whose channels are to have a mean of 0, by weight key
     shifted: Set[str]  # keys of the records that are measured about the mean
@@ -130,11 +130,31 @@ class RewriteContext:
         scope.records[key] = ScopedRecord(record, certain=not layer, trail=trail)
         return self._decided(scope, key, record, width) if cut or before is not None else found
 
+    def stream_of(self, scope: ScopeBuilder, asked: Part) -> Moments:
+        """Return the moments of the stream that a target is a part of, which the first layer that asks measures."""
+        key = stream_key(asked.stream)
+        if key not in scope.records:
+            self.reps.materialise(asked.stream)
+            known = self.values.get(asked.stream, Value(TensorProto.FLOAT, None))
+            found = moments(scope, asked.stream, known.elem_type, known.dims, shifted=key in self.shifted)
+            if found.rough is not None:
+                self.rough[key] = Rough(slice(None), found.rough)
+            record = to_record(scope, found, 0, 1)
+            if self.staged and self.rescale:
+                self.cuts.add(record)
+            scope.records[key] = ScopedRecord(record, certain=True)
+        return from_record(scope, scope.records[key].name, 1)
+
     def _decided(self, scope: ScopeBuilder, key: str, record: str, width: int) -> Moments:
         """Take the pooled record of the run before apart, where there is one and it was reached; else that of this."""
         if key in self.given:
             record = reached_or(scope, self.given[key], record, width)
         return from_record(scope, record, width)
+
+
+def stream_key(value: str) -> str:
+    """Return the key of the record of a residual stream's value."""
+    return f"stream {value}"
 
 
 def key_of(owner: Layer | Norm) -> str:

@@ -2,6 +2,7 @@
 
     settings    what a person chooses, and what contradicts what
     result      what came out, as values
+    streams     residual streams, and the layers that end their branches
     patterns    which layers and other tensors the patterns choose, and the std that each layer is to have
     absent      tensors without values: whether each gets some, and what is said of it
     planning    PLAN: the layers are found, once; nothing runs

@@ -9,7 +9,7 @@ from typing import Unpack
 from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batches, Data
 from onnx_lsuv.errors import UsageError, listing
-from onnx_lsuv.graph import Record, build
+from onnx_lsuv.graph import Part, Record, build
 from onnx_lsuv.layers import Layer, Plan, tensor_names
 from onnx_lsuv.lsuv.absent import completed
 from onnx_lsuv.lsuv.execute import Progress, execute, quiet, repeat_for_large_means
@@ -21,6 +21,7 @@ from onnx_lsuv.lsuv.result import LayerReport, Result
 from onnx_lsuv.lsuv.rows import noted, row_of, skipped_row, told_why, tolerances, verified_row
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.lsuv.settings import Settings, Wanted, memory_bytes
+from onnx_lsuv.lsuv.streams import shares_of
 from onnx_lsuv.model import Model, check_whole
 from onnx_lsuv.runtime import Device
 
@@ -49,7 +50,7 @@ def measure(
         threads: of the CPU.
         memory: what batches that are given only once may take, as for `initialize`.
         progress: as for `initialize`.
-        wanted: fields of `Settings` as keywords: target_std, target, tolerance, include, exclude and strict.
+        wanted: as keywords target_std, target, residual, tolerance, include, exclude, strict of `Settings`.
 
     Raises:
         UsageError: an argument is wrong, a pattern matches no layer, or `like` has other layers.
@@ -69,14 +70,14 @@ def measure(
         _check_layers(plan, like)
         data = checked(plan.program.model, batches, scratch := Scratch.within(memory_bytes(memory)), progress)
         aims = aims_of(plan, settings) if like is None else _aims_like(like, plan)
-        records = _records(plan, data, aims, where, scratch, progress)
+        aims = aims.resolved(records := _records(plan, data, aims, where, scratch, progress))
     runtime.release(where)
 
     def found(layer: Layer) -> LayerReport:
         key, status = layer.weight, "scaled" if layer.scaled else "found"
         return noted(row_of(plan, layer, "keep", aims.stds[key], status, records.get(key)), aims.remarks.get(layer))
 
-    rows = map(found, plan.layers) if like is None else like.layers
+    rows = map(found, plan.layers) if like is None else map(partial(_aimed, aims), like.layers, plan.layers)
     together = zip(rows, plan.layers, tolerances(plan, settings.tolerance), strict=True)
     layers = tuple(verified_row(row, records.get(layer.weight), allowed, layer) for row, layer, allowed in together)
     if like is not None:
@@ -95,6 +96,11 @@ def measure(
         device=where.name,
         seconds=clock.seconds,
     )
+
+
+def _aimed(aims: Aims, row: LayerReport, layer: Layer) -> LayerReport:
+    """Return a row with the target that its stream has in the graph that was measured."""
+    return replace(row, target=aims.stds[layer.weight]) if layer.weight in aims.streams else row
 
 
 def _check_layers(plan: Plan, like: Result | None) -> None:
@@ -118,7 +124,10 @@ def _check_layers(plan: Plan, like: Result | None) -> None:
 def _aims_like(like: Result, plan: Plan) -> Aims:
     """Return what was wanted of the layers of a result; its patterns need not match names of the portable form."""
     stds = {layer.weight: row.target for row, layer in zip(like.layers, plan.layers, strict=True)}
-    return Aims(stds, dict.fromkeys(stds, "keep"), {}, frozenset())
+    before, shares = aims_of(like.plan, like.settings).shares, shares_of(plan, stds)
+    pairs = zip(like.plan.layers, plan.layers, strict=True)
+    shares = {new.weight: shares[new.weight] for old, new in pairs if old.weight in before and new.weight in shares}
+    return Aims(stds, dict.fromkeys(stds, "keep"), {}, frozenset(), shares)
 
 
 def _records(
@@ -128,7 +137,8 @@ def _records(
     if not plan.layers:
         return {}
     shapes, block = shapes_of(data), runtime.block(device)
-    graph = partial(build, plan, shapes, rescale=False, staged=False, targets=aims.stds, block=block)
+    targets: dict[str, float | Part | None] = {**aims.stds, **aims.streams}
+    graph = partial(build, plan, shapes, rescale=False, staged=False, targets=targets, block=block)
     graph = partial(graph, samples=samples_of(data))
     return repeat_for_large_means(
         graph(),

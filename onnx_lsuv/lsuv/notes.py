@@ -25,7 +25,8 @@ from onnx_lsuv.graph import COUNT, MEAN, VAR, Record, norm_key
 from onnx_lsuv.layers import Layer, Norm, Plan
 from onnx_lsuv.lsuv.result import LayerReport
 from onnx_lsuv.lsuv.settings import Settings, Spell, keyword
-from onnx_lsuv.operators import WHOLE, of
+from onnx_lsuv.lsuv.streams import find_streams, moves
+from onnx_lsuv.operators import of
 from onnx_lsuv.program import Node, Program, stored
 from onnx_lsuv.roles import before
 
@@ -37,9 +38,6 @@ MISFIT = 3.0  # times the std that a norm promises, from which on its statistics
 # 0.99 once centred).
 FAINT = 0.2
 LONG = 4  # additions to a stream from which on it is worth a word
-
-# What a stream or a branch passes as it is.
-_MOVES = WHOLE | {"casts", "drops"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +72,9 @@ def guide(plan: Plan, lowered: Collection[str] = (), spell: Spell = keyword) -> 
             f"{_count(gates, scaled)} a gate ({_listed(gates)}): their std decides how far it opens and closes; "
             f"a smaller one, as by {spell('target', {_quoted(gates[0].node.label): 0.1})}, starts it nearly constant"
         )
-    length, lasts = _longest_stream(plan)
-    if len(lasts) >= LONG and not all(layer.weight in lowered for layer in lasts):
-        texts["residual"] = _advice(plan, length, lasts, spell)
+    stream = max(find_streams(plan), key=lambda each: len(each.lasts), default=None)
+    if stream and len(stream.lasts) >= LONG and not all(layer.weight in lowered for layer in stream.lasts):
+        texts["residual"] = _advice(plan, stream.branches, list(stream.lasts), spell)
     return [Note(kind, text) for kind, text in texts.items()]
 
 
@@ -150,10 +148,6 @@ def _listed(layers: Sequence[Layer]) -> str:
     return listing((layer.node.label for layer in layers), FEW)
 
 
-def _moves(node: Node) -> bool:
-    return of(node).move in _MOVES or node.op == "Split"
-
-
 def _readers(program: Program, name: str) -> Iterator[tuple[Node | None, int]]:
     """Yield who reads a value, through operators that move it; None for a graph's output."""
     todo, seen = [name], {name}
@@ -162,7 +156,7 @@ def _readers(program: Program, name: str) -> Iterator[tuple[Node | None, int]]:
         if at in program.exits:
             yield None, 0
         for node, position in program.consumers.get(at, ()):
-            if _moves(node) and position == 0:
+            if moves(node) and position == 0:
                 new = [output for output in node.outputs if output and output not in seen]
                 seen.update(new)
                 todo += new
@@ -189,69 +183,6 @@ def _feeds_gate(program: Program, layer: Layer) -> bool:
     return False
 
 
-def _longest_stream(plan: Plan) -> tuple[int, list[Layer]]:
-    """Return how many branches are added to the longest residual stream, and the layers that end them."""
-    program = plan.program
-    order = {node: i for i, node in enumerate(program.walk())}
-    ends = {layer.end: layer for layer in plan.layers if layer.scaled}
-    lengths: dict[str, tuple[int, list[Layer]]] = {}
-    best: tuple[int, list[Layer]] = (0, [])
-    for node in order:
-        if node.op != "Add" or any(name in program.constants for name in node.inputs) or node in ends:
-            continue
-        for skip, branch in (node.inputs, node.inputs[::-1]):
-            start = _origin(program, skip)
-            if start != _origin(program, branch) and _depends(program, order, branch, start):
-                count, lasts = lengths.get(start, (0, []))
-                last = _last_layer(program, ends, branch)
-                lengths[node.outputs[0]] = found = (count + 1, [*lasts, last] if last else lasts)
-                best = max(best, found, key=lambda one: len(one[1]))
-                break
-    return best
-
-
-def _origin(program: Program, name: str) -> str:
-    """Return the value that a stream carries on, through operators that leave its size about as it is."""
-    while name in program.producers:
-        node, _ = program.producers[name]
-        if not _moves(node) and not of(node).on_stream:
-            break
-        name = node.inputs[0]
-    return name
-
-
-def _depends(program: Program, order: dict[Node, int], name: str, start: str) -> bool:
-    """Say whether a value is computed from another one."""
-    first = order[program.producers[start][0]] if start in program.producers else -1
-    todo, seen = [name], {name}
-    while todo:
-        at = todo.pop()
-        if at == start:
-            return True
-        if at not in program.producers:
-            continue
-        node, _ = program.producers[at]
-        if order[node] > first:
-            new = [each for each in node.inputs if each and each not in seen]
-            seen.update(new)
-            todo += new
-    return False
-
-
-def _last_layer(program: Program, ends: dict[Node, Layer], name: str) -> Layer | None:
-    """Return the layer whose output a branch adds, unless something normalises it or mixes it before that."""
-    while name in program.producers:
-        node, _ = program.producers[name]
-        if node in ends:
-            return ends[node]
-        data = [each for each in node.inputs if each not in program.constants]
-        plain = _moves(node) or (node.op_type in ("Mul", "Add") and len(data) == 1)
-        if node.domain != "" or not plain or not data:
-            return None
-        name = data[0]
-    return None
-
-
 def _advice(plan: Plan, length: int, lasts: Sequence[Layer], spell: Spell) -> str:
     std = float(f"{1 / math.sqrt(len(lasts)):.2g}")
     ending = {layer.node.label for layer in lasts}
@@ -264,7 +195,8 @@ def _advice(plan: Plan, length: int, lasts: Sequence[Layer], spell: Spell) -> st
         how = f"{spell('target', None)} for each branch's last layer ({_listed(lasts)}) with {std:g}"
     return (
         f"a residual stream takes up {length} branches one after the other, each adding its own variance, so it grows "
-        f"with depth; 1/sqrt({len(lasts)}) for the branches keeps its sum near that of one: {how}"
+        f"with depth; {spell('residual', 'auto')} gives the branches 1/sqrt({length}) of its std, which keeps the sum "
+        f"near that of one; by hand 1/sqrt({len(lasts)}) where the stream has a std of 1: {how}"
     )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from onnx_lsuv.errors import UsageError, meant
+from onnx_lsuv.graph import Part, Record, std_of, stream_key
 from onnx_lsuv.layers import Layer, PartedTensor, Plan, tensor_names
 from onnx_lsuv.lsuv.settings import Settings
+from onnx_lsuv.lsuv.streams import Share, shares_of
 from onnx_lsuv.roles import TRAINED
 
 
@@ -100,19 +102,35 @@ def no_match(pattern: str, plan: Plan, *, tensors: bool = False) -> str:
 class Aims:
     """What is wanted of each weight, by its key; what to say of uses that wanted another std."""
 
-    stds: Mapping[str, float]  # that its layer is to have
+    stds: dict[str, float]  # that its layer is to have
     methods: Mapping[str, str]  # how it is drawn
     remarks: Mapping[Layer, str]
     named: Set[str]  # those whose std a pattern says
+    shares: Mapping[str, Share] = field(default_factory=dict)  # those whose std is a part of that of a residual stream
 
     def scales(self, key: str) -> bool:
         """Say whether a weight is to be scaled: zero has no scale, and the identity stays unless a target names it."""
         return self.stds[key] > 0 and (self.methods[key] != "identity" or key in self.named)
 
     @property
-    def targets(self) -> dict[str, float | None]:
+    def streams(self) -> dict[str, Part]:
+        """The std of each layer whose std is a part of that of a stream that has to be measured."""
+        return {
+            key: Part(each.stream, each.part) for key, each in self.shares.items() if each.stream and self.scales(key)
+        }
+
+    def resolved(self, records: Mapping[str, Record]) -> Aims:
+        """Return these with the stds that the streams measured say."""
+        stds = {}
+        for key, asked in self.streams.items():
+            std = std_of(records.get(stream_key(asked.stream)))
+            stds[key] = asked.part * (1.0 if std is None else std)
+        return replace(self, stds={**self.stds, **stds})
+
+    @property
+    def targets(self) -> dict[str, float | Part | None]:
         """The std to scale each layer to, None for one that is not scaled."""
-        return {key: std if self.scales(key) else None for key, std in self.stds.items()}
+        return {key: std if self.scales(key) else None for key, std in (self.stds | self.streams).items()}
 
 
 def aims_of(plan: Plan, settings: Settings) -> Aims:
@@ -140,7 +158,11 @@ def aims_of(plan: Plan, settings: Settings) -> Aims:
     for pattern, _ in settings.targets:
         if plan.layers and pattern not in effective:
             raise UsageError(_no_effect(plan, pattern))
-    return Aims(stds, methods, notes, named)
+    shares: dict[str, Share] = {}
+    if settings.residual == "auto" and settings.rescale:
+        shares = {key: share for key, share in shares_of(plan, stds).items() if key not in named}
+        stds |= {key: share.part * share.std for key, share in shares.items()}
+    return Aims(stds, methods, notes, named, shares)
 
 
 def require_drawable(plan: Plan, methods: Mapping[str, str]) -> None:

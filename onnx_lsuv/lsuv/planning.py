@@ -81,7 +81,7 @@ def described(found: Plan, settings: Settings) -> Result:
             *parting_notes(found, settings),
             *left_notes(found),
             *fresh_notes(found, left, settings),
-            *map(str, guide(found, spell=settings.spell)),
+            *map(str, guide(found, aims.shares.keys(), settings.spell)),
         ),
     )
 

@@ -152,7 +152,7 @@ def _calibrate(
     records |= {key: within_channels(record) for key, record in channels.items()}
     scales: dict[str, float] = {}
     if task.planned.settings.rescale:
-        usable = {key: usable_scale(records.get(key), std) for key, std in task.aims.stds.items()}
+        usable = {key: usable_scale(records.get(key), std) for key, std in task.aims.resolved(records).stds.items()}
         fixed = {key for key in usable if not task.aims.scales(key)}
         scales = {key: 1.0 if key in fixed else scale for key, scale in usable.items() if scale is not None}
         multiply(found, values, scales, task.scratch)
@@ -165,7 +165,7 @@ def _result(
     task: _Task, drawn: Drawn, records: Mapping[str, Record], scales: Mapping[str, float], clock: Clock
 ) -> Result:
     """Put the new values into the model, and say what happened to each layer."""
-    found, settings, aims = task.planned.plan, task.planned.settings, task.aims
+    found, settings, aims = task.planned.plan, task.planned.settings, task.aims.resolved(records)
     spell = settings.spell
     constants = [found.program.constants[name] for name in drawn.values]
     new = with_values(task.planned.model, {each.site: drawn.values[each.name] for each in constants if each.site})
@@ -177,7 +177,7 @@ def _result(
         row = drawn_row(row, layer, records.get(key), scales.get(key), scales=aims.scales(key))
         rows.append(noted(row, drawn.notes.get(key), aims.remarks.get(layer)))
     left = remaining(found, settings, drawn.values) if settings.fresh else ()
-    lowered = {key for key, std in aims.stds.items() if std < settings.target_std}
+    lowered = {key for key, std in aims.stds.items() if std < settings.target_std} | aims.shares.keys()
     return replace(
         task.planned,
         model=new,

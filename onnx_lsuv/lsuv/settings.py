@@ -22,6 +22,8 @@ METHODS = ("orthonormal", "delta", "he", "xavier", "keep", "zero", "identity")
 OTHER_NAMES = {"orthog": "orthonormal", "lsuv": "orthonormal", "kaiming": "he", "he_": "he", "msra": "he"}
 OTHER_NAMES |= {"glorot": "xavier", "xavier_": "xavier", "none": "keep"}
 OTHER_NAMES |= {"const": "zero", "zero": "zero", "dirac": "identity", "eye": "identity"}
+# How the ends of residual branches are scaled; the first is the default.
+RESIDUAL = ("off", "auto")
 # Beyond, what a layer gives or its square leaves the range of float32.
 STD_MIN, STD_MAX = 1e-9, 1e9
 # By pattern; where several match a layer, the last one counts, so that exceptions follow the rule.
@@ -35,6 +37,7 @@ _CONTRADICTIONS: tuple[tuple[tuple[str, Any], tuple[str, Any], str], ...] = (
     (("fresh", True), ("init", "keep"), "{} gives every parameter a new value and {} keeps some"),
     (("center", True), ("keep_bias", True), "{} sets biases by the scaled weights and {} leaves them"),
     (("center", True), ("rescale", False), "{} sets biases by the scaled weights and {} leaves them"),
+    (("residual", None), ("rescale", False), "{} is a std to scale to and {} scales nothing"),
     (("target", None), ("rescale", False), "{} is a std to scale to and {} scales nothing"),
     (("target_std", None), ("rescale", False), "{} is a std to scale to and {} scales nothing"),
 )
@@ -43,9 +46,9 @@ REPORTED = {
     "plan": ("include", "exclude", "keep_bias", "fresh", "recalibrate", "untie", "strict"),
     "initialize": (
         *("seed", "init", "rescale", "fresh", "keep_bias", "center"),
-        *("recalibrate", "untie", "include", "exclude", "target", "strict"),
+        *("recalibrate", "untie", "include", "exclude", "target", "residual", "strict"),
     ),
-    "measure": ("include", "exclude", "target", "strict"),
+    "measure": ("include", "exclude", "target", "residual", "strict"),
 }
 
 
@@ -54,6 +57,7 @@ class Wanted(TypedDict, total=False):
 
     target_std: float
     target: Targets
+    residual: str
     tolerance: float | None
     include: Sequence[str]
     exclude: Sequence[str]
@@ -138,6 +142,7 @@ _READ: dict[str, tuple[Callable[[Any], Any], str]] = {
     "seed": (_whole, "a whole number"),
     "target_std": (_number, "a number"),
     "target": (_targets, "{pattern: std}"),
+    "residual": (_pattern, "auto or off"),
     "init": (_inits, "a method or {pattern: method}"),
     "tolerance": (_number_or_none, "a number or None"),
     **dict.fromkeys(("include", "exclude"), (_patterns, "a list of patterns")),
@@ -161,6 +166,8 @@ class Settings:
             {pattern: method}, the last that matches counting; what none matches is drawn "orthonormal".
         target_std: the std that every layer's output is to have.
         target: other stds, as {pattern: std}; of several that match the last one counts. With 0 the weight is zero.
+        residual: "auto" gives the last layer of each of L branches that join a residual stream std(stream where the
+            first joins) / sqrt(L), unless `target` names it; "off" the std of every other layer, LSUV as published.
         rescale: False leaves weights as drawn; statistics of BatchNormalizations are set all the same.
         recalibrate: set the statistics of every BatchNormalization, also where no weight before it changes.
         untie: part every tensor that an exporter merged of equal ones, so that each layer trains its own; else only
@@ -186,6 +193,7 @@ class Settings:
     init: Inits = METHODS[0]
     target_std: float = 1.0
     target: Targets = ()
+    residual: str = RESIDUAL[0]
     rescale: bool = True
     recalibrate: bool = False
     untie: bool = False
@@ -235,6 +243,9 @@ class Settings:
                 known = next((name for start, name in OTHER_NAMES.items() if method.lower().startswith(start)), method)
                 wanted = f"{spell('init', None)} must be one of {', '.join(METHODS)}"
                 raise UsageError(f"{wanted}, not {shorten(repr(method))}{meant(known, METHODS)}")
+        if self.residual not in RESIDUAL:
+            wanted = f"{spell('residual', None)} must be {' or '.join(sorted(RESIDUAL))}"
+            raise UsageError(f"{wanted}, not {shorten(repr(self.residual))}{meant(self.residual, RESIDUAL)}")
         if self.seed < 0:
             raise UsageError(f"{spell('seed', None)} must be a whole number from 0 on, not {self.seed}")
         stds = {spell("target_std", None): self.target_std}

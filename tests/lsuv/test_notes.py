@@ -157,7 +157,7 @@ def test_patterns_match_odd_names_only_as_they_are() -> None:
 )
 def test_the_command_line_is_told_its_options(tmp_path: Path, name: str, option: str) -> None:
     onnx.save(residual(5, name=name), tmp_path / "m.onnx")
-    assert f"that of one: {option} (README" in call(str(tmp_path / "m.onnx"), "--dry-run").stdout
+    assert f"has a std of 1: {option} (README" in call(str(tmp_path / "m.onnx"), "--dry-run").stdout
 
 
 def test_a_branch_that_ends_in_a_norm_is_no_stream() -> None:
