@@ -1,9 +1,9 @@
 """Make the pictures of the README that show the command and its report: `python .github/pictures/make.py`.
 
-The commands of README.md are run on the sample models: on a terminal, whose text is drawn as SVG, and
-with `--report`, whose page a browser draws as PNG in its light and its dark scheme. Needs Linux or macOS, and Chromium
-(`chromium`, `chromium-browser` or `google-chrome`, or a path as the argument). `thin_nets.svg` and `variance.svg` are
-made by `tests/benchmarks/thin_nets.py`.
+The commands of README.md are run on the sample models: on a terminal, whose text is drawn as SVG, and with
+`--report`, whose page a browser draws as PNG in its light and its dark scheme. Needs Linux or macOS, and Chromium
+(`chromium`, `chromium-browser` or `google-chrome`, or a path as the argument), without which it ends after the SVGs.
+`thin_nets.svg` and `variance.svg` are made by `tests/benchmarks/thin_nets.py`.
 """
 
 import fcntl
@@ -117,15 +117,15 @@ def write(name: str, content: str | bytes) -> None:
 
 def main() -> None:
     """Make all pictures."""
-    names = sys.argv[1:] or ["chromium", "chromium-browser", "google-chrome"]
-    browser = next(filter(None, map(shutil.which, names)), None)
-    if browser is None:
-        sys.exit(f"no browser: looked for {', '.join(names)}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shutil.copytree(ROOT / "sample_models", folder / "sample_models")
         draw("terminal.svg", folder, [f"onnx-lsuv {SAMPLE}", f"--data {DATA} -o {OUTPUT}"])
         draw("check.svg", folder, [f"onnx-lsuv {SAMPLE}", f"--data {DATA}", f"--check --compare {OUTPUT}"])
+        names = sys.argv[1:] or ["chromium", "chromium-browser", "google-chrome"]
+        browser = next(filter(None, map(shutil.which, names)), None)
+        if browser is None:
+            sys.exit(f"no browser: looked for {', '.join(names)}")
         page = folder / "report.html"
         arguments = [SAMPLE, "--data", DATA, "-o", OUTPUT, "--force", "--report", page.name]
         subprocess.run(
