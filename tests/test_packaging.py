@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
 from importlib import metadata
@@ -98,10 +99,12 @@ def test_a_released_page_has_no_relative_link(built):
     links = re.findall(r"\]\(([^)\s]+)\)", page)
     assert len(links) == len(re.findall(r"\]\(([^)\s]+)\)", source))
     assert not [link for link in links if not re.match(r"[a-z]+:|#", link)]
-    for link in links:
+    sources = re.findall(r'(?:src|srcset)="([^"]+)"', page)
+    assert len(sources) == len(re.findall(r'(?:src|srcset)="', source)) >= 2
+    for link in (*links, *sources):
+        assert re.match(r"[a-z]+:|#", link)
         if found := re.fullmatch(r"https://example\.org/me/onnx-lsuv/(blob|raw)/v1/([^#]+)(#.*)?", link):
             assert (ROOT / found[2]).exists()
-            assert (found[1] == "raw") == found[2].endswith((".svg", ".png")) or ".svg" in found[2]
 
 
 def test_a_released_package_has_addresses_and_a_checkout_has_none(built):
@@ -145,10 +148,35 @@ def test_the_action_uses_the_inputs_that_it_declares_and_options_that_exist():
             "GITHUB_ACTION_PATH",
         }
     run = action["runs"]["steps"][-1]["run"]
-    assert set(re.findall(r"(?<= )--[a-z-]+", run)) <= options()
+    assert set(re.findall(r'(?<=")--[a-z-]+', run)) == {"--data", "--format", "--report", "--force"} <= options()
     assert action["inputs"]["extra"]["default"] in PROJECT["optional-dependencies"]
     assert set(shlex.split(action["inputs"]["arguments"]["default"])) <= options()
     assert (path.parent / "../../.." / "pyproject.toml").resolve() == ROOT / "pyproject.toml"
+
+
+def test_the_action_takes_its_arguments_apart_and_runs_none_as_code(tmp_path):
+    (step,) = (
+        s
+        for s in loaded(GITHUB / "actions" / "onnx-lsuv" / "action.yml")["runs"]["steps"]
+        if "MODEL" in s.get("env", {})
+    )
+    script = re.search(r"<<'END'\n(.*)\nEND", step["run"], re.DOTALL)[1]
+    (tmp_path / "onnx-lsuv").write_text(f"#!{sys.executable}\nimport sys\nprint(sys.argv[1:])\nsys.exit(3)\n")
+    (tmp_path / "onnx-lsuv").chmod(0o755)
+    given = {
+        "MODEL": "a b.onnx",
+        "DATA": "x.npy",
+        "ARGUMENTS": "--check --target 'a b=1' $(touch pwned)",
+        "REPORT": "r.html",
+    }
+    environment = {"PATH": str(tmp_path), **given}
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=False, env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 3
+    wanted = ["a b.onnx", "--data", "x.npy", "--check", "--target", "a b=1", "$(touch", "pwned)"]
+    assert eval(done.stdout) == [*wanted, "--format", "github", "--report", "r.html", "--force"]
+    assert not (tmp_path / "pwned").exists()
 
 
 def test_the_hook_runs_the_command_with_the_files_that_its_arguments_name():

@@ -111,7 +111,7 @@ def _check(options: Options, settings: Settings, models: list[Model], device: De
     model, *others = models
     planned = onnx_lsuv.plan(model, replace(settings, keep_bias=True))
     batches = _batches(planned, options, tell)
-    result = onnx_lsuv.measure(planned, batches, device=device, progress=tell)
+    result = onnx_lsuv.measure(planned, batches, baseline=options.baseline, device=device, progress=tell)
     found = Outcome(result, trains=_trains(result, options))
     if not others:
         return found

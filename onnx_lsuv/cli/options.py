@@ -186,6 +186,9 @@ class Options:
     custom_ops: list[str] | None = _option(RUNTIME, "Load a library of custom operators. Repeatable.", metavar="LIB")
     check: bool = _flag(MODES, "Measure the model as it is; save no model.", "--check")
     compare: Path | None = _option(MODES, "Measure another model beside it, with --check.", metavar="OTHER.onnx")
+    baseline: Path | None = _option(
+        MODES, "What each layer's std was, with --check, instead of the target.", metavar="REPORT.json"
+    )
     dry_run: bool = _flag(MODES, "List the layers and what would happen; run nothing.", "--dry-run")
     no_values: bool = _flag(MODES, "Save the architecture alone: no values of what may be learned.", "--no-values")
     output_format: Format = _option(

@@ -197,7 +197,7 @@ def _about(options: Options, outcome: Outcome, staged: Staging) -> dict[str, Any
     from onnx_lsuv.model import digest  # noqa: PLC0415
     from onnx_lsuv.report.writing import versions  # noqa: PLC0415
 
-    given = {"model": options.model, "compare": options.compare, "state_dict": options.state_dict}
+    given = {name: getattr(options, name) for name in ("model", "compare", "baseline", "state_dict")}
     read = {role: (path, path) for role, path in given.items() if path}
     written = {role: (named, staged.waiting(target)) for role, (named, target) in outcome.files.items()}
     files = {role: {"path": str(named), "sha256": digest(at)} for role, (named, at) in {**read, **written}.items()}

@@ -117,6 +117,8 @@ def _read(options: Options, models: list[Model]) -> Iterator[Read]:
         yield path, "read as data, which are never written to"
     if options.state_dict is not None:
         yield options.state_dict, "read as the state dict of the module, which is never written to"
+    if options.baseline is not None:
+        yield options.baseline, "read as the baseline, which is never written to"
     for library in options.custom_ops or ():
         yield Path(library), "a library of custom operators, which is never written to"
     yield 1, "where standard output goes"

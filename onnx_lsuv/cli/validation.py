@@ -106,6 +106,7 @@ def _check_company(options: Options) -> None:
         **{name: ("about images", "--data", options.data) for name in _DECLARED if name.startswith("image_")},
         "strict": ("about what is in doubt", "--fresh or --check", options.fresh or options.check),
         "compare": ("another model to measure beside", "--check", options.check),
+        "baseline": ("what was measured before", "--check", options.check),
     }
     for name, (what, needed, there) in lacking.items():
         if getattr(options, name) and not there:

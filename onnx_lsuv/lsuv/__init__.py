@@ -4,6 +4,7 @@
     result      what came out, as values
     streams     residual streams, and the layers that end their branches
     patterns    which layers and other tensors the patterns choose, and the std that each layer is to have
+    baseline    the stds of an earlier run, as what a model is to have still
     absent      tensors without values: whether each gets some, and what is said of it
     planning    PLAN: the layers are found, once; nothing runs
     notes       where unit variance does not do what one might think

@@ -12,6 +12,7 @@ from onnx_lsuv.errors import UsageError, listing
 from onnx_lsuv.graph import Part, Record, build
 from onnx_lsuv.layers import Layer, Plan, tensor_names
 from onnx_lsuv.lsuv.absent import completed
+from onnx_lsuv.lsuv.baseline import Baseline, aimed_at, stds_of
 from onnx_lsuv.lsuv.execute import Progress, execute, quiet, repeat_for_large_means
 from onnx_lsuv.lsuv.notes import faint
 from onnx_lsuv.lsuv.patterns import Aims, aims_of
@@ -26,12 +27,13 @@ from onnx_lsuv.model import Model, check_whole
 from onnx_lsuv.runtime import Device
 
 
-def measure(
+def measure(  # noqa: PLR0913  (what is measured, against what, and where are the caller's)
     model: Model | Result,
     batches: Batches | Data,
     settings: Settings | None = None,
     *,
     like: Result | None = None,
+    baseline: Baseline | None = None,
     device: str | Device = "cpu",
     threads: int | None = None,
     memory: int | str | None = None,
@@ -46,6 +48,8 @@ def measure(
         settings: of these counts what is wanted: the stds, the tolerance, and of which layers.
         like: the result of `initialize` that made the model; its rows get the measured std and a final status. By its
             settings, but for a tolerance that is given here.
+        baseline: an earlier result, the path of its JSON report, or stds by layer: what each layer is to have still,
+            within the tolerance, instead of a target. A layer that is new is held against the target, with a note.
         device: as for `initialize`.
         threads: of the CPU.
         memory: what batches that are given only once may take, as for `initialize`.
@@ -53,9 +57,10 @@ def measure(
         wanted: as keywords target_std, target, residual, tolerance, include, exclude, strict of `Settings`.
 
     Raises:
-        UsageError: an argument is wrong, a pattern matches no layer, or `like` has other layers.
+        UsageError: an argument is wrong, a pattern matches no layer, `like` has other layers, or one of the baseline is
+            gone.
         ModelError: there is no layer to measure, or ONNX Runtime refuses the model.
-        DataError: the data do not fit the model.
+        DataError: the data do not fit the model, or the baseline is no report.
         DeviceError: the device is not there.
     """
     if unused := sorted(wanted.keys() - Wanted.__annotations__.keys()):
@@ -63,6 +68,7 @@ def measure(
     settings = settings_for(like or model, settings, wanted)
     if like is not None:
         settings = replace(like.settings, tolerance=settings.tolerance)
+    had, told = None if baseline is None else stds_of(baseline), tuple[str, ...]()
     where, clock = runtime.device_of(device, threads=threads), Clock()
     with clock("verify"):
         as_it_is = replace(settings, keep_bias=True)
@@ -70,20 +76,15 @@ def measure(
         _check_layers(plan, like)
         data = checked(plan.program.model, batches, scratch := Scratch.within(memory_bytes(memory)), progress)
         aims = aims_of(plan, settings) if like is None else _aims_like(like, plan)
+        if had is not None:
+            aims, told = aimed_at(aims, plan, had)
         aims = aims.resolved(records := _records(plan, data, aims, where, scratch, progress))
     runtime.release(where)
 
-    def found(layer: Layer) -> LayerReport:
-        key, status = layer.weight, "scaled" if layer.scaled else "found"
-        return noted(row_of(plan, layer, "keep", aims.stds[key], status, records.get(key)), aims.remarks.get(layer))
-
-    rows = map(found, plan.layers) if like is None else map(partial(_aimed, aims), like.layers, plan.layers)
-    together = zip(rows, plan.layers, tolerances(plan, settings.tolerance), strict=True)
+    together = zip(_rows(plan, aims, records, like), plan.layers, tolerances(plan, settings.tolerance), strict=True)
     layers = tuple(verified_row(row, records.get(layer.weight), allowed, layer) for row, layer, allowed in together)
     if like is not None:
-        notes = tuple(dict.fromkeys((*like.notes, *faint(plan, layers, settings))))
-        seconds = {**like.seconds, **clock.seconds}
-        return replace(like, layers=layers, settings=settings, notes=notes, seconds=seconds)
+        return _verified(like, plan, layers, settings, clock)
     return Result(
         model=plan.program.model,
         plan=plan,
@@ -91,16 +92,31 @@ def measure(
         settings=as_it_is,
         layers=tuple(told_why(plan, layers)),
         skipped=tuple(map(skipped_row, plan.skipped)),
-        notes=(*run_notes(plan, data, where), *faint(plan, layers, settings)),
+        notes=(*run_notes(plan, data, where), *told, *faint(plan, layers, settings)),
         data=data.describe(),
         device=where.name,
         seconds=clock.seconds,
     )
 
 
-def _aimed(aims: Aims, row: LayerReport, layer: Layer) -> LayerReport:
-    """Return a row with the target that its stream has in the graph that was measured."""
-    return replace(row, target=aims.stds[layer.weight]) if layer.weight in aims.streams else row
+def _verified(like: Result, plan: Plan, layers: tuple[LayerReport, ...], settings: Settings, clock: Clock) -> Result:
+    """Return the result of `initialize` with what was measured."""
+    notes = tuple(dict.fromkeys((*like.notes, *faint(plan, layers, settings))))
+    seconds = {**like.seconds, **clock.seconds}
+    return replace(like, layers=layers, settings=settings, notes=notes, seconds=seconds)
+
+
+def _rows(plan: Plan, aims: Aims, records: dict[str, Record], like: Result | None) -> list[LayerReport]:
+    """Return the rows before their verdict: of weights as they came, or those of `initialize`."""
+    if like is not None:
+        pairs = zip(like.layers, plan.layers, strict=True)
+        return [replace(r, target=aims.stds[e.weight]) if e.weight in aims.streams else r for r, e in pairs]
+
+    def found(layer: Layer) -> LayerReport:
+        key, status = layer.weight, "scaled" if layer.scaled else "found"
+        return noted(row_of(plan, layer, "keep", aims.stds[key], status, records.get(key)), aims.remarks.get(layer))
+
+    return [found(layer) for layer in plan.layers]
 
 
 def _check_layers(plan: Plan, like: Result | None) -> None:

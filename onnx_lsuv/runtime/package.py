@@ -14,7 +14,12 @@ from onnx_lsuv.errors import DeviceError
 from onnx_lsuv.runtime.providers import PROVIDERS
 
 # Packages that put their files in the same place.
-_PACKAGES = (*dict.fromkeys(p.package for p in PROVIDERS), "onnxruntime-directml", "onnxruntime-openvino")
+_PACKAGES = (
+    *dict.fromkeys(p.package for p in PROVIDERS),
+    "onnxruntime-directml",
+    "onnxruntime-openvino",
+    "onnxruntime-qnn",
+)
 
 
 def _installed() -> list[str]:
