@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     )
     from onnx_lsuv.model import Model, from_proto, load, save, save_weights, to_bytes, to_proto
     from onnx_lsuv.modules import StateDict, TensorMatch, save_state_dict, state_dict
-    from onnx_lsuv.portable import make_portable
+    from onnx_lsuv.portable import Portable, make_portable
     from onnx_lsuv.report.writing import write_report
 
 __version__ = "0.1.0"
@@ -52,6 +52,7 @@ __all__ = [
     "Model",
     "ModelError",
     "OutputError",
+    "Portable",
     "Remaining",
     "Result",
     "RoleReport",
