@@ -35,9 +35,9 @@ if TYPE_CHECKING:
         save_params,
         without_values,
     )
-    from onnx_lsuv.model import Model, from_proto, load, save, save_weights, to_bytes
+    from onnx_lsuv.model import Model, from_proto, load, save, save_weights, to_bytes, to_proto
     from onnx_lsuv.modules import StateDict, TensorMatch, save_state_dict, state_dict
-    from onnx_lsuv.portable import make_portable
+    from onnx_lsuv.portable import Portable, make_portable
     from onnx_lsuv.report.writing import write_report
 
 __version__ = "0.1.0"
@@ -52,6 +52,7 @@ __all__ = [
     "Model",
     "ModelError",
     "OutputError",
+    "Portable",
     "Remaining",
     "Result",
     "RoleReport",
@@ -74,6 +75,7 @@ __all__ = [
     "save_weights",
     "state_dict",
     "to_bytes",
+    "to_proto",
     "without_values",
     "write_report",
 ]

@@ -131,5 +131,6 @@ def _unknown(model: Model, uses: Uses, names: Mapping[str, Dims | None]) -> Mode
     others = f" (and so of {listing(list(names)[1:], 3)})" if len(names) > 1 else ""
     return ModelError(
         f"{model.name} has no values for {quote(name)}, which {reader} reads, and nothing around it tells its "
-        f"shape{partly}{others}: give '--shape {name}=...' with its dims"
+        f"shape{partly}{others}: give '--shape {name}=...' with its dims, "
+        f"in Python complete(model, shapes={{{name!r}: [...]}})"
     )

@@ -130,7 +130,8 @@ def _printed(options: Options, outcome: Outcome, about: dict[str, Any]) -> tuple
     if options.output_format is Format.github:
         from onnx_lsuv.report.github import as_github  # noqa: PLC0415
 
-        return "\n".join(as_github(result, other=other)), None
+        root = os.environ.get("GITHUB_WORKSPACE") or "."  # what `file=` is relative to
+        return "\n".join(as_github(result, other=other, root=root)), None
     from onnx_lsuv.report.text import as_text  # noqa: PLC0415
 
     color = terminal.colored(options.color, sys.stdout)

@@ -10,7 +10,7 @@ from onnx_lsuv.errors import quote
 from onnx_lsuv.layers import Plan, find_centres, find_layers
 from onnx_lsuv.lsuv.patterns import Choice
 from onnx_lsuv.lsuv.settings import Settings
-from onnx_lsuv.model import Model
+from onnx_lsuv.model import Array, Model, named_arrays
 from onnx_lsuv.roles import Patterns
 
 # A layer's status. The first six do not count against the exit status.
@@ -209,6 +209,13 @@ class Result:
         if self.verb == "measure":
             return self.notes
         return tuple(f"{quote(each.tensor)} may keep what it learned: {each.cause}" for each in self.remaining)
+
+    def weights(self) -> dict[str, Array]:
+        """Return every floating-point initializer by its name, with its new values: what `save_weights` writes.
+
+        The arrays are copies; bfloat16 has the type of ml_dtypes. Raises ModelError where one cannot be read.
+        """
+        return named_arrays(self.model)
 
     @property
     def roles(self) -> tuple[RoleReport, ...]:

@@ -39,12 +39,21 @@ from onnx_lsuv.model.graphs import all_graphs, all_names, graphs_in, graphs_of
 from onnx_lsuv.model.loading import Model, digest, from_proto, given_model, is_hollow, load
 from onnx_lsuv.model.names import unused
 from onnx_lsuv.model.retyping import in_float32, names_type, retype
-from onnx_lsuv.model.saving import load_staged, outputs_of, save, stage, to_bytes
+from onnx_lsuv.model.saving import load_staged, outputs_of, own_bytes, save, stage, to_bytes, to_proto
 from onnx_lsuv.model.sites import Site, Step, function_of
 from onnx_lsuv.model.stripping import without_empty_payloads, without_inputs, without_payloads
 from onnx_lsuv.model.targets import Output, check_outputs, check_suffix, read_by
 from onnx_lsuv.model.values import check, fill, let_go, map_files, message, nodes, read, rewritten, tensors, with_values
-from onnx_lsuv.model.weights import DTYPES, FLOATS, WEIGHTS, check_weights, save_weights, stage_arrays, stage_weights
+from onnx_lsuv.model.weights import (
+    DTYPES,
+    FLOATS,
+    WEIGHTS,
+    check_weights,
+    named_arrays,
+    save_weights,
+    stage_arrays,
+    stage_weights,
+)
 from onnx_lsuv.model.wire import HOLLOW_BYTES
 
 __all__ = [
@@ -82,9 +91,11 @@ __all__ = [
     "load_staged",
     "map_files",
     "message",
+    "named_arrays",
     "names_type",
     "nodes",
     "outputs_of",
+    "own_bytes",
     "promoted",
     "read",
     "read_by",
@@ -98,6 +109,7 @@ __all__ = [
     "staging",
     "tensors",
     "to_bytes",
+    "to_proto",
     "unused",
     "with_initializers",
     "with_stand_ins",

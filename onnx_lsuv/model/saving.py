@@ -6,34 +6,60 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
+
 from onnx_lsuv.errors import ModelError, OutputError, quote
 from onnx_lsuv.model.absent import check_whole
 from onnx_lsuv.model.atomic import Staging, staging
 from onnx_lsuv.model.edits import data_edits, model_edits
+from onnx_lsuv.model.external import extent, location_of
 from onnx_lsuv.model.loading import Model, given_model, load
 from onnx_lsuv.model.names import unused
 from onnx_lsuv.model.opening import whole
 from onnx_lsuv.model.splicing import Piece, splice
 from onnx_lsuv.model.targets import Output, check_outputs, named, read_by
-from onnx_lsuv.model.values import data_file, data_files, externals, label, map_files
+from onnx_lsuv.model.values import data_file, data_files, externals, label, map_files, tensors
 
 LIMIT = 2**31 - 1  # bytes that a protobuf message may have
 
 
 def to_bytes(model: Model) -> bytes:
-    """Return the saved form of a model in memory; external data stay where they are.
+    """Return the saved form of a model in memory, external data inside it.
 
-    Raises ModelError where a tensor with external data has a new value, OutputError over 2 GiB.
+    Raises ModelError where a value cannot be placed, OutputError over 2 GiB, as a protobuf message ends there.
     """
+    model = given_model(model)
+    return to_proto(model).SerializeToString() if externals(model) else own_bytes(model)
+
+
+def to_proto(model: Model) -> onnx.ModelProto:
+    """Return the saved form of a model as ONNX's own type, external data inside it; raises as `to_bytes` does."""
     model = given_model(model)
     check_whole(model)
     outside = externals(model)
-    for site in model.values:
-        if site in outside:
-            raise ModelError(
-                f"{label(model, site)} has external data, so its new values have no place in the model's bytes; "
-                "save to a file"
-            )
+    if not outside:
+        return onnx.load_model_from_string(own_bytes(model))
+    views = {data.file: data_file(model, data.file, label(model, site)) for site, data in outside.items()}
+    edits = data_edits(model, outside)
+    pieces = {file: splice(view, edits[file]) for file, view in views.items()}
+    inside = splice(whole(model._tree.view, model.name), model_edits(model, outside, {}))
+    _within_limit([*inside, *(piece for each in pieces.values() for piece in each)], model.name)
+    files = {file: b"".join(each) for file, each in pieces.items()}
+    proto = onnx.load_model_from_string(b"".join(inside))
+    for site, tensor in tensors(proto):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            data = location_of(tensor, where := f"the tensor {tensor.name!r} at site {site}")
+            start, end = extent(data, len(files[data.file]), where)
+            tensor.raw_data = files[data.file][start:end]
+            tensor.data_location = onnx.TensorProto.DEFAULT
+            del tensor.external_data[:]
+    return proto
+
+
+def own_bytes(model: Model) -> bytes:
+    """Return the bytes of the saved model file; external data, which have no new values then, stay where they are."""
+    check_whole(model)
+    outside = externals(model)
     return b"".join(_within_limit(splice(model._tree.view, model_edits(model, outside, {})), model.name))
 
 
@@ -108,7 +134,7 @@ def _within_limit(pieces: list[Piece], name: str) -> list[Piece]:
     if size > LIMIT:
         raise OutputError(
             f"{name} would have {size} bytes, but an ONNX file ends at 2 GiB: store the model with external data "
-            "(onnx.save_model with save_as_external_data=True) and use that"
+            "(onnx.save_model with save_as_external_data=True) and use that, with onnx_lsuv.save"
         )
     return pieces
 

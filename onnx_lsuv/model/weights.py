@@ -76,6 +76,12 @@ def save_weights(model: Model, path: str | os.PathLike[str], *, force: bool = Fa
     return target
 
 
+def named_arrays(model: Model) -> dict[str, Array]:
+    """Return what `save_weights` writes as arrays of the caller's own, of any float type."""
+    check_whole(given_model(model))
+    return {entry.name: np.array(entry.load()).reshape(entry.shape) for entry in _entries(model)}
+
+
 def stage_weights(staged: Staging, model: Model, path: str | os.PathLike[str]) -> Path:
     """Write the file of `save_weights`, which is put into place with all others; return where."""
     check_whole(model)

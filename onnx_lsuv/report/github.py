@@ -1,12 +1,15 @@
 """A result as annotations of a GitHub workflow run.
 
-A line `::error title=T::MESSAGE` on standard output becomes an annotation. In a message `%`, CR and LF are written as
-%25, %0D and %0A; in a property `:` and `,` too, as %3A and %2C. GitHub keeps ten annotations of each level a step.
+A line `::error file=F,title=T::MESSAGE` on standard output becomes an annotation. In a message `%`, CR and LF are
+written as %25, %0D and %0A; in a property `:` and `,` too, as %3A and %2C. GitHub keeps ten annotations of each level
+a step.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from onnx_lsuv.errors import clean
@@ -18,8 +21,12 @@ LIMIT = 10
 _NAME = 200  # GitHub cuts a message at a few thousand characters
 
 
-def as_github(result: Result, limit: int = LIMIT, *, other: Result | None = None) -> list[str]:
+def as_github(
+    result: Result, limit: int = LIMIT, *, other: Result | None = None, root: str | os.PathLike[str] = "."
+) -> list[str]:
     """Return annotations, a line each without its end, at most `limit` of each level.
+
+    Each names the model's file, by its path in the folder `root`, where GitHub looks, or else by its whole path.
 
     Errors are the layers that missed, worst first, and what is in doubt, where that counts; warnings the layers that
     the data never reached, and BatchNormalizations whose statistics cannot be set; notices the verdict, that of the
@@ -39,7 +46,8 @@ def as_github(result: Result, limit: int = LIMIT, *, other: Result | None = None
     notices += [("note", note) for note in result.notes if note not in result.doubts]
     notices += [("statistics kept", told) for meant, told in kept if meant]
     notices += [("left alone", _skipped(group)) for group in groups(result.skipped)]
-    return [*_lines("error", errors, limit), *_lines("warning", warnings, limit), *_lines("notice", notices, limit)]
+    levels, file = {"error": errors, "warning": warnings, "notice": notices}, _file(result.model.path, root)
+    return [line for level, items in levels.items() for line in _lines(level, file, items, limit)]
 
 
 def _skipped(group: Mapping[str, Any]) -> str:
@@ -58,12 +66,21 @@ def _name(name: str) -> str:
     return shortened(clean(name), _NAME)
 
 
-def _lines(level: str, items: Sequence[tuple[str, str]], limit: int) -> list[str]:
+def _file(path: Path | None, root: str | os.PathLike[str]) -> str:
+    """Return the property that names the model's file, "" for a model in memory."""
+    if path is None:
+        return ""
+    folder = Path(root).resolve()
+    inside = path.relative_to(folder) if path.is_relative_to(folder) else path
+    return f"file={_property(inside.as_posix())},"
+
+
+def _lines(level: str, file: str, items: Sequence[tuple[str, str]], limit: int) -> list[str]:
     """Return the lines of one level; the last of them counts those for which there is no room."""
     shown = list(items)
     if len(items) > limit:
         shown = [*items[: limit - 1], ("more", f"and {len(items) - limit + 1} more: see the report")]
-    return [f"::{level} title={_property(f'onnx-lsuv: {title}')}::{_message(text)}" for title, text in shown]
+    return [f"::{level} {file}title={_property(f'onnx-lsuv: {title}')}::{_message(text)}" for title, text in shown]
 
 
 def _message(text: str) -> str:

@@ -16,7 +16,7 @@ import onnx
 from onnx_lsuv import __version__, importers, runtime
 from onnx_lsuv.importers import Forecast
 from onnx_lsuv.lsuv import Result
-from onnx_lsuv.model import Model, Output, check_outputs, digest, read_by, staging, to_bytes
+from onnx_lsuv.model import Model, Output, check_outputs, digest, own_bytes, read_by, staging
 from onnx_lsuv.report.formats import format_of
 from onnx_lsuv.report.words import beside
 
@@ -73,4 +73,4 @@ def _file(model: Model) -> dict[str, str]:
     """Return the path and the digest of a model's file; of one in memory, that of the bytes that it was taken from."""
     if model.path is not None and model.path.is_file():
         return {"path": model.name, "sha256": digest(model.path)}
-    return {"path": model.name, "sha256": hashlib.sha256(to_bytes(replace(model, values={}))).hexdigest()}
+    return {"path": model.name, "sha256": hashlib.sha256(own_bytes(replace(model, values={}))).hexdigest()}

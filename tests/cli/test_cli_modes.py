@@ -613,9 +613,9 @@ def test_what_nothing_shows_is_not_looked_for(
 
 def test_dry_run_as_annotations_says_what_would_happen(here: Path) -> None:
     lines = call("m.onnx", "--dry-run", "--exclude", "z", "--format", "github").stdout.splitlines()
-    assert lines[0] == "::notice title=onnx-lsuv%3A verdict::1 layer found; nothing was run."
+    assert lines[0] == "::notice file=m.onnx,title=onnx-lsuv%3A verdict::1 layer found; nothing was run."
     fate = "drawn (orthonormal), scaled to std 1, bias set to zero"
-    assert lines[1] == f"::notice title=onnx-lsuv%3A plan::{fate}: 1 (y)"
+    assert lines[1] == f"::notice file=m.onnx,title=onnx-lsuv%3A plan::{fate}: 1 (y)"
     assert "plan::" not in call("m.onnx", *X, "--format", "github").stdout
 
 

@@ -299,7 +299,8 @@ def test_what_was_parted_has_no_values_either(outside: bool, tmp_path: Path) -> 
 def test_the_command_is_told_shapes_that_nothing_else_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(fill(tmp_path))
     onnx.save(parse(f"{HEAD} g (float[N,4] x) => (float z) {{ z = MatMul(x, w) }}"), "names.onnx")
-    assert "give '--shape w=...'" in fails(3, "names.onnx", "--no-values")
+    refused = fails(3, "names.onnx", "--no-values")
+    assert "give '--shape w=...' with its dims, in Python complete(model, shapes={'w': [...]})" in refused
     call("names.onnx", "--no-values", "--shape", "w=4,6")
     (weight,) = onnx.load_model("names.arch.onnx").graph.initializer
     assert weight == TensorProto(name="w", dims=(4, 6), data_type=TensorProto.FLOAT)

@@ -346,14 +346,28 @@ def test_a_model_reached_by_a_link_has_its_data_beside_the_link(folder: Path, tm
 
 
 def test_a_proto_with_external_data_needs_its_folder(folder: Path) -> None:
-    proto = onnx.load(with_external(folder, external("w", "w.bin")), load_external_data=False)
+    proto = onnx.load(with_external(folder, external("w", "w.bin", length=16)), load_external_data=False)
     with pytest.raises(ModelError, match="base_dir"):
         m.read(m.from_proto(proto), W)
     loaded = m.from_proto(proto, folder)
     assert m.read(loaded, W).tolist() == [0, 1, 2, 3]
-    assert m.to_bytes(loaded) == proto.SerializeToString()
-    with pytest.raises(ModelError, match="save to a file"):
-        m.to_bytes(m.with_values(loaded, {W: np.zeros(4, np.float32)}))
+    with pytest.raises(ModelError, match="base_dir"):
+        m.to_bytes(m.from_proto(proto))
+    assert m.own_bytes(loaded) == proto.SerializeToString()
+    for model in (loaded, m.with_values(loaded, {W: np.array([5, 6, 7, 8], np.float32)})):
+        m.save(model, folder / "saved.onnx")
+        whole = onnx.load(folder / "saved.onnx")
+        assert m.to_proto(model) == whole == onnx.load_from_string(m.to_bytes(model))
+        assert numpy_helper.to_array(whole.graph.initializer[0]).tolist() == m.read(model, W).tolist()
+        for file in folder.glob("saved.*"):
+            file.unlink()
+
+
+def test_memory_holds_no_more_than_a_message(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = m.load(with_external(folder, external("w", "w.bin")))
+    monkeypatch.setattr("onnx_lsuv.model.saving.LIMIT", len(m.own_bytes(loaded)) + 15)
+    with pytest.raises(OutputError, match=r"ends at 2 GiB: .* onnx_lsuv\.save"):
+        m.to_proto(loaded)
 
 
 def test_data_are_copied_to_the_same_place_in_another_folder(folder: Path, tmp_path: Path) -> None:

@@ -71,6 +71,17 @@ def test_every_floating_point_initializer_as_in_the_saved_model(tmp_path: Path, 
     assert path.read_bytes() == (tmp_path / f"again{kind}").read_bytes()
 
 
+def test_the_result_has_them_as_arrays(tmp_path: Path) -> None:
+    result = onnx_lsuv.initialize(onnx_lsuv.from_proto(small()), {"x": normal(64, 8)})
+    found, written = result.weights(), loaded(onnx_lsuv.save_weights(result.model, tmp_path / "w.npz"))
+    assert list(found) == list(written)
+    for name, array in found.items():
+        assert array.dtype == written[name].dtype
+        np.testing.assert_array_equal(array, written[name], strict=True)
+        array[...] = 0  # the caller's own
+    assert result.weights()["enc_weight"].any()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_network_written_by_hand_gives_the_same_outputs(tmp_path: Path, kind: str) -> None:
     x = normal(32, 8, seed=9)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -187,6 +188,17 @@ def test_annotations(result: Result) -> None:
         ("notice", "onnx-lsuv: left alone", f"MatMul {result.skipped[0].name}: {result.skipped[0].detail}"),
     ]
     assert "50%25 of it" in as_github(done)[4]
+
+
+def test_annotations_name_the_model_file(result: Result, tmp_path: Path) -> None:
+    inside = tmp_path.resolve() / "a, b" / "50%:1.onnx"
+    done = replace(result, model=replace(result.model, path=inside))
+    lines = as_github(done, root=tmp_path)
+    assert all(re.match(r"::\w+ file=a%2C b/50%25%3A1\.onnx,title=onnx-lsuv%3A ", line) for line in lines)
+    assert (
+        f" file={inside.as_posix().replace('%', '%25').replace(':', '%3A').replace(',', '%2C')},"
+        in (as_github(done, root=tmp_path / "elsewhere")[0])
+    )
 
 
 def test_annotations_of_a_good_result(result: Result) -> None:

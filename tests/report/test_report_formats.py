@@ -172,7 +172,7 @@ def test_the_other_model_is_in_every_format(result: Result, other: Result) -> No
     assert "The other model: `b.onnx`. 3 of 3 layers missed the std wanted." in as_markdown(result, ABOUT, other=other)
     assert "Only in the other model: `new`\n" in as_markdown(result, ABOUT, other=other)
     assert "only in the other model: new\n" in as_text(result, other=other)
-    assert "::notice title=onnx-lsuv%3A other model::" in "\n".join(as_github(result, other=other))
+    assert "::notice file=m.onnx,title=onnx-lsuv%3A other model::" in "\n".join(as_github(result, other=other))
     assert any(line.endswith("b.onnx: 3 of 3 layers missed the std wanted.") for line in as_github(result, other=other))
 
 
