@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 FOLDER = Path(__file__).with_name("benchmarks")
@@ -145,3 +146,18 @@ def test_parts_share_no_sample(cells: ModuleType) -> None:
     for step in range(data.LONG):
         last = torch.where(held[:, step] >= 0, held[:, step], last)
         assert torch.equal(last, y[:, step])
+
+
+def test_images_by_class_are_shuffled(cells: ModuleType, tmp_path: Path) -> None:
+    """A file that holds its images class by class has every class in the part that chooses."""
+    pytest.importorskip("torch")
+    data = import_module("learning.data")
+    labels = np.repeat(np.arange(10, dtype=np.uint8), 300)
+    images = np.broadcast_to(labels[:, None, None, None], (3000, 32, 32, 3))
+    values = {"train_x": images, "train_y": labels, "test_x": images, "test_y": labels}
+    np.savez(tmp_path / "cifar10_jpeg.npz", **values)
+    parts = data.cifar(tmp_path, small=True)
+    assert len(parts["choose"][1].unique()) == 10
+    for x, y in parts.values():
+        ranks = x[:, 0, 0, 0].argsort()
+        assert bool((y[ranks].diff() >= 0).all())  # images and labels moved together

@@ -64,7 +64,9 @@ def prepared(images: np.ndarray, mean: np.ndarray, std: np.ndarray) -> Tensor:
 
 
 def parted(train: tuple, held: tuple, choose: int) -> Parts:
-    """Standardise by channels of the training images, and part the held images."""
+    """Standardise by channels of the training images, and part the held images, which files may hold by class."""
+    order = np.random.default_rng(0).permutation(len(held[1]))
+    held = held[0][order], held[1][order]
     mean, std = train[0].mean((0, 1, 2)), train[0].std((0, 1, 2))
     images, labels = prepared(held[0], mean, std), torch.from_numpy(held[1].astype(np.int64))
     return {
@@ -78,7 +80,8 @@ def parted(train: tuple, held: tuple, choose: int) -> Parts:
 def cifar(folder: Path, *, small: bool = False) -> Parts:
     images, labels, held, held_labels = raw_cifar(folder)
     shrink = halved if small else np.asarray
-    held, held_labels = held[:3000], held_labels[:3000]
+    some = np.random.default_rng(1).permutation(len(held))[:3000]
+    held, held_labels = held[some], held_labels[some]
     return parted((shrink(images) / 255.0, labels.ravel()), (shrink(held) / 255.0, held_labels.ravel()), 1000)
 
 

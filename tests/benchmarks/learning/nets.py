@@ -217,10 +217,10 @@ def recurrent(net: nn.Module) -> None:
                 nn.init.ones_(values[128:256])
 
 
-SMALL = {"data": partial(data.cifar, small=True)}
+SMALL: dict[str, Any] = {"data": partial(data.cifar, small=True), "version": 2}
 MAIN = ("framework", "customary", "lsuv", "auto", "center")
-ADAM: dict[str, Any] = {"data": data.cifar, "optimizer": "AdamW", "decay": 0.05, "warm": 0.1}
-TEXT = ADAM | {"data": data.text, "batch": 12, "measure": "loss", "calibrated_on": 64}
+ADAM: dict[str, Any] = {"data": data.cifar, "optimizer": "AdamW", "decay": 0.05, "warm": 0.1, "version": 2}
+TEXT = ADAM | {"data": data.text, "batch": 12, "measure": "loss", "calibrated_on": 64, "version": 1}
 TRANSFORMER_RATES = (0.0005, 0.0015, 0.005)
 GPT_RATES = (0.002, 0.006, 0.02)
 RNN: dict[str, Any] = {
