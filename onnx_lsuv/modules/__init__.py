@@ -7,6 +7,7 @@
     blocks      ... in pieces: gates in another order, query, key and value
     folded      ... up to a norm that the exporter folded into it; and by what stands beside it
     state       the new values by the module's names; what was not found, and why
+    bridge      what initialising a framework's module in place takes, whatever the framework
 
 The exporter's old values tell which tensor is which; the new ones go the same way back.
 """
