@@ -18,7 +18,10 @@ from onnx_lsuv.report.words import groups, importers, roles_listed, roles_told
 _NAME = 120
 _NAMES = 8  # of the nodes left alone for one reason
 _PLURALS = {"bias": "biases", "statistics": "statistics"}
-_SHOWN = "place name scope op weight path shape dtype matrices target std_drawn scale mean std std_other signal outcome"
+_SHOWN = (
+    "place name outcome std std_before std_other target std_drawn scale mean signal "  # in sight first on a phone
+    "scope op weight path shape dtype matrices"
+)
 
 
 def escaped(text: str) -> str:
