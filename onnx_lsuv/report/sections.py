@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from onnx_lsuv.errors import clean
-from onnx_lsuv.lsuv import Change, LayerReport, Result, SkippedReport
+from onnx_lsuv.lsuv import Change, LayerReport, Result, Settings, SkippedReport
 from onnx_lsuv.report.columns import INPUTS, RIGHT, SKIPPED, TRAINS, Filled, filled, layers_of, number, plain
 from onnx_lsuv.report.layout import shortened
 from onnx_lsuv.report.words import groups, importers, roles_listed, roles_told
@@ -97,14 +97,21 @@ def made(result: Result, about: Mapping[str, Any], command: Sequence[str]) -> st
         facts[role] = f'{code(str(file["path"]))}<span class="note">SHA-256 {code(str(file["sha256"]))}</span>'
     facts["std wanted"] = number(result.target_std)
     facts["tolerance"] = "default" if result.tolerance is None else f"{result.tolerance:g}"
-    settings = result.settings.as_dict(result.verb)
-    facts |= {key: _setting(value) for key, value in settings.items() if value not in ("", [], None)}
+    settings, usual = result.settings.as_dict(result.verb), Settings().as_dict(result.verb)
+    settings = {key: value for key, value in settings.items() if value not in ("", [], None)}
+    facts |= {key: _setting(value) for key, value in settings.items() if value != usual.get(key)}
     facts["device"] = escaped(result.device)
     facts["seconds"] = ", ".join(f"{escaped(phase)} {seconds:.2f}" for phase, seconds in result.seconds.items())
     facts["versions"] = ", ".join(f"{escaped(k)} {escaped(str(v))}" for k, v in about.get("versions", {}).items())
-    items = "".join(f"<dt>{escaped(k).replace('_', ' ')}</dt><dd>{v}</dd>" for k, v in facts.items() if v)
+    defaults = {key: _setting(value) for key, value in settings.items() if value == usual.get(key)}
+    folded = f"<details><summary>{len(defaults)} settings at their defaults</summary>{_facts(defaults)}</details>"
     typed = f"<h3>Command</h3><pre><code>{escaped(shlex.join(command))}</code></pre>" if command else ""
-    return f'<dl class="made">{items}</dl>{typed}'
+    return _facts(facts) + folded * bool(defaults) + typed
+
+
+def _facts(facts: Mapping[str, str]) -> str:
+    items = "".join(f"<dt>{escaped(k).replace('_', ' ')}</dt><dd>{v}</dd>" for k, v in facts.items() if v)
+    return f'<dl class="made">{items}</dl>'
 
 
 def listed(items: Iterable[str]) -> str:
@@ -150,7 +157,7 @@ def _matrices(value: tuple[int, int, int]) -> str:
 
 def _outcome(row: LayerReport) -> str:
     note = f'<span class="note">{escaped(row.note)}</span>' if row.note else ""
-    return f'<span class="{row.status}">{row.status}</span>{note}'
+    return f'<span class="{row.status}" data-status="{row.status}">{row.status}</span>{note}'
 
 
 def _some(names: Sequence[str]) -> str:

@@ -472,3 +472,12 @@ def test_the_file_as_it_came_is_a_line_and_a_column(result: Result) -> None:
     heads = [e.text for e in page.all("table", kind="sortable")[0].all("th")]
     row = dict(zip(heads, page.all("tr", id="layer-1")[0].all("td"), strict=True))
     assert row["std before"].attributes["data-v"] == "0.25"
+
+
+def test_settings_at_their_defaults_are_folded(result: Result) -> None:
+    usual = read(as_html(result, ABOUT)).all("section", id="made")[0]
+    assert "seed" in usual.all("details")[0].text
+    changed = replace(result, settings=replace(result.settings, seed=77))
+    made = read(as_html(changed, ABOUT)).all("section", id="made")[0]
+    assert "77" in made.all("dl", kind="made")[0].text
+    assert "77" not in made.all("details")[0].text
