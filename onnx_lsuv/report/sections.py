@@ -127,7 +127,12 @@ def _table(label: str, columns: Filled, marks: Sequence[str] = (), *, sortable: 
     heads = [
         f'<th scope="col"{_class(column.kind) * (column.kind in RIGHT)}>{column.heading}</th>' for column, _ in columns
     ]
-    rows = zip(*([_cell(column.kind, value) for value in values] for column, values in columns), strict=True)
+    # Where rows are cards, a number tells its heading; that of the other model is HTML.
+    named = [
+        (c, f' data-h="{c.heading.partition(" of <")[0]}"' * (sortable and c.kind == "number")) for c, _ in columns
+    ]
+    cells = ([_cell(c.kind, v, name) for v in values] for (c, name), (_, values) in zip(named, columns, strict=True))
+    rows = zip(*cells, strict=True)
     lines = [f"<tr{marks[i] if marks else ''}>{''.join(cells)}</tr>" for i, cells in enumerate(rows)]
     kind = ' class="sortable"' if sortable else ""
     return (
@@ -136,14 +141,14 @@ def _table(label: str, columns: Filled, marks: Sequence[str] = (), *, sortable: 
     )
 
 
-def _cell(kind: str, value: Any) -> str:
+def _cell(kind: str, value: Any, named: str = "") -> str:
     """Return a cell; one with a number has it whole too, to sort by: NaN sorts with what is missing."""
     key = ""
     if kind in ("number", "count"):
         missing = value is None or math.isnan(value)
         key = f' data-v="{"" if missing else repr(value).replace("inf", "Infinity")}"'
     tell = _TOLD.get(kind, lambda value: escaped(plain(kind, value)))
-    return f"<td{_class(kind)}{key}>{'' if value is None or value == () else tell(value)}</td>"
+    return f"<td{_class(kind)}{key}{named}>{'' if value is None or value == () else tell(value)}</td>"
 
 
 def _class(kind: str) -> str:
