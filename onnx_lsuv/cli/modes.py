@@ -154,6 +154,8 @@ def _initialise(
     batches = _batches(planned, options, tell) if given else None
     verified = None if options.no_verify else batches
     result = onnx_lsuv.initialize(planned, batches, device=device, memory=memory, scratch=scratch, progress=tell)
+    if options.report and verified is not None:
+        result = onnx_lsuv.measure_before(result, verified, device=device, memory=memory, progress=tell)
     given_back = _with_state(Outcome(result), reference)
     result, form = given_back.result, None
     if options.portable:

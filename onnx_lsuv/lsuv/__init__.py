@@ -30,7 +30,7 @@ from onnx_lsuv import loaded_on_use
 
 TYPE_CHECKING = False  # the methods that the command line's help lists do not wait for numpy
 if TYPE_CHECKING:
-    from onnx_lsuv.lsuv.measuring import measure
+    from onnx_lsuv.lsuv.measuring import measure, measure_before
     from onnx_lsuv.lsuv.notes import Note, guide
     from onnx_lsuv.lsuv.params import check_params, params_of, save_params, stage_params
     from onnx_lsuv.lsuv.planning import find, plan, require_layers
@@ -57,6 +57,7 @@ __all__ = [
     "guide",
     "initialize",
     "measure",
+    "measure_before",
     "params_of",
     "plan",
     "require_layers",

@@ -9,7 +9,7 @@ from typing import Unpack
 from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batches, Data
 from onnx_lsuv.errors import UsageError, listing
-from onnx_lsuv.graph import Part, Record, build
+from onnx_lsuv.graph import Part, Record, Samples, build
 from onnx_lsuv.layers import Layer, Plan, tensor_names
 from onnx_lsuv.lsuv.absent import completed
 from onnx_lsuv.lsuv.baseline import Baseline, aimed_at, stds_of
@@ -19,7 +19,7 @@ from onnx_lsuv.lsuv.patterns import Aims, aims_of
 from onnx_lsuv.lsuv.planning import find, require_layers, settings_for
 from onnx_lsuv.lsuv.prepare import Clock, checked, run_notes, samples_of, shapes_of
 from onnx_lsuv.lsuv.result import LayerReport, Result
-from onnx_lsuv.lsuv.rows import noted, row_of, skipped_row, told_why, tolerances, verified_row
+from onnx_lsuv.lsuv.rows import noted, row_of, skipped_row, std_of, told_why, tolerances, verified_row
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.lsuv.settings import Settings, Wanted, memory_bytes
 from onnx_lsuv.lsuv.streams import shares_of
@@ -78,7 +78,8 @@ def measure(  # noqa: PLR0913  (what is measured, against what, and where are th
         aims = aims_of(plan, settings) if like is None else _aims_like(like, plan)
         if had is not None:
             aims, told = aimed_at(aims, plan, had)
-        aims = aims.resolved(records := _records(plan, data, aims, where, scratch, progress))
+        records = _records(plan, data, aims, where, scratch, progress, samples_of(data))
+        aims = aims.resolved(records)
     runtime.release(where)
 
     together = zip(_rows(plan, aims, records, like), plan.layers, tolerances(plan, settings.tolerance), strict=True)
@@ -119,6 +120,34 @@ def _rows(plan: Plan, aims: Aims, records: dict[str, Record], like: Result | Non
     return [found(layer) for layer in plan.layers]
 
 
+def measure_before(
+    result: Result,
+    batches: Batches | Data,
+    *,
+    device: str | Device = "cpu",
+    threads: int | None = None,
+    memory: int | str | None = None,
+    progress: Progress = quiet,
+) -> Result:
+    """Return the result of `initialize` with `std_before` in its rows: the std with the values that the file came with.
+
+    A file that came without some of its values has none, and the result stays as it is. Arguments and errors as for
+    `measure`.
+    """
+    model = result.plan.program.model
+    if model.absent:
+        return result
+    where, clock = runtime.device_of(device, threads=threads), Clock()
+    with clock("before"):
+        plan = find(model, replace(result.settings, keep_bias=True), result.plan.parting.copies)
+        data = checked(model, batches, scratch := Scratch.within(memory_bytes(memory)), progress)
+        records = _records(plan, data, _aims_like(result, plan), where, scratch, progress)
+    runtime.release(where)
+    together = zip(result.layers, plan.layers, strict=True)
+    layers = tuple(replace(row, std_before=std_of(row, records.get(layer.weight), layer)) for row, layer in together)
+    return replace(result, layers=layers, seconds={**result.seconds, **clock.seconds})
+
+
 def _check_layers(plan: Plan, like: Result | None) -> None:
     """Raise ModelError where a layer or values are missing, UsageError where rows are those of other layers."""
     check_whole(plan.program.model)
@@ -147,15 +176,20 @@ def _aims_like(like: Result, plan: Plan) -> Aims:
 
 
 def _records(
-    plan: Plan, data: Batches, aims: Aims, device: Device, scratch: Scratch, progress: Progress
+    plan: Plan,
+    data: Batches,
+    aims: Aims,
+    device: Device,
+    scratch: Scratch,
+    progress: Progress,
+    samples: Samples | None = None,
 ) -> dict[str, Record]:
     """Return the moments of each layer's output, by weight key; before it may stand what the weight gives alone."""
     if not plan.layers:
         return {}
     shapes, block = shapes_of(data), runtime.block(device)
     targets: dict[str, float | Part | None] = {**aims.stds, **aims.streams}
-    graph = partial(build, plan, shapes, rescale=False, staged=False, targets=targets, block=block)
-    graph = partial(graph, samples=samples_of(data))
+    graph = partial(build, plan, shapes, rescale=False, staged=False, targets=targets, block=block, samples=samples)
     return repeat_for_large_means(
         graph(),
         lambda shifted: graph(shifted=shifted),

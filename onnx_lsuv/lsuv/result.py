@@ -52,6 +52,7 @@ class LayerReport:
         signal: the share of that variance that depends on the input: the mean, over the positions of the output, of the
             variance over the samples, by the variance over everything. None where that is not known: of one sample,
             inside If, Loop and Scan, where the samples' axis cannot be followed.
+        std_before: of the output in the file as it came, from `measure_before`.
         note: what else there is to say.
     """
 
@@ -73,6 +74,7 @@ class LayerReport:
     mean: float | None = None
     std: float | None = None
     signal: float | None = None
+    std_before: float | None = None
     note: str = ""
 
     @property

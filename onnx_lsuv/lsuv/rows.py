@@ -111,6 +111,14 @@ def tolerances(plan: Plan, wanted: float | None) -> list[float]:
     return found
 
 
+def std_of(row: LayerReport, record: Record | None, layer: Layer) -> float | None:
+    """Return the std of a layer's output by a record; None where the row has none of its own."""
+    if row.status in ("shared", "not-reached") or not layer.scaled or record is None or not _reached(record):
+        return None
+    var = float(record[VAR, -1])
+    return math.sqrt(max(var, 0.0)) if math.isfinite(var) else var
+
+
 def verified_row(row: LayerReport, record: Record | None, tolerance: float, layer: Layer) -> LayerReport:
     """Return a row with what was measured on the final weights.
 
@@ -125,7 +133,7 @@ def verified_row(row: LayerReport, record: Record | None, tolerance: float, laye
     # Where all is rounding noise, a share of it says nothing.
     share = float(output[SIGNAL, 0]) if len(record) > SIGNAL and scale_of(output, 1.0) is not None else math.nan
     signal = None if math.isnan(share) else share
-    row = replace(row, mean=mean, std=math.sqrt(max(var, 0.0)) if math.isfinite(var) else var, signal=signal)
+    row = replace(row, mean=mean, std=std_of(row, record, layer), signal=signal)
     if row.status == "degenerate" or (row.status == "drawn" and row.target):
         return row
     if not row.target:

@@ -69,6 +69,7 @@ FIELDS = (
     Column("mean", "mean now", "number"),
     Column("std", "std now", "number", drop=1),
     Column("signal", "signal share", "number", _faint, short="signal", drop=4),
+    Column("std_before", "std before", "number"),
     Column("note", "note", "text"),
 )
 STD_OTHER = Column("std_other", "std other", "number", drop=2)

@@ -27,7 +27,7 @@ _WIDTHS = (0.05, 0.1, 0.2, 0.5, 1.0)  # of a bin, in decades
 class Series:
     """One std, or share of signal, for each layer, None where there is none."""
 
-    mark: str  # the class that draws it: "drawn", "now", "other" or "signal"
+    mark: str  # the class that draws it: "before", "drawn", "now", "other" or "signal"
     name: str
     values: Sequence[float | None]
 

@@ -25,6 +25,48 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
+// Long tables: what is typed, and a status, choose the rows that are shown.
+for (const table of document.querySelectorAll("table.sortable")) {
+  const rows = [...table.tBodies[0].rows];
+  if (rows.length < 10) continue;
+  const [line, text, choice, shown] = ["div", "input", "select", "output"].map((tag) => document.createElement(tag));
+  const status = (row) => row.querySelector("[data-status]").dataset.status;
+  line.className = "filter";
+  text.type = "search";
+  text.placeholder = "name, op, shape";
+  text.setAttribute("aria-label", "Show layers that contain");
+  choice.setAttribute("aria-label", "Show layers of this status");
+  choice.append(new Option("every status", ""), ...[...new Set(rows.map(status))].map((word) => new Option(word)));
+  const apply = () => {
+    const wanted = text.value.trim().toLowerCase();
+    const whole = (row) => [row.textContent, ...[...row.querySelectorAll("[title]")].map((each) => each.title)].join(" ");
+    for (const row of rows) {
+      row.hidden = (choice.value && status(row) !== choice.value) || !whole(row).toLowerCase().includes(wanted);
+    }
+    shown.value = `${rows.filter((row) => !row.hidden).length} of ${rows.length}`;
+  };
+  line.addEventListener("input", apply);
+  addEventListener("hashchange", () => {
+    const target = document.querySelector(":target");
+    if (!target || !target.hidden) return;
+    text.value = choice.value = "";
+    apply();
+    target.scrollIntoView();
+  });
+  line.append(text, choice, shown);
+  table.parentNode.before(line);
+  apply();
+}
+
+// A name that is cut in the middle is copied whole.
+document.addEventListener("copy", (event) => {
+  const { anchorNode, focusNode } = getSelection();
+  const name = anchorNode && anchorNode.parentElement && anchorNode.parentElement.closest("code[title]");
+  if (!name || !name.contains(focusNode)) return;
+  event.clipboardData.setData("text/plain", name.title);
+  event.preventDefault();
+});
+
 // The picture: one stop of the Tab key instead of one for each layer; the arrow keys move inside.
 for (const marks of document.querySelectorAll(".marks")) {
   const links = [...marks.children];

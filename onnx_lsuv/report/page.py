@@ -117,6 +117,7 @@ def _profile(result: Result, other: Result | None, other_name: str) -> str:
     there = aligned(result.layers, other.layers if other is not None else ())
     kept = result.settings.init == "keep"
     series = [
+        Series("before", "as it came", [row.std_before for row in result.layers]),
         Series("drawn", "as it was" if kept else "as drawn", [row.std_drawn for row in result.layers]),
         Series("now", "after LSUV" if result.verb == "initialize" else "measured", [row.std for row in result.layers]),
         Series("other", other_name, [None if row is None else row.std for row in there]),

@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from onnx_lsuv.errors import clean
-from onnx_lsuv.lsuv import Change, LayerReport, Result, SkippedReport
+from onnx_lsuv.lsuv import Change, LayerReport, Result, Settings, SkippedReport
 from onnx_lsuv.report.columns import INPUTS, RIGHT, SKIPPED, TRAINS, Filled, filled, layers_of, number, plain
 from onnx_lsuv.report.layout import shortened
 from onnx_lsuv.report.words import groups, importers, roles_listed, roles_told
@@ -18,7 +18,10 @@ from onnx_lsuv.report.words import groups, importers, roles_listed, roles_told
 _NAME = 120
 _NAMES = 8  # of the nodes left alone for one reason
 _PLURALS = {"bias": "biases", "statistics": "statistics"}
-_SHOWN = "place name scope op weight path shape dtype matrices target std_drawn scale mean std std_other signal outcome"
+_SHOWN = (
+    "place name outcome std std_before std_other target std_drawn scale mean signal "  # in sight first on a phone
+    "scope op weight path shape dtype matrices"
+)
 
 
 def escaped(text: str) -> str:
@@ -94,14 +97,21 @@ def made(result: Result, about: Mapping[str, Any], command: Sequence[str]) -> st
         facts[role] = f'{code(str(file["path"]))}<span class="note">SHA-256 {code(str(file["sha256"]))}</span>'
     facts["std wanted"] = number(result.target_std)
     facts["tolerance"] = "default" if result.tolerance is None else f"{result.tolerance:g}"
-    settings = result.settings.as_dict(result.verb)
-    facts |= {key: _setting(value) for key, value in settings.items() if value not in ("", [], None)}
+    settings, usual = result.settings.as_dict(result.verb), Settings().as_dict(result.verb)
+    settings = {key: value for key, value in settings.items() if value not in ("", [], None)}
+    facts |= {key: _setting(value) for key, value in settings.items() if value != usual.get(key)}
     facts["device"] = escaped(result.device)
     facts["seconds"] = ", ".join(f"{escaped(phase)} {seconds:.2f}" for phase, seconds in result.seconds.items())
     facts["versions"] = ", ".join(f"{escaped(k)} {escaped(str(v))}" for k, v in about.get("versions", {}).items())
-    items = "".join(f"<dt>{escaped(k).replace('_', ' ')}</dt><dd>{v}</dd>" for k, v in facts.items() if v)
+    defaults = {key: _setting(value) for key, value in settings.items() if value == usual.get(key)}
+    folded = f"<details><summary>{len(defaults)} settings at their defaults</summary>{_facts(defaults)}</details>"
     typed = f"<h3>Command</h3><pre><code>{escaped(shlex.join(command))}</code></pre>" if command else ""
-    return f'<dl class="made">{items}</dl>{typed}'
+    return _facts(facts) + folded * bool(defaults) + typed
+
+
+def _facts(facts: Mapping[str, str]) -> str:
+    items = "".join(f"<dt>{escaped(k).replace('_', ' ')}</dt><dd>{v}</dd>" for k, v in facts.items() if v)
+    return f'<dl class="made">{items}</dl>'
 
 
 def listed(items: Iterable[str]) -> str:
@@ -117,7 +127,12 @@ def _table(label: str, columns: Filled, marks: Sequence[str] = (), *, sortable: 
     heads = [
         f'<th scope="col"{_class(column.kind) * (column.kind in RIGHT)}>{column.heading}</th>' for column, _ in columns
     ]
-    rows = zip(*([_cell(column.kind, value) for value in values] for column, values in columns), strict=True)
+    # Where rows are cards, a number tells its heading; that of the other model is HTML.
+    named = [
+        (c, f' data-h="{c.heading.partition(" of <")[0]}"' * (sortable and c.kind == "number")) for c, _ in columns
+    ]
+    cells = ([_cell(c.kind, v, name) for v in values] for (c, name), (_, values) in zip(named, columns, strict=True))
+    rows = zip(*cells, strict=True)
     lines = [f"<tr{marks[i] if marks else ''}>{''.join(cells)}</tr>" for i, cells in enumerate(rows)]
     kind = ' class="sortable"' if sortable else ""
     return (
@@ -126,14 +141,14 @@ def _table(label: str, columns: Filled, marks: Sequence[str] = (), *, sortable: 
     )
 
 
-def _cell(kind: str, value: Any) -> str:
+def _cell(kind: str, value: Any, named: str = "") -> str:
     """Return a cell; one with a number has it whole too, to sort by: NaN sorts with what is missing."""
     key = ""
     if kind in ("number", "count"):
         missing = value is None or math.isnan(value)
         key = f' data-v="{"" if missing else repr(value).replace("inf", "Infinity")}"'
     tell = _TOLD.get(kind, lambda value: escaped(plain(kind, value)))
-    return f"<td{_class(kind)}{key}>{'' if value is None or value == () else tell(value)}</td>"
+    return f"<td{_class(kind)}{key}{named}>{'' if value is None or value == () else tell(value)}</td>"
 
 
 def _class(kind: str) -> str:
@@ -147,7 +162,7 @@ def _matrices(value: tuple[int, int, int]) -> str:
 
 def _outcome(row: LayerReport) -> str:
     note = f'<span class="note">{escaped(row.note)}</span>' if row.note else ""
-    return f'<span class="{row.status}">{row.status}</span>{note}'
+    return f'<span class="{row.status}" data-status="{row.status}">{row.status}</span>{note}'
 
 
 def _some(names: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -619,3 +620,20 @@ def test_progress_and_seconds() -> None:
         assert [done for done, _ in steps] == list(range(1, totals.pop() + 1))
     assert list(result.seconds) == ["load", "draw", "calibrate"]
     assert all(value >= 0 for value in result.seconds.values())
+
+
+def test_the_file_as_it_came_is_measured_by_the_same_ruler() -> None:
+    """`measure_before` says what float64 says of the original file, biases included, and changes nothing else."""
+    model, data = mlp(bias=5.0), {"x": normal(64, 16, seed=9)}
+    result = onnx_lsuv.initialize(onnx_lsuv.from_proto(model), data)
+    before = onnx_lsuv.measure_before(result, data)
+    wanted, value = [], data["x"].astype(np.float64)
+    for i in range(1, 4):
+        value = value @ oracle.tensor_of(model, f"w{i}") + oracle.tensor_of(model, f"b{i}")
+        wanted.append(value.std())
+        value = np.maximum(value, 0)
+    assert [row.std_before for row in before.layers] == pytest.approx(wanted, rel=1e-4)
+    assert [replace(row, std_before=None) for row in before.layers] == list(result.layers)
+    verified = onnx_lsuv.measure(result.model, data, like=before)
+    assert [row.std_before for row in verified.layers] == [row.std_before for row in before.layers]
+    assert all(row.status == "ok" for row in verified.layers)

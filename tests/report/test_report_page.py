@@ -159,7 +159,7 @@ def test_the_page_has_its_parts(result: Result) -> None:
 def test_the_table_has_every_number(result: Result) -> None:
     table = read(as_html(result, ABOUT)).all("table", kind="sortable")[0]
     heads = [e.text for e in table.all("th")]
-    assert heads[:3] == ["#", "layer", "op"]
+    assert heads[:4] == ["#", "layer", "status", "std now"]
     # Neither is there anything to say in these, nor are there two kinds of it.
     assert not set(heads) & {"graph", "through", "type", "std wanted"}
     for i, (row, line) in enumerate(zip(result.layers, table.all("tbody")[0].all("tr"), strict=True)):
@@ -462,3 +462,22 @@ def test_the_share_of_signal_is_a_line_of_its_own(result: Result) -> None:
     unknown = read(as_html(replace(result, layers=tuple(replace(row, signal=None) for row in rows)), ABOUT))
     assert not unknown.all("path", kind="signal")
     assert "signal" not in unknown.all("section", id="std")[0].text.lower()
+
+
+def test_the_file_as_it_came_is_a_line_and_a_column(result: Result) -> None:
+    assert not read(as_html(result, ABOUT)).all("path", kind="before")
+    first, *others = result.layers
+    page = read(as_html(replace(result, layers=(replace(first, std_before=0.25), *others)), ABOUT))
+    assert len(page.all("section", id="std")[0].all("circle", kind="before")) == 2  # the layer's, and the legend's
+    heads = [e.text for e in page.all("table", kind="sortable")[0].all("th")]
+    row = dict(zip(heads, page.all("tr", id="layer-1")[0].all("td"), strict=True))
+    assert row["std before"].attributes["data-v"] == "0.25"
+
+
+def test_settings_at_their_defaults_are_folded(result: Result) -> None:
+    usual = read(as_html(result, ABOUT)).all("section", id="made")[0]
+    assert "seed" in usual.all("details")[0].text
+    changed = replace(result, settings=replace(result.settings, seed=77))
+    made = read(as_html(changed, ABOUT)).all("section", id="made")[0]
+    assert "77" in made.all("dl", kind="made")[0].text
+    assert "77" not in made.all("details")[0].text
