@@ -16,7 +16,7 @@ from onnx_lsuv.lsuv.baseline import Baseline, aimed_at, stds_of
 from onnx_lsuv.lsuv.execute import Progress, execute, quiet, repeat_for_large_means
 from onnx_lsuv.lsuv.notes import faint
 from onnx_lsuv.lsuv.patterns import Aims, aims_of
-from onnx_lsuv.lsuv.planning import find, require_layers, settings_for
+from onnx_lsuv.lsuv.planning import find, find_again, require_layers, settings_for
 from onnx_lsuv.lsuv.prepare import Clock, checked, run_notes, samples_of, shapes_of
 from onnx_lsuv.lsuv.result import LayerReport, Result
 from onnx_lsuv.lsuv.rows import noted, row_of, skipped_row, std_of, told_why, tolerances, verified_row
@@ -57,8 +57,7 @@ def measure(  # noqa: PLR0913  (what is measured, against what, and where are th
         wanted: as keywords target_std, target, residual, tolerance, include, exclude, strict of `Settings`.
 
     Raises:
-        UsageError: an argument is wrong, a pattern matches no layer, `like` has other layers, or one of the baseline is
-            gone.
+        UsageError: an argument is wrong, a pattern matches no layer, `like` has other layers, or the baseline more.
         ModelError: there is no layer to measure, or ONNX Runtime refuses the model.
         DataError: the data do not fit the model, or the baseline is no report.
         DeviceError: the device is not there.
@@ -139,7 +138,7 @@ def measure_before(
         return result
     where, clock = runtime.device_of(device, threads=threads), Clock()
     with clock("before"):
-        plan = find(model, replace(result.settings, keep_bias=True), result.plan.parting.copies)
+        plan = find_again(result.plan, replace(result.settings, keep_bias=True))
         data = checked(model, batches, scratch := Scratch.within(memory_bytes(memory)), progress)
         records = _records(plan, data, _aims_like(result, plan), where, scratch, progress)
     runtime.release(where)

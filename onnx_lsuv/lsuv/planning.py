@@ -127,6 +127,11 @@ def find(model: Model | Result, settings: Settings, parted: Mapping[str, PartedT
     return found
 
 
+def find_again(plan: Plan, settings: Settings) -> Plan:
+    """Return the layers of the program of a plan, which is not made anew, by other settings."""
+    return _layers(settings, plan.program, plan.parting.copies)[0]
+
+
 def _layers(settings: Settings, program: Program, parted: Mapping[str, PartedTensor]) -> tuple[Plan, Choice]:
     """Return the layers of a program that settings choose, and which of their patterns matched."""
     choice = Choice(settings.include, settings.exclude, parted)

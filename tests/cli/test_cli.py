@@ -128,7 +128,7 @@ def test_report_describes_files_versions_and_data(here: Path) -> None:
     assert document["versions"]["numpy"] == np.__version__
     assert document["versions"]["onnx-lsuv"] == onnx_lsuv.__version__
     assert set(document["versions"]) >= {"onnx-lsuv", "onnx", "onnxruntime", "numpy", "python"}
-    assert list(document["seconds"]) == ["load", "draw", "calibrate", "save", "verify"]
+    assert list(document["seconds"]) == ["load", "draw", "calibrate", "before", "save", "verify"]
     assert all(s >= 0 for s in document["seconds"].values())
     data = document["data"]
     assert (data["samples"], data["batches"]) == (60, 3)
