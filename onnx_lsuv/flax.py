@@ -5,7 +5,7 @@
     variables, result = onnx_lsuv.flax.initialize(module, variables, batch)  # linen
     result = onnx_lsuv.flax.initialize_(module, batch)  # nnx, in place
 
-Needs Flax and jax2onnx: `pip install 'onnx-lsuv[flax]'`. Nothing else in this package imports them.
+Needs Flax and jax2onnx: `pip install 'onnx-lsuv[cpu,flax]'`. Nothing else in this package imports them.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
     onnx_lsuv.torch.initialize_(module, batch)
 
-Needs PyTorch and its exporter: `pip install 'onnx-lsuv[torch]'`. Nothing else in this package imports them.
+Needs PyTorch and its exporter: `pip install 'onnx-lsuv[cpu,torch]'`. Nothing else in this package imports them.
 """
 
 from __future__ import annotations

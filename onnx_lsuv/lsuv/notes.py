@@ -31,7 +31,7 @@ from onnx_lsuv.program import Node, Program, stored
 from onnx_lsuv.roles import before
 
 SECTION = "What the notes say"  # of README
-FEW, PATTERNS = 3, 3
+FEW = 3
 MISFIT = 3.0  # times the std that a norm promises, from which on its statistics are not those of the data
 # Of the variance at the last layer: nets that trained at once had more of it that depends on the input, and those that
 # stuck or were slow less (17-layer ReLU and maxout nets, ResNet-20 without norms; MNIST, CIFAR-10; 0.01 to 0.21 there,
@@ -70,11 +70,15 @@ def guide(plan: Plan, lowered: Collection[str] = (), spell: Spell = keyword) -> 
     if gates := [layer for layer in scaled if layer.weight not in lowered and _feeds_gate(plan.program, layer)]:
         texts["gate"] = (
             f"{_count(gates, scaled)} a gate ({_listed(gates)}): their std decides how far it opens and closes; "
-            f"a smaller one, as by {spell('target', {_quoted(gates[0].node.label): 0.1})}, starts it nearly constant"
+            f"a smaller one, as by {spell('target', dict.fromkeys(_only(plan, gates), 0.1))}, starts it nearly constant"
         )
     stream = max(find_streams(plan), key=lambda each: len(each.lasts), default=None)
     if stream and len(stream.lasts) >= LONG and not all(layer.weight in lowered for layer in stream.lasts):
-        texts["residual"] = _advice(plan, stream.branches, list(stream.lasts), spell)
+        texts["residual"] = (
+            f"a residual stream takes up {stream.branches} branches one after the other, each adding its own variance, "
+            f"so it grows with depth; {spell('residual', 'auto')} gives the last layer of each "
+            f"1/sqrt({stream.branches}) of the stream's std, which keeps the sum near that of one"
+        )
     return [Note(kind, text) for kind, text in texts.items()]
 
 
@@ -183,21 +187,13 @@ def _feeds_gate(program: Program, layer: Layer) -> bool:
     return False
 
 
-def _advice(plan: Plan, length: int, lasts: Sequence[Layer], spell: Spell) -> str:
-    std = float(f"{1 / math.sqrt(len(lasts)):.2g}")
-    ending = {layer.node.label for layer in lasts}
-    patterns = _patterns([layer.node.label for layer in lasts])
-    others = [layer.node.label for layer in plan.layers if layer.node.label not in ending]
+def _only(plan: Plan, layers: Sequence[Layer]) -> list[str]:
+    """Return patterns for the names of layers that match no other layer, few where that can be."""
+    labels = [layer.node.label for layer in layers]
+    others = {layer.node.label for layer in plan.layers} - {*labels}
+    patterns = _patterns(labels)
     exact = not any(fnmatchcase(name, pattern) for name in others for pattern in patterns)
-    if exact and len(patterns) <= PATTERNS:
-        how = spell("target", dict.fromkeys(patterns, std))
-    else:
-        how = f"{spell('target', None)} for each branch's last layer ({_listed(lasts)}) with {std:g}"
-    return (
-        f"a residual stream takes up {length} branches one after the other, each adding its own variance, so it grows "
-        f"with depth; {spell('residual', 'auto')} gives the branches 1/sqrt({length}) of its std, which keeps the sum "
-        f"near that of one; by hand 1/sqrt({len(lasts)}) where the stream has a std of 1: {how}"
-    )
+    return patterns if exact else [_quoted(label) for label in dict.fromkeys(labels)]
 
 
 def _patterns(labels: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,12 +120,9 @@ def test_a_stream_that_grows_and_the_advice(lsuv: Lsuv, norm_before: bool) -> No
     found = notes(model)
     assert set(found) == {"residual"}
     assert "takes up 16 branches" in found["residual"]
-    option = re.search(r"target=\{'(.*)': (.*)\}$", found["residual"])
-    assert option is not None
-    assert option[1] == "blocks.*.fc2"
-    assert float(option[2]) == pytest.approx(1 / np.sqrt(depth), rel=0.02)
+    assert "residual='auto' gives" in found["residual"]
     batch = {"x": normal(512, 32)}
-    plain, advised = lsuv(model, batch), lsuv(model, batch, target={option[1]: float(option[2])})
+    plain, advised = lsuv(model, batch), lsuv(model, batch, residual="auto")
     last = f"h{depth - 1}"
     assert plain.value(last)[0].var() > 0.6 * (1 + depth)
     assert 1.2 < advised.value(last)[0].var() < 3
@@ -138,26 +136,37 @@ def test_a_stream_that_is_normalised_or_short_is_no_note() -> None:
     assert "residual" in notes(residual(4))
 
 
-def test_names_without_a_pattern_are_listed() -> None:
-    text = notes(residual(6, name="node_{}{}"))["residual"]
-    assert ": target for each branch's last layer ('node_02', 'node_12', 'node_22' and 3 more) with 0.41" in text
-
-
-def test_patterns_match_odd_names_only_as_they_are() -> None:
-    text = notes(residual(5, name="m[{}]/fc{}?"))["residual"]
-    assert "target={'m[[]*]/fc2[?]': 0.45}" in text
+def gated(name: str, depth: int = 5) -> ModelProto:
+    """Return blocks h = x * sigmoid(W x) with a layer after each; the gates' layers have the name with their number."""
+    nodes, tensors, x = [], {}, "x"
+    for i in range(depth):
+        nodes.append(f"a{i} = MatMul({x}, u{i}) k{i} = Sigmoid(a{i}) p{i} = Mul({x}, k{i}) h{i} = MatMul(p{i}, v{i})")
+        tensors |= {f"u{i}": normal(32, 32, seed=i), f"v{i}": normal(32, 32, seed=90 + i)}
+        x = f"h{i}"
+    model = named(parse(f"{HEAD} g (float[N,32] x) => (float {x}) {{ {' '.join(nodes)} }}", tensors))
+    for node in model.graph.node:
+        if node.op_type == "MatMul":
+            node.name = name.format(node.output[0][1:], {"a": 1, "h": 2}[node.output[0][0]])
+    return model
 
 
 @pytest.mark.parametrize(
     ("name", "option"),
     [
-        ("m[{}]/fc{}?", "--target 'm[[]*]/fc2[?]=0.45'"),
-        ("node_{}{}", "--target for each branch's last layer ('node_02', 'node_12', 'node_22' and 2 more) with 0.45"),
+        ("blocks.{}.fc{}", "--target 'blocks.*.fc1=0.1'"),
+        ("m[{}]/fc{}?", "--target 'm[[]*]/fc1[?]=0.1'"),
+        # No pattern tells these from the layers between: each by its name, none left out.
+        ("node_{}{}", " ".join(f"--target node_{i}1=0.1" for i in range(5))),
     ],
 )
-def test_the_command_line_is_told_its_options(tmp_path: Path, name: str, option: str) -> None:
-    onnx.save(residual(5, name=name), tmp_path / "m.onnx")
-    assert f"has a std of 1: {option} (README" in call(str(tmp_path / "m.onnx"), "--dry-run").stdout
+def test_the_option_of_a_note_can_be_pasted_whole(tmp_path: Path, name: str, option: str) -> None:
+    path = str(tmp_path / "m.onnx")
+    onnx.save(gated(name), path)
+    np.save(tmp_path / "x.npy", normal(64, 32))
+    said = call(path, "--dry-run").stdout
+    assert f"as by {option}, starts" in said
+    again = call(path, "-d", str(tmp_path / "x.npy"), "-o", str(tmp_path / "o.onnx"), *shlex.split(option)).stdout
+    assert "gate" not in again
 
 
 def test_a_branch_that_ends_in_a_norm_is_no_stream() -> None:
