@@ -11,7 +11,6 @@ package imports them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Unpack
@@ -19,11 +18,10 @@ from typing import Any, Unpack
 import keras
 import numpy as np
 
-from onnx_lsuv.errors import ModelError, UsageError, listing
 from onnx_lsuv.lsuv import Result, Settings, initialize
 from onnx_lsuv.lsuv.settings import Choices
 from onnx_lsuv.model import Array, Model, load, map_files
-from onnx_lsuv.modules import state_dict
+from onnx_lsuv.modules.bridge import exporting, feed, taken_back
 from onnx_lsuv.runtime import Device
 
 
@@ -58,35 +56,29 @@ def initialize_(
         DataError: the batch does not fit.
     """
     model = _exported(net, batch)
-    feed = _feed(net, model, batch)
-    result = initialize(model, feed, settings, device=device, threads=threads, memory=memory, **choices)
-    state = state_dict(result, {each.path: keras.ops.convert_to_numpy(each) for each in net.weights})
+    result = initialize(
+        model, _feed(net, model, batch), settings, device=device, threads=threads, memory=memory, **choices
+    )
+    tensors, result = taken_back(result, {each.path: keras.ops.convert_to_numpy(each) for each in net.weights})
     for each in net.weights:
-        if each.path in state.tensors:
-            each.assign(state.tensors[each.path])
-    return replace(result, notes=(*result.notes, *state.notes[1:]))  # the first says how many were found
+        if each.path in tensors:
+            each.assign(tensors[each.path])
+    return result
 
 
 def _exported(net: keras.Model, batch: Any) -> Model:
     with TemporaryDirectory(prefix="onnx-lsuv-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "model.onnx"
-        try:
+        with exporting(f"Keras cannot export {net.name} as ONNX"):
             net(batch, training=False)  # one that was never called is refused
             net.export(str(path), format="onnx", verbose=False)
-        except Exception as error:
-            what = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ModelError(f"Keras cannot export {net.name} as ONNX: {what}") from error
         return map_files(load(path))
 
 
 def _feed(net: keras.Model, model: Model, batch: Any) -> dict[str, Array]:
     """Return a batch by the names of the inputs that it is for."""
-    names = [each.name for each in model.proto.graph.input]
     if isinstance(batch, Mapping):
         batch = [batch[each.name] for each in net.inputs if each.name in batch]
     arrays = list(batch) if isinstance(batch, list | tuple) else [batch]
-    if len(arrays) != len(names):
-        raise UsageError(
-            f"the batch has {len(arrays)} arrays, but {net.name} has {len(names)} inputs ({listing(names)})"
-        )
-    return {name: np.asarray(keras.ops.convert_to_numpy(each)) for name, each in zip(names, arrays, strict=True)}
+    named = feed(model, arrays, "arrays", net.name)
+    return {name: np.asarray(keras.ops.convert_to_numpy(each)) for name, each in named.items()}

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Unpack
@@ -21,11 +20,11 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from onnx_lsuv.errors import ModelError, UsageError, listing
+from onnx_lsuv.errors import UsageError
 from onnx_lsuv.lsuv import Result, Settings, initialize
 from onnx_lsuv.lsuv.settings import Choices
 from onnx_lsuv.model import Array, Model, from_proto, load, map_files
-from onnx_lsuv.modules import state_dict
+from onnx_lsuv.modules.bridge import exporting, feed, taken_back
 from onnx_lsuv.runtime import Device
 
 LARGE = 1 << 30  # bytes of parameters from which on a model goes through a file; a protobuf message ends at 2 GiB
@@ -68,27 +67,24 @@ def initialize_(
         kind = type(batch).__name__
         raise UsageError(f"the batch should be a tensor, a tuple of arguments or a dict of them, but is a {kind}")
     model = _exported(module, given)
-    feed = _feed(model, given)
-    result = initialize(model, feed, settings, device=device, threads=threads, memory=memory, **choices)
+    result = initialize(model, _feed(model, given), settings, device=device, threads=threads, memory=memory, **choices)
     own = dict(module.named_buffers(remove_duplicate=False)) | dict(module.named_parameters(remove_duplicate=False))
-    state = state_dict(result, own)
+    tensors, result = taken_back(result, own)
     with torch.no_grad():
-        for name, values in state.tensors.items():
+        for name, values in tensors.items():
             if own[name].is_floating_point():
                 own[name].copy_(_tensor(values))
-    return replace(result, notes=(*result.notes, *state.notes[1:]))  # the first says how many were found
+    return result
 
 
 def _exported(module: torch.nn.Module, given: Any) -> Model:
     args, kwargs = (given, None) if isinstance(given, tuple) else ((), dict(given))
-    try:
-        with _evaluating(module), torch.no_grad():
-            program = torch.onnx.export(module, args, kwargs=kwargs, dynamo=True, optimize=False, verbose=False)
-    except ImportError as error:
-        raise UsageError("PyTorch's exporter is not installed whole: pip install onnxscript") from error
-    except Exception as error:
-        what = (str(error.__cause__ or error).strip().splitlines() or [""])[0]
-        raise ModelError(f"PyTorch cannot export {type(module).__name__} with dynamo=True: {what}") from error
+    with exporting(f"PyTorch cannot export {type(module).__name__} with dynamo=True"):
+        try:
+            with _evaluating(module), torch.no_grad():
+                program = torch.onnx.export(module, args, kwargs=kwargs, dynamo=True, optimize=False, verbose=False)
+        except ImportError as error:
+            raise UsageError("PyTorch's exporter is not installed whole: pip install onnxscript") from error
     if sum(each.nbytes for each in module.state_dict().values()) < LARGE:
         return from_proto(program.model_proto)
     with TemporaryDirectory(prefix="onnx-lsuv-", ignore_cleanup_errors=True) as folder:
@@ -115,11 +111,7 @@ def _feed(model: Model, given: Any) -> dict[str, torch.Tensor]:
     names = [each.name for each in model.proto.graph.input]
     if isinstance(given, Mapping) and set(names) <= given.keys():
         tensors = [given[name] for name in names]
-    if len(names) != len(tensors):
-        raise UsageError(
-            f"the batch has {len(tensors)} tensors, but the exported module has {len(names)} inputs ({listing(names)})"
-        )
-    return dict(zip(names, tensors, strict=True))
+    return feed(model, tensors, "tensors")
 
 
 def _tensor(values: Array) -> torch.Tensor:

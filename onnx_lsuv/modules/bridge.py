@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from onnx_lsuv.errors import ModelError, UsageError, listing
+from onnx_lsuv.errors import LsuvError, ModelError, UsageError, listing
 from onnx_lsuv.lsuv import Result
 from onnx_lsuv.model import Array, Model
 from onnx_lsuv.modules.state import state_dict
@@ -20,18 +20,18 @@ def exporting(what: str) -> Iterator[None]:
     """Turn whatever an exporter raises into a ModelError of one sentence, which starts with `what`."""
     try:
         yield
+    except LsuvError:
+        raise
     except Exception as error:
         said = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{what}: {said}") from error
 
 
-def feed(model: Model, arrays: Sequence[T], what: str) -> dict[str, T]:
+def feed(model: Model, arrays: Sequence[T], what: str, whose: str = "the exported module") -> dict[str, T]:
     """Return the arrays of a batch by the names of the inputs that they became, in order; raises UsageError."""
     names = [each.name for each in model.proto.graph.input]
     if len(names) != len(arrays):
-        raise UsageError(
-            f"the batch has {len(arrays)} {what}, but the exported module has {len(names)} inputs ({listing(names)})"
-        )
+        raise UsageError(f"the batch has {len(arrays)} {what}, but {whose} has {len(names)} inputs ({listing(names)})")
     return dict(zip(names, arrays, strict=True))
 
 
