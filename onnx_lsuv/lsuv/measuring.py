@@ -168,9 +168,10 @@ def _check_layers(plan: Plan, like: Result | None) -> None:
 def _aims_like(like: Result, plan: Plan) -> Aims:
     """Return what was wanted of the layers of a result; its patterns need not match names of the portable form."""
     stds = {layer.weight: row.target for row, layer in zip(like.layers, plan.layers, strict=True)}
-    before, shares = aims_of(like.plan, like.settings).shares, shares_of(plan, stds)
-    pairs = zip(like.plan.layers, plan.layers, strict=True)
-    shares = {new.weight: shares[new.weight] for old, new in pairs if old.weight in before and new.weight in shares}
+    shares = {}
+    if before := aims_of(like.plan, like.settings).shares:  # else no stream is looked for
+        now, pairs = shares_of(plan, stds), zip(like.plan.layers, plan.layers, strict=True)
+        shares = {new.weight: now[new.weight] for old, new in pairs if old.weight in before and new.weight in now}
     return Aims(stds, dict.fromkeys(stds, "keep"), {}, frozenset(), shares)
 
 
