@@ -15,8 +15,6 @@ from typing import Any
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 _LINK = re.compile(r"(!?)(\[(?:[^\[\]]|!?\[[^\]]*\]\([^)]*\))*\])\((?![a-z]+:|#)([^)\s]+)\)")
-
-
 _SOURCE = re.compile(r'(src|srcset)="(?![a-z]+:)([^"]+)"')
 
 

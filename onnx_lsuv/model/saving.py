@@ -34,18 +34,13 @@ def to_bytes(model: Model) -> bytes:
 
 def to_proto(model: Model) -> onnx.ModelProto:
     """Return the saved form of a model as ONNX's own type, external data inside it; raises as `to_bytes` does."""
-    model = given_model(model)
-    check_whole(model)
-    outside = externals(model)
-    if not outside:
-        return onnx.load_model_from_string(own_bytes(model))
+    inside, outside = own_bytes(given_model(model)), externals(model)
     views = {data.file: data_file(model, data.file, label(model, site)) for site, data in outside.items()}
     edits = data_edits(model, outside)
     pieces = {file: splice(view, edits[file]) for file, view in views.items()}
-    inside = splice(whole(model._tree.view, model.name), model_edits(model, outside, {}))
-    _within_limit([*inside, *(piece for each in pieces.values() for piece in each)], model.name)
+    _within_limit([inside, *(piece for each in pieces.values() for piece in each)], model.name)
     files = {file: b"".join(each) for file, each in pieces.items()}
-    proto = onnx.load_model_from_string(b"".join(inside))
+    proto = onnx.load_model_from_string(inside)
     for site, tensor in tensors(proto):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             data = location_of(tensor, where := f"the tensor {tensor.name!r} at site {site}")
@@ -60,7 +55,8 @@ def own_bytes(model: Model) -> bytes:
     """Return the bytes of the saved model file; external data, which have no new values then, stay where they are."""
     check_whole(model)
     outside = externals(model)
-    return b"".join(_within_limit(splice(model._tree.view, model_edits(model, outside, {})), model.name))
+    view = whole(model._tree.view, model.name)
+    return b"".join(_within_limit(splice(view, model_edits(model, outside, {})), model.name))
 
 
 def save(model: Model, path: str | os.PathLike[str], *, force: bool = False) -> tuple[Path, ...]:
