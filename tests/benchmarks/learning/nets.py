@@ -221,11 +221,12 @@ SMALL: dict[str, Any] = {"data": partial(data.cifar, small=True), "version": 2}
 MAIN = ("framework", "customary", "lsuv", "auto", "center")
 ADAM: dict[str, Any] = {"data": data.cifar, "optimizer": "AdamW", "decay": 0.05, "warm": 0.1, "version": 2}
 TEXT = ADAM | {"data": data.text, "batch": 12, "measure": "loss", "calibrated_on": 64, "version": 1}
-TRANSFORMER_RATES = (0.0005, 0.0015, 0.005)
-GPT_RATES = (0.002, 0.006, 0.02)
+TRANSFORMER_RATES = (0.00015, 0.0005, 0.0015, 0.005, 0.015)
+GPT_RATES = (0.0007, 0.002, 0.006, 0.02, 0.05)
+RNN_RATES = (0.002, 0.006, 0.02, 0.05)
 RNN: dict[str, Any] = {
     **{"optimizer": "Adam", "batch": 16, "clip": 1.0, "measure": "loss", "calibrated_on": 64},
-    **{"customary": recurrent, "rates": GPT_RATES, "starts": ("framework", "customary", "lsuv", "kept bias")},
+    **{"customary": recurrent, "rates": RNN_RATES, "starts": ("framework", "customary", "lsuv", "kept bias")},
 }
 
 NETS: dict[str, Net] = {
@@ -246,7 +247,7 @@ NETS: dict[str, Net] = {
     "resnet20": Net(
         partial(resnet20, norm=False),
         customary=zero_branches,
-        rates=(0.01, 0.03, 0.1),
+        rates=(0.003, 0.01, 0.03, 0.1),
         starts=("framework", "customary", "lsuv", "auto", "center", "auto center"),
         **SMALL,
     ),
@@ -259,7 +260,7 @@ NETS: dict[str, Net] = {
     "resnet20 bn": Net(
         partial(resnet20, norm=True),
         customary=zero_branches,
-        rates=(0.03, 0.1, 0.3),
+        rates=(0.01, 0.03, 0.1, 0.3),
         decay=5e-4,
         starts=("framework", "customary", "he", "lsuv", "auto"),
         **SMALL,
