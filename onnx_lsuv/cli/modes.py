@@ -111,7 +111,9 @@ def _check(options: Options, settings: Settings, models: list[Model], device: De
     model, *others = models
     planned = onnx_lsuv.plan(model, replace(settings, keep_bias=True))
     batches = _batches(planned, options, tell)
-    result = onnx_lsuv.measure(planned, batches, baseline=options.baseline, device=device, progress=tell)
+    result = onnx_lsuv.measure(
+        planned, batches, baseline=options.baseline, beside=bool(options.report), device=device, progress=tell
+    )
     found = Outcome(result, trains=_trains(result, options))
     if not others:
         return found
@@ -152,9 +154,9 @@ def _initialise(
     planned = onnx_lsuv.plan(model, settings)
     given = options.data or options.random or planned.needs_data
     batches = _batches(planned, options, tell) if given else None
-    verified = None if options.no_verify else batches
+    verified, reported = None if options.no_verify else batches, bool(options.report)
     result = onnx_lsuv.initialize(planned, batches, device=device, memory=memory, scratch=scratch, progress=tell)
-    if options.report and verified is not None:
+    if reported and verified is not None:
         result = onnx_lsuv.measure_before(result, verified, device=device, memory=memory, progress=tell)
     given_back = _with_state(Outcome(result), reference)
     result, form = given_back.result, None
@@ -180,7 +182,7 @@ def _initialise(
         trains = _trains(result, options, saved.whole_plan)
         result = carry(result, form, saved)
     if verified is not None:
-        result = onnx_lsuv.measure(saved, verified, like=result, device=device, progress=tell)
+        result = onnx_lsuv.measure(saved, verified, like=result, beside=reported, device=device, progress=tell)
     trains = _trains(result, options) if trains is None else trains
     return Outcome(result, files=files, trains=trains, state=given_back.state)
 

@@ -33,6 +33,7 @@ from onnx_lsuv.graph.representations import write_node
 from onnx_lsuv.graph.scaling import write_layer, write_waiting_layer
 from onnx_lsuv.graph.state import RewriteContext, empty_trail, unreached
 from onnx_lsuv.program import Body, Node, tensor_type
+from onnx_lsuv.program.program import FLOAT_TYPES
 
 
 def rewrite(rw: RewriteContext) -> tuple[list[NodeProto], dict[str, tuple[str, ...]]]:
@@ -59,6 +60,9 @@ def _write_body(rw: RewriteContext, scope: ScopeBuilder, body: Body) -> None:
             write_layer(rw, scope, node)
         else:
             scope.nodes += [proto_of(each, lambda inner: _plain_body(rw, inner)) for each in neutral_nodes(node)]
+        for name in node.outputs if scope.top else ():
+            if name in rw.beside and (known := rw.values.get(name)) and known.elem_type in FLOAT_TYPES:
+                rw.measure(scope, name, known)
 
 
 def _write_waiting(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> bool:

@@ -78,6 +78,7 @@ def build(  # noqa: PLR0913  (what a graph depends on, each by itself)
     shifted: Set[str] = frozenset(),
     block: int = 1,
     samples: Samples | None = None,
+    beside: Set[str] = frozenset(),
 ) -> Calibration:
     """Return the calibration graph of a plan, or with `rescale=False` the graph that only measures.
 
@@ -91,6 +92,7 @@ def build(  # noqa: PLR0913  (what a graph depends on, each by itself)
         shifted: keys of the records that are measured about the mean.
         block: channels side by side in ONNX Runtime's layout for convolutions; 1 where there is none.
         samples: how they lie in the data, to measure the share of signal beside.
+        beside: when only measuring, values of the main graph to measure too, as far as they are known to be floats.
     """
     values = infer(plan.program, shapes)
     check_runnable(plan.program, values)
@@ -103,6 +105,7 @@ def build(  # noqa: PLR0913  (what a graph depends on, each by itself)
         ScopeBuilder(graph, top=True), block, values, program.constants, plan.zeroed, program.consumers
     )
     rw = RewriteContext(plan, rescale, staged, targets, values, centred, shifted, graph, reps)
+    rw.beside = beside
     if samples is not None:
         rw.samples, rw.orders = samples, orders(program, samples, values)
     nodes, records = rewrite(rw)

@@ -49,6 +49,7 @@ class RewriteContext:
     measured: dict[str, Moments | None] = field(default_factory=dict)  # of the channels of values in blocks
     outer: frozenset[Node] = frozenset()  # the nodes of the main graph
     rough: dict[str, Rough] = field(default_factory=dict)  # key -> what is asked of its record
+    beside: Set[str] = frozenset()  # values of the main graph that are measured too
     samples: Samples | None = None  # how they lie in the data, where the share of signal is measured
     orders: Mapping[str, Order | None] = field(default_factory=dict)  # and in the main graph's values
     sums: dict[tuple[str, int], str] = field(default_factory=dict)  # key and use -> sums over the samples (`samples`)
@@ -132,18 +133,22 @@ class RewriteContext:
 
     def stream_of(self, scope: ScopeBuilder, asked: Part) -> Moments:
         """Return the moments of the stream that a target is a part of, which the first layer that asks measures."""
-        key = stream_key(asked.stream)
+        self.reps.materialise(asked.stream)
+        key = self.measure(scope, asked.stream, self.values.get(asked.stream, Value(TensorProto.FLOAT, None)))
+        return from_record(scope, scope.records[key].name, 1)
+
+    def measure(self, scope: ScopeBuilder, value: str, known: Value) -> str:
+        """Measure a value of the main graph, unless that is done; return the key of its record."""
+        key = stream_key(value)
         if key not in scope.records:
-            self.reps.materialise(asked.stream)
-            known = self.values.get(asked.stream, Value(TensorProto.FLOAT, None))
-            found = moments(scope, asked.stream, known.elem_type, known.dims, shifted=key in self.shifted)
+            found = moments(scope, value, known.elem_type, known.dims, shifted=key in self.shifted)
             if found.rough is not None:
                 self.rough[key] = Rough(slice(None), found.rough)
             record = to_record(scope, found, 0, 1)
             if self.staged and self.rescale:
                 self.cuts.add(record)
             scope.records[key] = ScopedRecord(record, certain=True)
-        return from_record(scope, scope.records[key].name, 1)
+        return key
 
     def _decided(self, scope: ScopeBuilder, key: str, record: str, width: int) -> Moments:
         """Take the pooled record of the run before apart, where there is one and it was reached; else that of this."""
@@ -153,7 +158,7 @@ class RewriteContext:
 
 
 def stream_key(value: str) -> str:
-    """Return the key of the record of a residual stream's value."""
+    """Return the key of the record of a value of the main graph, as of a residual stream."""
     return f"stream {value}"
 
 

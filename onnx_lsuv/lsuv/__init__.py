@@ -35,7 +35,17 @@ if TYPE_CHECKING:
     from onnx_lsuv.lsuv.params import check_params, params_of, save_params, stage_params
     from onnx_lsuv.lsuv.planning import find, plan, require_layers
     from onnx_lsuv.lsuv.procedure import initialize
-    from onnx_lsuv.lsuv.result import GOOD, STATUSES, Change, LayerReport, Remaining, Result, RoleReport, SkippedReport
+    from onnx_lsuv.lsuv.result import (
+        GOOD,
+        STATUSES,
+        Change,
+        LayerReport,
+        Remaining,
+        Result,
+        RoleReport,
+        SkippedReport,
+        SumReport,
+    )
     from onnx_lsuv.lsuv.settings import Settings, Targets
     from onnx_lsuv.lsuv.stripping import Architecture, without_values
 
@@ -51,6 +61,7 @@ __all__ = [
     "RoleReport",
     "Settings",
     "SkippedReport",
+    "SumReport",
     "Targets",
     "check_params",
     "find",

@@ -19,7 +19,17 @@ from onnx_lsuv.lsuv.patterns import Aims, aims_of
 from onnx_lsuv.lsuv.planning import find, find_again, require_layers, settings_for
 from onnx_lsuv.lsuv.prepare import Clock, checked, run_notes, samples_of, shapes_of
 from onnx_lsuv.lsuv.result import LayerReport, Result
-from onnx_lsuv.lsuv.rows import noted, row_of, skipped_row, std_of, told_why, tolerances, verified_row
+from onnx_lsuv.lsuv.rows import (
+    noted,
+    row_of,
+    skipped_row,
+    std_of,
+    told_why,
+    tolerances,
+    values_beside,
+    verified_row,
+    with_beside,
+)
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.lsuv.settings import Settings, Wanted, memory_bytes
 from onnx_lsuv.lsuv.streams import shares_of
@@ -34,6 +44,7 @@ def measure(  # noqa: PLR0913  (what is measured, against what, and where are th
     *,
     like: Result | None = None,
     baseline: Baseline | None = None,
+    beside: bool = False,
     device: str | Device = "cpu",
     threads: int | None = None,
     memory: int | str | None = None,
@@ -50,6 +61,7 @@ def measure(  # noqa: PLR0913  (what is measured, against what, and where are th
             settings, but for a tolerance that is given here.
         baseline: an earlier result, the path of its JSON report, or stds by layer: what each layer is to have still,
             within the tolerance, instead of a target. A layer that is new is held against the target, with a note.
+        beside: measure the sums of residual streams and the outputs of what was left alone too, as a page shows them.
         device: as for `initialize`.
         threads: of the CPU.
         memory: what batches that are given only once may take, as for `initialize`.
@@ -62,11 +74,7 @@ def measure(  # noqa: PLR0913  (what is measured, against what, and where are th
         DataError: the data do not fit the model, or the baseline is no report.
         DeviceError: the device is not there.
     """
-    if unused := sorted(wanted.keys() - Wanted.__annotations__.keys()):
-        raise TypeError(f"measure() has no use for {', '.join(unused)}")
-    settings = settings_for(like or model, settings, wanted)
-    if like is not None:
-        settings = replace(like.settings, tolerance=settings.tolerance)
+    settings = _settings(model, settings, wanted, like)
     had, told = None if baseline is None else stds_of(baseline), tuple[str, ...]()
     where, clock = runtime.device_of(device, threads=threads), Clock()
     with clock("verify"):
@@ -77,15 +85,16 @@ def measure(  # noqa: PLR0913  (what is measured, against what, and where are th
         aims = aims_of(plan, settings) if like is None else _aims_like(like, plan)
         if had is not None:
             aims, told = aimed_at(aims, plan, had)
-        records = _records(plan, data, aims, where, scratch, progress, samples_of(data))
+        values = values_beside(plan) if beside else {}
+        records = _records(plan, data, aims, where, scratch, progress, samples_of(data), frozenset(values.values()))
         aims = aims.resolved(records)
     runtime.release(where)
 
     together = zip(_rows(plan, aims, records, like), plan.layers, tolerances(plan, settings.tolerance), strict=True)
     layers = tuple(verified_row(row, records.get(layer.weight), allowed, layer) for row, layer, allowed in together)
     if like is not None:
-        return _verified(like, plan, layers, settings, clock)
-    return Result(
+        return with_beside(_verified(like, plan, layers, settings, clock), plan, values, records)
+    result = Result(
         model=plan.program.model,
         plan=plan,
         verb="measure",
@@ -97,6 +106,15 @@ def measure(  # noqa: PLR0913  (what is measured, against what, and where are th
         device=where.name,
         seconds=clock.seconds,
     )
+    return with_beside(result, plan, values, records)
+
+
+def _settings(model: Model | Result, settings: Settings | None, wanted: Wanted, like: Result | None) -> Settings:
+    """Return by which settings a model is measured."""
+    if unused := sorted(wanted.keys() - Wanted.__annotations__.keys()):
+        raise TypeError(f"measure() has no use for {', '.join(unused)}")
+    found = settings_for(like or model, settings, wanted)
+    return found if like is None else replace(like.settings, tolerance=found.tolerance)
 
 
 def _verified(like: Result, plan: Plan, layers: tuple[LayerReport, ...], settings: Settings, clock: Clock) -> Result:
@@ -183,13 +201,16 @@ def _records(
     scratch: Scratch,
     progress: Progress,
     samples: Samples | None = None,
+    beside: frozenset[str] = frozenset(),
 ) -> dict[str, Record]:
     """Return the moments of each layer's output, by weight key; before it may stand what the weight gives alone."""
     if not plan.layers:
         return {}
     shapes, block = shapes_of(data), runtime.block(device)
     targets: dict[str, float | Part | None] = {**aims.stds, **aims.streams}
-    graph = partial(build, plan, shapes, rescale=False, staged=False, targets=targets, block=block, samples=samples)
+    graph = partial(
+        build, plan, shapes, rescale=False, staged=False, targets=targets, block=block, samples=samples, beside=beside
+    )
     return repeat_for_large_means(
         graph(),
         lambda shifted: graph(shifted=shifted),

@@ -94,6 +94,8 @@ class SkippedReport:
         shape: of that.
         reason: a word, such as "excluded" or "tied"; a key of `onnx_lsuv.layers.REASONS`.
         detail: the reason in words.
+        mean: of its output, from `measure(beside=True)`; None where that is no float, or inside other nodes.
+        std: likewise.
     """
 
     name: str
@@ -102,6 +104,29 @@ class SkippedReport:
     shape: tuple[int, ...] | None
     reason: str
     detail: str
+    mean: float | None = None
+    std: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SumReport:
+    """A sum at which a branch joins a residual stream.
+
+    Attributes:
+        name: of the node.
+        op: its operator.
+        stream: which stream it belongs to, from 1 on.
+        place: how many layers come before it in the order of execution.
+        mean: of what it gives, None where it was not reached.
+        std: likewise.
+    """
+
+    name: str
+    op: str
+    stream: int
+    place: int
+    mean: float | None
+    std: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +203,7 @@ class Result:
         notes: what else there is to say; each a sentence.
         kept_statistics: a `SkippedReport` for each BatchNormalization that keeps its stored statistics.
         changes: a `Change` for each tensor that has new values, or is new.
+        sums: from `measure(beside=True)`, a `SumReport` for each sum of a residual stream, in the order of execution.
         remaining: with `fresh`, a `Remaining` for each tensor that keeps, or may keep, what it learned.
         data: batches, samples and inputs, as in a JSON report.
         device: where it ran: "cpu" or "cuda:N"; "none" where nothing ran.
@@ -193,6 +219,7 @@ class Result:
     notes: tuple[str, ...]
     kept_statistics: tuple[SkippedReport, ...] = ()
     changes: tuple[Change, ...] = ()
+    sums: tuple[SumReport, ...] = ()
     remaining: tuple[Remaining, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
     device: str = "none"

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from onnx import TensorProto
 
 from onnx_lsuv.errors import listing, quote
-from onnx_lsuv.graph import COUNT, MEAN, SIGNAL, TINY, USE, VAR, Record, scale_of
+from onnx_lsuv.graph import COUNT, MEAN, SIGNAL, TINY, USE, VAR, Record, scale_of, stream_key
 from onnx_lsuv.layers import Layer, Plan, Skipped, tensor_names
-from onnx_lsuv.lsuv.result import Change, LayerReport, SkippedReport
+from onnx_lsuv.lsuv.result import Change, LayerReport, Result, SkippedReport, SumReport
+from onnx_lsuv.lsuv.streams import find_sums
 from onnx_lsuv.model import Site
 from onnx_lsuv.operators import of
-from onnx_lsuv.program import stored
+from onnx_lsuv.program import Node, stored, walk
+from onnx_lsuv.program.program import DEFAULT_DOMAINS
 from onnx_lsuv.roles import before
 
 TOLERANCE, TOLERANCE_HALF = 0.005, 0.02
@@ -176,6 +179,38 @@ def skipped_row(skipped: Skipped) -> SkippedReport:
     return SkippedReport(
         skipped.node.label, skipped.node.op, skipped.weight, skipped.shape, skipped.reason, skipped.detail
     )
+
+
+def values_beside(plan: Plan) -> dict[Node, str]:
+    """Return values of the main graph to measure beside the layers: sums of residual streams, what was left alone.
+
+    Of what no layer depends on, only what every ONNX Runtime runs.
+    """
+    leading, main = before(plan.program, {layer.node for layer in plan.layers}), set(plan.program.body.nodes)
+    nodes = [*find_sums(plan), *(each.node for each in plan.skipped if each.node in main)]
+    named = {node: node.outputs[0] for node in nodes if node.outputs and node.outputs[0]}
+    return {node: name for node, name in named.items() if node.domain in DEFAULT_DOMAINS or name in leading}
+
+
+def with_beside(result: Result, plan: Plan, values: Mapping[Node, str], records: Mapping[str, Record]) -> Result:
+    """Return a result with what was measured beside the layers of a plan; nodes left alone are found by their names."""
+    if not values:
+        return result
+    found = {node: _moments(records.get(stream_key(name))) for node, name in values.items()}
+    left = {each.node.label: found[each.node] for each in plan.skipped if each.node in found}
+    layers, streams, place, sums = {layer.node for layer in plan.layers}, find_sums(plan), 0, []
+    for node in walk(plan.program.body, plan.order):
+        place += node in layers
+        if node in streams:
+            sums.append(SumReport(node.label, node.op, streams[node], place, **found[node]))
+    skipped = tuple(replace(row, **left.get(row.name, {})) for row in result.skipped)
+    return replace(result, skipped=skipped, sums=tuple(sums))
+
+
+def _moments(record: Record | None) -> dict[str, Any]:
+    if record is None or not _reached(record):
+        return {"mean": None, "std": None}
+    return {"mean": float(record[MEAN, 0]), "std": math.sqrt(max(float(record[VAR, 0]), 0.0))}
 
 
 def changes_of(plan: Plan, values: Collection[str], moved: Container[Site | None]) -> tuple[Change, ...]:

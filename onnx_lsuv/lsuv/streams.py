@@ -31,6 +31,7 @@ class Stream:
     projection: Layer | None  # the layer that makes it, where it projects an earlier stream
     branches: int = 0
     lasts: dict[Layer, float] = field(default_factory=dict)  # that end branches, and what multiplies each
+    sums: list[Node] = field(default_factory=list)  # where they join
 
     @property
     def ends(self) -> Iterator[tuple[Layer, float]]:
@@ -51,7 +52,14 @@ def moves(node: Node) -> bool:
 
 def find_streams(plan: Plan) -> list[Stream]:
     """Return the residual streams of the main graph that several branches join."""
-    return _Finder(plan).find()
+    return [stream for stream in _Finder(plan).find() if stream.branches >= BRANCHES]
+
+
+def find_sums(plan: Plan) -> dict[Node, int]:
+    """Return each sum where a branch joins a stream, also one of layers left alone, with the number of the stream."""
+    finder = _Finder(plan)
+    finder.layers |= {each.node for each in plan.skipped if each.weight}
+    return {node: i for i, stream in enumerate(finder.find(), 1) for node in stream.sums}
 
 
 class _Finder:
@@ -76,7 +84,7 @@ class _Finder:
             for skip, branch in (node.inputs, node.inputs[::-1]):
                 if self._join(node, skip, branch):
                     break
-        return [stream for stream in self.streams if stream.branches >= BRANCHES]
+        return self.streams
 
     def _join(self, node: Node, skip: str, branch: str) -> bool:
         origin = _origin(self.program, skip)
@@ -97,6 +105,7 @@ class _Finder:
         if stream is None:
             self.streams.append(stream := Stream(skip, projection))
         stream.branches += 1
+        stream.sums.append(node)
         last, factor = self._last(branch)
         if last is not None and last.node in inside:
             stream.lasts[last] = factor

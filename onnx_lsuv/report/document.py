@@ -32,6 +32,7 @@ def as_document(result: Result, about: Mapping[str, Any], *, other: Result | Non
         "statistics_kept": list(map(asdict, result.kept_statistics)),
         "changes": list(map(asdict, result.changes)),
         "roles": list(map(asdict, result.roles)),
+        "sums": list(map(asdict, result.sums)),
         "remaining": list(map(asdict, result.remaining)),
         "notes": result.notes,
     }

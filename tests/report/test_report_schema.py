@@ -60,6 +60,7 @@ def whole(reports: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """A report in which no list is empty."""
     full = copy.deepcopy(reports["initialise"])
     full["statistics_kept"] = [{**full["left"][0], "weight": None, "shape": None}]
+    full["sums"] = [{"name": "add", "op": "Add", "stream": 1, "place": 2, "mean": 0.1, "std": 1.4}]
     full["remaining"] = [{"tensor": "a", "scope": "main", "cause": "a cause"}]
     full["notes"] = ["a note"]
     assert all(full[key] for key, of in SCHEMA["properties"].items() if of.get("type") == "array")
@@ -203,6 +204,8 @@ WRONG = {
     "a target of 0": edit("target_std", 0),
     "a seed below 0": edit("settings/seed", -1),
     "a kept BatchNormalization without a name": lambda document: document["statistics_kept"][0].pop("name"),
+    "a sum of no stream": edit("sums/0/stream", 0),
+    "a sum with a negative std": edit("sums/0/std", -1.0),
     "a note that is empty": edit("notes/0", ""),
 }
 
