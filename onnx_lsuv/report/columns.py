@@ -2,8 +2,8 @@
 
 A table is a list of rows, each the values by key. A format picks columns, in its own order, and tells a value by its
 kind: a "name" from the file, "names", a "scope" ("main" for the model's own graph), a short "word", a "text", a "chain"
-of operators, "dims", "matrices" (how many, rows, columns), a "number", a "count", a "share" ("3 of 4"), or an "outcome"
-(a layer, whose status and note are told).
+of operators, "dims", "matrices" (how many, rows, columns), a "number", a "count", a "share" ("3 of 4", "0.5 to 2"), or
+an "outcome" (a layer, whose status and note are told).
 """
 
 from __future__ import annotations
@@ -85,7 +85,16 @@ SKIPPED = (
     Column("detail", "why", "text"),
     Column("nodes", "nodes", "count"),
     Column("op", "op", "word"),
+    Column("std", "std of output", "share"),
     Column("names", "names", "names"),
+)
+SUMS = (
+    Column("name", "sum", "name"),
+    Column("place", "after layer", "count"),
+    Column("std", "std", "number"),
+    Column("mean", "mean", "number"),
+    Column("stream", "stream", "count", _several),
+    Column("op", "op", "word", _several),
 )
 ROLES = (
     Column("tensor", "tensor", "name", least=12),
@@ -96,7 +105,7 @@ ROLES = (
     Column("fate", "what happens", "word"),
 )
 TRAINS = (
-    Column("importer", f"importer, {MEASURED.format(when='then')}", "word"),
+    Column("importer", f"importer, {MEASURED.format(when='then')}", "text"),
     Column("as_is", "as is", "share"),
     Column("portable", "--portable", "share"),
     Column("framework", "framework", "word"),

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from onnx_lsuv.errors import clean
-from onnx_lsuv.lsuv import LayerReport
+from onnx_lsuv.lsuv import LayerReport, SumReport
 from onnx_lsuv.report.axes import LogAxis, count_ticks, log_axis
 from onnx_lsuv.report.columns import number, shape
 from onnx_lsuv.report.layout import shortened
 from onnx_lsuv.report.sections import escaped
 
+DIAMOND = '<path class="diamond" d="M0-5 5 0 0 5-5 0Z"/>'
 _TELL = 46  # characters of a name that fit a phone
 _BINS = 24
 _WIDTHS = (0.05, 0.1, 0.2, 0.5, 1.0)  # of a bin, in decades
@@ -32,12 +33,13 @@ class Series:
     values: Sequence[float | None]
 
 
-def profile(rows: Sequence[LayerReport], series: Sequence[Series]) -> str:
-    """Return the std of each layer, on a log axis, through the depth of the net.
+def profile(rows: Sequence[LayerReport], series: Sequence[Series], sums: Sequence[SumReport] = ()) -> str:
+    """Return the std of each layer, on a log axis, through the depth of the net, and of residual sums in between.
 
     Each layer is a link to its row in the table, `#layer-N`; pointed at or focused, it tells its numbers.
     """
-    shown = [value for each in series for value in each.values if value is not None and _drawable(value)]
+    values = [*(value for each in series for value in each.values), *(row.std for row in sums)]
+    shown = [value for value in values if value is not None and _drawable(value)]
     axis = log_axis(map(math.log10, [*shown, *(row.target for row in rows if row.target)]))
     n = len(rows)
     parts = [f'<svg class="profile {_size(n)[0]}" role="group" aria-label="std of each layer\'s output">']
@@ -48,9 +50,11 @@ def profile(rows: Sequence[LayerReport], series: Sequence[Series]) -> str:
         parts.append(f'<text class="x" x="{_percent(100 * (i - 0.5) / n)}" y="100%">{i}</text>')
     paths = [f'<path class="target" d="{_steps([_y(axis, row.target) for row in rows])}"/>']
     paths += [f'<path class="{each.mark}" d="{_path([_y(axis, v) for v in each.values])}"/>' for each in series]
+    paths += [f'<path class="sum" d="{_ways(axis, n, sums)}"/>'] if sums else []
     parts.append(f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none">{"".join(paths)}</svg><g class="marks">')
     for i, row in enumerate(rows):
         parts.append(_layer(axis, i, n, row, {each.mark: each.values[i] for each in series if each.mark != "signal"}))
+    parts += ['</g><g class="sums" aria-hidden="true">', *_sums(axis, n, sums)]
     spans = '<tspan x="0">Point at a layer, or tab to it.</tspan><tspan x="0" dy="15">A click leads to its row.</tspan>'
     parts.append(f'</g><text class="hint" y="-54">{spans}</text></svg>')
     return "\n".join(parts)
@@ -107,6 +111,27 @@ def _layer(axis: LogAxis, i: int, n: int, row: LayerReport, stds: Mapping[str, f
     parts.append(f'<text class="tell" y="-54">{spans}</text>')
     state = "" if row.good else ' class="missed"'
     return f'<a href="#layer-{i + 1}"{state}>{"".join(parts)}</a>'
+
+
+def _sums(axis: LogAxis, n: int, sums: Sequence[SumReport]) -> Iterator[str]:
+    """Yield the mark of each sum, which tells its numbers; the table has them too."""
+    for row in sums:
+        if (y := _y(axis, row.std)) is not None:
+            told = f"{escaped(row.name)}: std {number(row.std)}, mean {number(row.mean)}"
+            x = _percent(100 * row.place / n)
+            yield f'<svg x="{x}" y="{_percent(y)}"><g><title>{told}</title>{DIAMOND}</g></svg>'
+
+
+def _ways(axis: LogAxis, n: int, sums: Sequence[SumReport]) -> str:
+    """Return a line from sum to sum of each stream, in the units of `_path`."""
+    steps, pens = [], dict[int, tuple[float, float]]()
+    for row in sums:
+        if (y := _y(axis, row.std)) is not None:
+            at = 1000 * row.place / n, 10 * y
+            if row.stream in pens:
+                steps.append("M{:.1f} {:.1f}L{:.1f} {:.1f}".format(*pens[row.stream], *at))
+            pens[row.stream] = at
+    return "".join(steps)
 
 
 def _drawable(value: float) -> bool:

@@ -53,7 +53,7 @@ def as_markdown(
         names = only_there(result, other)
         parts += [f"Only in the other model: {_names(names)}"] if names else []
     if result.skipped:
-        columns = filled(SKIPPED, groups(result.skipped), "reason nodes op names detail")
+        columns = filled(SKIPPED, groups(result.skipped), "reason nodes op std names detail")
         parts.append("#### Left alone\n\n" + _table(columns))
     if result.kept_statistics:
         lines = [f"- {_names(group['names'])}: {_plain(group['detail'])}" for group in groups(result.kept_statistics)]

@@ -58,6 +58,22 @@ for (const table of document.querySelectorAll("table.sortable")) {
   apply();
 }
 
+// A name that takes several lines ends them behind a slash or a dot where it can.
+for (const name of document.querySelectorAll("td code")) {
+  const parts = name.textContent.split(/(?<=.[/.])(?=.)/);
+  name.replaceChildren(...parts.flatMap((part, i) => (i ? [document.createElement("wbr"), part] : [part])));
+}
+
+// No line of the command ends behind a hyphen.
+for (const command of document.querySelectorAll("pre code")) {
+  const words = command.textContent.split(/(?<= )/).map((word) => {
+    const span = document.createElement("span");
+    span.append(word);
+    return span;
+  });
+  command.replaceChildren(...words);
+}
+
 // A name that is cut in the middle is copied whole.
 document.addEventListener("copy", (event) => {
   const { anchorNode, focusNode } = getSelection();

@@ -15,10 +15,10 @@ from typing import Any
 
 from onnx_lsuv.lsuv import LayerReport, Result
 from onnx_lsuv.report import sections
-from onnx_lsuv.report.columns import aligned, number
-from onnx_lsuv.report.figures import Series, histogram, profile
+from onnx_lsuv.report.columns import aligned
+from onnx_lsuv.report.figures import DIAMOND, Series, histogram, profile
 from onnx_lsuv.report.sections import code, escaped
-from onnx_lsuv.report.words import misses, path_of, told, verdict
+from onnx_lsuv.report.words import misses, path_of, spread, told, verdict
 
 _WORST = 5
 
@@ -37,6 +37,7 @@ def as_html(
         ("std", "Std through the network", _profile(result, other, other_name)),
         ("scales", "Scales", _scales(result.layers)),
         ("layers", _counted("Layers", result.layers), sections.layers(result, other, other_name)),
+        ("sums", _counted("Residual sums", result.sums), sections.sums(result.sums)),
         ("left", _counted("Left alone", result.skipped), sections.skipped(result.skipped)),
         ("kept", _counted("Statistics kept", kept), sections.kept_statistics(kept)),
         ("constants", _counted("Constants", result.roles), sections.roles(result)),
@@ -93,9 +94,9 @@ def _misses(result: Result) -> str:
 
 def _facts(result: Result) -> str:
     """Return a few numbers that say what was done."""
-    facts = {"layers": str(len(result.layers)), "std wanted": _range([row.target for row in result.layers])}
-    facts["std found"] = _range([row.std for row in result.layers if row.std is not None])
-    facts["std drawn"] = _range([row.std_drawn for row in result.layers if row.std_drawn is not None])
+    facts = {"layers": str(len(result.layers)), "std wanted": spread([row.target for row in result.layers])}
+    facts["std found"] = spread([row.std for row in result.layers])
+    facts["std drawn"] = spread([row.std_drawn for row in result.layers])
     if result.data:
         samples, batches = result.data.get("samples"), result.data.get("batches")
         facts["data"] = f"{samples} samples, {batches} batch{'es' * (batches != 1)}"
@@ -103,13 +104,6 @@ def _facts(result: Result) -> str:
         facts["time"] = f"{sum(result.seconds.values()):.2f} s"
     items = "".join(f"<div><dt>{k}</dt><dd>{escaped(v)}</dd></div>" for k, v in facts.items() if v)
     return f'<dl class="facts">{items}</dl>'
-
-
-def _range(values: Sequence[float]) -> str:
-    finite = [value for value in values if math.isfinite(value)]
-    if not finite:
-        return "not finite" if values else ""
-    return " to ".join(dict.fromkeys((number(min(finite)), number(max(finite)))))
 
 
 def _profile(result: Result, other: Result | None, other_name: str) -> str:
@@ -128,7 +122,7 @@ def _profile(result: Result, other: Result | None, other_name: str) -> str:
     if any(row.signal is not None for row in result.layers):
         series.append(Series("signal", "signal share", [row.signal for row in result.layers]))
     keys = [_key(each.mark, code(each.name, 60) if each.mark == "other" else each.name) for each in series]
-    keys.append(_key("target", "wanted"))
+    keys += [_key("target", "wanted"), *([_key("sum", "residual sum")] if result.sums else [])]
     said = ["Standard deviation of each layer's output over the data, on a logarithmic axis."]
     if result.layers and any(row.std_drawn is not None for row in result.layers):
         said.append("As drawn: all layers before it scaled already, so the way to the target is the layer's own scale.")
@@ -136,17 +130,21 @@ def _profile(result: Result, other: Result | None, other_name: str) -> str:
         said.append("Signal share, on the same axis: how much of the variance depends on the sample; 1 is all of it.")
     if any(not row.good and (row.std is None or not 0 < row.std < math.inf) for row in result.layers):
         said.append("A cross stands for an output without a finite, positive std.")
+    if result.sums:
+        said.append("Diamonds: a residual stream after each branch that joins it, in their place between the layers.")
     if other is not None and None in there:
         said.append(f"{there.count(None)} of these layers have no counterpart in the other model.")
+    plot = profile(result.layers, series, result.sums)
     return (
-        f'<figure><ul class="legend">{"".join(keys)}</ul>\n<div class="plot">{profile(result.layers, series)}</div>\n'
+        f'<figure><ul class="legend">{"".join(keys)}</ul>\n<div class="plot">{plot}</div>\n'
         f'<p class="axis">layer, in the order of execution</p><figcaption>{" ".join(said)}</figcaption></figure>'
     )
 
 
 def _key(mark: str, name: str) -> str:
     """Return an entry of the legend: a sample of the mark, and its name as HTML."""
-    dot = f'<circle class="{mark}" cx="14" cy="6" r="4"/>' if mark not in ("target", "signal") else ""
+    dot = f'<circle class="{mark}" cx="14" cy="6" r="4"/>' if mark not in ("target", "signal", "sum") else ""
+    dot = f'<svg x="14" y="6">{DIAMOND}</svg>' if mark == "sum" else dot
     return f'<li><svg viewBox="0 0 28 12" aria-hidden="true"><path class="{mark}" d="M0 6H28"/>{dot}</svg>{name}</li>'
 
 

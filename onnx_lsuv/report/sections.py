@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html import escape
 from typing import Any
 
 from onnx_lsuv.errors import clean
-from onnx_lsuv.lsuv import Change, LayerReport, Result, Settings, SkippedReport
-from onnx_lsuv.report.columns import INPUTS, RIGHT, SKIPPED, TRAINS, Filled, filled, layers_of, number, plain
+from onnx_lsuv.lsuv import Change, LayerReport, Result, Settings, SkippedReport, SumReport
+from onnx_lsuv.report.columns import INPUTS, RIGHT, SKIPPED, SUMS, TRAINS, Filled, filled, layers_of, number, plain
 from onnx_lsuv.report.layout import shortened
 from onnx_lsuv.report.words import groups, importers, roles_listed, roles_told
 
@@ -49,6 +49,11 @@ def layers(result: Result, other: Result | None, other_name: str) -> str:
 def skipped(rows: Sequence[SkippedReport]) -> str:
     """Return what was left alone, grouped by reason, each with its first names."""
     return _table("Left alone", filled(SKIPPED, groups(rows)))
+
+
+def sums(rows: Sequence[SumReport]) -> str:
+    """Return what residual streams are where branches join them."""
+    return _table("Residual sums", filled(SUMS, list(map(asdict, rows))))
 
 
 def trains(found: Sequence[Mapping[str, Any]]) -> str:
@@ -127,9 +132,9 @@ def _table(label: str, columns: Filled, marks: Sequence[str] = (), *, sortable: 
     heads = [
         f'<th scope="col"{_class(column.kind) * (column.kind in RIGHT)}>{column.heading}</th>' for column, _ in columns
     ]
-    # Where rows are cards, a number tells its heading; that of the other model is HTML.
+    # Where rows are cards, a number tells its heading; that of the other model is HTML, and a place needs none.
     named = [
-        (c, f' data-h="{c.heading.partition(" of <")[0]}"' * (sortable and c.kind == "number")) for c, _ in columns
+        (c, f' data-h="{c.heading.partition(" of <")[0]}"' * (c.kind in RIGHT and c.heading != "#")) for c, _ in columns
     ]
     cells = ([_cell(c.kind, v, name) for v in values] for (c, name), (_, values) in zip(named, columns, strict=True))
     rows = zip(*cells, strict=True)

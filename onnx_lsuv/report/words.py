@@ -71,13 +71,23 @@ def told(row: LayerReport) -> str:
 
 def groups(skipped: Sequence[SkippedReport]) -> list[dict[str, Any]]:
     """Return the nodes left alone, those with the same reason, detail and operator together, as rows of `SKIPPED`."""
-    found: dict[tuple[str, str, str], list[str]] = {}
+    found: dict[tuple[str, str, str], list[SkippedReport]] = {}
     for row in skipped:
-        found.setdefault((row.reason, row.detail, row.op), []).append(row.name)
+        found.setdefault((row.reason, row.detail, row.op), []).append(row)
     return [
-        {"reason": reason, "detail": detail, "op": op, "nodes": len(names), "names": names}
-        for (reason, detail, op), names in found.items()
+        {"reason": reason, "detail": detail, "op": op, "nodes": len(rows), "names": [row.name for row in rows]}
+        | {"std": spread([row.std for row in rows]) or None}
+        for (reason, detail, op), rows in found.items()
     ]
+
+
+def spread(values: Sequence[float | None]) -> str:
+    """Return from where to where values lie, "" where there are none."""
+    there = [value for value in values if value is not None]
+    finite = [value for value in there if math.isfinite(value)]
+    if not finite:
+        return "not finite" if there else ""
+    return " to ".join(dict.fromkeys((number(min(finite)), number(max(finite)))))
 
 
 def roles_told(roles: Sequence[RoleReport]) -> str:

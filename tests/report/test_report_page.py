@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import random
 import re
+import shutil
+import subprocess
 from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +23,7 @@ from oracle import normal, parse
 
 import onnx_lsuv
 from onnx_lsuv.errors import clean
-from onnx_lsuv.lsuv import Result
+from onnx_lsuv.lsuv import Result, SumReport
 from onnx_lsuv.lsuv.result import STATUSES
 from onnx_lsuv.report.axes import count_ticks, log_axis
 from onnx_lsuv.report.columns import aligned, number
@@ -410,7 +414,7 @@ def test_colours_can_be_read_in_both_schemes(result: Result) -> None:
             for ink in ("ink", "soft", "now", "good", "warn", "bad"):
                 assert contrast(scheme[ink], scheme[ground]) >= 4.5, (ink, ground)
         # Marks of a picture need 3.
-        assert all(contrast(scheme[mark], scheme["page"]) >= 3 for mark in ("now", "drawn", "other"))
+        assert all(contrast(scheme[mark], scheme["page"]) >= 3 for mark in ("now", "drawn", "other", "sum"))
 
 
 def test_every_status_has_its_colour_or_none(result: Result) -> None:
@@ -481,3 +485,242 @@ def test_settings_at_their_defaults_are_folded(result: Result) -> None:
     made = read(as_html(changed, ABOUT)).all("section", id="made")[0]
     assert "77" in made.all("dl", kind="made")[0].text
     assert "77" not in made.all("details")[0].text
+
+
+# ------------------------------------------------------------------------------------------------ the page's script
+
+NODE = shutil.which("node")
+needs_node = pytest.mark.skipif(NODE is None, reason="no node, which runs the page's script")
+LOOK = """
+const rows = () => [...document.querySelector("tbody").rows];
+const shown = () => rows().filter((row) => !row.hidden).map((row) => Number(row.attributes.id.slice(6)));
+const [line, text, choice, told] = [".filter", "input", "select", "output"].map((each) => document.querySelector(each));
+const show = (words, status = "") => {
+  Object.assign(text, { value: words });
+  Object.assign(choice, { value: status });
+  text.tell("input");
+  return [shown(), told.value];
+};
+"""
+
+
+def plain(element: Element) -> list[Any]:
+    """Return an element as document.js takes it."""
+    children = [child if isinstance(child, str) else plain(child) for child in element.children]
+    return [element.tag, element.attributes, children]
+
+
+def after(result: Result, todo: str) -> Any:
+    """Return what a piece of script finds, or does, once the page's own script has run."""
+    page = read(as_html(result, ABOUT, command=["onnx-lsuv", "a-model.onnx", "--report", "r.html"])).all("html")[0]
+    given = {"page": plain(page), "script": page.all("script")[0].text, "todo": LOOK + todo}
+    words = [str(NODE), str(Path(__file__).with_name("document.js"))]
+    ran = subprocess.run(words, input=json.dumps(given), capture_output=True, text=True, check=False, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout)
+
+
+def rows_to_choose(result: Result) -> Result:
+    """Return a result of twelve layers of two operators, with names that are cut, shapes, statuses and stds."""
+    rows = []
+    for i in range(12):
+        name = (
+            f"/encoder/{'deep/' * 15}hidden/{'deep/' * 15}Layer.{i}/MatMul"
+            if i == 7
+            else f"/block.{i}/{'Conv' if i % 2 else 'Gemm'}"
+        )
+        status = "off" if i in (3, 4) else "not-reached" if i == 5 else "ok"
+        std = None if i == 5 else (10.0, 9.0, 2.0, math.nan, 0.5, None, 1e-5, 100.0, 1.0, 3.0, 4.0, math.inf)[i]
+        kind, shape = ("Conv", (8, 4, 3, 3)) if i % 2 else ("Gemm", (16, 8))
+        rows.append(replace(result.layers[0], name=name, op=kind, shape=shape, status=status, std=std, note=""))
+    return replace(result, layers=tuple(rows))
+
+
+@needs_node
+def test_the_filter_hides_what_does_not_fit(result: Result) -> None:
+    done = rows_to_choose(result)
+    whole, by_name, cut, by_case, by_op, by_shape, by_status, both, none, again = after(
+        done,
+        """return [[shown(), told.value], show("block.1"), show("deep/Hidden"), show("  ENCODER "), show("gemm"),
+          show("8x4x3x3"), show("", "off"), show("conv", "off"), show("nothing of that"), show("")];""",
+    )
+    every = list(range(1, 13))
+    assert whole == again == [every, "12 of 12"]
+    assert by_name == [[2, 11, 12], "3 of 12"]  # .1, .10 and .11
+    # What is cut from a name that is shown counts too.
+    assert cut == by_case == [[8], "1 of 12"]
+    assert by_op == [[i for i in every if i % 2], "6 of 12"]
+    assert by_shape == [[i for i in every if i % 2 == 0], "6 of 12"]
+    assert by_status == [[4, 5], "2 of 12"]
+    assert both == [[4], "1 of 12"]
+    assert none == [[], "0 of 12"]
+
+
+@needs_node
+def test_the_filter_says_what_it_is_and_comes_where_there_is_something_to_choose(result: Result) -> None:
+    done = rows_to_choose(result)
+    labels, options, place = after(
+        done,
+        """return [[text, choice].map((each) => each.attributes["aria-label"]),
+          choice.children.map((each) => each.value), line.parentNode.attributes.id];""",
+    )
+    assert labels == ["Show layers that contain", "Show layers of this status"]
+    assert options == ["", "ok", "off", "not-reached"]
+    assert place == "layers"
+    assert after(replace(done, layers=done.layers[:9]), "return line;") is None
+
+
+@needs_node
+def test_a_link_to_a_hidden_layer_shows_it(result: Result) -> None:
+    kept, all_again = after(
+        rows_to_choose(result),
+        """show("gemm"); document.target = "layer-3"; window.tell("hashchange"); const kept = shown();
+          document.target = "layer-2"; window.tell("hashchange");
+          return [kept, [shown(), text.value, document.scrolledTo]];""",
+    )
+    assert kept == [1, 3, 5, 7, 9, 11]
+    assert all_again == [list(range(1, 13)), "", "layer-2"]
+
+
+@needs_node
+def test_a_column_sorts_by_its_whole_numbers_and_names_as_people_count(result: Result) -> None:
+    up, down, names, hidden = after(
+        rows_to_choose(result),
+        """const heads = document.querySelector("thead").rows[0].cells;
+          const sort = (name) => {
+            const head = heads.find((each) => each.textContent === name);
+            head.querySelector("button").tell("click");
+            return [rows().map((row) => Number(row.attributes.id.slice(6))), head.attributes["aria-sort"]];
+          };
+          const found = [sort("std now"), sort("std now"), sort("layer")];
+          show("conv"); return [...found, shown()];""",
+    )
+    stds = [7, 5, 9, 3, 10, 11, 2, 1, 8, 12]
+    assert up[0][:10] == stds
+    assert up[1] == "ascending"
+    assert down[0][:10] == stds[::-1]
+    assert down[1] == "descending"
+    assert set(up[0][10:]) == set(down[0][10:]) == {4, 6}  # without a number
+    assert names[0] == [1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 8]
+    assert hidden == [2, 4, 6, 10, 12, 8]
+
+
+@needs_node
+def test_names_stay_whole_and_are_copied_whole(result: Result) -> None:
+    done = rows_to_choose(result)
+    names, breaks, copied, ordinary, command = after(
+        done,
+        """const names = document.querySelectorAll("td code").filter((each) => each.closest("tr").attributes.id);
+          const copy = (name) => {
+            let got = null;
+            globalThis.getSelection = () => ({ anchorNode: name.firstChild, focusNode: name.firstChild });
+            const clipboardData = { setData: (_, words) => (got = words) };
+            document.tell("copy", { clipboardData, preventDefault: () => {} });
+            return got;
+          };
+          const long = names.find((each) => each.title);
+          return [names.map((each) => each.textContent), names[0].children.map((each) => each.tag), copy(long),
+            copy(names[0]), document.querySelector("pre").textContent];""",
+    )
+    assert [name for name in names if name.startswith("/block")] == [r.name for r in done.layers if "block" in r.name]
+    assert set(breaks) == {"wbr"}
+    assert copied == done.layers[7].name
+    assert ordinary is None
+    assert command == "onnx-lsuv a-model.onnx --report r.html"
+
+
+@needs_node
+def test_arrow_keys_go_through_the_picture(result: Result) -> None:
+    found = after(
+        rows_to_choose(result),
+        """const marks = document.querySelector(".marks"), links = marks.children;
+          links[0].focus();
+          const press = (key) => {
+            document.activeElement.tell("keydown", { key, preventDefault: () => {} });
+            return links.indexOf(document.activeElement);
+          };
+          const way = ["ArrowRight", "ArrowRight", "ArrowLeft", "PageDown", "ArrowRight", "Home", "End"].map(press);
+          return [way, links.filter((each) => each.attributes.tabindex === "0").map((each) => links.indexOf(each))];""",
+    )
+    assert found == [[1, 2, 1, 11, 11, 0, 11], [11]]
+
+
+# --------------------------------------------------------------------------------------------- cards, what is beside
+
+
+def test_where_rows_are_cards_each_number_says_what_it_is(result: Result) -> None:
+    page = read(as_html(beside(result), {**ABOUT, "trains": TRAINS}))
+    seen = 0
+    for table in page.all("table"):
+        heads = [e.text for e in table.all("th")]
+        for row in table.all("tbody")[0].all("tr"):
+            for head, cell in zip(heads, row.all("td"), strict=True):
+                right = cell.attributes.get("class") == "n" and head != "#"
+                assert cell.attributes.get("data-h") == (head if right else None)
+                seen += right
+    assert seen > 30
+    style = re.sub(r"/\*.*?\*/", "", page.all("style")[0].text)
+    phone = style[style.index("@media (max-width: 40rem)") : style.index("@media (prefers-reduced-motion")]
+    rules = dict(re.findall(r"(?m)^  (\S[^{}]*) \{ ([^}]*) \}", phone))
+    assert "display: block" in rules["table, tbody"]
+    # A row that the filter hides stays hidden, although rows are boxes then.
+    assert "display: flex" in rules["tr:not([hidden])"]
+    assert "content: attr(data-h)" in rules["td[data-h]::before"]
+    assert rules["td:empty"] == "display: none;"
+    # Heads that sort stay in sight; others are there for those who have the page read to them.
+    assert "clip-path" in rules["table:not(.sortable) thead"]
+    assert not re.search(r"(?<!clip-path: )\bdisplay: none", rules["table:not(.sortable) thead"])
+
+
+def beside(result: Result) -> Result:
+    """Return a result with sums of two streams, one of them without a std, and measured nodes that were left alone."""
+    sums = (
+        SumReport("add0", "Add", 1, 1, 0.1, 1.5),
+        SumReport("add1", "Add", 1, 2, -0.1, 2.5),
+        SumReport("add2", "Add", 2, 3, None, None),
+    )
+    (left,) = result.skipped
+    skipped = [replace(left, name=f"left{i}", std=std) for i, std in enumerate((0.25, None, 4.0))]
+    return replace(result, sums=sums, skipped=(*skipped, replace(left, reason="tied", std=None)))
+
+
+TRAINS = [
+    {"importer": "one", "version": "1", "date": "2026-11", "framework": "F", "expected": False, "export": ""}
+    | {form: {"trainable": 1, "weights": 3, "findings": []} for form in ("as_is", "portable")}
+]
+
+
+def test_sums_of_streams_are_marks_a_line_and_a_table(result: Result) -> None:
+    page = read(as_html(beside(result), ABOUT))
+    (figure,) = page.all("section", id="std")
+    ticks = [(percent(e.attributes["y"]), level(e.text)) for e in figure.all("text", kind="y")]
+    slope, start = np.polyfit([y for y, _ in ticks], [log for _, log in ticks], 1)
+    (group,) = figure.all("g", kind="sums")
+    marks = [e for e in group.children if isinstance(e, Element)]
+    assert [percent(e.attributes["x"]) for e in marks] == pytest.approx([100 / 3, 200 / 3], abs=1e-2)
+    places = [percent(e.attributes["y"]) for e in marks]
+    assert [start + slope * y for y in places] == pytest.approx([math.log10(1.5), math.log10(2.5)], abs=2e-3)
+    assert [e.all("title")[0].text for e in marks] == [
+        "add0: std 1.5000, mean 0.1000",
+        "add1: std 2.5000, mean -0.1000",
+    ]
+    line = next(e.attributes["d"] for e in figure.all("path", kind="sum") if "L" in e.attributes["d"])
+    ends = [(float(x), float(y)) for x, y in re.findall(r"[ML]([\d.]+) ([\d.]+)", line)]
+    assert ends == [pytest.approx((1000 / 3 * (i + 1), 10 * y), abs=0.1) for i, y in enumerate(places)]
+    assert "residual sum" in figure.all("ul", kind="legend")[0].text
+    (table,) = page.all("section", id="sums")[0].all("table")
+    cells = [[e.text for e in row.all("td")] for row in table.all("tbody")[0].all("tr")]
+    assert [e.text for e in table.all("th")] == ["sum", "after layer", "std", "mean", "stream"]
+    assert cells[0] == ["add0", "1", "1.5000", "0.1000", "1"]
+    assert cells[2] == ["add2", "3", "", "", "2"]
+    without = read(as_html(result, ABOUT))
+    assert not without.all("section", id="sums")
+    assert not without.all("path", kind="diamond")
+
+
+def test_what_is_left_alone_says_the_stds_of_its_outputs(result: Result) -> None:
+    (table,) = read(as_html(beside(result), ABOUT)).all("section", id="left")[0].all("table")
+    at = [e.text for e in table.all("th")].index("std of output")
+    assert [row.all("td")[at].text for row in table.all("tbody")[0].all("tr")] == ["0.2500 to 4.0000", ""]
+    (plain_table,) = read(as_html(result, ABOUT)).all("section", id="left")[0].all("table")
+    assert "std of output" not in [e.text for e in plain_table.all("th")]
