@@ -20,6 +20,7 @@ from commands import HEAD, call, contents, fails, fill, invoke, mlp, names
 from onnx.numpy_helper import from_array, to_array
 from oracle import normal, parse, tensor_of
 
+import onnx_lsuv
 from onnx_lsuv.importers.table import IMPORTERS
 
 X = ["-d", "x.npy"]
@@ -41,6 +42,42 @@ def stds(path: str, data: str = "x.npy") -> list[float]:
 def numbers(text: str) -> dict[str, list[str]]:
     """Return the cells of a table by the name of the layer."""
     return {line.split()[0]: line.split() for line in text.split("\n\n", maxsplit=1)[0].splitlines()[1:]}
+
+
+# --------------------------------------------------------------------------------- what is measured for a report alone
+
+
+@pytest.mark.parametrize(
+    ("options", "before", "beside"),
+    [
+        ([*X, "-o", "o.onnx", "--report", "r.json"], True, True),
+        ([*X, "-o", "o.onnx", "--report", "r.json", "--report", "r.html", "--portable"], True, True),
+        ([*X, "--check", "--tolerance", "0.999", "--report", "r.json"], False, True),
+        ([*X, "-o", "o.onnx"], False, False),
+        ([*X, "-o", "o.onnx", "--format", "json"], False, False),
+        ([*X, "-o", "o.onnx", "--no-verify", "--report", "r.json"], False, None),
+        (["-o", "o.onnx", "--no-rescale", "--report", "r.json"], False, None),
+        (["--dry-run", "--report", "r.json"], False, None),
+    ],
+)
+def test_more_is_measured_where_a_report_is_asked_for(
+    here: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], before: bool, beside: bool | None
+) -> None:
+    """Whether the file as it came, and what is beside the layers: None where nothing is verified."""
+    spies = {name: Mock(wraps=getattr(onnx_lsuv, name)) for name in ("measure", "measure_before")}
+    for name, spy in spies.items():
+        monkeypatch.setattr(onnx_lsuv, name, spy)
+    checks = "--check" in options
+    ran = call("m.onnx", *options, "--exclude", "y", status=1 if checks else 0)
+    assert spies["measure_before"].call_count == before
+    assert [each.kwargs["beside"] for each in spies["measure"].call_args_list] == [beside] * (beside is not None)
+    if "r.json" not in options:
+        assert ran.stdout
+        return
+    report = json.loads(Path("r.json").read_text(encoding="utf-8"))
+    wanted = stds("m.onnx")
+    assert [row["std_before"] for row in report["layers"]] == [pytest.approx(wanted[1], rel=1e-4) if before else None]
+    assert [row["std"] for row in report["left"]] == [pytest.approx(wanted[0], rel=1e-4) if beside else None]
 
 
 # ---------------------------------------------------------------------------------------------------------------- check
