@@ -28,7 +28,7 @@ ROOT = HERE.parents[1]
 COLUMNS, LINES = 90, 60
 LIMIT = 150_000  # bytes of a picture
 SAMPLE, DATA, OUTPUT = "sample_models/fitnet_digits.onnx", "sample_models/fitnet_digits.npy", "fitnet_digits.lsuv.onnx"
-PAGE = (960, 1150)  # of the report: from the verdict to the scales
+PAGE = (960, 1185)  # of the report: from the verdict to the scales
 THEME = TerminalTheme(
     (22, 24, 29),
     (222, 224, 228),
