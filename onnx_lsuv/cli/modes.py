@@ -164,7 +164,8 @@ def _initialise(
         form = onnx_lsuv.make_portable(result, verified, device=device, memory=memory, scratch=scratch)
     start = perf_counter()
     new = result.model if form is None else form.model
-    *_, target = stage(staged, new, options.target_path)
+    *data, target = stage(staged, new, options.target_path)
+    beside = [options.target_path.parent / file.relative_to(target.parent) for file in data]
     files = {"output": (options.target_path, target)}
     if options.weights_path is not None:
         files["weights"] = (options.weights_path, _stage_weights(staged, new, options.weights_path, given_back.state))
@@ -184,7 +185,7 @@ def _initialise(
     if verified is not None:
         result = onnx_lsuv.measure(saved, verified, like=result, beside=reported, device=device, progress=tell)
     trains = _trains(result, options) if trains is None else trains
-    return Outcome(result, files=files, trains=trains, state=given_back.state)
+    return Outcome(result, files=files, beside=beside, trains=trains, state=given_back.state)
 
 
 def _stage_weights(staged: Staging, model: Model, path: Path, state: StateDict | None) -> Path:

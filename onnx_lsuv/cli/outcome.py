@@ -32,6 +32,7 @@ class Outcome:
     result: Result
     other: Result | None = None  # the model that was compared with
     files: Mapping[str, tuple[Path, Path]] = field(default_factory=dict)  # by role: as named, and links followed
+    beside: Sequence[Path] = ()  # the output's data files, as they are found from where it was named
     trains: Sequence[Mapping[str, Any]] = ()  # what trains where
     state: StateDict | None = None  # of the module that the model came from
 
@@ -58,6 +59,7 @@ def finish(options: Options, outcome: Outcome, staged: Staging) -> int:
         place = Path(os.path.realpath(path))
         staged.add(place.parent, place.name, [format_of(path)(result, **told).encode()])
     saved = [named for named, _ in outcome.files.values()]
+    saved[1:1] = outcome.beside
     summary = step_summary(options)
 
     def tell() -> None:

@@ -409,6 +409,20 @@ def test_weights_out(here: Path) -> None:
     assert Path("v.safetensors").is_file()
 
 
+def test_data_files_are_said_to_be_saved_as_they_are_found(here: Path) -> None:
+    external = {"save_as_external_data": True, "size_threshold": 0}
+    Path("parts").mkdir()
+    Path("out").mkdir()
+    onnx.save(onnx.load("m.onnx"), "a.onnx", location="parts/a.data", **external)
+    ran = call("a.onnx", *X, "-o", "out/o.onnx", "--weights-out", "w.npz")
+    assert ran.stdout.splitlines()[-3:] == ["saved out/o.onnx", "saved out/parts/a.data", "saved w.npz"]
+    ran = call("a.onnx", *X)  # whose name for data is taken
+    assert ran.stdout.splitlines()[-2:] == ["saved a.lsuv.onnx", "saved a.lsuv.onnx.data"]
+    assert all(Path(name).is_file() for name in ("out/parts/a.data", "a.lsuv.onnx.data"))
+    # An architecture is one file.
+    assert call("a.onnx", "--no-values", "-o", "b.onnx").stdout.splitlines()[1:] == ["saved b.onnx"]
+
+
 @pytest.mark.parametrize("portable", [[], ["--portable"]])
 def test_params_out(here: Path, portable: list[str]) -> None:
     arguments = ["m.onnx", *X, *portable, "--params-out", "p.json", "--report", "r.json"]
