@@ -250,7 +250,7 @@ class Result:
     @property
     def whole_plan(self) -> Plan:
         """The plan with all layers, fixed transforms where a pattern names them, and with biases to be set."""
-        chosen = self.settings.include or self.settings.exclude or self.settings.keep_bias
+        chosen = self.settings.include or self.settings.exclude or self.settings.kept_biases
         named = Patterns(named=Choice(self.settings.include, ()).named)
         return find_layers(self.plan.program, named) if chosen else self.plan
 
