@@ -159,9 +159,9 @@ class Options:
     keep_bias: bool = _flag(METHOD, "Leave biases instead of setting them to zero.", "--keep-bias")
     lstm_bias: str = _option(
         METHOD,
-        "Of LSTMs. forget: zero, and 1 for the forget gate; keep: what the file has. Default: forget.",
+        "Of LSTMs. keep: what the file has; forget: zero, and 1 for the forget gate. Default: keep.",
         default=LSTM_BIAS[0],
-        metavar="forget|keep",
+        metavar="keep|forget",
     )
     center: bool = _flag(METHOD, "Set biases so that each channel's mean is 0, where a layer has one.", "--center")
     recalibrate: bool = _flag(

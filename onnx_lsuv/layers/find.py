@@ -37,7 +37,7 @@ def find_layers(
     Args:
         program: the expanded model.
         patterns: what a person chose by patterns.
-        keep_bias: operators whose biases stay as they are, `EVERY` for all.
+        keep_bias: operators whose biases stay as they are, "*" for all.
         fresh: find the parameters beside the layers too, which reads values.
         recalibrate: calibrate the statistics of norms also where nothing changes before them.
     """

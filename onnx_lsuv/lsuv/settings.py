@@ -25,7 +25,7 @@ OTHER_NAMES |= {"const": "zero", "zero": "zero", "dirac": "identity", "eye": "id
 # How the ends of residual branches are scaled; the first is the default.
 RESIDUAL = ("off", "auto")
 # What becomes of an LSTM's bias; the first is the default.
-LSTM_BIAS = ("forget", "keep")
+LSTM_BIAS = ("keep", "forget")
 # Beyond, what a layer gives or its square leaves the range of float32.
 STD_MIN, STD_MAX = 1e-9, 1e9
 # By pattern; where several match a layer, the last one counts, so that exceptions follow the rule.
@@ -36,7 +36,6 @@ Spell = Callable[[str, Any], str]  # how a choice is called: by its name, and it
 # Two choices that exclude each other, and the sentence; a value of None stands for any but the default.
 _CONTRADICTIONS: tuple[tuple[tuple[str, Any], tuple[str, Any], str], ...] = (
     (("fresh", True), ("keep_bias", True), "{} gives every parameter a new value and {} keeps some"),
-    (("fresh", True), ("lstm_bias", "keep"), "{} gives every parameter a new value and {} keeps some"),
     (("fresh", True), ("init", "keep"), "{} gives every parameter a new value and {} keeps some"),
     (("center", True), ("keep_bias", True), "{} sets biases by the scaled weights and {} leaves them"),
     (("center", True), ("rescale", False), "{} sets biases by the scaled weights and {} leaves them"),
@@ -147,7 +146,7 @@ _READ: dict[str, tuple[Callable[[Any], Any], str]] = {
     "target_std": (_number, "a number"),
     "target": (_targets, "{pattern: std}"),
     "residual": (_pattern, "auto or off"),
-    "lstm_bias": (_pattern, "forget or keep"),
+    "lstm_bias": (_pattern, "keep or forget"),
     "init": (_inits, "a method or {pattern: method}"),
     "tolerance": (_number_or_none, "a number or None"),
     **dict.fromkeys(("include", "exclude"), (_patterns, "a list of patterns")),
@@ -181,8 +180,8 @@ class Settings:
         include: patterns of the layers, norms or tensors to take; all where empty.
         exclude: patterns of those to leave alone.
         keep_bias: leave biases as they are instead of setting them to zero.
-        lstm_bias: "forget" sets an LSTM's bias to zero and that of its forget gate to 1; "keep" leaves it as it is,
-            where the file has one.
+        lstm_bias: "keep" leaves an LSTM's bias as it is; "forget" sets it to zero, and that of the forget gate to 1, as
+            it starts in any case with `fresh` and where the file has no values for it.
         center: give biases the value that makes the mean of each channel of a layer's output zero; its std is then
             that about these means. Layers without a bias of their own, and those in branches and loops, are not
             centred.
@@ -230,7 +229,7 @@ class Settings:
     @property
     def kept_biases(self) -> frozenset[str]:
         """Operators whose biases stay as they are; "*" for all."""
-        return frozenset(("*",) if self.keep_bias else ("LSTM",) if self.lstm_bias == "keep" else ())
+        return frozenset(("*",) if self.keep_bias else ("LSTM",) if self.lstm_bias == "keep" and not self.fresh else ())
 
     @property
     def inits(self) -> tuple[tuple[str, str], ...]:

@@ -13,8 +13,6 @@ from onnx_lsuv.roles.sums import ConstantSum, find_sums, leaving, moves_by_data
 from onnx_lsuv.sources.moves import Source
 from onnx_lsuv.sources.tracing import trace
 
-EVERY = frozenset({"*"})  # operator, whose biases are kept
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Addend:
@@ -53,7 +51,7 @@ def find_biases(
         program: all of it.
         products: what biases are added to.
         excluded: called with the labels of the node that adds, and of a constant that it adds; True keeps this.
-        keep_bias: keep those of these operators, `EVERY` for all.
+        keep_bias: keep those of these operators, "*" for all.
     """
     users, outside = Counter(product.source.constant for product in products), leaving(program)
     found = [_term(program, each, outside, several=users[each.source.constant] > 1) for each in products]
@@ -71,7 +69,7 @@ def find_biases(
     def keeps(node: Node, constants: Collection[str]) -> bool:
         # Where it is not said of every layer, what has no values starts as ever.
         named = node.op in keep_bias and not all(map(program.is_absent, constants))
-        return keep_bias == EVERY or named
+        return "*" in keep_bias or named
 
     terms = []
     zeroed: dict[str, None] = {}

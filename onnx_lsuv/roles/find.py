@@ -47,7 +47,7 @@ def find_roles(
         left: those whose weights are left alone.
         skipped: nodes that are left alone.
         patterns: what a person chose by patterns.
-        keep_bias: operators whose biases stay as they are, `EVERY` for all.
+        keep_bias: operators whose biases stay as they are, "*" for all.
         fresh: let the parameters beside the layers start anew, which reads their values.
         recalibrate: set all other statistics.
     """

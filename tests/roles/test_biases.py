@@ -381,6 +381,14 @@ def test_a_bias_without_values_is_not_there_to_keep() -> None:
     np.testing.assert_array_equal(found["b"], ONES)
 
 
+def test_nothing_that_an_lstm_learned_remains_after_a_full_restart() -> None:
+    planned = onnx_lsuv.plan(onnx_lsuv.from_proto(cells()), fresh=True)
+    found, result = biases_of(cells(), fresh=True)
+    np.testing.assert_array_equal(found["b"], ONES)
+    assert [role.fate for each in (planned, result) for role in each.roles if role.tensor == "b"] == ["zero", "zero"]
+    assert not result.remaining
+
+
 def test_an_lstm_without_bias_has_none_to_keep() -> None:
     forgotten, kept = (biases_of(cells(given=""), lstm_bias=how)[0] for how in ("forget", "keep"))
     assert forgotten.keys() == kept.keys()
