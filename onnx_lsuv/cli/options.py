@@ -22,7 +22,7 @@ from onnx_lsuv.cli import help as helping
 from onnx_lsuv.cli.streams import emit
 from onnx_lsuv.cli.terminal import Color
 from onnx_lsuv.errors import ModelError, UsageError
-from onnx_lsuv.lsuv.settings import METHODS, RESIDUAL, Settings, memory_bytes
+from onnx_lsuv.lsuv.settings import LSTM_BIAS, METHODS, RESIDUAL, Settings, memory_bytes
 from onnx_lsuv.report.formats import FORMATS
 from onnx_lsuv.runtime import device_words
 
@@ -157,6 +157,12 @@ class Options:
         metavar="auto|off",
     )
     keep_bias: bool = _flag(METHOD, "Leave biases instead of setting them to zero.", "--keep-bias")
+    lstm_bias: str = _option(
+        METHOD,
+        "Of LSTMs. keep: what the file has; forget: zero, and 1 for the forget gate. Default: keep.",
+        default=LSTM_BIAS[0],
+        metavar="keep|forget",
+    )
     center: bool = _flag(METHOD, "Set biases so that each channel's mean is 0, where a layer has one.", "--center")
     recalibrate: bool = _flag(
         METHOD,
@@ -270,6 +276,7 @@ class Options:
             include=self.include or (),
             exclude=self.exclude or (),
             keep_bias=self.keep_bias,
+            lstm_bias=self.lstm_bias,
             center=self.center,
             recalibrate=self.recalibrate,
             untie=self.untie,
@@ -319,4 +326,4 @@ def typed(name: str, value: Any = None) -> str:
     option = known.get(name) or f"--{name.replace('_', '-')}"
     if name == "target" and value is not None:
         return " ".join(f"{option} {shlex.quote(f'{pattern}={std:g}')}" for pattern, std in value.items())
-    return f"{option} {value}" if name in ("init", "residual") and value is not None else option
+    return f"{option} {value}" if name in ("init", "residual", "lstm_bias") and value is not None else option

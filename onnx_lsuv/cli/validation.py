@@ -98,6 +98,8 @@ def _check_company(options: Options) -> None:
             raise UsageError(f"{typed(mode)} {what}: leave out {listed}, or leave out {typed(mode)!r}")
     if options.data and options.random:
         raise UsageError("--data and --random are two sources of data: give one of them")
+    if options.fresh and options.lstm_bias == "keep" and "lstm_bias" in options.given:
+        raise UsageError("--fresh gives every parameter a new value and --lstm-bias keep keeps some: give one of them")
     if options.no_verify and options.tolerance is not None:
         raise UsageError("--tolerance is on what is measured and --no-verify measures nothing: give one of them")
     lacking = {

@@ -6,7 +6,7 @@ layer (or reads just its shape, or hands it out as an output of the main graph).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 
 from onnx_lsuv.layers.plan import REASONS, Layer, Plan, Weight, tensor_names
@@ -28,7 +28,7 @@ def find_layers(
     program: Program,
     patterns: Patterns = _ALL,
     *,
-    keep_bias: bool = False,
+    keep_bias: Collection[str] = (),
     fresh: bool = False,
     recalibrate: bool = False,
 ) -> Plan:
@@ -37,7 +37,7 @@ def find_layers(
     Args:
         program: the expanded model.
         patterns: what a person chose by patterns.
-        keep_bias: leave biases as they are.
+        keep_bias: operators whose biases stay as they are, "*" for all.
         fresh: find the parameters beside the layers too, which reads values.
         recalibrate: calibrate the statistics of norms also where nothing changes before them.
     """

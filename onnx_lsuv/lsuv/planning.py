@@ -17,7 +17,7 @@ from onnx_lsuv.lsuv.notes import guide
 from onnx_lsuv.lsuv.patterns import Choice, aims_of, is_known, no_match, require_drawable
 from onnx_lsuv.lsuv.remaining import remaining
 from onnx_lsuv.lsuv.result import LayerReport, Result
-from onnx_lsuv.lsuv.rows import noted, row_of, skipped_row
+from onnx_lsuv.lsuv.rows import bias_remark, noted, row_of, skipped_row
 from onnx_lsuv.lsuv.settings import Choices, Settings, Wanted
 from onnx_lsuv.model import Model
 from onnx_lsuv.program import Program, expand
@@ -59,7 +59,8 @@ def described(found: Plan, settings: Settings) -> Result:
     for layer in found.layers:
         row = row_of(found, layer, aims.methods[layer.weight], aims.stds[layer.weight], "found", None)
         scales = settings.rescale and aims.scales(layer.weight)
-        rows.append(noted(replace(row, note=_fate(found, layer, row, scales, centred)), aims.remarks.get(layer)))
+        row = replace(row, note=_fate(found, layer, row, scales, centred))
+        rows.append(noted(row, bias_remark(found, layer), aims.remarks.get(layer)))
     fresh = (name for name, role in found.roles.items() if role.fate == "fresh" and not found.program.is_absent(name))
     roles = Counter(found.roles[name].role for name in fresh)
     counted = ", ".join(f"{count} x {role}" for role, count in sorted(roles.items()))
@@ -138,7 +139,7 @@ def _layers(settings: Settings, program: Program, parted: Mapping[str, PartedTen
     found = find_layers(
         program,
         Patterns(choice.wanted, choice.named, choice.excluded),
-        keep_bias=settings.keep_bias,
+        keep_bias=settings.kept_biases,
         fresh=settings.fresh,
         recalibrate=settings.all_statistics,
     )
@@ -147,7 +148,7 @@ def _layers(settings: Settings, program: Program, parted: Mapping[str, PartedTen
 
 def _chooses(settings: Settings) -> tuple[object, ...]:
     """Return what a plan goes by."""
-    chosen = settings.include, settings.exclude, settings.keep_bias, settings.fresh, settings.all_statistics
+    chosen = settings.include, settings.exclude, settings.kept_biases, settings.fresh, settings.all_statistics
     return *chosen, settings.untie, settings.center
 
 

@@ -25,7 +25,7 @@ from onnx_lsuv.lsuv.planning import left_notes, parting_notes, plan, require_lay
 from onnx_lsuv.lsuv.prepare import Clock, check_sizes, checked, run_notes, shapes_of
 from onnx_lsuv.lsuv.remaining import remaining
 from onnx_lsuv.lsuv.result import Result
-from onnx_lsuv.lsuv.rows import changes_of, drawn_row, noted, row_of, skipped_row, told_why, unscaled_notes
+from onnx_lsuv.lsuv.rows import bias_remark, changes_of, drawn_row, noted, row_of, skipped_row, told_why, unscaled_notes
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.lsuv.settings import Choices, Settings, memory_bytes
 from onnx_lsuv.model import Array, Model, promoted, with_values
@@ -175,7 +175,7 @@ def _result(
         key, status = layer.weight, "scaled" if settings.rescale else "drawn"
         row = row_of(found, layer, drawn.methods[key], aims.stds[key], status, records.get(key))
         row = drawn_row(row, layer, records.get(key), scales.get(key), scales=aims.scales(key))
-        rows.append(noted(row, drawn.notes.get(key), aims.remarks.get(layer)))
+        rows.append(noted(row, bias_remark(found, layer), drawn.notes.get(key), aims.remarks.get(layer)))
     left = remaining(found, settings, drawn.values) if settings.fresh else ()
     lowered = {key for key, std in aims.stds.items() if std < settings.target_std} | aims.shares.keys()
     return replace(

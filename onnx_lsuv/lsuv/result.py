@@ -277,7 +277,8 @@ class Result:
     @property
     def whole_plan(self) -> Plan:
         """The plan with all layers, fixed transforms where a pattern names them, and with biases to be set."""
-        chosen = self.settings.include or self.settings.exclude or self.settings.keep_bias
+        kept = self.settings.kept_biases & {"*", *(layer.node.op for layer in self.plan.layers)}
+        chosen = self.settings.include or self.settings.exclude or kept
         named = Patterns(named=Choice(self.settings.include, ()).named)
         return find_layers(self.plan.program, named) if chosen else self.plan
 

@@ -56,6 +56,16 @@ def noted(row: LayerReport, *more: str | None) -> LayerReport:
     return replace(row, note="; ".join(filter(None, (row.note, *more))))
 
 
+def bias_remark(plan: Plan, layer: Layer) -> str | None:
+    """Return what becomes of an LSTM's bias, at its first weight; None for other layers."""
+    if layer.node.op != "LSTM" or layer.position != 1 or not layer.bias:
+        return None
+    if plan.zeroed and not set(layer.bias).isdisjoint(plan.zeroed):
+        forget = any(not set(layer.bias).isdisjoint(source.constants) for source, _ in plan.forget)
+        return "bias zero" + ", and 1 for the forget gate" * forget
+    return "bias kept"
+
+
 def drawn_row(
     row: LayerReport, layer: Layer, record: Record | None, scale: float | None, *, scales: bool
 ) -> LayerReport:

@@ -24,6 +24,8 @@ OTHER_NAMES |= {"glorot": "xavier", "xavier_": "xavier", "none": "keep"}
 OTHER_NAMES |= {"const": "zero", "zero": "zero", "dirac": "identity", "eye": "identity"}
 # How the ends of residual branches are scaled; the first is the default.
 RESIDUAL = ("off", "auto")
+# What becomes of an LSTM's bias; the first is the default.
+LSTM_BIAS = ("keep", "forget")
 # Beyond, what a layer gives or its square leaves the range of float32.
 STD_MIN, STD_MAX = 1e-9, 1e9
 # By pattern; where several match a layer, the last one counts, so that exceptions follow the rule.
@@ -43,9 +45,9 @@ _CONTRADICTIONS: tuple[tuple[tuple[str, Any], tuple[str, Any], str], ...] = (
 )
 # What each verb goes by, as its report says it.
 REPORTED = {
-    "plan": ("include", "exclude", "keep_bias", "fresh", "recalibrate", "untie", "strict"),
+    "plan": ("include", "exclude", "keep_bias", "lstm_bias", "fresh", "recalibrate", "untie", "strict"),
     "initialize": (
-        *("seed", "init", "rescale", "fresh", "keep_bias", "center"),
+        *("seed", "init", "rescale", "fresh", "keep_bias", "lstm_bias", "center"),
         *("recalibrate", "untie", "include", "exclude", "target", "residual", "strict"),
     ),
     "measure": ("include", "exclude", "target", "residual", "strict"),
@@ -72,6 +74,7 @@ class Choices(Wanted, total=False):
     rescale: bool
     fresh: bool
     keep_bias: bool
+    lstm_bias: str
     center: bool
     recalibrate: bool
     untie: bool
@@ -143,6 +146,7 @@ _READ: dict[str, tuple[Callable[[Any], Any], str]] = {
     "target_std": (_number, "a number"),
     "target": (_targets, "{pattern: std}"),
     "residual": (_pattern, "auto or off"),
+    "lstm_bias": (_pattern, "keep or forget"),
     "init": (_inits, "a method or {pattern: method}"),
     "tolerance": (_number_or_none, "a number or None"),
     **dict.fromkeys(("include", "exclude"), (_patterns, "a list of patterns")),
@@ -176,6 +180,8 @@ class Settings:
         include: patterns of the layers, norms or tensors to take; all where empty.
         exclude: patterns of those to leave alone.
         keep_bias: leave biases as they are instead of setting them to zero.
+        lstm_bias: "keep" leaves an LSTM's bias as it is; "forget" sets it to zero, and that of the forget gate to 1, as
+            it starts in any case with `fresh` and where the file has no values for it.
         center: give biases the value that makes the mean of each channel of a layer's output zero; its std is then
             that about these means. Layers without a bias of their own, and those in branches and loops, are not
             centred.
@@ -201,6 +207,7 @@ class Settings:
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     keep_bias: bool = False
+    lstm_bias: str = LSTM_BIAS[0]
     center: bool = False
     tolerance: float | None = None
     strict: bool = False
@@ -218,6 +225,11 @@ class Settings:
     def all_statistics(self) -> bool:
         """Whether every BatchNormalization is calibrated: as asked, or as nothing else is left to do."""
         return self.recalibrate or ({method for _, method in self.inits} == {"keep"} and not self.rescale)
+
+    @property
+    def kept_biases(self) -> frozenset[str]:
+        """Operators whose biases stay as they are; "*" for all."""
+        return frozenset(("*",) if self.keep_bias else ("LSTM",) if self.lstm_bias == "keep" and not self.fresh else ())
 
     @property
     def inits(self) -> tuple[tuple[str, str], ...]:
@@ -243,9 +255,10 @@ class Settings:
                 known = next((name for start, name in OTHER_NAMES.items() if method.lower().startswith(start)), method)
                 wanted = f"{spell('init', None)} must be one of {', '.join(METHODS)}"
                 raise UsageError(f"{wanted}, not {shorten(repr(method))}{meant(known, METHODS)}")
-        if self.residual not in RESIDUAL:
-            wanted = f"{spell('residual', None)} must be {' or '.join(sorted(RESIDUAL))}"
-            raise UsageError(f"{wanted}, not {shorten(repr(self.residual))}{meant(self.residual, RESIDUAL)}")
+        for name, words in (("residual", RESIDUAL), ("lstm_bias", LSTM_BIAS)):
+            if (given := getattr(self, name)) not in words:
+                wanted = f"{spell(name, None)} must be {' or '.join(sorted(words))}"
+                raise UsageError(f"{wanted}, not {shorten(repr(given))}{meant(given, words)}")
         if self.seed < 0:
             raise UsageError(f"{spell('seed', None)} must be a whole number from 0 on, not {self.seed}")
         stds = {spell("target_std", None): self.target_std}

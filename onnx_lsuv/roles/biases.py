@@ -43,7 +43,7 @@ class Biases:
 
 
 def find_biases(
-    program: Program, products: Sequence[Product], excluded: Callable[..., bool], *, keep_bias: bool
+    program: Program, products: Sequence[Product], excluded: Callable[..., bool], *, keep_bias: Collection[str]
 ) -> Biases:
     """Find where products end, and decide which biases become zero.
 
@@ -51,7 +51,7 @@ def find_biases(
         program: all of it.
         products: what biases are added to.
         excluded: called with the labels of the node that adds, and of a constant that it adds; True keeps this.
-        keep_bias: keep all of them.
+        keep_bias: keep those of these operators, "*" for all.
     """
     users, outside = Counter(product.source.constant for product in products), leaving(program)
     found = [_term(program, each, outside, several=users[each.source.constant] > 1) for each in products]
@@ -66,6 +66,11 @@ def find_biases(
         own = bool(constants) and barred.isdisjoint(constants)
         return own and all(use in places for name in constants for use in uses(program, name))
 
+    def keeps(node: Node, constants: Collection[str]) -> bool:
+        # Where it is not said of every layer, what has no values starts as ever.
+        named = node.op in keep_bias and not all(map(program.is_absent, constants))
+        return "*" in keep_bias or named
+
     terms = []
     zeroed: dict[str, None] = {}
     left: dict[str, Node] = {}
@@ -74,11 +79,11 @@ def find_biases(
         held = dict.fromkeys(term.constants)
         for each in term.later:
             constants = holders(program, each.add.inputs[each.position])
-            if not keep_bias and each.clear and free(constants):
+            if not keeps(node, constants) and each.clear and free(constants):
                 held |= dict.fromkeys(constants)
             else:
                 left |= dict.fromkeys(each.constants, node)
-        if keep_bias or not free(held):
+        if keeps(node, held) or not free(held):
             terms.append(term)
             continue
         terms.append(replace(term, addend=None, constants=tuple(held)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnx_lsuv.program.program import Program
@@ -35,7 +35,7 @@ def find_roles(
     skipped: Sequence[Skipped],
     patterns: Patterns,
     *,
-    keep_bias: bool,
+    keep_bias: Collection[str],
     fresh: bool,
     recalibrate: bool,
 ) -> Roles:
@@ -47,7 +47,7 @@ def find_roles(
         left: those whose weights are left alone.
         skipped: nodes that are left alone.
         patterns: what a person chose by patterns.
-        keep_bias: leave biases as they are.
+        keep_bias: operators whose biases stay as they are, "*" for all.
         fresh: let the parameters beside the layers start anew, which reads their values.
         recalibrate: set all other statistics.
     """

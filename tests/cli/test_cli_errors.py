@@ -165,6 +165,7 @@ WRONG: list[tuple[int, list[str], Sequence[str]]] = [
     (2, ["m.onnx", *X, "--dry-run", "--custom-ops", "m.onnx", "--seed", "1"], ["leave out '--custom-ops', '--seed'"]),
     (2, ["m.onnx", *X, "--compare", "two.onnx"], ["--compare", "--check"]),
     (2, ["m.onnx", *X, "--fresh", "--keep-bias"], ["--fresh", "--keep-bias"]),
+    (2, ["m.onnx", *X, "--fresh", "--lstm-bias", "keep"], ["--fresh", "--lstm-bias keep"]),
     (2, ["m.onnx", *X, "--fresh", "--init", "keep"], ["--fresh", "--init keep"]),
     (2, ["m.onnx", "--random", "--shape", "4,x"], ["'x'", "1,3,8,8"]),
     (2, ["m.onnx", "--random", "--shape", "4xx16"], ["'4xx16'", "1,3,8,8"]),

@@ -155,6 +155,7 @@ def test_settings_are_one_value() -> None:
         "rescale": True,
         "fresh": False,
         "keep_bias": True,
+        "lstm_bias": "keep",
         "center": False,
         "recalibrate": False,
         "untie": False,
@@ -171,6 +172,7 @@ def test_settings_are_one_value() -> None:
     [
         ({"fresh": True, "keep_bias": True}, "fresh=True gives every parameter a new value and keep_bias=True keeps"),
         ({"fresh": True, "init": "keep"}, "and init='keep' keeps some"),
+        ({"lstm_bias": "kep"}, "lstm_bias must be forget or keep, not 'kep' (did you mean 'keep'?)"),
         ({"center": True, "rescale": False}, "center=True sets biases by the scaled weights and rescale=False leaves"),
         ({"target": {"u": 2}, "rescale": False}, "target is a std to scale to and rescale=False scales nothing"),
         ({"target_std": 2, "rescale": False}, "target_std is a std to scale to and rescale=False scales nothing"),

@@ -131,7 +131,7 @@ def recurrent(kind: str, order: list[int], *, biases: bool) -> tuple[ModelProto,
 def test_gates_come_back_in_their_order(kind: str, order: list[int], biases: bool) -> None:
     # `order` has the place in ONNX of each of PyTorch's gates.
     model, reference = recurrent(kind, order, biases=biases)
-    result, saved = initialised(model, {"x": normal(7, 4, 3)}, rescale=False)
+    result, saved = initialised(model, {"x": normal(7, 4, 3)}, rescale=False, lstm_bias="forget")
     state = onnx_lsuv.state_dict(result, reference)
     assert state.good
     assert set(hows(state).values()) == ({"value"} if biases else {"value", "beside"})

@@ -5,16 +5,19 @@ What a file gives comes from a plain session over the saved one, and from NumPy 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from conftest import Run
 from onnx import TensorProto, helper
-from oracle import normal, parse, tensor_of
+from oracle import all_float_tensors, normal, parse, tensor_of
 
 import onnx_lsuv
+from onnx_lsuv.lsuv.params import params_of
 
 Lsuv = Callable[..., Run]
 
@@ -312,3 +315,81 @@ def test_behind_layers_whose_values_wait(lsuv: Lsuv, keep: bool) -> None:
     stds = [np.std(np.concatenate(run.value(name)).astype(np.float64)) for name in "cdhy"]
     assert stds == pytest.approx([1] * 4, abs=1e-4)
     assert run.weight("b").any() == keep
+
+
+# -------------------------------------------------------------------------------------------- what an LSTM starts with
+
+CELLS = {
+    "w": normal(1, 16, 5),
+    "r": normal(1, 16, 4),
+    "b": normal(1, 32),
+    "gw": normal(1, 12, 4),
+    "gr": normal(1, 12, 4),
+}
+CELLS |= {"gb": normal(1, 24), "u": normal(4, 3), "c": normal(3)}
+ONES = np.repeat(np.float32([0, 0, 1, 0, 0, 0, 0, 0]), 4)[None]  # input, output, forget, cell; then the state's
+
+
+def cells(given: str = "b", nodes: str = "", **more: Any) -> Any:
+    text = f"""<ir_version: 10, opset_import: ["" : 17]> g (float[T,N,5] x) => (float[T,1,N,3] y) {{ {nodes}
+      l = LSTM<hidden_size=4>(x, w, r, {given}) one = Constant<value=int64[1] {{1}}>() s = Squeeze(l, one)
+      g = GRU<hidden_size=4>(s, gw, gr, gb) m = MatMul(g, u) y = Add(m, c) }}"""
+    return parse(text, {name: value for name, value in (CELLS | more).items() if re.search(rf"\b{name}\b", text)})
+
+
+def biases_of(model: Any, **choices: Any) -> tuple[dict[str, np.ndarray[Any, Any]], onnx_lsuv.Result]:
+    result = onnx_lsuv.initialize(onnx_lsuv.from_proto(model), {"x": normal(6, 32, 5)}, **choices)
+    saved = onnx.load_from_string(onnx_lsuv.to_bytes(result.model))
+    return all_float_tensors(saved), result
+
+
+@pytest.mark.parametrize("how", ["forget", "keep"])
+def test_an_lstm_forgets_by_one_or_keeps_its_bias(how: str) -> None:
+    """Of a GRU, and of what is no recurrent layer, the bias becomes zero all the same."""
+    planned = onnx_lsuv.plan(onnx_lsuv.from_proto(cells()), lstm_bias=how)
+    found, result = biases_of(cells(), lstm_bias=how)
+    np.testing.assert_array_equal(found["b"], {"forget": ONES, "keep": CELLS["b"]}[how])
+    assert not found["gb"].any()
+    assert not found["c"].any()
+    assert result.good
+    for each in (planned, result):
+        fates = {role.tensor: role.fate for role in each.roles}
+        assert (fates["b"], fates["gb"], fates["c"]) == ({"forget": "zero", "keep": "kept"}[how], "zero", "zero")
+        said = [row.note for row in each.layers if row.op == "LSTM" and "bias" in row.note]
+        assert len(said) == 1
+        assert said[0].endswith({"forget": "bias zero, and 1 for the forget gate", "keep": "bias kept"}[how])
+    assert (how == "keep") == ("b" not in {change.tensor for change in result.changes})
+    params = params_of(result)
+    assert "b" in params["requires_grad"]
+
+
+def test_all_that_makes_an_lstms_bias_is_kept() -> None:
+    """As PyTorch's exporter joins the input's bias and the state's."""
+    parts = {"bi": normal(1, 16, seed=1), "bh": normal(1, 16, seed=2)}
+    model = cells("both", "both = Concat<axis=1>(bi, bh)", **parts)
+    kept, _ = biases_of(model, lstm_bias="keep")
+    for name, value in parts.items():
+        np.testing.assert_array_equal(kept[name], value)
+    found, _ = biases_of(model, lstm_bias="forget")
+    np.testing.assert_array_equal(np.concatenate([found["bi"], found["bh"]], 1), ONES)
+
+
+def test_a_bias_without_values_is_not_there_to_keep() -> None:
+    model = cells()
+    next(each for each in model.graph.initializer if each.name == "b").ClearField("raw_data")
+    found, _ = biases_of(model, lstm_bias="keep")
+    np.testing.assert_array_equal(found["b"], ONES)
+
+
+def test_nothing_that_an_lstm_learned_remains_after_a_full_restart() -> None:
+    planned = onnx_lsuv.plan(onnx_lsuv.from_proto(cells()), fresh=True)
+    found, result = biases_of(cells(), fresh=True)
+    np.testing.assert_array_equal(found["b"], ONES)
+    assert [role.fate for each in (planned, result) for role in each.roles if role.tensor == "b"] == ["zero", "zero"]
+    assert not result.remaining
+
+
+def test_an_lstm_without_bias_has_none_to_keep() -> None:
+    forgotten, kept = (biases_of(cells(given=""), lstm_bias=how)[0] for how in ("forget", "keep"))
+    assert forgotten.keys() == kept.keys()
+    assert all(np.array_equal(forgotten[name], kept[name]) for name in kept)
