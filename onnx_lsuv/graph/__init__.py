@@ -47,7 +47,7 @@ from onnx_lsuv.graph.records import (
     within_channels,
 )
 from onnx_lsuv.graph.samples import Samples
-from onnx_lsuv.graph.stages import Calibration, Stage, build, close
+from onnx_lsuv.graph.stages import Calibration, Stage, build, close, likeness
 from onnx_lsuv.graph.state import norm_key, stream_key
 
 __all__ = [
@@ -72,6 +72,7 @@ __all__ = [
     "first_usable_of",
     "has_bfloat16",
     "is_random",
+    "likeness",
     "norm_key",
     "scale_of",
     "std_of",

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from onnx import AttributeProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
 
+from onnx_lsuv.graph.blocked import DOMAIN
 from onnx_lsuv.graph.builder import GraphBuilder, ScopeBuilder, Value
 from onnx_lsuv.graph.models import BFLOAT16, add_constants, infer, input_of, model_of, with_rank
 from onnx_lsuv.graph.records import Part, Rough
@@ -33,6 +34,9 @@ from onnx_lsuv.program import Program, tensor_type
 STAGE_NODES = 400
 # Within a level: what runs once for all batches, once for each, and again until its records stay.
 _ONCE, _EACH, _AGAIN = range(3)
+_SCOPES = frozenset({AttributeProto.GRAPH, AttributeProto.GRAPHS})
+# Domains whose operators keep nothing from one run to the next, chance aside.
+_STATELESS = frozenset({"", "ai.onnx.ml", "com.microsoft", DOMAIN})
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +220,8 @@ def _nests(node: NodeProto, depth: int) -> bool:
 
 def close(
     calibration: Calibration, stage: Stage, fed: Set[str], types: Mapping[str, TypeProto], *, wide: bool = False
-) -> bytes:
-    """Return a stage as a serialised model.
+) -> ModelProto:
+    """Return a stage as a model.
 
     Args:
         calibration: what the stage belongs to.
@@ -243,4 +247,32 @@ def close(
     model = model_of(program, graph)
     if wide:
         in_float32(model, BFLOAT16)
-    return bytes(model.SerializeToString())
+    return model
+
+
+def likeness(model: ModelProto) -> tuple[bytes, tuple[str, ...]] | None:
+    """Return what models share that differ in names alone, and this one's names, in the same order for all of them.
+
+    None where a session must not run several: its nodes keep something from run to run, or have scopes of their own.
+    """
+    names: dict[str, str] = {"": ""}
+
+    def numbered(name: str) -> str:
+        return names.setdefault(name, str(len(names)))
+
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    graph = copy.graph
+    for node in graph.node:
+        if node.domain not in _STATELESS or any(a.name == "seed" or a.type in _SCOPES for a in node.attribute):
+            return None
+        node.name = ""
+        node.input[:] = map(numbered, node.input)
+        node.output[:] = map(numbered, node.output)
+    for named in (*graph.input, *graph.output, *graph.initializer):
+        named.name = numbered(named.name)
+    for sparse in graph.sparse_initializer:
+        sparse.values.name = numbered(sparse.values.name)
+    for listed in (graph.input, graph.output, graph.initializer):
+        listed.sort(key=lambda each: int(each.name))
+    return copy.SerializeToString(deterministic=True), tuple(names)

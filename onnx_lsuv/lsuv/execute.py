@@ -7,19 +7,20 @@ about the mean. If what follows from it moves another mean too far, all records 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto, TypeProto
+from onnx import ModelProto, TensorProto, TypeProto
 
 from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batches
+from onnx_lsuv.errors import LsuvError
 from onnx_lsuv.graph import (
     ROWS,
     USE,
@@ -30,6 +31,7 @@ from onnx_lsuv.graph import (
     executions,
     first_usable_of,
     has_bfloat16,
+    likeness,
     widened,
     with_signal,
 )
@@ -39,7 +41,9 @@ from onnx_lsuv.program import Program
 from onnx_lsuv.runtime import Device, Session
 
 Progress = Callable[[str, int, int], None]
-_Loaded = tuple[Stage, frozenset[str], Session]  # with the constants that are fed to the stage
+_Loaded = tuple[Stage, Session]
+# Sessions kept for later stages that differ in names alone, as those of repeated blocks do, which are not far apart.
+_SHARED = 16
 
 
 def quiet(phase: str, done: int, total: int) -> None:
@@ -95,6 +99,7 @@ class _Run:
     cuts: dict[str, Record] = field(default_factory=dict)  # pooled
     finals: dict[str, list[Array]] = field(default_factory=dict)
     sums: dict[str, Array] = field(default_factory=dict)  # over the samples of the batches so far
+    types: dict[str, TypeProto] = field(default_factory=dict)  # of what is carried
 
 
 def execute(
@@ -126,8 +131,8 @@ def execute(
     run = _Run(calibration, batches, new, device, scratch, computes_wide(program, device), elements, carried)
     total, done = sum(1 if stage.once else len(batches) for stage in calibration.stages), 0
     with closing(_loaded(run)) as loaded:
-        for stage, fed, session in loaded:
-            for more in _run_stage(run, stage, fed, session):
+        for stage, session in loaded:
+            for more in _run_stage(run, stage, session):
                 total, done = total + more, done + 1
                 progress(phase, done, total)
             for store in (*carried, run.common):
@@ -145,23 +150,24 @@ def execute(
     return results
 
 
-def _run_stage(run: _Run, stage: Stage, fed: Set[str], session: Session) -> Iterator[int]:
+def _run_stage(run: _Run, stage: Stage, session: Session) -> Iterator[int]:
     """Run a stage over the batches, again and again where its records depend on each other.
 
     Yields after each run how many more there are than one a batch, since the run before.
     """
     # Arrays are kept alive while they are bound.
-    fixed = {name: widened(*_values_of(run, name), wide=run.wide) for name in stage.constants if name in fed}
-    bound = {name: runtime.value_of(array, elem_type) for name, (array, elem_type) in fixed.items()}
+    fixed = {name: widened(*_values_of(run, name), wide=run.wide) for name in _fed(run, stage)}
+    given = {name: runtime.value_of(array, elem_type) for name, (array, elem_type) in fixed.items()}
+    session = runtime.keeping(session)
     back = {name: np.zeros((ROWS, width)) for name, width in stage.again.values()}
     stores, more, sums = [run.common] if stage.once else run.carried, 0, set(run.calibration.sums.values())
     # One more of these records is right after each run; the last run is for what is kept.
     for left in range(len(stage.again) + bool(stage.kept), -1, -1):
         known = {**run.cuts, **back}
-        pooled = {n: runtime.value_of(known[n].reshape(-1), TensorProto.DOUBLE) for n in stage.pooled}
+        given |= {n: runtime.value_of(known[n].reshape(-1), TensorProto.DOUBLE) for n in stage.pooled}
         found: dict[str, list[Array]] = {name: [] for name in (*stage.cuts, *stage.finals)}
         for i, store in enumerate(stores):
-            for name, array in _run_once(run, stage, session, bound | pooled, i, store).items():
+            for name, array in _run_once(run, stage, session, given, i, store).items():
                 if name in sums:
                     _add(run, name, array)
                 else:
@@ -169,7 +175,7 @@ def _run_stage(run: _Run, stage: Stage, fed: Set[str], session: Session) -> Iter
             if not stage.again:
                 _drop(run, store, stage.finished)
             yield more
-            more = 0
+            more, given = 0, {}
         run.cuts |= {name: first_usable_of(executions(found[name])) for name in stage.cuts}
         before, back = back, {name: run.cuts[cut] for cut, (name, _) in stage.again.items()}
         if left <= 1 or all(np.array_equal(back[name], before[name], equal_nan=True) for name in back):
@@ -190,15 +196,23 @@ def _add(run: _Run, name: str, array: Array) -> None:
 
 
 def _run_once(
-    run: _Run, stage: Stage, session: Session, bound: Mapping[str, Any], i: int, store: _Carried
+    run: _Run, stage: Stage, session: Session, given: Mapping[str, Any], i: int, store: _Carried
 ) -> dict[str, Array]:
-    """Run a stage over a batch; return its records, and keep what later stages read."""
+    """Run a stage over a batch, given what is new for all; return its records, and keep what later stages read."""
     batch = run.batches[i] if stage.inputs else {}
-    given = {name: widened(batch[name], run.elements[name], wide=run.wide) for name in stage.inputs}
-    data = {name: runtime.value_of(array, elem_type) for name, (array, elem_type) in given.items()}
+    arrays = {name: widened(batch[name], run.elements[name], wide=run.wide) for name in stage.inputs}
+    data = {name: runtime.value_of(array, elem_type) for name, (array, elem_type) in arrays.items()}
     carried = {name: (store.get(name) or run.common[name]).value for name in stage.carried}
     records = dict.fromkeys((*stage.cuts, *stage.finals))
-    out = runtime.run(session, {**bound, **data, **carried}, tuple(records | dict.fromkeys(stage.kept)), records.keys())
+    names = tuple(records | dict.fromkeys(stage.kept))
+    try:
+        out = runtime.run(session, {**given, **data, **carried}, names, records.keys())
+    except LsuvError:
+        if not session.names:
+            raise
+        # One that was made for another stage speaks of that one's nodes.
+        own = runtime.load(_close(run, stage).SerializeToString(), run.device, fold=stage.folds)
+        out = runtime.run(own, session.given, names, records.keys())
     for name in stage.kept:
         _drop(run, store, [name])
         store[name] = _carry(run, out[name])
@@ -212,14 +226,23 @@ def computes_wide(program: Program, device: Device) -> bool:
 
 def _loaded(run: _Run) -> Generator[_Loaded, None, None]:
     """Yield each stage with its session; while it runs, the next one is loaded."""
-    calibration, types = run.calibration, dict[str, TypeProto]()
+    shared: OrderedDict[bytes, tuple[Session, tuple[str, ...]]] = OrderedDict()
 
     def load(stage: Stage) -> _Loaded:
-        fed = frozenset(n for n in stage.constants if n in run.new or _comes_from_file(calibration.program, n))
-        model = close(calibration, stage, fed, types, wide=run.wide)
-        return stage, fed, runtime.load(model, run.device, fold=stage.folds)
+        model = _close(run, stage)
+        like = likeness(model) if len(run.calibration.stages) > 1 else None
+        if like and like[0] in shared:
+            shared.move_to_end(like[0])
+            session, names = shared[like[0]]
+            return stage, replace(session, names=dict(zip(like[1], names, strict=True)))
+        session = runtime.load(model.SerializeToString(), run.device, fold=stage.folds)
+        if like:
+            shared[like[0]] = session, like[1]
+            if len(shared) > _SHARED:
+                shared.popitem(last=False)
+        return stage, session
 
-    stages, coming = iter(calibration.stages), deque[Future[_Loaded]]()
+    stages, coming = iter(run.calibration.stages), deque[Future[_Loaded]]()
     with ThreadPoolExecutor(1, thread_name_prefix="load") as pool:
 
         def start() -> None:
@@ -227,11 +250,21 @@ def _loaded(run: _Run) -> Generator[_Loaded, None, None]:
 
         start()
         while coming:
-            stage, fed, session = coming.popleft().result()
+            stage, session = coming.popleft().result()
             made = runtime.output_types(session)
-            types |= {name: made[name] for name in stage.kept}
+            run.types |= {name: made[name] for name in stage.kept}
             start()
-            yield stage, fed, session
+            yield stage, session
+
+
+def _close(run: _Run, stage: Stage) -> ModelProto:
+    return close(run.calibration, stage, frozenset(_fed(run, stage)), run.types, wide=run.wide)
+
+
+def _fed(run: _Run, stage: Stage) -> list[str]:
+    """Return the constants that are fed to a stage; the others stand in it."""
+    program = run.calibration.program
+    return [name for name in stage.constants if name in run.new or _comes_from_file(program, name)]
 
 
 def _carry(run: _Run, value: Any) -> _CarriedValue:

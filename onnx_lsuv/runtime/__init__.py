@@ -9,7 +9,7 @@
 
 A word becomes a device (`open_device`), a serialised model on it a session (`load`), arrays values (`value_of`), and
 `run` binds these: inputs are OrtValues over the arrays' own memory, so a weight is neither copied nor serialised on the
-CPU; what stays between runs stays on the device.
+CPU; what stays between runs stays on the device, as do the inputs that runs share (`keeping`).
 """
 
 from onnx_lsuv import loaded_on_use
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from onnx_lsuv.runtime.devices import Device, block, device_of, open_device
     from onnx_lsuv.runtime.package import version
     from onnx_lsuv.runtime.providers import check_device, device_words
-    from onnx_lsuv.runtime.sessions import Session, load, output_types, release, run
+    from onnx_lsuv.runtime.sessions import Session, keeping, load, output_types, release, run
     from onnx_lsuv.runtime.values import array_of, value_of
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "check_device",
     "device_of",
     "device_words",
+    "keeping",
     "load",
     "open_device",
     "output_types",

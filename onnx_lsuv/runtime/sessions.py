@@ -7,7 +7,7 @@ import re
 import threading
 from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -50,6 +50,9 @@ class Session:
 
     session: Any
     device: Device
+    names: Mapping[str, str] = field(default_factory=dict)  # the model's, of values that the caller calls otherwise
+    binding: Any = None  # where inputs stay from run to run
+    given: dict[str, Any] = field(default_factory=dict)  # these, by the caller's names
 
 
 def load(model: bytes, device: Device, *, fold: bool = True, optimize: bool = True) -> Session:
@@ -109,7 +112,13 @@ def load(model: bytes, device: Device, *, fold: bool = True, optimize: bool = Tr
 
 def output_types(session: Session) -> dict[str, TypeProto]:
     """Return the types of a session's outputs, their shapes left open."""
-    return {output.name: type_of(output.type) for output in session.session.get_outputs()}
+    called = {inner: name for name, inner in session.names.items()}
+    return {called.get(output.name, output.name): type_of(output.type) for output in session.session.get_outputs()}
+
+
+def keeping(session: Session) -> Session:
+    """Return a session whose inputs stay from run to run: a device with its own memory gets each of them once."""
+    return replace(session, binding=session.session.io_binding(), given={})
 
 
 def run(session: Session, inputs: Mapping[str, Any], outputs: Sequence[str], on_host: Set[str]) -> dict[str, Any]:
@@ -117,7 +126,7 @@ def run(session: Session, inputs: Mapping[str, Any], outputs: Sequence[str], on_
 
     Args:
         session: what to run.
-        inputs: an OrtValue for each input.
+        inputs: an OrtValue for each input; of one that keeps them, for those that are new or change.
         outputs: names to compute.
         on_host: those of them wanted on the host; the others stay on the device.
 
@@ -125,21 +134,23 @@ def run(session: Session, inputs: Mapping[str, Any], outputs: Sequence[str], on_
         DataError: an index in the data lies outside the model's tables.
         DeviceError: anything else that goes wrong while running.
     """
-    ort = package()
-    binding = session.session.io_binding()
-    for name, value in inputs.items():
-        binding.bind_ortvalue_input(name, value)
-    device = session.device
+    session = session if session.binding else keeping(session)
+    session.given.update(inputs)
+    binding, device = session.binding, session.device
     place = device.kind, device.index
+    binding.clear_binding_outputs()  # they would be written over
     for name in outputs:
-        binding.bind_output(name, *(("cpu", 0) if name in on_host else place))
-    options = ort.RunOptions()
+        binding.bind_output(session.names.get(name, name), *(("cpu", 0) if name in on_host else place))
+    options = package().RunOptions()
     options.log_severity_level = 4
     # The default, said: where it is missing the Python side catches an exception, which takes as long as a small run.
     options.add_run_config_entry("gpu_graph_id", "0")
 
     def work() -> None:
         with limited(device.threads):
+            # In the thread that runs, since each that copies to a GPU has handles of its libraries made.
+            for name, value in inputs.items():
+                binding.bind_ortvalue_input(session.names.get(name, name), value)
             session.session.run_with_iobinding(binding, options)
 
     try:
