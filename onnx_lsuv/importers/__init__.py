@@ -18,6 +18,6 @@ What is expected of `--portable` is never more than the portable form, once it i
 """
 
 from onnx_lsuv.importers.reading import Finding, Forecast, Reading, forecast
-from onnx_lsuv.importers.table import IMPORTERS, KINDS, MEASURED, Importer
+from onnx_lsuv.importers.table import IMPORTERS, KINDS, Importer
 
-__all__ = ["IMPORTERS", "KINDS", "MEASURED", "Finding", "Forecast", "Importer", "Reading", "forecast"]
+__all__ = ["IMPORTERS", "KINDS", "Finding", "Forecast", "Importer", "Reading", "forecast"]

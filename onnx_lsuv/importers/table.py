@@ -23,8 +23,6 @@ from typing import Any
 
 from onnx_lsuv.errors import UsageError, listing, meant
 
-MEASURED = "measured {when}; newer versions may differ"
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Importer:

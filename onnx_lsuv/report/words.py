@@ -12,10 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from onnx_lsuv.importers.table import MEASURED
 from onnx_lsuv.lsuv import LayerReport, Result, RoleReport, SkippedReport
+from onnx_lsuv.report.columns import MEASURED, Filled, filled, number
 from onnx_lsuv.report.columns import ROLES as COLUMNS
-from onnx_lsuv.report.columns import Filled, filled, number
 from onnx_lsuv.roles import ROLES
 
 

@@ -25,6 +25,7 @@ from oracle import normal, parse
 
 import onnx_lsuv
 from onnx_lsuv.batches.formats import FORMATS as FILES
+from onnx_lsuv.cli.options import Options
 from onnx_lsuv.lsuv.settings import METHODS
 from onnx_lsuv.model import WEIGHTS
 from onnx_lsuv.report.formats import FORMATS
@@ -419,6 +420,51 @@ assert not heavy, heavy
     if option != "--version":
         for word in ("--data", "--random", "--output", "--check", "--dry-run", "--device", "--seed"):
             assert word in ran.stdout
+
+
+def test_a_run_loads_only_what_it_needs(here: Path) -> None:
+    """Each of these takes its time: pydantic a fifth of a small run, in which nobody looks at colours or at tables."""
+    options = ["--report", "r.csv", "--seed", "3", "--target-std", "1.5", "--format", "text", "--device", "cpu"]
+    code = f"""
+import sys
+from onnx_lsuv import cli
+assert cli.run({["m.onnx", "-d", "x.npy", *options]}) == 0
+heavy = "rich pydantic pydantic_core onnx.reference onnx.backend onnx.hub scipy PIL pyarrow jinja2 torch".split()
+heavy += ["onnxruntime.tools", "onnx_lsuv.importers", "onnx_lsuv.portable", "onnx_lsuv.modules"]
+found = [name for name in heavy if name in sys.modules]
+assert not found, found
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "--seed 7 --target-std 0.25 --color never --format github --tolerance 1",
+        "--report a.csv --report=b.csv -d x=1 -d y --params-out p.json -vv --force",
+        "--seed=1_0",
+        "--batch-size 1.0",
+        "--target-std 1e-3",
+        "--target-std inf",
+        "--tolerance -1",
+        "--format JSON",
+        "--seed -1",
+        "--threads 0",
+        "--threads 1000000001",
+        "--samples three",
+        "--samples \N{ARABIC-INDIC DIGIT THREE}",
+        "--device= --report=",
+    ],
+)
+def test_plain_values_are_what_the_parser_makes_of_them(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    came: list[Options] = []
+    monkeypatch.setattr("onnx_lsuv.cli.modes.perform", lambda options: came.append(options) or 0)
+    first = invoke(["m.onnx", *given.split()])
+    monkeypatch.setattr("onnx_lsuv.cli.command.take_plain_values", lambda parameters: None)
+    again = invoke(["m.onnx", *given.split()])
+    assert (first.status, first.stderr) == (again.status, again.stderr)
+    assert came == [came[0]] * 2 if first.status == 0 else first.status == 2
 
 
 def test_import_does_not_bring_the_command_line() -> None:

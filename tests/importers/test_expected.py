@@ -21,8 +21,9 @@ from random_graphs import random_case
 import onnx_lsuv
 from onnx_lsuv import Model, ModelError, importers, portable
 from onnx_lsuv.importers import IMPORTERS, KINDS, forecast
-from onnx_lsuv.importers.table import CURES, MEASURED
+from onnx_lsuv.importers.table import CURES
 from onnx_lsuv.portable import make_portable
+from onnx_lsuv.report.columns import MEASURED
 from onnx_lsuv.sources.moves import Source
 
 ROOT = Path(__file__).resolve().parents[2]
