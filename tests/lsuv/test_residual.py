@@ -123,7 +123,8 @@ def net_ints(net: Net, name: str, values: Sequence[int]) -> str:
 
 def chosen(model: ModelProto) -> list[list[str]]:
     plan = onnx_lsuv.plan(onnx_lsuv.from_proto(model)).plan
-    return [[layer.node.label for layer, _ in stream.ends] for stream in find_streams(plan)]
+    streams = find_streams(plan, plan.program.body)
+    return [[layer.node.label for layer, factor in each.lasts.items() if factor > each.share] for each in streams]
 
 
 def data(model: ModelProto, n: int = 24) -> np.ndarray:
