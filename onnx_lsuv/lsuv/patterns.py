@@ -161,7 +161,8 @@ def aims_of(plan: Plan, settings: Settings) -> Aims:
             raise UsageError(_no_effect(plan, pattern))
     shares, left = dict[str, Share](), dict[Layer, str]()
     if settings.residual == "auto" and settings.rescale:
-        shares, left = shares_of(plan, stds, named)
+        kept = {key for key in stds if methods[key] == "identity" and key not in named}
+        shares, left = shares_of(plan, stds | dict.fromkeys(kept, 0.0), named)
         stds |= {key: share.part * share.std for key, share in shares.items()}
         notes |= {layer: f"ends a residual branch at the usual std: {why}" for layer, why in left.items()}
     return Aims(stds, methods, notes, named, shares, left)

@@ -59,14 +59,16 @@ class _Finder:
         self.program: Program = plan.program
         self.order = _order(plan, body)
         self.ends = {layer.end: layer for layer in plan.layers if layer.scaled}
-        self.layers = {layer.node for layer in plan.layers}
+        # A layer that was left alone is none the less one.
+        left = {each.node for each in plan.skipped if each.reason != "dynamic"}
+        self.layers = {layer.node for layer in plan.layers} | left
         self.streams: list[Stream] = []
         self.tips: dict[str, Stream] = {}  # by the sum that a stream has come to
         self.joins: dict[Node, str] = {}  # and what the branches of each come from
 
     def find(self) -> list[Stream]:
         for node in self.order:
-            data = [name for name in node.inputs if name and name not in self.program.constants]
+            data = [*self._data(node)]
             if node.op in _SUMS and len(data) > 1 and node not in self.ends:
                 any(self._join(node, skip, data[:i] + data[i + 1 :]) for i, skip in enumerate(data))
         return [stream for stream in self.streams if stream.branches >= BRANCHES]
@@ -82,14 +84,15 @@ class _Finder:
             projection = self._projection(skip, branches)
             if projection is None:
                 return False
-            base = _origin(self.program, projection.node.inputs[1 - projection.position])
+            layer = self.ends[projection].node if projection in self.ends else projection
+            base = _origin(self.program, next(self._data(layer), ""))
             inside = self._inside(base, branches)
             # Layers side by side are a sum, and no stream.
             if len(inside & self.layers) <= sum(len(list(self._parts(branch))) for branch in branches):
                 return False
         stream = None if projection else self.tips.pop(origin, None)
         if stream is None:
-            self.streams.append(stream := Stream(skip, projection))
+            self.streams.append(stream := Stream(skip, self.ends.get(projection) if projection else None))
         for branch in branches:
             self._count(stream, branch, inside)
         self.tips[node.outputs[0]] = stream
@@ -103,17 +106,17 @@ class _Finder:
         for last, factor in parts:
             if last in self.ends:
                 stream.lasts[self.ends[last]] = factor
-            elif not of(last).norm:
+            elif last not in self.layers and not of(last).norm:
                 made = [*last.inputs, *(each.name for body in last.bodies.values() for each in body.outputs)]
                 ends = (end for name in made for end, _ in self._parts(name))
                 stream.behind |= {self.ends[end]: last for end in ends if end in self.ends}
 
-    def _projection(self, skip: str, branches: Sequence[str]) -> Layer | None:
-        """Return the layer that alone makes what is added to branches, of which it ends none."""
+    def _projection(self, skip: str, branches: Sequence[str]) -> Node | None:
+        """Return the end of the layer that alone makes what is added to branches, of which it ends none."""
         found = [node for node, _ in self._parts(skip)]
         if len(found) != 1 or any(node is found[0] for branch in branches for node, _ in self._parts(branch)):
             return None
-        return self.ends.get(found[0])
+        return found[0] if found[0] in self.ends or found[0] in self.layers else None
 
     def _inside(self, start: str, names: Sequence[str]) -> set[Node]:
         """Return the nodes on the ways from a value to others; none if no layer is on one, or a join is."""
@@ -159,6 +162,14 @@ class _Finder:
             todo += node.inputs
         return nodes, reached, joins
 
+    def _data(self, node: Node) -> Iterator[str]:
+        """Yield the operands of a node that do not depend on constants alone."""
+        return (name for name in node.inputs if name and not self._is_constant(name))
+
+    def _is_constant(self, name: str) -> bool:
+        made = self.program.producers.get(name)
+        return name in self.program.constants or (made is not None and made[0] in self.program.static)
+
     def _at(self, name: str) -> int:
         """Return the place of the node that makes a value."""
         made = self.program.producers.get(name)
@@ -176,15 +187,15 @@ class _Finder:
                 continue
             seen.add(name)
             node, _ = self.program.producers[name]
-            data = [each for each in node.inputs if each and each not in self.program.constants]
+            data = [*self._data(node)]
             scales = node.op == "Mul" and len(data) == 1
-            if node in self.ends or node in self.joins or not data:
+            if node in self.ends or node in self.layers or node in self.joins or not data:
                 yield node, factor
             elif node.op in _SUMS:
                 todo += [(each, factor) for each in data]
             elif scales or moves(node):
-                numbers = [each for each in node.inputs if each in self.program.constants] if scales else []
-                todo.append((data[0], factor * math.prod(_size(self.program, each) for each in numbers)))
+                sizes = [_size(self.program, each) for each in node.inputs if scales and each != data[0]]
+                todo.append((data[0], factor * math.prod(sizes)))
             else:
                 yield node, factor
 
@@ -194,8 +205,10 @@ def _order(plan: Plan, body: Body) -> dict[Node, int]:
 
 
 def _size(program: Program, name: str) -> float:
-    """Return the root of a constant's mean square; 1 where it has no values."""
-    if program.is_absent(name):
+    """Return the root of a constant's mean square; 1 where it has no values, or they are computed."""
+    while name in program.producers and moves(program.producers[name][0]):
+        name = program.producers[name][0].inputs[0]
+    if name not in program.constants or program.is_absent(name):
         return 1.0
     values = np.asarray(stored(program, name), np.float64)
     return float(np.sqrt(np.mean(values * values))) if values.size else 1.0
