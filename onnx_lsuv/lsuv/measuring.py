@@ -14,7 +14,7 @@ from onnx_lsuv.layers import Layer, Plan, tensor_names
 from onnx_lsuv.lsuv.absent import completed
 from onnx_lsuv.lsuv.baseline import Baseline, aimed_at, stds_of
 from onnx_lsuv.lsuv.execute import Progress, execute, quiet, repeat_for_large_means
-from onnx_lsuv.lsuv.notes import faint
+from onnx_lsuv.lsuv.notes import faint, measured_notes
 from onnx_lsuv.lsuv.patterns import Aims, aims_of
 from onnx_lsuv.lsuv.planning import find, find_again, require_layers, settings_for
 from onnx_lsuv.lsuv.prepare import Clock, checked, run_notes, samples_of, shapes_of
@@ -101,7 +101,7 @@ def measure(  # noqa: PLR0913  (what is measured, against what, and where are th
         settings=as_it_is,
         layers=tuple(told_why(plan, layers)),
         skipped=tuple(map(skipped_row, plan.skipped)),
-        notes=(*run_notes(plan, data, where), *told, *faint(plan, layers, settings)),
+        notes=(*run_notes(plan, data, where), *told, *measured_notes(plan, layers, aims, settings)),
         data=data.describe(),
         device=where.name,
         seconds=clock.seconds,
@@ -128,7 +128,7 @@ def _rows(plan: Plan, aims: Aims, records: dict[str, Record], like: Result | Non
     """Return the rows before their verdict: of weights as they came, or those of `initialize`."""
     if like is not None:
         pairs = zip(like.layers, plan.layers, strict=True)
-        return [replace(r, target=aims.stds[e.weight]) if e.weight in aims.streams else r for r, e in pairs]
+        return [replace(r, target=aims.stds[e.weight]) if e.weight in aims.shares else r for r, e in pairs]
 
     def found(layer: Layer) -> LayerReport:
         key, status = layer.weight, "scaled" if layer.scaled else "found"
@@ -188,7 +188,7 @@ def _aims_like(like: Result, plan: Plan) -> Aims:
     stds = {layer.weight: row.target for row, layer in zip(like.layers, plan.layers, strict=True)}
     shares = {}
     if before := aims_of(like.plan, like.settings).shares:  # else no stream is looked for
-        now, pairs = shares_of(plan, stds), zip(like.plan.layers, plan.layers, strict=True)
+        (now, _), pairs = shares_of(plan, stds), zip(like.plan.layers, plan.layers, strict=True)
         shares = {new.weight: now[new.weight] for old, new in pairs if old.weight in before and new.weight in now}
     return Aims(stds, dict.fromkeys(stds, "keep"), {}, frozenset(), shares)
 

@@ -4,10 +4,10 @@ One note a kind, however many layers it is about:
 
     norm      a layer feeds normalisations alone: they cancel its scale, in training as well
     gate      a layer feeds a gate: its std decides how far the gate opens and closes
-    residual  a stream to which each of L branches adds its own variance: it ends at 1 + L
+    residual  layers end the branches of a residual stream: they get less, or why not
 
-And two by what was measured: norms before scaled layers whose stored statistics are not those of the data, and last
-layers of which next to nothing depends on the input.
+And by what was measured: norms before scaled layers whose stored statistics are not those of the data, last layers of
+which next to nothing depends on the input, and ends of residual branches that were scaled as other layers.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ import numpy as np
 from onnx_lsuv.errors import listing
 from onnx_lsuv.graph import COUNT, MEAN, VAR, Record, norm_key
 from onnx_lsuv.layers import Layer, Norm, Plan
+from onnx_lsuv.lsuv.patterns import Aims
 from onnx_lsuv.lsuv.result import LayerReport
 from onnx_lsuv.lsuv.settings import Settings, Spell, keyword
-from onnx_lsuv.lsuv.streams import find_streams, moves
+from onnx_lsuv.lsuv.streams import moves
 from onnx_lsuv.operators import of
 from onnx_lsuv.program import Node, Program, stored
 from onnx_lsuv.roles import before
@@ -37,7 +38,7 @@ MISFIT = 3.0  # times the std that a norm promises, from which on its statistics
 # stuck or were slow less (17-layer ReLU and maxout nets, ResNet-20 without norms; MNIST, CIFAR-10; 0.01 to 0.21 there,
 # 0.99 once centred).
 FAINT = 0.2
-LONG = 4  # additions to a stream from which on it is worth a word
+USUAL = 0.01  # how near to the std of other layers one is that was scaled to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +53,12 @@ class Note:
         return f"{self.text} (README: {self.section})"
 
 
-def guide(plan: Plan, lowered: Collection[str] = (), spell: Spell = keyword) -> list[Note]:
+def guide(plan: Plan, aims: Aims, lowered: Collection[str] = (), spell: Spell = keyword) -> list[Note]:
     """Return what is to be known about a model's layers.
 
     Args:
         plan: the layers.
+        aims: what is wanted of them.
         lowered: keys of the weights whose target is below the others' already.
         spell: how a choice is called.
     """
@@ -72,14 +74,40 @@ def guide(plan: Plan, lowered: Collection[str] = (), spell: Spell = keyword) -> 
             f"{_count(gates, scaled)} a gate ({_listed(gates)}): their std decides how far it opens and closes; "
             f"a smaller one, as by {spell('target', dict.fromkeys(_only(plan, gates), 0.1))}, starts it nearly constant"
         )
-    stream = max(find_streams(plan), key=lambda each: len(each.lasts), default=None)
-    if stream and len(stream.lasts) >= LONG and not all(layer.weight in lowered for layer in stream.lasts):
-        texts["residual"] = (
-            f"a residual stream takes up {stream.branches} branches one after the other, each adding its own variance, "
-            f"so it grows with depth; {spell('residual', 'auto')} gives the last layer of each "
-            f"1/sqrt({stream.branches}) of the stream's std, which keeps the sum near that of one"
-        )
+    if residual := _residual(aims, scaled, spell):
+        texts["residual"] = residual
     return [Note(kind, text) for kind, text in texts.items()]
+
+
+def _residual(aims: Aims, scaled: Sequence[Layer], spell: Spell) -> str:
+    """Return what was done at the ends of residual branches, and why not at others."""
+    parts, left = list[str](), dict[str, list[Layer]]()
+    if ends := [layer for layer in scaled if layer.weight in aims.shares]:
+        parts.append(
+            f"{_count(ends, scaled, 'end')} residual branches ({_listed(ends)}): where L join a stream, each gets its "
+            f"std / sqrt(L), so that it does not grow with depth; {spell('residual', 'off')} gives them the usual std"
+        )
+    for layer, why in aims.left.items():
+        left.setdefault(why, []).append(layer)
+    for why, layers in left.items():
+        parts.append(f"{_count(layers, scaled, 'end')} residual branches at the usual std ({_listed(layers)}): {why}")
+    return "; ".join(parts)
+
+
+def measured_notes(plan: Plan, rows: Sequence[LayerReport], aims: Aims, settings: Settings) -> list[str]:
+    """Return notes on a model that was measured as it is: `faint`, and whether it started without a look at streams."""
+    ends = [
+        row.name
+        for row, layer in zip(rows, plan.layers, strict=True)
+        if row.std and not row.good and layer.weight in aims.shares and abs(row.std / settings.target_std - 1) < USUAL
+    ]
+    found = faint(plan, rows, settings)
+    if ends:
+        found.append(
+            f"{listing(ends, FEW)}: {'ends a residual branch' if len(ends) == 1 else 'end residual branches'}, with "
+            f"the usual std; give {settings.spell('residual', 'off')} where the model was initialised so"
+        )
+    return found
 
 
 def misfits(plan: Plan, records: Mapping[str, Record], spell: Spell = keyword) -> list[str]:
@@ -144,8 +172,8 @@ def _promised(plan: Plan, norm: Norm, record: Record) -> float:
     return float(np.median(found)) if np.isfinite(found).all() else math.inf
 
 
-def _count(some: Sequence[Layer], every: Sequence[Layer]) -> str:
-    return f"{len(some)} of {len(every)} layers {'feeds' if len(some) == 1 else 'feed'}"
+def _count(some: Sequence[Layer], every: Sequence[Layer], does: str = "feed") -> str:
+    return f"{len(some)} of {len(every)} layers {does}{'s' * (len(some) == 1)}"
 
 
 def _listed(layers: Sequence[Layer]) -> str:

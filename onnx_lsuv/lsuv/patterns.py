@@ -107,6 +107,7 @@ class Aims:
     remarks: Mapping[Layer, str]
     named: Set[str]  # those whose std a pattern says
     shares: Mapping[str, Share] = field(default_factory=dict)  # those whose std is a part of that of a residual stream
+    left: Mapping[Layer, str] = field(default_factory=dict)  # and why that of others at the end of branches is not
 
     def scales(self, key: str) -> bool:
         """Say whether a weight is to be scaled: zero has no scale, and the identity stays unless a target names it."""
@@ -158,11 +159,13 @@ def aims_of(plan: Plan, settings: Settings) -> Aims:
     for pattern, _ in settings.targets:
         if plan.layers and pattern not in effective:
             raise UsageError(_no_effect(plan, pattern))
-    shares: dict[str, Share] = {}
+    shares, left = dict[str, Share](), dict[Layer, str]()
     if settings.residual == "auto" and settings.rescale:
-        shares = {key: share for key, share in shares_of(plan, stds).items() if key not in named}
+        kept = {key for key in stds if methods[key] == "identity" and key not in named}
+        shares, left = shares_of(plan, stds | dict.fromkeys(kept, 0.0), named)
         stds |= {key: share.part * share.std for key, share in shares.items()}
-    return Aims(stds, methods, notes, named, shares)
+        notes |= {layer: f"ends a residual branch at the usual std: {why}" for layer, why in left.items()}
+    return Aims(stds, methods, notes, named, shares, left)
 
 
 def require_drawable(plan: Plan, methods: Mapping[str, str]) -> None:

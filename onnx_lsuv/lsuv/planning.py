@@ -9,12 +9,12 @@ from types import MappingProxyType
 from typing import Unpack
 
 from onnx_lsuv.architecture import complete
-from onnx_lsuv.errors import ModelError, UsageError, listing
+from onnx_lsuv.errors import ModelError, UsageError, listing, quote
 from onnx_lsuv.layers import Layer, PartedTensor, Plan, Skipped, find_centres, find_layers, part
 from onnx_lsuv.lsuv.absent import absent_notes, check_absent
 from onnx_lsuv.lsuv.fresh import fresh_notes
 from onnx_lsuv.lsuv.notes import guide
-from onnx_lsuv.lsuv.patterns import Choice, aims_of, is_known, no_match, require_drawable
+from onnx_lsuv.lsuv.patterns import Aims, Choice, aims_of, is_known, no_match, require_drawable
 from onnx_lsuv.lsuv.remaining import remaining
 from onnx_lsuv.lsuv.result import LayerReport, Result
 from onnx_lsuv.lsuv.rows import bias_remark, noted, row_of, skipped_row
@@ -58,8 +58,8 @@ def described(found: Plan, settings: Settings) -> Result:
     rows = []
     for layer in found.layers:
         row = row_of(found, layer, aims.methods[layer.weight], aims.stds[layer.weight], "found", None)
-        scales = settings.rescale and aims.scales(layer.weight)
-        row = replace(row, note=_fate(found, layer, row, scales, centred))
+        scaled = _aim(aims, layer.weight) if settings.rescale else "not scaled"
+        row = replace(row, note=_fate(found, layer, row, scaled, centred))
         rows.append(noted(row, bias_remark(found, layer), aims.remarks.get(layer)))
     fresh = (name for name, role in found.roles.items() if role.fate == "fresh" and not found.program.is_absent(name))
     roles = Counter(found.roles[name].role for name in fresh)
@@ -82,7 +82,7 @@ def described(found: Plan, settings: Settings) -> Result:
             *parting_notes(found, settings),
             *left_notes(found),
             *fresh_notes(found, left, settings),
-            *map(str, guide(found, aims.shares.keys(), settings.spell)),
+            *map(str, guide(found, aims, aims.shares.keys(), settings.spell)),
         ),
     )
 
@@ -221,7 +221,17 @@ def left_notes(found: Plan) -> list[str]:
     return [f"added after {after} and left as {few}: {named}; the std is measured before that"]
 
 
-def _fate(found: Plan, layer: Layer, row: LayerReport, scales: bool, centred: Container[str]) -> str:
+def _aim(aims: Aims, key: str) -> str:
+    """Return what a weight would be scaled to."""
+    if not aims.scales(key):
+        return "not scaled"
+    share = aims.shares.get(key)
+    if share is None or share.stream is None:
+        return f"scaled to std {aims.stds[key]:g}"
+    return f"scaled to {share.part:.3g} of the std of {quote(share.stream)}"
+
+
+def _fate(found: Plan, layer: Layer, row: LayerReport, scaled: str, centred: Container[str]) -> str:
     """Return what would happen to a layer."""
     if row.status == "shared":
         return f"uses the weight of {found.weights[layer.weight].layers[0].node.label!r}, which decides its scale"
@@ -230,7 +240,6 @@ def _fate(found: Plan, layer: Layer, row: LayerReport, scales: bool, centred: Co
         drawn += " before other constants multiply it"
     if not layer.scaled:
         return f"{drawn}, not scaled, as its gates, its attention or an old Scan bound or hide its output"
-    scaled = f"scaled to std {row.target:g}" if scales else "not scaled"
     if any(name in found.zeroed for name in layer.bias):
         return f"{drawn}, {scaled}, bias set to {'centre its channels' if layer.weight in centred else 'zero'}"
     return f"{drawn}, {scaled}" + (", what is added to its output stays" if layer.stays else "")

@@ -196,7 +196,11 @@ def _result(
             *left_notes(found),
             *fresh_notes(found, left, settings),
             *(not_centred(found, task.centres) if settings.center else ()),
-            *(map(str, (*misfits(found, records, spell), *guide(found, lowered, spell))) if settings.rescale else ()),
+            *(
+                map(str, (*misfits(found, records, spell), *guide(found, aims, lowered, spell)))
+                if settings.rescale
+                else ()
+            ),
         ),
         data=task.data.describe() if task.data else {},
         device=task.device.name,

@@ -23,7 +23,7 @@ OTHER_NAMES = {"orthog": "orthonormal", "lsuv": "orthonormal", "kaiming": "he", 
 OTHER_NAMES |= {"glorot": "xavier", "xavier_": "xavier", "none": "keep"}
 OTHER_NAMES |= {"const": "zero", "zero": "zero", "dirac": "identity", "eye": "identity"}
 # How the ends of residual branches are scaled; the first is the default.
-RESIDUAL = ("off", "auto")
+RESIDUAL = ("auto", "off")
 # What becomes of an LSTM's bias; the first is the default.
 LSTM_BIAS = ("keep", "forget")
 # Beyond, what a layer gives or its square leaves the range of float32.
@@ -39,7 +39,7 @@ _CONTRADICTIONS: tuple[tuple[tuple[str, Any], tuple[str, Any], str], ...] = (
     (("fresh", True), ("init", "keep"), "{} gives every parameter a new value and {} keeps some"),
     (("center", True), ("keep_bias", True), "{} sets biases by the scaled weights and {} leaves them"),
     (("center", True), ("rescale", False), "{} sets biases by the scaled weights and {} leaves them"),
-    (("residual", None), ("rescale", False), "{} is a std to scale to and {} scales nothing"),
+    (("residual", None), ("rescale", False), "{} says what to scale to and {} scales nothing"),
     (("target", None), ("rescale", False), "{} is a std to scale to and {} scales nothing"),
     (("target_std", None), ("rescale", False), "{} is a std to scale to and {} scales nothing"),
 )

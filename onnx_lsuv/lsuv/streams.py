@@ -2,47 +2,45 @@
 
 A branch joins where a value is added to one that it comes from, with a layer between. What the sum is carries the
 stream on, also across an activation; a normalisation behind the sum ends it, as it brings the stream back to a std
-of 1, and so does a projection, whose output is the first value of a new stream. A long skip, which goes around
-branches of other streams as in a U-Net, is no branch, and what is joined side by side no stream.
+of 1, and so does a projection, whose output is the first value of a new stream. Branches that read the same value may
+be added to it one after the other, all at once, or first to each other. A long skip, which goes around branches of
+other streams as in a U-Net, is no branch, and what is joined side by side no stream.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from onnx_lsuv.layers import Layer, Plan
 from onnx_lsuv.operators import WHOLE, of
-from onnx_lsuv.program import Node, Program, stored
+from onnx_lsuv.program import Body, Node, Program, stored, walk
 
 # What a stream or a branch passes as it is.
 _MOVES = WHOLE | {"casts", "drops"}
+_SUMS = ("Add", "Sum")
 BRANCHES = 2  # from which on a sum is a stream
+_CONTROL = "in If, Loop and Scan no stream is measured"
 
 
 @dataclass(slots=True, eq=False)
 class Stream:
-    """A residual stream of the main graph."""
+    """A residual stream of one scope."""
 
     start: str  # the value that the first branch is added to
     projection: Layer | None  # the layer that makes it, where it projects an earlier stream
     branches: int = 0
     lasts: dict[Layer, float] = field(default_factory=dict)  # that end branches, and what multiplies each
     sums: list[Node] = field(default_factory=list)  # where they join
+    behind: dict[Layer, Node] = field(default_factory=dict)  # that would, but for a node before the sum
 
     @property
-    def ends(self) -> Iterator[tuple[Layer, float]]:
-        """The layers to scale, each with the part of the stream's std that it is to have.
-
-        A branch that a scale before the sum already holds below that is left.
-        """
-        share = 1 / math.sqrt(self.branches)
-        for layer, factor in self.lasts.items():
-            if factor > share:
-                yield layer, share / factor
+    def share(self) -> float:
+        """What part of the stream's std a branch is to have."""
+        return 1 / math.sqrt(self.branches)
 
 
 def moves(node: Node) -> bool:
@@ -50,114 +48,175 @@ def moves(node: Node) -> bool:
     return of(node).move in _MOVES or node.op == "Split"
 
 
-def find_streams(plan: Plan) -> list[Stream]:
-    """Return the residual streams of the main graph that several branches join."""
-    return [stream for stream in _Finder(plan).find() if stream.branches >= BRANCHES]
+def find_streams(plan: Plan, body: Body) -> list[Stream]:
+    """Return the residual streams of a scope that several branches join."""
+    return [stream for stream in _Finder(plan, body).find() if stream.branches >= BRANCHES]
 
 
 def find_sums(plan: Plan) -> dict[Node, int]:
-    """Return each sum where a branch joins a stream, also one of layers left alone, with the number of the stream."""
-    finder = _Finder(plan)
-    finder.layers |= {each.node for each in plan.skipped if each.weight}
-    return {node: i for i, stream in enumerate(finder.find(), 1) for node in stream.sums}
+    """Return each sum of the main graph where a branch joins a stream, with the number of the stream."""
+    streams = _Finder(plan, plan.program.body).find()
+    return {node: i for i, stream in enumerate(streams, 1) for node in stream.sums}
 
 
 class _Finder:
-    """One look through the main graph."""
+    """One look through a scope."""
 
-    def __init__(self, plan: Plan) -> None:
-        body = plan.program.body
+    def __init__(self, plan: Plan, body: Body) -> None:
         self.program: Program = plan.program
-        self.order = {node: i for i, node in enumerate(plan.order.get(body, body.nodes))}
+        self.order = _order(plan, body)
         self.ends = {layer.end: layer for layer in plan.layers if layer.scaled}
-        self.layers = {layer.node for layer in plan.layers}
+        # A layer that was left alone is none the less one.
+        left = {each.node for each in plan.skipped if each.reason != "dynamic"}
+        self.layers = {layer.node for layer in plan.layers} | left
         self.streams: list[Stream] = []
         self.tips: dict[str, Stream] = {}  # by the sum that a stream has come to
-        self.joins: dict[Node, str] = {}  # and what each adds to
+        self.joins: dict[Node, str] = {}  # and what the branches of each come from
 
     def find(self) -> list[Stream]:
         for node in self.order:
-            if node.op not in ("Add", "Sum") or len(node.inputs) != 2 or node in self.ends:
-                continue
-            if any(name in self.program.constants for name in node.inputs):
-                continue
-            for skip, branch in (node.inputs, node.inputs[::-1]):
-                if self._join(node, skip, branch):
-                    break
+            data = [*self._data(node)]
+            if node.op in _SUMS and len(data) > 1 and node not in self.ends:
+                any(self._join(node, skip, data[:i] + data[i + 1 :]) for i, skip in enumerate(data))
         return self.streams
 
-    def _join(self, node: Node, skip: str, branch: str) -> bool:
-        origin = _origin(self.program, skip)
-        projection = None
-        inside = self._between(origin, branch)
+    def _join(self, node: Node, skip: str, branches: Sequence[str]) -> bool:
+        origin, projection, base = _origin(self.program, skip), None, ""
+        inside = self._inside(origin, branches)
+        if not inside and origin in self.tips:
+            # A branch beside the one that was added last comes from what that was added to.
+            base = self.joins[self.program.producers[origin][0]]
+            inside = self._inside(base, branches)
         if not inside:
-            projection = self._last(skip)[0]
-            if projection is None or projection is self._last(branch)[0]:
+            projection = self._projection(skip, branches)
+            if projection is None:
                 return False
-            origin = _origin(self.program, projection.node.inputs[1 - projection.position])
-            inside = self._between(origin, branch)
-            # Two layers side by side are a sum of two, and no stream.
-            if len(inside & self.layers) < 2:
+            layer = self.ends[projection].node if projection in self.ends else projection
+            base = _origin(self.program, next(self._data(layer), ""))
+            inside = self._inside(base, branches)
+            # Layers side by side are a sum, and no stream.
+            if len(inside & self.layers) <= sum(len(list(self._parts(branch))) for branch in branches):
                 return False
-        if not inside & self.layers or inside & self.joins.keys():
-            return False
         stream = None if projection else self.tips.pop(origin, None)
         if stream is None:
-            self.streams.append(stream := Stream(skip, projection))
-        stream.branches += 1
+            self.streams.append(stream := Stream(skip, self.ends.get(projection) if projection else None))
         stream.sums.append(node)
-        last, factor = self._last(branch)
-        if last is not None and last.node in inside:
-            stream.lasts[last] = factor
+        for branch in branches:
+            self._count(stream, branch, inside)
         self.tips[node.outputs[0]] = stream
-        self.joins[node] = origin
+        self.joins[node] = base or origin
         return True
 
+    def _count(self, stream: Stream, branch: str, inside: set[Node]) -> None:
+        """Take up a branch, or the several that one is the sum of."""
+        parts = [(last, factor) for last, factor in self._parts(branch) if last in inside]
+        stream.branches += max(len(parts), 1)
+        for last, factor in parts:
+            if last in self.ends:
+                stream.lasts[self.ends[last]] = factor
+            elif last not in self.layers and not of(last).norm:
+                made = [*last.inputs, *(each.name for body in last.bodies.values() for each in body.outputs)]
+                ends = (end for name in made for end, _ in self._parts(name))
+                stream.behind |= {self.ends[end]: last for end in ends if end in self.ends}
+
+    def _projection(self, skip: str, branches: Sequence[str]) -> Node | None:
+        """Return the end of the layer that alone makes what is added to branches, of which it ends none."""
+        found = [node for node, _ in self._parts(skip)]
+        if len(found) != 1 or any(node is found[0] for branch in branches for node, _ in self._parts(branch)):
+            return None
+        return found[0] if found[0] in self.ends or found[0] in self.layers else None
+
+    def _inside(self, start: str, names: Sequence[str]) -> set[Node]:
+        """Return the nodes on the ways from a value to others; none if no layer is on one, or a join is."""
+        ways = [self._between(start, name) for name in names]
+        return set().union(*ways) if all(way & self.layers for way in ways) else set()
+
     def _between(self, start: str, name: str) -> set[Node]:
-        """Return the nodes on the ways from a value to another one."""
-        first = self.order.get(self.program.producers[start][0], -1) if start in self.program.producers else -1
-        nodes, todo, seen = [], [name], {name}
+        """Return the nodes on the ways from a value to another one; none where a join is on one."""
+        first = self._at(start)
+        nodes, reached, joins = self._back(start, [name], first, through=False)
+        # Seldom there are joins beside: what else goes into the branch carries this stream too, or another one.
+        if not reached or any(self._back(start, each.inputs, first, through=True)[1] for each in joins):
+            return set()
+        known, on_way = {start}, set[Node]()
+        for node in sorted(nodes, key=self.order.__getitem__):
+            if not known.isdisjoint(node.inputs):
+                known.update(node.outputs)
+                on_way.add(node)
+        return on_way
+
+    def _back(
+        self, start: str, names: Sequence[str], first: int, *, through: bool
+    ) -> tuple[set[Node], bool, list[Node]]:
+        """Go back from values, no further than a value and what stands before it, and where asked to through no join.
+
+        Returns:
+            The nodes that were met, whether the value was, and the joins where it ended.
+        """
+        nodes, joins, seen, reached = set[Node](), list[Node](), set[str](), False
+        todo = list(names)
         while todo:
             at = todo.pop()
-            if at == start or at not in self.program.producers:
+            reached = reached or at == start
+            if at in seen or at == start or self._at(at) <= first:
                 continue
+            seen.add(at)
             node, _ = self.program.producers[at]
-            if self.order.get(node, -1) > first:
-                nodes.append(node)
-                # What a scope reads of the values around it is no operand, so such a way is not seen.
-                new = [each for each in node.inputs if each and each not in seen]
-                seen.update(new)
-                todo += new
-        reached, on_way = {start}, set[Node]()
-        for node in sorted(set(nodes), key=self.order.__getitem__):
-            if not reached.isdisjoint(node.inputs):
-                reached.update(node.outputs)
-                on_way.add(node)
-        return on_way if name != start else set()
+            if node in self.joins and not through:
+                joins.append(node)
+                continue
+            nodes.add(node)
+            # What a scope reads of the values around it is no operand, so such a way is not seen.
+            todo += node.inputs
+        return nodes, reached, joins
 
-    def _last(self, name: str) -> tuple[Layer | None, float]:
-        """Return the layer whose output a branch adds, unless something normalises it or mixes it before that.
+    def _data(self, node: Node) -> Iterator[str]:
+        """Yield the operands of a node that do not depend on constants alone."""
+        return (name for name in node.inputs if name and not self._is_constant(name))
 
-        And what constants multiply it by on the way, in the root of the mean square.
+    def _is_constant(self, name: str) -> bool:
+        made = self.program.producers.get(name)
+        return name in self.program.constants or (made is not None and made[0] in self.program.static)
+
+    def _at(self, name: str) -> int:
+        """Return the place of the node that makes a value."""
+        made = self.program.producers.get(name)
+        return -1 if made is None else self.order.get(made[0], -1)
+
+    def _parts(self, name: str) -> Iterator[tuple[Node, float]]:
+        """Yield the nodes whose outputs a value is the sum of, and what constants multiply each by.
+
+        The latter in the root of the mean square.
         """
-        factor, constants = 1.0, self.program.constants
-        while name in self.program.producers:
+        todo, seen = [(name, 1.0)], set[str]()
+        while todo:
+            name, factor = todo.pop()
+            if name in seen or name not in self.program.producers:
+                continue
+            seen.add(name)
             node, _ = self.program.producers[name]
-            if node in self.ends:
-                return self.ends[node], factor
-            data = [each for each in node.inputs if each not in constants]
-            plain = moves(node) or (node.op in ("Mul", "Add") and len(data) == 1)
-            if not plain or not data or node not in self.order:
-                break
-            if node.op == "Mul":
-                factor *= _size(self.program, next(each for each in node.inputs if each in constants))
-            name = data[0]
-        return None, factor
+            data = [*self._data(node)]
+            scales = node.op == "Mul" and len(data) == 1
+            if node in self.ends or node in self.layers or node in self.joins or not data:
+                yield node, factor
+            elif node.op in _SUMS:
+                todo += [(each, factor) for each in data]
+            elif scales or moves(node):
+                sizes = [_size(self.program, each) for each in node.inputs if scales and each != data[0]]
+                todo.append((data[0], factor * math.prod(sizes)))
+            else:
+                yield node, factor
+
+
+def _order(plan: Plan, body: Body) -> dict[Node, int]:
+    return {node: i for i, node in enumerate(plan.order.get(body, body.nodes))}
 
 
 def _size(program: Program, name: str) -> float:
-    """Return the root of a constant's mean square; 1 where it has no values."""
-    if program.is_absent(name):
+    """Return the root of a constant's mean square; 1 where it has no values, or they are computed."""
+    while name in program.producers and moves(program.producers[name][0]):
+        name = program.producers[name][0].inputs[0]
+    if name not in program.constants or program.is_absent(name):
         return 1.0
     values = np.asarray(stored(program, name), np.float64)
     return float(np.sqrt(np.mean(values * values))) if values.size else 1.0
@@ -182,27 +241,45 @@ class Share:
     std: float = 1.0  # where none is
 
 
-def shares_of(plan: Plan, stds: Mapping[str, float]) -> dict[str, Share]:
-    """Return what the layers at the end of branches are to have, by weight key.
+def shares_of(
+    plan: Plan, stds: Mapping[str, float], named: Set[str] = frozenset()
+) -> tuple[dict[str, Share], dict[Layer, str]]:
+    """Return what the layers at the end of branches are to have, by weight key; and why others are left at their std.
 
     Args:
         plan: the layers.
         stds: what they would have otherwise; 0 for a weight of zero, which is left.
+        named: keys of the weights that are to have that all the same.
     """
-    body = plan.program.body
-    order = {node: i for i, node in enumerate(plan.order.get(body, body.nodes))}
-    found: dict[str, Share] = {}
-    for stream in find_streams(plan):
-        made, _ = plan.program.producers.get(stream.start, (None, 0))
-        for layer, part in stream.ends:
+    order = _order(plan, plan.program.body)
+    found, left = dict[str, Share](), dict[Layer, str]()
+    for stream in find_streams(plan, plan.program.body):
+        at = None
+        if stream.start in plan.program.producers:
+            at = order.get(plan.program.producers[stream.start][0], len(order))
+        left |= {layer: f"{node.op} stands between it and the sum" for layer, node in stream.behind.items()}
+        for layer, factor in stream.lasts.items():
             users = plan.weights[layer.weight].layers
-            if layer.weight in found or not stds[layer.weight] or users[0] is not layer:
+            if layer.weight in found or users[0] is not layer:
                 continue
-            if any(user.node not in order for user in users):
-                continue
-            if stream.projection is not None and stds[stream.projection.weight]:
+            part = stream.share / factor if factor else 1.0
+            if factor <= stream.share:
+                left[layer] = f"a layer scale of {factor:.2g} holds it"
+            elif any(user.node not in order for user in users):
+                left[layer] = _CONTROL
+            elif stream.projection is not None and stds[stream.projection.weight]:
                 # It may stand behind the branch; its std is known before anything runs.
                 found[layer.weight] = Share(part, None, stds[stream.projection.weight])
-            elif made is None or order.get(made, len(order)) < order[layer.node]:
+            elif at is None or at < order[layer.node]:
                 found[layer.weight] = Share(part, stream.start)
-    return found
+            else:
+                left[layer] = "what it joins is computed behind it"
+    for node in walk(plan.program.body):
+        for body in node.bodies.values():
+            for stream in find_streams(plan, body):
+                left |= dict.fromkeys((*stream.lasts, *stream.behind), _CONTROL)
+    free = {key: weight.layers[0] for key, weight in plan.weights.items() if stds[key] and key not in named}
+    return (
+        {key: share for key, share in found.items() if key in free},
+        {layer: why for layer, why in left.items() if free.get(layer.weight) is layer and layer.weight not in found},
+    )

@@ -162,7 +162,7 @@ def test_settings_are_one_value() -> None:
         "include": [],
         "exclude": [],
         "target": [],
-        "residual": "off",
+        "residual": "auto",
         "strict": False,
     }
 
