@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from math import prod
 from types import MappingProxyType
 
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
@@ -29,9 +30,12 @@ from onnx_lsuv.layers import Plan
 from onnx_lsuv.model import in_float32
 from onnx_lsuv.operators import of
 from onnx_lsuv.program import Program, tensor_type
+from onnx_lsuv.roles import before
 
 # The time in which ONNX Runtime makes a session grows faster than the number of nodes; so many at most go into one.
 STAGE_NODES = 400
+# Numbers of a value that nothing but a report asks for: a language model's logits may be larger than all before them.
+LARGEST = 1 << 27
 # Within a level: what runs once for all batches, once for each, and again until its records stay.
 _ONCE, _EACH, _AGAIN = range(3)
 _SCOPES = frozenset({AttributeProto.GRAPH, AttributeProto.GRAPHS})
@@ -96,7 +100,8 @@ def build(  # noqa: PLR0913  (what a graph depends on, each by itself)
         shifted: keys of the records that are measured about the mean.
         block: channels side by side in ONNX Runtime's layout for convolutions; 1 where there is none.
         samples: how they lie in the data, to measure the share of signal beside.
-        beside: when only measuring, values of the main graph to measure too, as far as they are known to be floats.
+        beside: when only measuring, values of the main graph to measure too, as far as they are known to be floats, and
+            not too large where no layer depends on them.
     """
     values = infer(plan.program, shapes)
     check_runnable(plan.program, values)
@@ -109,12 +114,19 @@ def build(  # noqa: PLR0913  (what a graph depends on, each by itself)
         ScopeBuilder(graph, top=True), block, values, program.constants, plan.zeroed, program.consumers
     )
     rw = RewriteContext(plan, rescale, staged, targets, values, centred, shifted, graph, reps)
-    rw.beside = beside
+    if beside:
+        leading = before(program, {layer.node for layer in plan.layers})
+        rw.beside = {name for name in beside if name in leading or _size(values.get(name), samples) <= LARGEST}
     if samples is not None:
         rw.samples, rw.orders = samples, orders(program, samples, values)
     nodes, records = rewrite(rw)
     wanted = {*(name for names in records.values() for name in names), *rw.cuts, *rw.sums.values()}
     return Calibration(program, graph, tuple(_stages(nodes, wanted, rw)), records, values, rw.rough, rw.sums)
+
+
+def _size(value: Value | None, samples: Samples | None) -> int:
+    """Return how many numbers a value has in the largest batch, whose samples an axis without a length counts."""
+    return prod(dim or (samples.length if samples else 1) for dim in (value.dims if value else None) or ())
 
 
 def _prefix(program: Program) -> str:

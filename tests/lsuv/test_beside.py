@@ -12,6 +12,7 @@ from onnx import ModelProto, TensorProto, helper
 from oracle import normal, parse
 
 import onnx_lsuv
+from onnx_lsuv.graph import stages
 from onnx_lsuv.lsuv import Result
 
 HEAD = '<ir_version: 10, opset_import: ["" : 17, "other" : 1]>'
@@ -122,3 +123,18 @@ def test_codes_have_no_std_and_what_may_not_run_is_not_asked_for() -> None:
     batch = {"x": normal(16, 8)}
     result = onnx_lsuv.measure(onnx_lsuv.from_proto(model), batch, beside=True)
     assert {row.op: row.std for row in result.skipped} == {"MatMulInteger": None, "other.QLinearHead": None}
+
+
+@pytest.mark.parametrize("sizes", [(20,), (20, 7)])
+def test_what_is_large_is_not_made_for_a_report_alone(monkeypatch: pytest.MonkeyPatch, sizes: Sequence[int]) -> None:
+    text = f"{HEAD} g (float[N,8] x) => (float z) {{ k = MatMul(x, wide) h = MatMul(k, w) z = MatMul(h, head) }}"
+    model = parse(text, wide=normal(8, 99), w=normal(99, 8), head=normal(8, 50))
+    given = [{"x": normal(n, 8)} for n in sizes]
+
+    def measured(most: int) -> dict[str, bool]:
+        monkeypatch.setattr(stages, "LARGEST", most)
+        result = onnx_lsuv.measure(onnx_lsuv.from_proto(model), given, include=["h"], beside=True)
+        return {row.name: row.std is not None for row in result.skipped}
+
+    assert measured(1000) == {"k": True, "z": True}
+    assert measured(999) == {"k": True, "z": False}
