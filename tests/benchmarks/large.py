@@ -18,9 +18,8 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
-from time import perf_counter, sleep
+from time import perf_counter, process_time, sleep
 
 import numpy as np
 from machine import describe
@@ -33,13 +32,14 @@ GROUP = Group(
     "large",
     "A decoder in float16, external data: drawn, calibrated on 4 x 128 tokens, saved, verified",
     "command",
-    "what it cannot do without, alone",
-    "ratio, or bytes of memory a limit is for",
-    "CPU, s",
+    "alone, GB of model",
+    "ratio, GB of memory",
+    "ratio of CPU time",
 )
 CHUNK = 1 << 24
 COPIED = 2 * 10**9  # bytes of the file that are read and written to find the rates
 GIGABYTE = 1e9
+Times = tuple[float, float]  # seconds: by the clock, and of all cores
 
 
 class Decoder:
@@ -158,38 +158,40 @@ def drop(descriptor: int) -> None:
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def draws(decoder: Decoder) -> dict[str, float]:
-    """Seconds that drawing all weights takes, by shape."""
+def draws(decoder: Decoder) -> dict[str, Times]:
+    """What drawing all weights takes, by shape."""
     found = {}
     for (out, fan_in), count in decoder.shapes.items():
-        ran = run_side("draw", "1", str(out), str(fan_in), "--alone").account()["ours"][0]
-        found[f"{count} of ({out}, {fan_in})"] = count * ran["wall"]
+        (ran,) = run_side("draw", "1", str(out), str(fan_in), "--alone").account()["ours"]
+        found[f"{count} of ({out}, {fan_in})"] = count * ran["wall"], count * ran["cpu"]
     return found
 
 
-def copying(path: Path) -> float:
-    """Seconds that one read and one write of a file take, from a part of it."""
-    size, done, start = path.stat().st_size, 0, perf_counter()
+def copying(path: Path) -> Times:
+    """What one read and one write of a file take, from a part of it."""
+    size, done, start, cpu = path.stat().st_size, 0, perf_counter(), process_time()
     with path.open("rb") as source, tempfile.TemporaryFile(dir=path.parent) as target:
         os.posix_fadvise(source.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         while done < COPIED and (piece := source.read(CHUNK)):
             done += target.write(piece)
         target.flush()
         os.fsync(target.fileno())
-        seconds = perf_counter() - start
+        seconds, cpu = perf_counter() - start, process_time() - cpu
         for file in (source, target):
             drop(file.fileno())
-    return seconds * size / done
+    return seconds * size / done, cpu * size / done
 
 
-def forward(folder: Path, tokens: Path, width: int, layers: int) -> float:
-    """Seconds that a forward pass takes by a plain session, from those of one layer and of two."""
+def forwards(folder: Path, tokens: Path, width: int, layers: int) -> Times:
+    """What two forward passes take by a plain session, from those of one layer and of two."""
     found = []
     for count in (1, 2):
         small = Decoder(folder / "small.onnx", width, count).write()
-        found.append(run_side("plain", small.path, tokens).account()["forward"])
+        ran = run_side("plain", small.path, tokens).account()
+        found.append((ran["forward"], ran["forward cpu"]))
         small.remove()
-    return found[0] + (layers - 1) * max(0.0, found[1] - found[0])
+    wall, cpu = (2 * (one + (layers - 1) * max(0.0, two - one)) for one, two in zip(*found, strict=True))
+    return wall, cpu
 
 
 def ended(decoder: Decoder, tokens: Path, memory: str, after: float) -> dict[str, object]:
@@ -230,31 +232,25 @@ def measure(args: argparse.Namespace, folder: Path) -> tuple[list[Row], dict[str
     ran = run_command(decoder.path, tokens, "--memory", args.memory, "--format", "json", look=True)
     say(f"the command took {ran.wall:.0f} s, {ran.memory['not files'] / GIGABYTE:.2f} GB that no file backs")
     alone.append(rates(decoder, folder, tokens))
-    floor = sum(map(total, alone)) / len(alone)
+    wall, cpu = (sum(times[i] for each in alone for times in each.values()) / len(alone) for i in (0, 1))
     told |= {"alone": alone, "phases": json.loads(ran.output)["seconds"], "peaks": ran.memory}
     if not args.no_kill:
         told["ended"] = ended(decoder, tokens, args.memory, ran.wall / 2)
         say(f"ended half-way: {told['ended']}")
     memory = ran.memory["not files"] / GIGABYTE
     return [
-        Row(f"{name}/time", f"{title}: seconds", ran.wall, floor, ran.wall / floor, ran.cpu, Bar(1.5), ran.missed),
+        Row(f"{name}/time", f"{title}: seconds", ran.wall, wall, ran.wall / wall, ran.cpu / cpu, Bar(1.5), ran.missed),
         Row(f"{name}/memory", f"{title}: GB of memory", memory, told["bytes"] / GIGABYTE, memory, bar=Bar(4)),
     ], told
 
 
-def rates(decoder: Decoder, folder: Path, tokens: Path) -> dict[str, object]:
+def rates(decoder: Decoder, folder: Path, tokens: Path) -> dict[str, Times]:
     """What cannot be done without, each alone."""
-    found = {
-        "draws": draws(decoder),
-        "read and write": copying(decoder.data),
-        "forward": forward(folder, tokens, decoder.width, decoder.layers),
-    }
+    found = draws(decoder)
+    found["read and write"] = copying(decoder.data)
+    found["two forward passes"] = forwards(folder, tokens, decoder.width, decoder.layers)
     say(f"alone: {found}")
     return found
-
-
-def total(alone: Mapping[str, object]) -> float:
-    return sum(alone["draws"].values()) + alone["read and write"] + 2 * alone["forward"]
 
 
 def say(text: str) -> None:

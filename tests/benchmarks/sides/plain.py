@@ -18,11 +18,11 @@ def main() -> None:
     batch = np.load(data)
     start, cpu = perf_counter(), process_time()
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    made = perf_counter()
+    made, used = perf_counter(), process_time()
     session.run(None, {session.get_inputs()[0].name: batch})
     end = perf_counter()
-    times = {"wall": end - start, "cpu": process_time() - cpu, "session": made - start, "forward": end - made}
-    json.dump(times, sys.stdout)
+    times = {"wall": end - start, "cpu": process_time() - cpu, "session": made - start}
+    json.dump(times | {"forward": end - made, "forward cpu": process_time() - used}, sys.stdout)
 
 
 if __name__ == "__main__":
