@@ -144,6 +144,40 @@ with open(sys.argv[1], "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.AC
     assert ran.memory["VmRSS"] > 192_000_000
 
 
+@pytest.mark.slow
+def test_memory_does_not_grow_with_depth(load: Load, tmp_path: Path) -> None:
+    """A decoder in float16, whose weights ONNX Runtime casts on the CPU, is six times as deep: 190 MB more."""
+    large, processes = load("large"), load("processes")
+    tokens, peaks, sizes = large.tokens_in(tmp_path, 512), [], []
+    for layers in (6, 36):
+        decoder = large.Decoder(tmp_path / "decoder.onnx", 512, layers, 512).write()
+        ran = processes.run_command(decoder.path, tokens, "--memory", "8M", "--init", "he", look=True)
+        assert ran.missed == ""
+        peaks.append(ran.memory["not files"])
+        sizes.append(decoder.size)
+    assert sizes[1] - sizes[0] > 180_000_000
+    assert peaks[1] - peaks[0] < 50_000_000, peaks
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["decoder.onnx", "decoder.onnx.data", "tokens.npy"]
+
+
+@pytest.mark.slow
+def test_a_large_model_that_is_small(tmp_path: Path) -> None:
+    """The script that takes half an hour by default; the run that it ends leaves nothing."""
+    sizes = ["--layers", "2", "--width", "128", "--memory", "1M"]
+    command = [sys.executable, FOLDER / "large.py", *sizes, "--folder", tmp_path, "--json", tmp_path / "l.json"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    document = json.loads((tmp_path / "l.json").read_text())
+    time, memory = document["rows"]
+    assert time["measured"] == pytest.approx(time["ours"] / time["other"])
+    assert 0 < memory["measured"] < 1
+    assert document["phases"].keys() == {"load", "draw", "calibrate", "save", "verify"}
+    ended = document["ended"]
+    assert (ended["status"], ended["left"], ended["input as it was"]) == (143, [], True)
+    assert ended["said"].endswith("nothing was saved.")
+    assert [path.name for path in tmp_path.iterdir()] == ["l.json"]
+
+
 def test_all_time_of_a_process_counts(load: Load) -> None:
     """What a process takes is what it says it took itself."""
     processes = load("processes")

@@ -102,9 +102,14 @@ def _plan(options: Options, settings: Settings, model: Model) -> Outcome:
         return Outcome(planned, trains=_trains(planned, options))
     from onnx_lsuv.portable import made_notes  # noqa: PLC0415
 
-    form = onnx_lsuv.make_portable(planned, memory=options.memory_bytes, scratch=options.scratch)
+    form = onnx_lsuv.make_portable(planned, **_room(options))
     trains = _trains(planned, options, form.model)
     return Outcome(replace(planned, notes=(*planned.notes, *made_notes(form))), trains=trains)
+
+
+def _room(options: Options) -> dict[str, Any]:
+    """Return what values may take of the memory, and where the rest goes."""
+    return {"memory": options.memory_bytes, "scratch": options.scratch}
 
 
 def _check(options: Options, settings: Settings, models: list[Model], device: Device, tell: Tell) -> Outcome:
@@ -112,7 +117,13 @@ def _check(options: Options, settings: Settings, models: list[Model], device: De
     planned = onnx_lsuv.plan(model, replace(settings, keep_bias=True))
     batches = _batches(planned, options, tell)
     result = onnx_lsuv.measure(
-        planned, batches, baseline=options.baseline, beside=bool(options.report), device=device, progress=tell
+        planned,
+        batches,
+        baseline=options.baseline,
+        beside=bool(options.report),
+        device=device,
+        progress=tell,
+        **_room(options),
     )
     found = Outcome(result, trains=_trains(result, options))
     if not others:
@@ -123,7 +134,7 @@ def _check(options: Options, settings: Settings, models: list[Model], device: De
 
     if inputs_of(other.model.proto.graph) != inputs_of(model.proto.graph):
         batches = _batches(other, options, tell)
-    measured = onnx_lsuv.measure(other, batches, device=device, progress=tell)
+    measured = onnx_lsuv.measure(other, batches, device=device, progress=tell, **_room(options))
     return replace(found, result=beside(result, measured), other=measured)
 
 
@@ -150,18 +161,18 @@ def _initialise(
     from onnx_lsuv.lsuv import stage_params  # noqa: PLC0415
     from onnx_lsuv.model import load_staged, stage  # noqa: PLC0415
 
-    memory, scratch = options.memory_bytes, options.scratch
+    room = _room(options)
     planned = onnx_lsuv.plan(model, settings)
     given = options.data or options.random or planned.needs_data
     batches = _batches(planned, options, tell) if given else None
     verified, reported = None if options.no_verify else batches, bool(options.report)
-    result = onnx_lsuv.initialize(planned, batches, device=device, memory=memory, scratch=scratch, progress=tell)
+    result = onnx_lsuv.initialize(planned, batches, device=device, progress=tell, **room)
     if reported and verified is not None:
-        result = onnx_lsuv.measure_before(result, verified, device=device, memory=memory, progress=tell)
+        result = onnx_lsuv.measure_before(result, verified, device=device, progress=tell, **room)
     given_back = _with_state(Outcome(result), reference)
     result, form = given_back.result, None
     if options.portable:
-        form = onnx_lsuv.make_portable(result, verified, device=device, memory=memory, scratch=scratch)
+        form = onnx_lsuv.make_portable(result, verified, device=device, **room)
     start = perf_counter()
     new = result.model if form is None else form.model
     *data, target = stage(staged, new, options.target_path)
@@ -183,7 +194,7 @@ def _initialise(
         trains = _trains(result, options, saved.whole_plan)
         result = carry(result, form, saved)
     if verified is not None:
-        result = onnx_lsuv.measure(saved, verified, like=result, beside=reported, device=device, progress=tell)
+        result = onnx_lsuv.measure(saved, verified, like=result, beside=reported, device=device, progress=tell, **room)
     trains = _trains(result, options) if trains is None else trains
     return Outcome(result, files=files, beside=beside, trains=trains, state=given_back.state)
 

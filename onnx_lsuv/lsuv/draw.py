@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,9 +48,21 @@ def draw(
     values: dict[str, Array] = {}
     methods, notes = dict.fromkeys(plan.weights, "keep"), dict[str, str]()
     requests = [_request(weight, asked[weight.key]) for weight in weights]
-    for done, (i, matrices) in enumerate(orthonormal.draw_all(requests, settings.seed, threads), 1):
-        _put(plan, weights[i], matrices, values, scratch)
-        progress("draw", done, len(weights))
+    # Of the memory allowed goes what draws, casts and products of the largest take; all, where that is more.
+    pairs = zip(requests, weights, strict=True)
+    room = max((r.size * (2 * r.precision().itemsize + w.constant.dtype.itemsize) for r, w in pairs), default=0)
+    scratch.reserve(min(room, scratch.budget - scratch.spent))
+    with ThreadPoolExecutor(1, thread_name_prefix="put") as beside:
+        # While one is cast and written, the next is drawn.
+        putting: Future[None] | None = None
+        for i, matrices in orthonormal.draw_all(requests, settings.seed, threads):
+            if putting is not None:
+                putting.result()
+            putting = beside.submit(_put, plan, weights[i], matrices, values, scratch)
+            del matrices
+            progress("draw", i + 1, len(weights))
+        if putting is not None:
+            putting.result()
     for weight, request in zip(weights, requests, strict=True):
         method = "zero" if asked[weight.key] == "zero" else request.method
         methods[weight.key], notes[weight.key] = set_dependents(plan.program, weight, method, values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Unpack
 
 from onnx_lsuv import runtime
@@ -48,6 +49,7 @@ def measure(  # noqa: PLR0913  (what is measured, against what, and where are th
     device: str | Device = "cpu",
     threads: int | None = None,
     memory: int | str | None = None,
+    scratch: Path | None = None,
     progress: Progress = quiet,
     **wanted: Unpack[Wanted],
 ) -> Result:
@@ -62,10 +64,9 @@ def measure(  # noqa: PLR0913  (what is measured, against what, and where are th
         baseline: an earlier result, the path of its JSON report, or stds by layer: what each layer is to have still,
             within the tolerance, instead of a target. A layer that is new is held against the target, with a note.
         beside: measure the sums of residual streams and the outputs of what was left alone too, as a page shows them.
-        device: as for `initialize`.
-        threads: of the CPU.
-        memory: what batches that are given only once may take, as for `initialize`.
-        progress: as for `initialize`.
+        device, threads: as for `initialize`.
+        memory: what kept values, and batches that are given only once, may take, as for `initialize`.
+        scratch, progress: as for `initialize`.
         wanted: as keywords target_std, target, residual, tolerance, include, exclude, strict of `Settings`.
 
     Raises:
@@ -81,12 +82,12 @@ def measure(  # noqa: PLR0913  (what is measured, against what, and where are th
         as_it_is = replace(settings, keep_bias=True)
         plan = find(completed(model, batches), as_it_is, like.plan.parting.copies if like else {})
         _check_layers(plan, like)
-        data = checked(plan.program.model, batches, scratch := Scratch.within(memory_bytes(memory)), progress)
+        data = checked(plan.program.model, batches, room := Scratch.within(memory_bytes(memory), scratch), progress)
         aims = aims_of(plan, settings) if like is None else _aims_like(like, plan)
         if had is not None:
             aims, told = aimed_at(aims, plan, had)
         values = values_beside(plan) if beside else {}
-        records = _records(plan, data, aims, where, scratch, progress, samples_of(data), frozenset(values.values()))
+        records = _records(plan, data, aims, where, room, progress, samples_of(data), frozenset(values.values()))
         aims = aims.resolved(records)
     runtime.release(where)
 
@@ -144,6 +145,7 @@ def measure_before(
     device: str | Device = "cpu",
     threads: int | None = None,
     memory: int | str | None = None,
+    scratch: Path | None = None,
     progress: Progress = quiet,
 ) -> Result:
     """Return the result of `initialize` with `std_before` in its rows: the std with the values that the file came with.
@@ -157,8 +159,8 @@ def measure_before(
     where, clock = runtime.device_of(device, threads=threads), Clock()
     with clock("before"):
         plan = find_again(result.plan, replace(result.settings, keep_bias=True))
-        data = checked(model, batches, scratch := Scratch.within(memory_bytes(memory)), progress)
-        records = _records(plan, data, _aims_like(result, plan), where, scratch, progress)
+        data = checked(model, batches, room := Scratch.within(memory_bytes(memory), scratch), progress)
+        records = _records(plan, data, _aims_like(result, plan), where, room, progress)
     runtime.release(where)
     together = zip(result.layers, plan.layers, strict=True)
     layers = tuple(replace(row, std_before=std_of(row, records.get(layer.weight), layer)) for row, layer in together)

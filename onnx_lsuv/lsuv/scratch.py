@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 from weakref import finalize
 
 import numpy as np
@@ -23,6 +23,8 @@ from onnx_lsuv.errors import OutputError
 from onnx_lsuv.model import Array
 
 PREFIX = ".onnx-lsuv-"
+_SEGMENT = 1 << 26  # bytes of a file for mapped arrays, at least
+_ALIGNMENT = 64
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
@@ -33,6 +35,8 @@ class Scratch:
     folder: Path | None = None
     spent: int = 0
     file: BinaryIO | None = None  # that `rows` share
+    segment: tuple[BinaryIO, np.memmap[Any, np.dtype[np.uint8]]] | None = None  # to which `mapped` adds
+    filed: int = 0  # bytes of all segments
 
     @classmethod
     def within(cls, memory: int | None, folder: Path | None = None) -> Scratch:
@@ -66,9 +70,7 @@ class Scratch:
             return rows_of(array.copy())
         with self._writing(array.nbytes):
             if self.file is None:
-                made = tempfile.TemporaryFile(dir=self.folder, prefix=PREFIX, buffering=0)  # noqa: SIM115  (stays open)
-                self.file = cast("BinaryIO", made)
-                finalize(self, self.file.close)
+                self.file = self._open()
             layout = Layout(array.dtype, array.shape, offset=self.file.seek(0, os.SEEK_END))
             _write(self.file, array)
         return layout.loader(self._read)
@@ -90,10 +92,25 @@ class Scratch:
         """
         if not array.nbytes:
             return array
-        with self._writing(array.nbytes), tempfile.TemporaryFile(dir=self.folder, prefix=PREFIX) as file:
+        with self._writing(array.nbytes):
+            # What is mapped keeps a file open, and a process may have a thousand: so many arrays share one, and each
+            # file is larger than the last. Its space is taken as it is written, and given back with its last array.
+            start = -(-self.segment[0].tell() // _ALIGNMENT) * _ALIGNMENT if self.segment else 0
+            if self.segment is None or start + array.nbytes > self.segment[1].size:
+                if self.segment is not None:
+                    self.segment[0].close()
+                file, start, size = self._open(), 0, max(array.nbytes, _SEGMENT, self.filed // 16)
+                file.truncate(size)
+                self.segment, self.filed = (file, np.memmap(file, np.uint8, "r+", shape=(size,))), self.filed + size
+            file, space = self.segment
+            file.seek(start)
             _write(file, array)
-            file.flush()
-            return np.memmap(file, dtype=array.dtype, mode="r+", shape=array.shape)
+            return space[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+
+    def _open(self) -> BinaryIO:
+        made = cast("BinaryIO", tempfile.TemporaryFile(dir=self.folder, prefix=PREFIX, buffering=0))  # noqa: SIM115  (stays open)
+        finalize(self, made.close)
+        return made
 
     @contextmanager
     def _writing(self, size: int) -> Iterator[None]:

@@ -5,8 +5,9 @@ each folder that gets files, so that data files have in it the names that a mode
 read there, to be measured or described, before any has its name. Then all are put into place, by link or rename, which
 each of them takes at once. Between several there is a moment with some in place, so the one that leads to the others
 comes last, and what was put or replaced before it is taken back when something fails. A process that is killed outright
-leaves the hidden folder, but never a part of a file under its name. Who ends the process from another thread calls
-`abandon` first.
+leaves the hidden folder, but never a part of a file under its name. The folder is locked while its process lives, so
+that the next one that writes there sees that nobody needs it, and removes it; but not where it holds an older output
+that was about to be replaced. Who ends the process from another thread calls `abandon` first.
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 from onnx_lsuv.errors import OutputError, quote
 from onnx_lsuv.model.splicing import Piece
@@ -56,6 +62,7 @@ class Staging:
     committed: bool = False  # whether all files are in place
     _files: list[_File] = field(default_factory=list)
     _hidden: dict[Path, Path] = field(default_factory=dict)  # by the folder that it stands in
+    _locks: list[int] = field(default_factory=list)  # of the hidden folders
     _made: list[Path] = field(default_factory=list)  # new folders
     _undo: list[Callable[[], None]] = field(default_factory=list)
 
@@ -133,6 +140,8 @@ class Staging:
         with unbroken:
             for hidden in self._hidden.values():
                 shutil.rmtree(hidden, ignore_errors=True)
+            while self._locks:
+                os.close(self._locks.pop())
             if not self.committed:
                 for do in (*(folder.rmdir for folder in reversed(self._made)), *reversed(self._undo)):
                     with suppress(OSError):
@@ -140,6 +149,7 @@ class Staging:
 
     def _beside(self, folder: Path) -> Path:
         if folder not in self._hidden:
+            _remove_dead(folder)
             hidden = folder / f"{PREFIX}{secrets.token_hex(8)}"
             self._hidden[folder] = hidden  # known before it is there, so that an interruption finds it
             try:
@@ -148,6 +158,7 @@ class Staging:
                 raise OutputError(
                     f"the folder {quote(folder)} cannot be written to ({error.strerror or error}): choose another"
                 ) from error
+            self._locks += _lock(hidden)
         return self._hidden[folder]
 
 
@@ -193,6 +204,28 @@ def _noted(error: Error, stand: Sequence[str]) -> Error:
     if stand:
         error.add_note(f"{', '.join(stand)} could not be taken back and {'stand' if stand[1:] else 'stands'}")
     return error
+
+
+def _lock(hidden: Path) -> list[int]:
+    """Return the descriptor that locks a folder until the process ends; none where another has it or nothing can."""
+    with suppress(OSError):
+        descriptor = os.open(hidden, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return [descriptor]
+    return []
+
+
+def _remove_dead(folder: Path) -> None:
+    """Remove the hidden folders of processes that were killed, but for what they had set aside."""
+    for hidden in folder.glob(f"{PREFIX}{'[0-9a-f]' * 16}") if fcntl else ():
+        for descriptor in _lock(hidden) if hidden.is_dir() else ():
+            if next(hidden.rglob(f"{PREFIX}*.old"), None) is None:
+                shutil.rmtree(hidden, ignore_errors=True)
+            os.close(descriptor)
 
 
 def _make_folders(folder: Path, made: list[Path]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import tempfile
 import tracemalloc
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -185,6 +186,30 @@ def test_beyond_the_budget_batches_are_in_a_file(tmp_path):
         assert found.dtype == array.dtype
         np.testing.assert_array_equal(found, array)
         np.testing.assert_array_equal(load(1, 3), array[1:3])
+    assert not list(tmp_path.iterdir())
+
+
+def test_mapped_arrays_share_files(tmp_path, monkeypatch):
+    """A process may have a thousand files open, and many more arrays beyond its budget."""
+    made, real = [], tempfile.TemporaryFile
+
+    def file(**how: object) -> object:
+        made.append(real(**how))
+        return made[-1]
+
+    monkeypatch.setattr("onnx_lsuv.lsuv.scratch._SEGMENT", 10_000)
+    monkeypatch.setattr("onnx_lsuv.lsuv.scratch.tempfile.TemporaryFile", file)
+    scratch = Scratch(0, tmp_path)
+    arrays = [np.full(100 + k % 7, k % 200, (np.float16, np.float64, np.uint8)[k % 3]) for k in range(3000)]
+    arrays += [normal(40, 50), np.array(3.0), normal(0, 3)]
+    found = [scratch.keep(array) for array in arrays]
+    assert len(made) < 60
+    assert sum(not each.closed for each in made) == 1
+    for array, same in zip(arrays, found, strict=True):
+        assert (same.dtype, same.shape, same.flags.writeable) == (array.dtype, array.shape, True)
+        np.testing.assert_array_equal(same, array)
+    found[0] += 1
+    np.testing.assert_array_equal(found[1], arrays[1])
     assert not list(tmp_path.iterdir())
 
 

@@ -22,6 +22,7 @@ from oracle import normal, parse, tensor_of
 
 import onnx_lsuv
 from onnx_lsuv.importers.table import IMPORTERS
+from onnx_lsuv.lsuv.scratch import Scratch
 
 X = ["-d", "x.npy"]
 
@@ -285,6 +286,23 @@ def test_the_step_summary_is_taken_back_where_no_file_is_saved(
     ran = invoke(["m.onnx", *X, "--device", "cpu", "--format", "github", "-q"])
     assert (ran.status, ran.stdout) == (6, "")
     assert contents(here) == before
+
+
+def test_memory_limits_every_run(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, plain = [], Scratch.within
+
+    def within(memory: int | None, folder: Path | None = None) -> Scratch:
+        asked.append((memory, folder))
+        return plain(memory, folder)
+
+    (here / "out").mkdir()
+    monkeypatch.setattr(Scratch, "within", within)
+    call("m.onnx", *X, "--memory", "2K", "--report", "r.md", "--portable", "-o", "out/o.onnx")
+    call("m.onnx", *X, "--memory", "2K", "--check", "--compare", "out/o.onnx", status=1)
+    asked = [(memory, folder and folder.resolve()) for memory, folder in asked]
+    assert len(asked) > 6
+    # None: comparing the outputs of the portable form, whose data are there.
+    assert set(asked) - {(None, None)} == {(2048, here / "out"), (2048, here)}
 
 
 @pytest.mark.parametrize("stop", ["interrupted", "out of memory"])

@@ -37,6 +37,20 @@ def mlp(width: int = 16, depth: int = 3, bias: float = 0.0) -> ModelProto:
 YS = ["y1", "y2", "y3"]
 
 
+@pytest.mark.parametrize(("allowed", "kept"), [(7, 4), (6, 3), (4, 1), (3, 0), (1, 0)])
+def test_of_the_memory_allowed_goes_what_drawing_takes(tmp_path: Path, allowed: int, kept: int) -> None:
+    """Drawing a weight, its cast and the next draw take as much as three of them."""
+
+    def is_mapped(array: Any) -> bool:
+        return array is not None and (isinstance(array, np.memmap) or is_mapped(getattr(array, "base", None)))
+
+    model, batch = onnx_lsuv.from_proto(mlp(64, 4)), {"x": normal(8, 64)}
+    found = onnx_lsuv.initialize(model, batch, memory=allowed * 64 * 64 * 4, scratch=tmp_path)
+    arrays = [array for array in found.model.values.values() if array.ndim == 2]
+    assert len(arrays) == 4
+    assert sum(not is_mapped(array) for array in arrays) == kept
+
+
 @pytest.mark.parametrize("target", [0.1, 1.0, 2.5])
 def test_target(lsuv: Lsuv, target: float) -> None:
     run = lsuv(mlp(), {"x": normal(64, 16)}, target_std=target)

@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import stat
+import subprocess
 import sys
 import threading
 import zipfile
@@ -620,6 +621,34 @@ def test_an_interruption_leaves_what_was_there(
     assert names(out) == before
     if force:
         assert {name: (out / name).read_bytes() for name in old} == old
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks of folders")
+@pytest.mark.parametrize("aside", [False, True])
+def test_what_a_killed_process_left_goes_with_the_next(tmp_path: Path, aside: bool) -> None:
+    """Unless an older output stands aside in it; what a living process needs stays."""
+    script = """
+import os, sys
+from pathlib import Path
+from onnx_lsuv.model.atomic import PREFIX, staging
+with staging(False) as staged:
+    at = Path(sys.argv[1])
+    staged.add(at, "sub/large.data", [bytes(1000)])
+    if sys.argv[2] == "True":
+        (staged.waiting(at / "sub/large.data").parent / f"{PREFIX}0.old").write_bytes(b"old")
+    os.kill(os.getpid(), 9)
+"""
+    ended = subprocess.run([sys.executable, "-c", script, str(tmp_path), str(aside)], check=False)
+    assert ended.returncode == -9
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(atomic.PREFIX)
+    with atomic.staging(False) as living:
+        waiting = living.waiting(living.add(tmp_path, "other", [b"1"]))
+        m.save(m.from_proto(simple()), tmp_path / "new.onnx")
+        assert waiting.read_bytes() == b"1"
+        assert left.exists() == aside
+    assert names(tmp_path)[-1] == "new.onnx"
+    assert len(list(tmp_path.iterdir())) == 1 + aside
 
 
 def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """Draw orthonormal weights, normal numbers included, and multiply A @ A.T in float32, in turn; print both as JSON.
 
-    python draw.py BLOCKS FAN_OUT FAN_IN [--seconds 3]
+    python draw.py BLOCKS FAN_OUT FAN_IN [--seconds 3] [--alone]
 
 Both use every core. At least three rounds, one more before them that is not counted.
 """
@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter, process_time
 
 import numpy as np
@@ -28,9 +29,13 @@ def main() -> None:
     parser.add_argument("fan_out", type=int)
     parser.add_argument("fan_in", type=int)
     parser.add_argument("--seconds", type=float, default=3.0, help="for further rounds")
+    parser.add_argument("--alone", action="store_true", help="draw once, and multiply nothing")
     args = parser.parse_args()
     shape = (args.blocks, args.fan_out, args.fan_in)
     request = Request("weight", *shape)
+    if args.alone:
+        json.dump({"ours": [timed(partial(draw, request, seed=0))]}, sys.stdout)
+        return
     a = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     a = a[0] if args.blocks == 1 else a  # two axes: NumPy calls syrk, which does half the work
     ours, other = [], []
