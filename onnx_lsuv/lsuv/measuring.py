@@ -14,7 +14,7 @@ from onnx_lsuv.layers import Layer, Plan, tensor_names
 from onnx_lsuv.lsuv.absent import completed
 from onnx_lsuv.lsuv.baseline import Baseline, aimed_at, stds_of
 from onnx_lsuv.lsuv.execute import Progress, execute, quiet, repeat_for_large_means
-from onnx_lsuv.lsuv.notes import faint
+from onnx_lsuv.lsuv.notes import lost
 from onnx_lsuv.lsuv.patterns import Aims, aims_of
 from onnx_lsuv.lsuv.planning import find, find_again, require_layers, settings_for
 from onnx_lsuv.lsuv.prepare import Clock, checked, run_notes, samples_of, shapes_of
@@ -92,7 +92,7 @@ def measure(  # noqa: PLR0913  (what is measured, against what, and where are th
         settings=as_it_is,
         layers=tuple(told_why(plan, layers)),
         skipped=tuple(map(skipped_row, plan.skipped)),
-        notes=(*run_notes(plan, data, where), *told, *faint(plan, layers, settings)),
+        notes=(*run_notes(plan, data, where), *told, *lost(plan, layers, settings)),
         data=data.describe(),
         device=where.name,
         seconds=clock.seconds,
@@ -101,7 +101,7 @@ def measure(  # noqa: PLR0913  (what is measured, against what, and where are th
 
 def _verified(like: Result, plan: Plan, layers: tuple[LayerReport, ...], settings: Settings, clock: Clock) -> Result:
     """Return the result of `initialize` with what was measured."""
-    notes = tuple(dict.fromkeys((*like.notes, *faint(plan, layers, settings))))
+    notes = tuple(dict.fromkeys((*like.notes, *lost(plan, layers, settings))))
     seconds = {**like.seconds, **clock.seconds}
     return replace(like, layers=layers, settings=settings, notes=notes, seconds=seconds)
 

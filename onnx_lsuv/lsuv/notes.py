@@ -6,8 +6,8 @@ One note a kind, however many layers it is about:
     gate      a layer feeds a gate: its std decides how far the gate opens and closes
     residual  a stream to which each of L branches adds its own variance: it ends at 1 + L
 
-And two by what was measured: norms before scaled layers whose stored statistics are not those of the data, and last
-layers of which next to nothing depends on the input.
+And three by what was measured: norms before scaled layers whose stored statistics are not those of the data, last
+layers of which next to nothing depends on the input, and activations that silence, or saturate, most of what they get.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ MISFIT = 3.0  # times the std that a norm promises, from which on its statistics
 # stuck or were slow less (17-layer ReLU and maxout nets, ResNet-20 without norms; MNIST, CIFAR-10; 0.01 to 0.21 there,
 # 0.99 once centred).
 FAINT = 0.2
+MOST = 0.5  # of a layer's units, or values: thin ReLU nets of 30 layers are seen to silence 0.06 at most
 LONG = 4  # additions to a stream from which on it is worth a word
 
 
@@ -107,8 +108,8 @@ def misfits(plan: Plan, records: Mapping[str, Record], spell: Spell = keyword) -
     ]
 
 
-def faint(plan: Plan, rows: Sequence[LayerReport], settings: Settings) -> list[str]:
-    """Return a note on last layers of a start whose output is nearly the same for every sample.
+def lost(plan: Plan, rows: Sequence[LayerReport], settings: Settings) -> list[str]:
+    """Return notes on what a start loses on the way: what depends on the sample, and what activations let through.
 
     What has learned may well give that, so nothing is said of weights that were kept, nor of a model that was measured
     as it is and has other stds than a start.
@@ -116,6 +117,26 @@ def faint(plan: Plan, rows: Sequence[LayerReport], settings: Settings) -> list[s
     kept = all(row.init == "keep" and not (row.status == "ok" and row.scale is None) for row in rows)
     if kept or not all(row.good for row in rows):
         return []
+    return [*_faint(plan, rows, settings), *_stopped(rows, settings)]
+
+
+def _stopped(rows: Sequence[LayerReport], settings: Settings) -> Iterator[str]:
+    """Yield notes on activations that give nothing for most units, or give their end for most values."""
+    center = settings.spell("center", True)
+    for key, what, cure in (
+        ("dead", "units give nothing for any sample", f"initialised with {center} all do for some"),
+        ("saturated", "values are at an end of its activation", f"a lower {settings.spell('target_std', None)} helps"),
+    ):
+        shares = {row.name: getattr(row, key) or 0.0 for row in rows if row.signal is not None}
+        if most := sorted((name for name, share in shares.items() if share > MOST), key=lambda name: -shares[name]):
+            worst, *others = most
+            more = f" (and most after {listing(others, FEW)})" * bool(others)
+            hint = "" if key == "dead" and settings.center else f"; {cure}"
+            yield f"after layer {worst!r} {shares[worst]:.0%} of the {what}{more}, and no gradient passes there{hint}"
+
+
+def _faint(plan: Plan, rows: Sequence[LayerReport], settings: Settings) -> list[str]:
+    """Return a note on last layers whose output is nearly the same for every sample."""
     leading = before(plan.program, {layer.node for layer in plan.layers})
     last = [row for row, layer in zip(rows, plan.layers, strict=True) if layer.end.outputs[0] not in leading]
     low = {row.name: row.signal for row in last if row.signal is not None and row.signal < FAINT}
