@@ -67,7 +67,10 @@ def _write_body(rw: RewriteContext, scope: ScopeBuilder, body: Body) -> None:
 def _write_units(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> None:
     """Write what tells dead and saturated units, before an activation that may overwrite its operand."""
     found, name = rw.activations[node], node.inputs[0]
-    if name in rw.values and (made := write_units(scope, found, name, rw.values[name])):
+    if name not in rw.values or rw.samples is None:
+        return
+    made = write_units(scope, found, name, rw.values[name], rw.orders.get(name), alike=rw.samples.alike)
+    if made is not None:
         rw.units[found.layer.weight, rw.use(found.layer)] = made
 
 

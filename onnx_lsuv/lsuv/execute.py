@@ -21,7 +21,6 @@ from onnx import TensorProto, TypeProto
 from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batches
 from onnx_lsuv.graph import (
-    COUNT,
     ROWS,
     USE,
     Calibration,
@@ -145,10 +144,12 @@ def execute(
             results[key] = first_usable_of(records)
     if run.joins:
         for key, record in results.items():
-            at, count = (key, int(record[USE, 0])), float(record[COUNT, -1])
+            at = key, int(record[USE, 0])
             share = signal(record, run.joined.get(calibration.sums.get(at, "")), single=len(batches) == 1)
             units = calibration.units.get(at)
-            results[key] = with_shares(record, share, dead(units, run.joined), saturated(units, run.joined, count))
+            results[key] = with_shares(
+                record, share, dead(units, run.joined), saturated(units, run.joined, len(batches))
+            )
         scratch.release(sum(each.nbytes for each in run.joined.values() if not isinstance(each, np.memmap)))
     return results
 

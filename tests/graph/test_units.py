@@ -171,6 +171,16 @@ def test_what_is_no_activation_of_a_layer(text: str) -> None:
     assert (row.dead, row.saturated) == (None, None)
 
 
+@pytest.mark.parametrize("opset", [9, 17])
+def test_of_much_only_the_first_samples_are_counted(opset: int) -> None:
+    text = "(float[N,5,64] x) => (float z) { t = Transpose<perm = [1, 0, 2]>(x) y = MatMul(t, w64x64) z = Tanh(y) }"
+    model, batches = model_of(text, opset), batches_of(5, 64, sizes=(600, 500))
+    (row,) = rows(model, batches)
+    some = [{"x": batch["x"][: -(-(1 << 17) // (5 * 64))]} for batch in batches]
+    assert len(some[0]["x"]) < 500
+    assert row.saturated == pytest.approx(at_an_end(operand(model, some, "y", -1), *ENDS["Tanh"]), abs=1e-6)
+
+
 @pytest.mark.parametrize("opset", [7, 11, 13, 18, 22])
 def test_every_opset(opset: int) -> None:
     model = model_of(
