@@ -14,6 +14,7 @@ on these:
 
     builder          nodes and constants as protobuf, in any opset
     samples          where samples lie in a value; what of a variance depends on them
+    units            what the activation after a layer silences and saturates
     state            what a rewriting knows; which record decides
     moments          count, mean and variance of a value
     records          what a record is, in the graph and as an array; the scale that it gives
@@ -31,8 +32,10 @@ from onnx_lsuv.graph.models import BFLOAT16, IR_MAX, expression, has_bfloat16, w
 from onnx_lsuv.graph.norms import variance_limits
 from onnx_lsuv.graph.records import (
     COUNT,
+    DEAD,
     MEAN,
     ROWS,
+    SATURATED,
     SIGNAL,
     TINY,
     USE,
@@ -42,20 +45,24 @@ from onnx_lsuv.graph.records import (
     executions,
     first_usable_of,
     scale_of,
+    signal,
     std_of,
-    with_signal,
+    with_shares,
     within_channels,
 )
 from onnx_lsuv.graph.samples import Samples
 from onnx_lsuv.graph.stages import Calibration, Stage, build, close, likeness
 from onnx_lsuv.graph.state import norm_key, stream_key
+from onnx_lsuv.graph.units import dead, saturated
 
 __all__ = [
     "BFLOAT16",
     "COUNT",
+    "DEAD",
     "IR_MAX",
     "MEAN",
     "ROWS",
+    "SATURATED",
     "SIGNAL",
     "TINY",
     "USE",
@@ -67,6 +74,7 @@ __all__ = [
     "Stage",
     "build",
     "close",
+    "dead",
     "executions",
     "expression",
     "first_usable_of",
@@ -74,11 +82,13 @@ __all__ = [
     "is_random",
     "likeness",
     "norm_key",
+    "saturated",
     "scale_of",
+    "signal",
     "std_of",
     "stream_key",
     "variance_limits",
     "widened",
-    "with_signal",
+    "with_shares",
     "within_channels",
 ]

@@ -113,6 +113,12 @@ class ScopeBuilder:
         """Reshape a value; 0 copies a dimension, -1 takes the rest, no numbers at all give a scalar."""
         return self.op("Reshape", value, self.ints(*shape))
 
+    def first(self, value: str, number: int, *, axis: int) -> str:
+        """Take so many of the first along an axis, or all where there are fewer."""
+        if self.graph.opset < 10:
+            return self.op("Slice", value, starts=[0], ends=[number], axes=[axis])
+        return self.op("Slice", value, self.ints(0), self.ints(number), self.ints(axis))
+
     def multiply(self, value: str, factor: str, *shape: int) -> str:
         """Multiply a value of a shape by a number."""
         if 1 not in shape[-2:]:

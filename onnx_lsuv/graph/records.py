@@ -28,7 +28,8 @@ Record = NDArray[np.float64]
 
 COUNT, MEAN, VAR, USE = range(4)
 ROWS = 4
-SIGNAL = ROWS  # one row more on the host, when measuring: the share of signal, NaN where it is not known
+# Rows more on the host, when measuring: the share of signal, of dead units, of saturated values; NaN where not known.
+SIGNAL, DEAD, SATURATED = range(ROWS, ROWS + 3)
 # A variance below this part of the squared mean is rounding noise of float32, not variance.
 NOISE = 1e-7
 # Stds of 1e-28 to 1e30: beyond, the scale to any target leaves the range of float32, and the weight with it.
@@ -204,8 +205,13 @@ def first_usable_of(records: Sequence[Record]) -> Record:
     return next(usable, reached[0] if reached else records[0])
 
 
-def with_signal(record: Record, sums: NDArray[np.float64] | None, *, single: bool) -> Record:
-    """Return a record with the share of its last column's variance that depends on the sample (see `samples`).
+def with_shares(record: Record, *shares: float) -> Record:
+    """Return a record with the rows SIGNAL, DEAD and SATURATED."""
+    return np.vstack([record, *(np.full(record.shape[1], share) for share in shares)])
+
+
+def signal(record: Record, sums: NDArray[np.float64] | None, *, single: bool) -> float:
+    """Return the share of the variance of a record's last column that depends on the sample (see `samples`), or NaN.
 
     Args:
         record: of all batches.
@@ -218,7 +224,7 @@ def with_signal(record: Record, sums: NDArray[np.float64] | None, *, single: boo
         samples = count / positions
         if samples > 1:
             share = min(max(1 - between / samples**2 / var, 0.0), 1.0)
-    return np.vstack([record, np.full(record.shape[1], share)])
+    return share
 
 
 def _variance(values: NDArray[np.float64]) -> float:

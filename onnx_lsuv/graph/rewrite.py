@@ -32,6 +32,7 @@ from onnx_lsuv.graph.records import ROWS, first_usable, reached_or
 from onnx_lsuv.graph.representations import write_node
 from onnx_lsuv.graph.scaling import write_layer, write_waiting_layer
 from onnx_lsuv.graph.state import RewriteContext, empty_trail, unreached
+from onnx_lsuv.graph.units import write_units
 from onnx_lsuv.program import Body, Node, tensor_type
 from onnx_lsuv.program.program import FLOAT_TYPES
 
@@ -52,6 +53,8 @@ def _write_body(rw: RewriteContext, scope: ScopeBuilder, body: Body) -> None:
             if _write_waiting(rw, scope, node):
                 continue
             rw.reps.materialise_for(node)
+        if scope.top and node in rw.activations:
+            _write_units(rw, scope, node)
         if any(node.bodies.values()) and rw.keys_inside(node):
             _write_control(rw, scope, node)
         elif node in rw.norms:
@@ -63,6 +66,16 @@ def _write_body(rw: RewriteContext, scope: ScopeBuilder, body: Body) -> None:
         for name in node.outputs if scope.top else ():
             if name in rw.beside and (known := rw.values.get(name)) and known.elem_type in FLOAT_TYPES:
                 rw.measure(scope, name, known)
+
+
+def _write_units(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> None:
+    """Write what tells dead and saturated units, before an activation that may overwrite its operand."""
+    found, name = rw.activations[node], node.inputs[0]
+    if name not in rw.values or rw.samples is None:
+        return
+    made = write_units(scope, found, name, rw.values[name], rw.orders.get(name), alike=rw.samples.alike)
+    if made is not None:
+        rw.units[found.layer.weight, rw.use(found.layer)] = made
 
 
 def _write_waiting(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> bool:

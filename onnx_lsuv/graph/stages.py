@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from types import MappingProxyType
 
+import numpy as np
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
 
 from onnx_lsuv.graph.blocked import DOMAIN
@@ -26,6 +27,7 @@ from onnx_lsuv.graph.rewrite import rewrite
 from onnx_lsuv.graph.samples import Samples, orders
 from onnx_lsuv.graph.shapes import check_runnable, is_mistaken, without_lengths
 from onnx_lsuv.graph.state import RewriteContext
+from onnx_lsuv.graph.units import Units, activations
 from onnx_lsuv.layers import Plan
 from onnx_lsuv.model import in_float32
 from onnx_lsuv.operators import of
@@ -73,6 +75,15 @@ class Calibration:
     values: Mapping[str, Value]  # what inference found
     rough: Mapping[str, Rough]  # by key: what is asked of a record that must not have a large mean
     sums: Mapping[tuple[str, int], str]  # by key and use: sums over the samples, of a single batch their record
+    units: Mapping[tuple[str, int], Units]  # likewise: what tells dead and saturated units after a layer
+
+    @property
+    def joined(self) -> dict[str, np.ufunc]:
+        """How what a batch gives of these is joined with that of others, by its name."""
+        found: dict[str, np.ufunc] = dict.fromkeys(self.sums.values(), np.add)
+        for each in self.units.values():
+            found |= {each.peaks: np.maximum, each.beyond: np.add}
+        return found
 
 
 def build(  # noqa: PLR0913  (what a graph depends on, each by itself)
@@ -119,9 +130,12 @@ def build(  # noqa: PLR0913  (what a graph depends on, each by itself)
         rw.beside = {name for name in beside if name in leading or _size(values.get(name), samples) <= LARGEST}
     if samples is not None:
         rw.samples, rw.orders = samples, orders(program, samples, values)
+        rw.activations = activations(plan, values)
     nodes, records = rewrite(rw)
-    wanted = {*(name for names in records.values() for name in names), *rw.cuts, *rw.sums.values()}
-    return Calibration(program, graph, tuple(_stages(nodes, wanted, rw)), records, values, rw.rough, rw.sums)
+    asked = {name for each in rw.units.values() for name in (each.peaks, each.beyond) if name}
+    wanted = {*(name for names in records.values() for name in names), *rw.cuts, *rw.sums.values(), *asked}
+    stages = tuple(_stages(nodes, wanted, rw))
+    return Calibration(program, graph, stages, records, values, rw.rough, rw.sums, rw.units)
 
 
 def _size(value: Value | None, samples: Samples | None) -> int:

@@ -17,6 +17,7 @@ from onnx_lsuv.graph.moments import Moments, moments, moments_in_blocks
 from onnx_lsuv.graph.records import COUNT, ROWS, Part, Rough, first_usable, from_record, reached_or, to_record
 from onnx_lsuv.graph.representations import Representations
 from onnx_lsuv.graph.samples import Order, Samples
+from onnx_lsuv.graph.units import Activation, Units
 from onnx_lsuv.layers import Layer, Norm, Plan
 from onnx_lsuv.program import Node, walk
 
@@ -53,6 +54,8 @@ class RewriteContext:
     samples: Samples | None = None  # how they lie in the data, where the share of signal is measured
     orders: Mapping[str, Order | None] = field(default_factory=dict)  # and in the main graph's values
     sums: dict[tuple[str, int], str] = field(default_factory=dict)  # key and use -> sums over the samples (`samples`)
+    activations: Mapping[Node, Activation] = field(default_factory=dict)  # that are measured with it (`units`)
+    units: dict[tuple[str, int], Units] = field(default_factory=dict)  # key and use -> what they give
 
     def __post_init__(self) -> None:
         self.outer = frozenset(self.plan.program.body.nodes)

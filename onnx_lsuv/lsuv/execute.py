@@ -28,12 +28,15 @@ from onnx_lsuv.graph import (
     Record,
     Stage,
     close,
+    dead,
     executions,
     first_usable_of,
     has_bfloat16,
     likeness,
+    saturated,
+    signal,
     widened,
-    with_signal,
+    with_shares,
 )
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import Array, bindable, is_hollow, read
@@ -98,7 +101,8 @@ class _Run:
     common: _Carried = field(default_factory=dict)  # what all batches have in common
     cuts: dict[str, Record] = field(default_factory=dict)  # pooled
     finals: dict[str, list[Array]] = field(default_factory=dict)
-    sums: dict[str, Array] = field(default_factory=dict)  # over the samples of the batches so far
+    joins: dict[str, np.ufunc] = field(default_factory=dict)  # what the batches give is joined by
+    joined: dict[str, Array] = field(default_factory=dict)  # of the batches so far
     types: dict[str, TypeProto] = field(default_factory=dict)  # of what is carried
 
 
@@ -123,12 +127,13 @@ def execute(
         phase: what to call it.
 
     Returns:
-        The record of each key over all batches, when measuring with the share of signal.
+        The record of each key over all batches, when measuring with shares of signal, of dead and saturated units.
     """
     program = calibration.program
     elements = {value.name: value.type.tensor_type.elem_type for value in program.body.inputs}
     carried: list[_Carried] = [{} for _ in range(len(batches))]
-    run = _Run(calibration, batches, new, device, scratch, computes_wide(program, device), elements, carried)
+    wide = computes_wide(program, device)
+    run = _Run(calibration, batches, new, device, scratch, wide, elements, carried, joins=calibration.joined)
     total, done = sum(1 if stage.once else len(batches) for stage in calibration.stages), 0
     with closing(_loaded(run)) as loaded:
         for stage, session in loaded:
@@ -142,11 +147,15 @@ def execute(
         found = [[run.cuts[name]] if name in run.cuts else executions(run.finals.get(name, [])) for name in names]
         if records := [record for each in found for record in each]:
             results[key] = first_usable_of(records)
-    if calibration.sums:
+    if run.joins:
         for key, record in results.items():
-            sums = run.sums.get(calibration.sums.get((key, int(record[USE, 0])), ""))
-            results[key] = with_signal(record, sums, single=len(batches) == 1)
-        scratch.release(sum(sums.nbytes for sums in run.sums.values() if not isinstance(sums, np.memmap)))
+            at = key, int(record[USE, 0])
+            share = signal(record, run.joined.get(calibration.sums.get(at, "")), single=len(batches) == 1)
+            units = calibration.units.get(at)
+            results[key] = with_shares(
+                record, share, dead(units, run.joined), saturated(units, run.joined, len(batches))
+            )
+        scratch.release(sum(each.nbytes for each in run.joined.values() if not isinstance(each, np.memmap)))
     return results
 
 
@@ -160,7 +169,7 @@ def _run_stage(run: _Run, stage: Stage, session: Session) -> Iterator[int]:
     given = {name: runtime.value_of(array, elem_type) for name, (array, elem_type) in fixed.items()}
     session = runtime.keeping(session)
     back = {name: np.zeros((ROWS, width)) for name, width in stage.again.values()}
-    stores, more, sums = [run.common] if stage.once else run.carried, 0, set(run.calibration.sums.values())
+    stores, more = [run.common] if stage.once else run.carried, 0
     # One more of these records is right after each run; the last run is for what is kept.
     for left in range(len(stage.again) + bool(stage.kept), -1, -1):
         known = {**run.cuts, **back}
@@ -168,8 +177,8 @@ def _run_stage(run: _Run, stage: Stage, session: Session) -> Iterator[int]:
         found: dict[str, list[Array]] = {name: [] for name in (*stage.cuts, *stage.finals)}
         for i, store in enumerate(stores):
             for name, array in _run_once(run, stage, session, given, i, store).items():
-                if name in sums:
-                    _add(run, name, array)
+                if name in run.joins:
+                    _join(run, name, array)
                 else:
                     found[name].append(array)
             if not stage.again:
@@ -184,15 +193,15 @@ def _run_stage(run: _Run, stage: Stage, session: Session) -> Iterator[int]:
     run.finals |= {name: found[name] for name in stage.finals}
 
 
-def _add(run: _Run, name: str, array: Array) -> None:
-    """Add the sums of a batch to those before, or, where there are other positions in it, leave that no sums."""
-    before, array = run.sums.get(name), array.reshape(-1)
+def _join(run: _Run, name: str, array: Array) -> None:
+    """Join what a batch gives with that before, or, where there are other positions in it, leave nothing of it."""
+    before, array = run.joined.get(name), array.reshape(-1)
     if before is None:
-        run.sums[name] = run.scratch.keep(array.astype(np.float64))
+        run.joined[name] = run.scratch.keep(array.astype(np.float64))
     elif before.size == array.size:
-        np.add(before, array, out=before)
+        run.joins[name](before, array, out=before)
     else:
-        run.sums[name] = np.zeros(0)
+        run.joined[name] = np.zeros(0)
 
 
 def _run_once(

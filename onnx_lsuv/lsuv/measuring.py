@@ -15,7 +15,7 @@ from onnx_lsuv.layers import Layer, Plan, tensor_names
 from onnx_lsuv.lsuv.absent import completed
 from onnx_lsuv.lsuv.baseline import Baseline, aimed_at, stds_of
 from onnx_lsuv.lsuv.execute import Progress, execute, quiet, repeat_for_large_means
-from onnx_lsuv.lsuv.notes import faint, measured_notes
+from onnx_lsuv.lsuv.notes import lost, measured_notes
 from onnx_lsuv.lsuv.patterns import Aims, aims_of
 from onnx_lsuv.lsuv.planning import find, find_again, require_layers, settings_for
 from onnx_lsuv.lsuv.prepare import Clock, checked, run_notes, samples_of, shapes_of
@@ -120,7 +120,7 @@ def _settings(model: Model | Result, settings: Settings | None, wanted: Wanted, 
 
 def _verified(like: Result, plan: Plan, layers: tuple[LayerReport, ...], settings: Settings, clock: Clock) -> Result:
     """Return the result of `initialize` with what was measured."""
-    notes = tuple(dict.fromkeys((*like.notes, *faint(plan, layers, settings))))
+    notes = tuple(dict.fromkeys((*like.notes, *lost(plan, layers, settings))))
     seconds = {**like.seconds, **clock.seconds}
     return replace(like, layers=layers, settings=settings, notes=notes, seconds=seconds)
 

@@ -52,6 +52,10 @@ class LayerReport:
         signal: the share of that variance that depends on the input: the mean, over the positions of the output, of the
             variance over the samples, by the variance over everything. None where that is not known: of one sample,
             inside If, Loop and Scan, where the samples' axis cannot be followed.
+        dead: the share of units, channels or features, of which the activation after the layer gives nothing for any
+            sample and position. None where it is no half rectifier, or does not follow as such.
+        saturated: the share of values for which that activation is at its end: beyond 0.99 of what it can give. None
+            where it has none.
         std_before: of the output in the file as it came, from `measure_before`.
         note: what else there is to say.
     """
@@ -74,6 +78,8 @@ class LayerReport:
     mean: float | None = None
     std: float | None = None
     signal: float | None = None
+    dead: float | None = None
+    saturated: float | None = None
     std_before: float | None = None
     note: str = ""
 

@@ -10,7 +10,7 @@ from typing import Any
 from onnx import TensorProto
 
 from onnx_lsuv.errors import listing, quote
-from onnx_lsuv.graph import COUNT, MEAN, SIGNAL, TINY, USE, VAR, Record, scale_of, stream_key
+from onnx_lsuv.graph import COUNT, DEAD, MEAN, SATURATED, SIGNAL, TINY, USE, VAR, Record, scale_of, stream_key
 from onnx_lsuv.layers import Layer, Plan, Skipped, tensor_names
 from onnx_lsuv.lsuv.result import Change, LayerReport, Result, SkippedReport, SumReport
 from onnx_lsuv.lsuv.streams import find_sums
@@ -144,9 +144,9 @@ def verified_row(row: LayerReport, record: Record | None, tolerance: float, laye
     output = record[:, -1:]
     mean, var = float(output[MEAN, 0]), float(output[VAR, 0])
     # Where all is rounding noise, a share of it says nothing.
-    share = float(output[SIGNAL, 0]) if len(record) > SIGNAL and scale_of(output, 1.0) is not None else math.nan
-    signal = None if math.isnan(share) else share
-    row = replace(row, mean=mean, std=std_of(row, record, layer), signal=signal)
+    signal = _share(output, SIGNAL) if scale_of(output, 1.0) is not None else None
+    dead, saturated = (_share(output, at) if math.isfinite(var) else None for at in (DEAD, SATURATED))
+    row = replace(row, mean=mean, std=std_of(row, record, layer), signal=signal, dead=dead, saturated=saturated)
     if row.status == "degenerate" or (row.status == "drawn" and row.target):
         return row
     if not row.target:
@@ -158,6 +158,12 @@ def verified_row(row: LayerReport, record: Record | None, tolerance: float, laye
         return replace(row, status="ok")
     note = row.note or (_cause(output, row.target) if scale_of(output, 1.0) is None else "")
     return replace(row, status="off", note=note)
+
+
+def _share(output: Record, at: int) -> float | None:
+    """Return a share of an output's record; None where it is not known."""
+    share = float(output[at, 0]) if len(output) > at else math.nan
+    return None if math.isnan(share) else share
 
 
 def unscaled_notes(rows: Sequence[LayerReport]) -> list[str]:

@@ -73,6 +73,9 @@ class Operator:
     waits: bool = False  # proportional to its first operand for factors above 0, which can as well be applied after it
     pointwise: bool = False  # treats every value alike, whatever its place, and gives a finite number for 0
     on_stream: bool = False  # may stand on a residual stream, which it leaves at about its size
+    # The slope of an activation is (nearly) zero below the first of these numbers, and above the second.
+    flat: Callable[[Attributes], tuple[float, float]] | None = None
+    silent: bool = False  # and below the first it gives nothing
     gate: bool = False  # gives numbers from 0 to 1
     norm: Literal["", "own", "sum"] = ""  # normalises its operand, or the sum of two
     keeps_width: bool = False  # the last axis means before and after it the same

@@ -6,10 +6,13 @@ of which nothing is known.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from math import atanh, inf, log
 from typing import Protocol
 
+from onnx_lsuv.operators.attributes import Attributes
 from onnx_lsuv.operators.matrices import (
     convolution,
     einsum,
@@ -96,22 +99,35 @@ _NORMS = (
     ),
 )
 
+_HUNDRED = log(100)  # by which an exponential has fallen to a hundredth
+
+
+def _beyond(low: float, high: float = inf) -> Callable[[Attributes], tuple[float, float]]:
+    return lambda attributes: (low, high)
+
+
+def _ramp(attributes: Attributes) -> tuple[float, float]:
+    slope, middle = attributes.real("alpha", 0.2), attributes.real("beta", 0.5)
+    low, high = sorted((-middle / slope, (1 - middle) / slope)) if slope else (-inf, inf)
+    return low, high
+
+
 _ACTIVATIONS = (
-    Operator("Relu", waits=True, pointwise=True, on_stream=True),
+    Operator("Relu", waits=True, pointwise=True, on_stream=True, flat=_beyond(0), silent=True),
     Operator("LeakyRelu", waits=True, pointwise=True, on_stream=True),
     Operator("PRelu", waits=True, on_stream=True, roles={1: "slope"}),
-    Operator("Elu", pointwise=True, on_stream=True),
-    Operator("Selu", pointwise=True, on_stream=True),
-    Operator("Celu", pointwise=True),
-    Operator("Gelu", pointwise=True, on_stream=True),
-    Operator("ThresholdedRelu", pointwise=True),
-    Operator("HardSwish", pointwise=True),
-    Operator("Tanh", pointwise=True),
+    Operator("Elu", pointwise=True, on_stream=True, flat=_beyond(-_HUNDRED), silent=True),
+    Operator("Selu", pointwise=True, on_stream=True, flat=_beyond(-_HUNDRED), silent=True),
+    Operator("Celu", pointwise=True, flat=lambda a: (-_HUNDRED * a.real("alpha", 1.0), inf), silent=True),
+    Operator("Gelu", pointwise=True, on_stream=True, flat=_beyond(-3), silent=True),
+    Operator("ThresholdedRelu", pointwise=True, flat=lambda a: (a.real("alpha", 1.0), inf), silent=True),
+    Operator("HardSwish", pointwise=True, flat=_beyond(-3), silent=True),
+    Operator("Tanh", pointwise=True, flat=_beyond(-atanh(0.99), atanh(0.99))),
     Operator("Erf", pointwise=True),
-    Operator("Softplus", pointwise=True),
-    Operator("Softsign", pointwise=True),
-    Operator("Sigmoid", pointwise=True, gate=True),
-    Operator("HardSigmoid", pointwise=True, gate=True),
+    Operator("Softplus", pointwise=True, flat=_beyond(-_HUNDRED), silent=True),
+    Operator("Softsign", pointwise=True, flat=_beyond(-99, 99)),
+    Operator("Sigmoid", pointwise=True, gate=True, flat=_beyond(-log(99), log(99))),
+    Operator("HardSigmoid", pointwise=True, gate=True, flat=_ramp),
     Operator("Softmax", gate=True),
     Operator("BiasGelu", MICROSOFT, roles={1: "bias"}),
     Operator("FastGelu", MICROSOFT, roles={1: "bias"}),

@@ -16,6 +16,7 @@ from typing import Any
 from onnx_lsuv.lsuv import LayerReport, Result
 from onnx_lsuv.lsuv.notes import FAINT
 
+MANY = 0.1  # dead units, or saturated values: from there on worth a column
 RIGHT = frozenset({"number", "count", "share"})  # kinds that are aligned so
 MEASURED = "measured {when}; newer versions may differ"  # what trains where
 
@@ -30,6 +31,10 @@ def _several(values: Sequence[Any]) -> bool:
 
 def _faint(shares: Sequence[Any]) -> bool:
     return any(share is not None and share < FAINT for share in shares)
+
+
+def _many(shares: Sequence[Any]) -> bool:
+    return any(share is not None and share > MANY for share in shares)
 
 
 def _elsewhere(scopes: Sequence[Any]) -> bool:
@@ -69,6 +74,8 @@ FIELDS = (
     Column("mean", "mean now", "number"),
     Column("std", "std now", "number", drop=1),
     Column("signal", "signal share", "number", _faint, short="signal", drop=4),
+    Column("dead", "dead units", "number", _many, short="dead", drop=14),
+    Column("saturated", "saturated", "number", _many, drop=15),
     Column("std_before", "std before", "number"),
     Column("note", "note", "text"),
 )

@@ -27,7 +27,7 @@ _WORST = 10
 _OPEN = 40  # tables of more layers are folded
 _NAME = 100
 _NAMES = 3  # of nodes together
-_SHOWN = "name op weight shape std_before std_drawn scale std std_other signal outcome"
+_SHOWN = "name op weight shape std_before std_drawn scale std std_other signal dead saturated outcome"
 # All but letters, digits and tame punctuation; what starts a list at the start; what starts a link without a scheme.
 _MARKUP = re.compile(r"""[^\w\s,;.()'"%/+=-]|_|^[\s+=-]|^\d+(?=[.)])|(?<=www)\.""", re.IGNORECASE)
 

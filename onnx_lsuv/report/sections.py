@@ -20,7 +20,7 @@ _NAMES = 8  # of the nodes left alone for one reason
 _PLURALS = {"bias": "biases", "statistics": "statistics"}
 _SHOWN = (
     "place name outcome std std_before std_other target std_drawn scale mean signal "  # in sight first on a phone
-    "scope op weight path shape dtype matrices"
+    "dead saturated scope op weight path shape dtype matrices"
 )
 
 

@@ -17,7 +17,7 @@ from onnx_lsuv.report.words import fates, groups, only_there, roles_listed, role
 CAUSES = 10  # lines that say why a layer is as it is, unless every one is asked for
 PAINT = {"ok": "green", "not-reached": "yellow", "off": "red", "degenerate": "red"}
 _FRESH = ("embedding", "token", "scale", "shift", "slope", "state")
-_DONE = "name op weight shape std_drawn scale target std std_other signal outcome"
+_DONE = "name op weight shape std_drawn scale target std std_other signal dead saturated outcome"
 _PLAN = "name op weight path shape matrices outcome"
 _WHOLE_PLAN = "name scope op weight dtype path shape matrices outcome"
 

@@ -301,3 +301,31 @@ def test_nothing_is_said_of_signal_where_it_is_there_or_what_learned_may_have_ta
     made = _start()
     ample = onnx_lsuv.initialize(made.model, {"x": normal(64, 8, seed=2)})
     assert not _faint(onnx_lsuv.measure(ample.model, {"x": normal(64, 8, seed=2)}, like=ample))
+
+
+# ---------------------------------------------------------------------------------------------- dead, saturated units
+
+
+def _stopped(activation: str, bias: float, **choices: object) -> list[str]:
+    tensors = {"w1": normal(8, 8, seed=3), "b1": np.full(8, bias, np.float32), "w2": normal(8, 8), "b2": normal(8)}
+    text = THREE.replace("Relu", activation)
+    batch = {"x": normal(64, 8, seed=2)}
+    made = onnx_lsuv.initialize(onnx_lsuv.from_proto(parse(f"{HEAD} g {text}", tensors)), batch, **choices)  # type: ignore[arg-type]
+    rows = onnx_lsuv.measure(made.model, batch, like=made)
+    return [note for note in rows.notes if "no gradient passes" in note]
+
+
+def test_activations_that_let_nothing_through() -> None:
+    bias = np.array([-9, -9, -9, -9, -9, -9, 0, 0], np.float32)
+    (note,) = _stopped("Relu", bias, keep_bias=True, target={"w1": float(normal(8, 8).std() * 4)})
+    assert note.endswith(
+        "75% of the units give nothing for any sample, and no gradient passes there; initialised with center=True all "
+        "do for some"
+    )
+    (note,) = _stopped("Tanh", 0, target_std=30.0)
+    assert note.endswith(
+        "of the values are at an end of its activation, and no gradient passes there; a lower target_std helps"
+    )
+    assert not _stopped("Relu", 0)
+    assert not _stopped("Tanh", 0)
+    assert not _stopped("Relu", bias, center=True)

@@ -87,12 +87,24 @@ def test_the_columns_are_the_fields_of_a_layer_and_of_its_schema() -> None:
             {"$ref": "#/$defs/measure"},
             {"$ref": "#/$defs/spread"},
             {"type": "number", "minimum": 0},
-            {"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "null"}]},
+            {"$ref": "#/$defs/part"},
         ),
     }
     for column in FIELDS:
         said = {key: value for key, value in of[column.key].items() if key != "description"}
         assert said in kinds[column.kind] or (column.kind == "word" and list(said) == ["enum"]), column.key
+
+
+@pytest.mark.parametrize("key", ["dead", "saturated"])
+def test_what_activations_stop_is_a_column_where_it_is_much(result: Result, key: str) -> None:
+    first, second = result.layers
+    for shares, shown in (((0.1, None), False), ((0.0, 0.11), True)):
+        rows = (replace(first, **{key: shares[0]}), replace(second, **{key: shares[1]}))
+        found = replace(result, layers=rows)
+        assert (key in as_text(found).splitlines()[0].split()) == shown
+        assert (key in as_markdown(found, {})) == shown
+        assert [row[key] for row in table(as_csv(found, {}))] == ["" if s is None else str(s) for s in shares]
+        assert [row[key] for row in json.loads(as_json(found, {}))["layers"]] == list(shares)
 
 
 def test_keys_and_headings_are_one_each() -> None:
