@@ -75,8 +75,8 @@ class _Finder:
 
     def find(self) -> list[Stream]:
         for node in self.order:
-            data = [*self._data(node)]
-            if node.op in _SUMS and len(data) > 1 and node not in self.ends:
+            data = self._terms(node)
+            if (node.op in _SUMS or of(node).norm == "sum") and len(data) > 1 and node not in self.ends:
                 any(self._join(node, skip, data[:i] + data[i + 1 :]) for i, skip in enumerate(data))
         return self.streams
 
@@ -92,7 +92,7 @@ class _Finder:
             if projection is None:
                 return False
             layer = self.ends[projection].node if projection in self.ends else projection
-            base = _origin(self.program, next(self._data(layer), ""))
+            base = _origin(self.program, next(iter(self._terms(layer)), ""))
             inside = self._inside(base, branches)
             # Layers side by side are a sum, and no stream.
             if len(inside & self.layers) <= sum(len(list(self._parts(branch))) for branch in branches):
@@ -103,7 +103,8 @@ class _Finder:
         stream.sums.append(node)
         for branch in branches:
             self._count(stream, branch, inside)
-        self.tips[node.outputs[0]] = stream
+        if total := self._total(node):
+            self.tips[total] = stream
         self.joins[node] = base or origin
         return True
 
@@ -133,32 +134,32 @@ class _Finder:
 
     def _between(self, start: str, name: str) -> set[Node]:
         """Return the nodes on the ways from a value to another one; none where a join is on one."""
-        first = self._at(start)
-        nodes, reached, joins = self._back(start, [name], first, through=False)
+        starts = {start}
+        if start in self.program.producers and of(made := self.program.producers[start][0]).normed is not None:
+            starts.update(filter(None, made.outputs))  # its norm is in the same node
+        nodes, reached, joins = self._back(starts, [name], through=False)
         # Seldom there are joins beside: what else goes into the branch carries this stream too, or another one.
-        if not reached or any(self._back(start, each.inputs, first, through=True)[1] for each in joins):
+        if not reached or any(self._back(starts, each.inputs, through=True)[1] for each in joins):
             return set()
-        known, on_way = {start}, set[Node]()
+        known, on_way = starts, set[Node]()
         for node in sorted(nodes, key=self.order.__getitem__):
             if not known.isdisjoint(node.inputs):
                 known.update(node.outputs)
                 on_way.add(node)
         return on_way
 
-    def _back(
-        self, start: str, names: Sequence[str], first: int, *, through: bool
-    ) -> tuple[set[Node], bool, list[Node]]:
-        """Go back from values, no further than a value and what stands before it, and where asked to through no join.
+    def _back(self, starts: Set[str], names: Sequence[str], *, through: bool) -> tuple[set[Node], bool, list[Node]]:
+        """Go back from values, no further than those of a node and what stands before it, and through joins or not.
 
         Returns:
-            The nodes that were met, whether the value was, and the joins where it ended.
+            The nodes that were met, whether that one's values were, and the joins where it ended.
         """
         nodes, joins, seen, reached = set[Node](), list[Node](), set[str](), False
-        todo = list(names)
+        todo, first = list(names), max(map(self._at, starts))
         while todo:
             at = todo.pop()
-            reached = reached or at == start
-            if at in seen or at == start or self._at(at) <= first:
+            reached = reached or at in starts
+            if at in seen or at in starts or self._at(at) <= first:
                 continue
             seen.add(at)
             node, _ = self.program.producers[at]
@@ -170,9 +171,16 @@ class _Finder:
             todo += node.inputs
         return nodes, reached, joins
 
-    def _data(self, node: Node) -> Iterator[str]:
-        """Yield the operands of a node that do not depend on constants alone."""
-        return (name for name in node.inputs if name and not self._is_constant(name))
+    def _total(self, node: Node) -> str:
+        """Return the value of a node that is a sum; none where a normalisation gives what became of it alone."""
+        if node.op in _SUMS:
+            return node.outputs[0]
+        at = of(node).normed if of(node).norm == "sum" else None
+        return node.outputs[at] if at is not None and at < len(node.outputs) else ""
+
+    def _terms(self, node: Node) -> list[str]:
+        """Return the operands of a node that do not depend on constants alone."""
+        return [name for name in node.inputs if name and not self._is_constant(name)]
 
     def _is_constant(self, name: str) -> bool:
         made = self.program.producers.get(name)
@@ -195,11 +203,11 @@ class _Finder:
                 continue
             seen.add(name)
             node, _ = self.program.producers[name]
-            data = [*self._data(node)]
+            data = self._terms(node)
             scales = node.op == "Mul" and len(data) == 1
             if node in self.ends or node in self.layers or node in self.joins or not data:
                 yield node, factor
-            elif node.op in _SUMS:
+            elif name == self._total(node):
                 todo += [(each, factor) for each in data]
             elif scales or moves(node):
                 sizes = [_size(self.program, each) for each in node.inputs if scales and each != data[0]]

@@ -78,6 +78,7 @@ class Operator:
     silent: bool = False  # and below the first it gives nothing
     gate: bool = False  # gives numbers from 0 to 1
     norm: Literal["", "own", "sum"] = ""  # normalises its operand, or the sum of two
+    normed: int | None = None  # the output that, where it is asked for, is what was normalised as it is
     keeps_width: bool = False  # the last axis means before and after it the same
     windows: bool = False  # pools over windows
     blocked: bool = False  # ONNX Runtime's CPU has it for its blocked layout as well

@@ -85,16 +85,27 @@ _NORMS = (
     Operator("MeanVarianceNormalization", norm="own"),
     Operator("LpNormalization", degree=0),
     Operator("GroupNorm", MICROSOFT, norm="own", roles=_AFFINE),
-    Operator("SkipGroupNorm", MICROSOFT, norm="sum", roles={**_AFFINE, 4: "bias"}),
+    Operator("SkipGroupNorm", MICROSOFT, norm="sum", normed=1, roles={**_AFFINE, 4: "bias"}),
     Operator(
-        "SkipLayerNormalization", MICROSOFT, norm="sum", roles={2: "scale", 3: "bias", 4: "bias"}, keeps_width=True
+        "SkipLayerNormalization",
+        MICROSOFT,
+        norm="sum",
+        normed=3,
+        roles={2: "scale", 3: "bias", 4: "bias"},
+        keeps_width=True,
     ),
     Operator(
-        "SkipSimplifiedLayerNormalization", MICROSOFT, norm="sum", roles={2: "scale", 3: "bias"}, keeps_width=True
+        "SkipSimplifiedLayerNormalization",
+        MICROSOFT,
+        norm="sum",
+        normed=3,
+        roles={2: "scale", 3: "bias"},
+        keeps_width=True,
     ),
     Operator(
         "EmbedLayerNormalization",
         MICROSOFT,
+        normed=2,
         roles={2: "embedding", 3: "embedding", 4: "embedding", 5: "scale", 6: "bias"},
     ),
 )

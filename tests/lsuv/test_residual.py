@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnxruntime as ort
 import pytest
+from corpus import ABSENT, CORPUS, ENTRIES, batches_of
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from oracle import normal, parse
 
@@ -490,3 +491,44 @@ def test_measured_by_another_rule() -> None:
     assert onnx_lsuv.measure(auto.model, batch, baseline=onnx_lsuv.measure(auto.model, batch)).good
     trained = onnx_lsuv.measure(onnx_lsuv.from_proto(model), batch)
     assert not any("residual" in note for note in trained.notes)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_sums_in_one_node_with_a_normalisation(whole: bool) -> None:
+    """As ONNX Runtime's optimiser fuses them; a block that reads what was normalised alone goes on with that."""
+    net, parts = Net(), (["y", "", "", "s"] if whole else ["y"])
+    ones = net.constant("g", np.ones(WIDTH))
+    skip = x = net.layer("x", "embed")
+    for i in range(3):
+        outputs = [f"{part}{i}" if part else "" for part in parts]
+        node = helper.make_node("SkipLayerNormalization", [net.branch(x, f"b{i}"), skip, ones], outputs)
+        node.domain = "com.microsoft"
+        net.nodes.append(node)
+        x, skip = outputs[0], outputs[-1]
+    model = net.model(net.layer(x, "head"))
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    batch = {"x": data(model)}
+    assert chosen(model) == ([[f"b{i}.2" for i in range(3)]] if whole else [])
+    if whole:
+        result = onnx_lsuv.initialize(onnx_lsuv.from_proto(model), batch)
+        start, *own = stds(ModelProto.FromString(onnx_lsuv.to_bytes(result.model)), batch, ["embed", "b0.2", "b2.2"])
+        assert own == pytest.approx([start / math.sqrt(3)] * 2, rel=0.005)
+
+
+WITH_STREAMS = {"hf__hf_whisper_encoder__ts": 4, "microsoft_onnxruntime-genai__tiny-random-gpt2-fp32_past": 10}
+WITH_STREAMS |= {"hf__hf_vit__dynamo": 4, "keijiro_SelfieBarracuda__selfie_segmentation_landscape": 4}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WITH_STREAMS)
+def test_a_real_model_is_checked_by_the_same_rule(name: str) -> None:
+    (entry,) = (each for each in ENTRIES if each["file"] == f"{name}.onnx") if ENTRIES else (None,)
+    if entry is None:
+        pytest.skip(ABSENT)
+    batches = batches_of(entry)
+    result = onnx_lsuv.initialize(onnx_lsuv.load(CORPUS / entry["file"]), batches)
+    found = onnx_lsuv.measure(result.model, batches)
+    assert found.good
+    assert sum(row.status == "ok" and row.target != 1 for row in found.layers) == WITH_STREAMS[name]
+    off = onnx_lsuv.initialize(onnx_lsuv.load(CORPUS / entry["file"]), batches, residual="off")
+    assert any("give residual='off'" in note for note in onnx_lsuv.measure(off.model, batches).notes)
