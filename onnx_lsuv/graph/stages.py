@@ -81,6 +81,7 @@ def build(  # noqa: PLR0913  (what a graph depends on, each by itself)
     centred: Mapping[str, int] = MappingProxyType({}),
     shifted: Set[str] = frozenset(),
     block: int = 1,
+    longest: int | None = None,
     samples: Samples | None = None,
 ) -> Calibration:
     """Return the calibration graph of a plan, or with `rescale=False` the graph that only measures.
@@ -94,6 +95,7 @@ def build(  # noqa: PLR0913  (what a graph depends on, each by itself)
         centred: channels of the layers whose channels are to have a mean of 0, by weight key.
         shifted: keys of the records that are measured about the mean.
         block: channels side by side in ONNX Runtime's layout for convolutions; 1 where there is none.
+        longest: nodes that go into a stage at most; None for `STAGE_NODES`.
         samples: how they lie in the data, to measure the share of signal beside.
     """
     values = infer(plan.program, shapes)
@@ -111,7 +113,8 @@ def build(  # noqa: PLR0913  (what a graph depends on, each by itself)
         rw.samples, rw.orders = samples, orders(program, samples, values)
     nodes, records = rewrite(rw)
     wanted = {*(name for names in records.values() for name in names), *rw.cuts, *rw.sums.values()}
-    return Calibration(program, graph, tuple(_stages(nodes, wanted, rw)), records, values, rw.rough, rw.sums)
+    stages = tuple(_stages(nodes, wanted, rw, longest or STAGE_NODES))
+    return Calibration(program, graph, stages, records, values, rw.rough, rw.sums)
 
 
 def _prefix(program: Program) -> str:
@@ -133,10 +136,10 @@ def _reads(node: NodeProto) -> Iterable[str]:
             yield from (value.name for value in attribute.g.output)
 
 
-def _stages(nodes: Sequence[NodeProto], wanted: Set[str], rw: RewriteContext) -> Iterable[Stage]:
+def _stages(nodes: Sequence[NodeProto], wanted: Set[str], rw: RewriteContext, longest: int) -> Iterable[Stage]:
     program, cuts = rw.plan.program, rw.cuts
     reads = [tuple(dict.fromkeys(_reads(node))) for node in nodes]
-    turns = _turns(nodes, reads, wanted, rw)
+    turns = _turns(nodes, reads, wanted, rw, longest)
     made = {name: turn for i, turn in turns.items() for name in nodes[i].output if name}
     last_read: dict[str, tuple[int, int]] = {}
     for i, turn in turns.items():
@@ -166,7 +169,7 @@ def _stages(nodes: Sequence[NodeProto], wanted: Set[str], rw: RewriteContext) ->
 
 
 def _turns(
-    nodes: Sequence[NodeProto], reads: Sequence[Sequence[str]], wanted: Set[str], rw: RewriteContext
+    nodes: Sequence[NodeProto], reads: Sequence[Sequence[str]], wanted: Set[str], rw: RewriteContext, longest: int
 ) -> dict[int, tuple[int, int]]:
     """Return when each node that something wanted depends on runs: its level, and what comes first in a level."""
     cuts, makers = rw.cuts, {name: i for i, node in enumerate(nodes) for name in node.output if name}
@@ -193,7 +196,7 @@ def _turns(
         before = [source for mate in mates for source in sources[mate]]
         # What is run again gives its values after the last run.
         step = max((level[at] + (cut or at in together) for at, cut in before if at not in mates), default=0)
-        while filled.get(step, 0) >= STAGE_NODES:
+        while filled.get(step, 0) >= longest:
             step += 1
         level |= dict.fromkeys(mates, step)
         filled[step] = filled.get(step, 0) + len(mates)

@@ -190,6 +190,7 @@ def _records(
     shapes, block = shapes_of(data), runtime.block(device)
     targets: dict[str, float | Part | None] = {**aims.stds, **aims.streams}
     graph = partial(build, plan, shapes, rescale=False, staged=False, targets=targets, block=block, samples=samples)
+    graph = partial(graph, longest=device.provider.nodes)
     return repeat_for_large_means(
         graph(),
         lambda shifted: graph(shifted=shifted),
