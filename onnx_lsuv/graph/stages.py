@@ -5,7 +5,8 @@ are a stage: it runs over all batches, its cuts are pooled, and only what later 
 once per batch, whatever the number of layers; what comes from constants and cuts alone, such as a filter in another
 layout, is a stage of its own that runs once for all batches. A node with records in its scopes is one too, and is run
 again until they stay. Without cuts there is one stage, or a few where the graph is long. Nodes that no record depends
-on are left out: the model's own outputs, and all that follows its last layer.
+on are left out: the model's own outputs, and all that follows its last layer. Of repeated blocks come stages that
+differ in names alone: `likeness` tells them, and one session serves them all.
 """
 
 from __future__ import annotations
