@@ -98,9 +98,12 @@ def loaded_on_use(package: str, names: "Sequence[str]", modules: str) -> "Callab
         from importlib import import_module  # noqa: PLC0415
 
         for module in modules.split() if name in names else ():
-            found = vars(import_module(f"{package}.{module}"))
-            if name in found or name in found.get("__all__", ()):
-                return getattr(import_module(f"{package}.{module}"), name)
+            loaded = import_module(f"{package}.{module}")
+            if name in vars(loaded) or name in vars(loaded).get("__all__", ()):
+                value = getattr(loaded, name)
+                if not hasattr(loaded, "__path__"):  # its own, which stays: the way here is long
+                    setattr(import_module(package), name, value)
+                return value
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return load

@@ -125,6 +125,36 @@ def test_bars(load: Load) -> None:
     assert [rows.number(value) for value in (0.01234, 1.0, 99.96, 123.4, None)] == ["0.0123", "1.00", "100", "123", ""]
 
 
+LOG = """1 0.1 HANDLE cublas
+1 0.1 BLASLT cublasLtCreate
+1 0.1 HANDLE cudnn
+1 0.2 MALLOC 2000000 used 2000384
+1 0.3 H2D sync 500
+1 0.3 SYNC stream
+1 0.4 SYNC device
+2 0.5 MALLOC 1000000 used 3000832
+2 0.5 H2D async 1500
+2 0.6 CUDNN conv N8 C3
+2 0.7 LAUNCH 1,1,1 256 _Z6kernel
+2 0.8 D2D async 64
+2 0.9 D2H async 32
+2 1.0 FREE 2000384 used 1000448
+0 1.0 END peak 3000832
+"""
+
+
+def test_the_log_of_emulated_cuda(load: Load, tmp_path: Path) -> None:
+    cuda = load("cuda")
+    (tmp_path / "log").write_text(LOG)
+    log = cuda.read_log(tmp_path / "log")
+    assert log == cuda.Log(1, 2, 2, 2, 2000, 1, 32, 3000832)
+    row = {"title": "net", "CPU": 4.0, "CUDA": 2.0, "plain CUDA": 1.0, "log": {"columns": log.columns()}}
+    text = cuda.as_markdown([row, {"title": "other", "failed": "boom"}])
+    assert "| net | 4 | 2 | 1 | 2 | 2 |" in text
+    assert "| net | 1 | 2 | 2 | 2 | 0.0 | 1 | 0.0 | 3.0 |" in text
+    assert "| other | boom |" in text
+
+
 def test_memory_is_what_no_file_backs(load: Load, tmp_path: Path) -> None:
     """Of 64 MB of its own and 128 MB of a mapped file, only the former count."""
     processes = load("processes")

@@ -5,7 +5,8 @@ are a stage: it runs over all batches, its cuts are pooled, and only what later 
 once per batch, whatever the number of layers; what comes from constants and cuts alone, such as a filter in another
 layout, is a stage of its own that runs once for all batches. A node with records in its scopes is one too, and is run
 again until they stay. Without cuts there is one stage, or a few where the graph is long. Nodes that no record depends
-on are left out: the model's own outputs, and all that follows its last layer.
+on are left out: the model's own outputs, and all that follows its last layer. Of repeated blocks come stages that
+differ in names alone: `likeness` tells them, and one session serves them all.
 """
 
 from __future__ import annotations
@@ -96,6 +97,7 @@ def build(  # noqa: PLR0913  (what a graph depends on, each by itself)
     centred: Mapping[str, int] = MappingProxyType({}),
     shifted: Set[str] = frozenset(),
     block: int = 1,
+    longest: int | None = None,
     samples: Samples | None = None,
     beside: Set[str] = frozenset(),
 ) -> Calibration:
@@ -110,6 +112,7 @@ def build(  # noqa: PLR0913  (what a graph depends on, each by itself)
         centred: channels of the layers whose channels are to have a mean of 0, by weight key.
         shifted: keys of the records that are measured about the mean.
         block: channels side by side in ONNX Runtime's layout for convolutions; 1 where there is none.
+        longest: nodes that go into a stage at most; None for `STAGE_NODES`.
         samples: how they lie in the data, to measure the share of signal beside.
         beside: when only measuring, values of the main graph to measure too, as far as they are known to be floats, and
             not too large where no layer depends on them.
@@ -134,7 +137,7 @@ def build(  # noqa: PLR0913  (what a graph depends on, each by itself)
     nodes, records = rewrite(rw)
     asked = {name for each in rw.units.values() for name in (each.peaks, each.beyond) if name}
     wanted = {*(name for names in records.values() for name in names), *rw.cuts, *rw.sums.values(), *asked}
-    stages = tuple(_stages(nodes, wanted, rw))
+    stages = tuple(_stages(nodes, wanted, rw, longest or STAGE_NODES))
     return Calibration(program, graph, stages, records, values, rw.rough, rw.sums, rw.units)
 
 
@@ -162,10 +165,10 @@ def _reads(node: NodeProto) -> Iterable[str]:
             yield from (value.name for value in attribute.g.output)
 
 
-def _stages(nodes: Sequence[NodeProto], wanted: Set[str], rw: RewriteContext) -> Iterable[Stage]:
+def _stages(nodes: Sequence[NodeProto], wanted: Set[str], rw: RewriteContext, longest: int) -> Iterable[Stage]:
     program, cuts = rw.plan.program, rw.cuts
     reads = [tuple(dict.fromkeys(_reads(node))) for node in nodes]
-    turns = _turns(nodes, reads, wanted, rw)
+    turns = _turns(nodes, reads, wanted, rw, longest)
     made = {name: turn for i, turn in turns.items() for name in nodes[i].output if name}
     last_read: dict[str, tuple[int, int]] = {}
     for i, turn in turns.items():
@@ -195,7 +198,7 @@ def _stages(nodes: Sequence[NodeProto], wanted: Set[str], rw: RewriteContext) ->
 
 
 def _turns(
-    nodes: Sequence[NodeProto], reads: Sequence[Sequence[str]], wanted: Set[str], rw: RewriteContext
+    nodes: Sequence[NodeProto], reads: Sequence[Sequence[str]], wanted: Set[str], rw: RewriteContext, longest: int
 ) -> dict[int, tuple[int, int]]:
     """Return when each node that something wanted depends on runs: its level, and what comes first in a level."""
     cuts, makers = rw.cuts, {name: i for i, node in enumerate(nodes) for name in node.output if name}
@@ -222,7 +225,7 @@ def _turns(
         before = [source for mate in mates for source in sources[mate]]
         # What is run again gives its values after the last run.
         step = max((level[at] + (cut or at in together) for at, cut in before if at not in mates), default=0)
-        while filled.get(step, 0) >= STAGE_NODES:
+        while filled.get(step, 0) >= longest:
             step += 1
         level |= dict.fromkeys(mates, step)
         filled[step] = filled.get(step, 0) + len(mates)

@@ -7,7 +7,7 @@ about the mean. If what follows from it moves another mean too far, all records 
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -80,7 +80,8 @@ class _CarriedValue:
 
     value: Any
     reserved: int = 0  # bytes of the budget
-    array: Array | None = None  # the mapped array that it lives in
+    scratch: Scratch | None = None  # whose budget
+    array: Array | None = None  # the array that it lives in
 
 
 _Carried = dict[str, _CarriedValue]
@@ -95,6 +96,7 @@ class _Run:
     new: Mapping[str, Array]
     device: Device
     scratch: Scratch
+    near: Scratch  # the budget of the device's own memory, or the same
     wide: bool  # bfloat16 is computed in float32
     elements: Mapping[str, int]  # types of the inputs
     carried: list[_Carried]  # by batch
@@ -132,8 +134,9 @@ def execute(
     program = calibration.program
     elements = {value.name: value.type.tensor_type.elem_type for value in program.body.inputs}
     carried: list[_Carried] = [{} for _ in range(len(batches))]
-    wide = computes_wide(program, device)
-    run = _Run(calibration, batches, new, device, scratch, wide, elements, carried, joins=calibration.joined)
+    wide, room = computes_wide(program, device), runtime.room(device)
+    near = scratch if room is None else Scratch(min(scratch.budget, room // 2))
+    run = _Run(calibration, batches, new, device, scratch, near, wide, elements, carried, joins=calibration.joined)
     total, done = sum(1 if stage.once else len(batches) for stage in calibration.stages), 0
     with closing(_loaded(run)) as loaded:
         for stage, session in loaded:
@@ -234,36 +237,44 @@ def computes_wide(program: Program, device: Device) -> bool:
 
 
 def _loaded(run: _Run) -> Generator[_Loaded, None, None]:
-    """Yield each stage with its session; while it runs, the next one is loaded."""
-    shared: OrderedDict[bytes, tuple[Session, tuple[str, ...]]] = OrderedDict()
+    """Yield each stage with its session; while it runs on the CPU, the next one is loaded.
 
-    def load(stage: Stage) -> _Loaded:
-        model = _close(run, stage)
-        like = likeness(model) if len(run.calibration.stages) > 1 else None
-        if like and like[0] in shared:
-            shared.move_to_end(like[0])
-            session, names = shared[like[0]]
-            return stage, replace(session, names=dict(zip(like[1], names, strict=True)))
+    On a GPU not: it may still read what the running session has given back, and no other must take that meanwhile.
+    """
+    shared: OrderedDict[bytes, tuple[Session, tuple[str, ...]]] = OrderedDict()
+    stages = iter(run.calibration.stages)
+    if run.device.kind != "cpu":
+        yield from (_load(run, stage, shared) for stage in stages)
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="load") as pool:
+
+        def started() -> list[Future[_Loaded]]:
+            return [pool.submit(_load, run, stage, shared) for stage in islice(stages, 1)]
+
+        coming = started()
+        while coming:
+            loaded = coming[0].result()
+            coming = started()
+            yield loaded
+
+
+def _load(run: _Run, stage: Stage, shared: OrderedDict[bytes, tuple[Session, tuple[str, ...]]]) -> _Loaded:
+    """Load a stage, or take the session of one that is like it, from those with their names that are kept."""
+    model = _close(run, stage)
+    like = likeness(model) if len(run.calibration.stages) > 1 else None
+    if like and like[0] in shared:
+        shared.move_to_end(like[0])
+        session, names = shared[like[0]]
+        session = replace(session, names=dict(zip(like[1], names, strict=True)))
+    else:
         session = runtime.load(model.SerializeToString(), run.device, fold=stage.folds)
         if like:
             shared[like[0]] = session, like[1]
             if len(shared) > _SHARED:
                 shared.popitem(last=False)
-        return stage, session
-
-    stages, coming = iter(run.calibration.stages), deque[Future[_Loaded]]()
-    with ThreadPoolExecutor(1, thread_name_prefix="load") as pool:
-
-        def start() -> None:
-            coming.extend(pool.submit(load, stage) for stage in islice(stages, 1))
-
-        start()
-        while coming:
-            stage, session = coming.popleft().result()
-            made = runtime.output_types(session)
-            run.types |= {name: made[name] for name in stage.kept}
-            start()
-            yield stage, session
+    made = runtime.output_types(session)
+    run.types |= {name: made[name] for name in stage.kept}
+    return stage, session
 
 
 def _close(run: _Run, stage: Stage) -> ModelProto:
@@ -277,20 +288,23 @@ def _fed(run: _Run, stage: Stage) -> list[str]:
 
 
 def _carry(run: _Run, value: Any) -> _CarriedValue:
-    """Keep a value where it is, or, on the host beyond the budget, in a file."""
-    if run.device.kind != "cpu" or not value.is_tensor() or value.data_type() == "tensor(string)":
+    """Keep a value where it is, beyond the budget of that memory on the host, and beyond that budget in a file."""
+    if not runtime.has_array(value):
         return _CarriedValue(value)
     size = value.tensor_size_in_bytes()
-    if run.scratch.reserve(size):
-        return _CarriedValue(value, size)
-    array = run.scratch.mapped(runtime.array_of(value))
-    return _CarriedValue(runtime.value_of(array, value.element_type()), 0, array)
+    if run.near.reserve(size):
+        return _CarriedValue(value, size, run.near)
+    array = run.scratch.keep(runtime.array_of(value))
+    reserved = 0 if isinstance(array, np.memmap) else size
+    return _CarriedValue(runtime.value_of(array, value.element_type()), reserved, run.scratch, array)
 
 
 def _drop(run: _Run, store: _Carried, names: Iterable[str]) -> None:
     for name in names:
         if name in store:
-            run.scratch.release(store.pop(name).reserved)
+            dropped = store.pop(name)
+            if dropped.scratch:
+                dropped.scratch.release(dropped.reserved)
 
 
 def _comes_from_file(program: Program, name: str) -> bool:

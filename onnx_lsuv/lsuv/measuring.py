@@ -213,6 +213,7 @@ def _records(
     graph = partial(
         build, plan, shapes, rescale=False, staged=False, targets=targets, block=block, samples=samples, beside=beside
     )
+    graph = partial(graph, longest=device.provider.nodes)
     return repeat_for_large_means(
         graph(),
         lambda shifted: graph(shifted=shifted),

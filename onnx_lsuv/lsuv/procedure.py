@@ -130,6 +130,7 @@ def _graph(task: _Task, shifted: Set[str] = frozenset()) -> Calibration:
         centred={key: centre.channels for key, centre in task.centres.items()},
         shifted=shifted,
         block=runtime.block(task.device),
+        longest=task.device.provider.nodes,
     )
 
 

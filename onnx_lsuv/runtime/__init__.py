@@ -16,11 +16,11 @@ from onnx_lsuv import loaded_on_use
 
 TYPE_CHECKING = False  # as typing has it, which takes longer to load than the rest
 if TYPE_CHECKING:
-    from onnx_lsuv.runtime.devices import Device, block, device_of, open_device
+    from onnx_lsuv.runtime.devices import Device, block, device_of, open_device, room
     from onnx_lsuv.runtime.package import version
     from onnx_lsuv.runtime.providers import check_device, device_words
     from onnx_lsuv.runtime.sessions import Session, keeping, load, output_types, release, run
-    from onnx_lsuv.runtime.values import array_of, value_of
+    from onnx_lsuv.runtime.values import array_of, has_array, value_of
 
 __all__ = [
     "Device",
@@ -30,11 +30,13 @@ __all__ = [
     "check_device",
     "device_of",
     "device_words",
+    "has_array",
     "keeping",
     "load",
     "open_device",
     "output_types",
     "release",
+    "room",
     "run",
     "value_of",
     "version",

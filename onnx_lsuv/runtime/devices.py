@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from numbers import Integral
 
 from onnx_lsuv.errors import DeviceError, UsageError
@@ -87,6 +88,12 @@ def device_of(device: str | Device, *, threads: int | None = None) -> Device:
 def block(device: Device) -> int:
     """Return how many channels ONNX Runtime puts side by side for convolutions on a device; 1 where it does not."""
     return blocks.block() if device.provider.in_blocks else 1
+
+
+@lru_cache
+def room(device: Device) -> int | None:
+    """Return how many bytes of a device's own memory were free when it was first asked; None where it has none."""
+    return device.provider.room(package(), device.index)
 
 
 @contextlib.contextmanager

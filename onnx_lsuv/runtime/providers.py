@@ -24,12 +24,15 @@ class Provider:
     name: str  # ONNX Runtime's
     package: str  # what installs ONNX Runtime with it
     memory: str = "cpu"  # where its values lie, in ONNX Runtime's words
+    arena: str = "cpu"  # and in those for what it keeps there
+    room: Callable[[Any, int], int | None] = lambda ort, index: None  # bytes free there, where it is not the host's
     numbered: bool = False  # there may be several: the word may be followed by ":N"
     automatic: bool = False  # `auto` takes it where it lacks nothing, before those of the rows above
     nicknames: tuple[str, ...] = ()  # words that mean it, for "did you mean"
     needs: str = ""  # what must be so for it to start, beside what `missing` looks for
     missing: Callable[[Any, int], str | None] = lambda ort, index: None  # what the device of a number lacks here
     options: Callable[[int, bool], Mapping[str, str]] = lambda index, tf32: {}  # by number, and whether TF32 is allowed
+    nodes: int | None = None  # of a graph that go into a session at most; None for the usual number
     in_blocks: bool = False  # it may have the layout for convolutions that `blocks` tries
 
 
@@ -66,6 +69,17 @@ def _missing_for_cuda(ort: Any, index: int) -> str | None:
     return None
 
 
+def _room_on_cuda(ort: Any, index: int) -> int | None:
+    import ctypes  # noqa: PLC0415
+    import sys  # noqa: PLC0415
+
+    major = str(ort.cuda_version).partition(".")[0]
+    library = ctypes.CDLL(f"cudart64_{major}.dll" if sys.platform == "win32" else f"libcudart.so.{major}")
+    free, total = ctypes.c_size_t(0), ctypes.c_size_t(0)
+    failed = library.cudaSetDevice(index) or library.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total))
+    return None if failed else free.value
+
+
 def _cuda_options(index: int, tf32: bool) -> dict[str, str]:
     return {"device_id": str(index), "use_tf32": "1" if tf32 else "0", "cudnn_conv_algo_search": "HEURISTIC"}
 
@@ -78,6 +92,9 @@ PROVIDERS = (
         "CUDAExecutionProvider",
         "onnxruntime-gpu",
         memory="cuda",
+        arena="gpu",
+        room=_room_on_cuda,
+        nodes=2500,  # each session makes handles of CUDA's libraries, and a run of it ends with the GPU idle
         numbered=True,
         automatic=True,
         nicknames=("gpu", "nvidia"),

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -80,7 +80,8 @@ def load(model: bytes, device: Device, *, fold: bool = True, optimize: bool = Tr
     # Buffers are used once: planning them ahead for the next run is lost work.
     options.enable_mem_pattern = False
     # The next stage takes the memory of the last one: fresh memory is slow to touch.
-    _share_memory()
+    for each in {device, Device("cpu", 1)}:
+        _share_memory(each.provider.name, each.kind, each.index)
     options.add_session_config_entry("session.use_env_allocators", "1")
     # Threads that wait by spinning take the cores from the next stage's session, and from everybody else.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -96,10 +97,15 @@ def load(model: bytes, device: Device, *, fold: bool = True, optimize: bool = Tr
     off += ["TransposeOptimizer"] if b"block_size" in model else []
     provider = device.provider
     providers = {provider.name: provider.options(device.index, device.allow_tf32), "CPUExecutionProvider": {}}
-    try:
+
+    def work() -> Any:
         # The session's threads inherit the affinity of the thread that makes them.
         with limited(device.threads):
-            session = ort.InferenceSession(model, options, providers=list(providers.items()), disabled_optimizers=off)
+            return ort.InferenceSession(model, options, providers=list(providers.items()), disabled_optimizers=off)
+
+    try:
+        # Each thread that has to do with a GPU has handles of its libraries made; so the one that runs loads too.
+        session = work() if device.kind == "cpu" else _interruptible(work, lambda: None)
     except Exception as error:
         raise _refused(error) from error
     if session.get_providers()[0] != provider.name:
@@ -148,13 +154,12 @@ def run(session: Session, inputs: Mapping[str, Any], outputs: Sequence[str], on_
 
     def work() -> None:
         with limited(device.threads):
-            # In the thread that runs, since each that copies to a GPU has handles of its libraries made.
             for name, value in inputs.items():
                 binding.bind_ortvalue_input(session.names.get(name, name), value)
             session.session.run_with_iobinding(binding, options)
 
     try:
-        _interruptible(work, options)
+        _interruptible(work, partial(setattr, options, "terminate", True))
     except Exception as error:
         text = _message(error)
         if re.search(
@@ -165,20 +170,19 @@ def run(session: Session, inputs: Mapping[str, Any], outputs: Sequence[str], on_
     return dict(zip(outputs, binding.get_outputs(), strict=True))
 
 
-def _interruptible(work: Callable[[], None], options: Any) -> None:
-    """Run something of ONNX Runtime so that a signal ends it, between two of its nodes.
+def _interruptible(work: Callable[[], Any], stop: Callable[[], None]) -> Any:
+    """Return what something of ONNX Runtime gives, but for a signal, which stops it, between two of its nodes.
 
     This is for callers of the library: Python answers signals in its main thread only, and not before that comes back
     from C++; so the main thread waits. The command line has a thread that ends the process, and needs none of it.
     """
     if threading.current_thread() is not threading.main_thread():
-        work()
-        return
+        return work()
     running = _beside(os.getpid()).submit(work)
     try:
-        running.result()
+        return running.result()
     except BaseException:
-        options.terminate = True
+        stop()
         wait([running])
         raise
     finally:
@@ -191,32 +195,37 @@ def _beside(process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix=f"run-{process}")
 
 
-@lru_cache(maxsize=1)
-def _share_memory() -> None:
-    """Make the allocator of host memory that all sessions share."""
+@lru_cache
+def _share_memory(provider: str, kind: str, index: int) -> None:
+    """Make the allocator of a device's memory that all sessions share."""
     ort = package()
-    host = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-    # It grows by what is asked for, not to the next power of two.
-    ort.create_and_register_allocator(host, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
+    place = ort.OrtMemoryInfo(
+        kind.capitalize(), ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, index, ort.OrtMemType.DEFAULT
+    )
+    # On the host it grows by what is asked for, not to the next power of two; but a GPU takes long for each time.
+    most = {"arena_extend_strategy": 0, "max_power_of_two_extend_bytes": 1 << 26}
+    config = ort.OrtArenaCfg({"arena_extend_strategy": 1} if kind == "cpu" else most)
+    ort.create_and_register_allocator_v2(provider, place, {"device_id": str(index)} if index else {}, config)
 
 
 def release(device: Device) -> None:
-    """Give back the host memory that the runs so far took and no value holds any more, if the device does not keep it.
+    """Give back the memory that the runs so far took and no value holds any more, if the device does not keep it.
 
     It is slow to come again, so a device that a caller opened keeps it for the next run.
     """
     if device.kept:
         return
     ort = package()
-    tensor = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    tensor = helper.make_tensor_value_info("x", TensorProto.FLOAT, [0])
     node = helper.make_node("Identity", ["x"], ["y"])
     graph = helper.make_graph([node], "nothing", [tensor], [onnx.ValueInfoProto(name="y")])
     model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 13)])
-    session = load(model.SerializeToString(), Device("cpu", 1))
-    # The allocator is cleared out at the end of a run that asks for it.
+    session = load(model.SerializeToString(), replace(device, threads=1, custom_ops=()))
+    # The allocators are cleared out at the end of a run that asks for it.
     options = ort.RunOptions()
-    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-    session.session.run(None, {"x": np.zeros(1, np.float32)}, options)
+    places = dict.fromkeys(("cpu:0", f"{device.provider.arena}:{device.index}"))
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", ";".join(places))
+    session.session.run(None, {"x": np.zeros(0, np.float32)}, options)
 
 
 def _refused(error: Exception) -> LsuvError:

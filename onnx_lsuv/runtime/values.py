@@ -70,6 +70,11 @@ def type_of(text: str) -> TypeProto:
     return result
 
 
+def has_array(value: Any) -> bool:
+    """Say whether `array_of` gives an OrtValue's contents, and `value_of` it again."""
+    return bool(value.is_tensor()) and value.element_type() in _NUMPY - {TensorProto.STRING}
+
+
 def array_of(value: Any) -> NDArray[Any]:
     """Return an OrtValue's contents on the host."""
     return np.asarray(value.numpy())

@@ -1,6 +1,6 @@
 """Calibrate a model as the command does and print as JSON what the calibration took: session and run with statistics.
 
-    python calibrate.py MODEL BATCH.npy [--batches K]
+    python calibrate.py MODEL BATCH.npy [--batches K] [--device cpu]
 
 The images go through in K batches of equal size. Reading the model and drawing the weights come first and are not
 counted. The graph's making, the sessions, the runs and the rescaling of the weights are; the graph is made while the
@@ -49,11 +49,12 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--batches", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     images = np.load(args.data)
     procedure.Clock = Clock
     batches = [{"image": part} for part in np.split(images, args.batches)]
-    result = onnx_lsuv.initialize(onnx_lsuv.load(args.model), batches)
+    result = onnx_lsuv.initialize(onnx_lsuv.load(args.model), batches, device=args.device)
     times = {"wall": result.seconds["calibrate"] + graph, "cpu": Clock.cpu["calibrate"] + graph}
     json.dump(times | {"phases": {**result.seconds, "graph": graph}, "layers": len(result.layers)}, sys.stdout)
 
