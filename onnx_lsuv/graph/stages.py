@@ -77,6 +77,7 @@ def build(  # noqa: PLR0913  (what a graph depends on, each by itself)
     centred: Mapping[str, int] = MappingProxyType({}),
     shifted: Set[str] = frozenset(),
     block: int = 1,
+    as_written: bool = False,
     samples: Samples | None = None,
 ) -> Calibration:
     """Return the calibration graph of a plan, or with `rescale=False` the graph that only measures.
@@ -90,6 +91,7 @@ def build(  # noqa: PLR0913  (what a graph depends on, each by itself)
         centred: channels of the layers whose channels are to have a mean of 0, by weight key.
         shifted: keys of the records that are measured about the mean.
         block: channels side by side in ONNX Runtime's layout for convolutions; 1 where there is none.
+        as_written: convolutions are computed in the plain layout all the same.
         samples: how they lie in the data, to measure the share of signal beside.
     """
     values = infer(plan.program, shapes)
@@ -100,7 +102,12 @@ def build(  # noqa: PLR0913  (what a graph depends on, each by itself)
     program = plan.program
     graph = GraphBuilder(program.opset, _prefix(program), rows=block > 1)
     reps = Representations(
-        ScopeBuilder(graph, top=True), block, values, program.constants, plan.zeroed, program.consumers
+        ScopeBuilder(graph, top=True),
+        1 if as_written else block,
+        values,
+        program.constants,
+        plan.zeroed,
+        program.consumers,
     )
     rw = RewriteContext(plan, rescale, staged, targets, values, centred, shifted, graph, reps)
     if samples is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Unpack
+from typing import Any, Unpack
 
 from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batches, Data
@@ -77,7 +77,7 @@ def measure(  # noqa: PLR0913  (what is measured, against what, and where are th
         aims = aims_of(plan, settings) if like is None else _aims_like(like, plan)
         if had is not None:
             aims, told = aimed_at(aims, plan, had)
-        records = _records(plan, data, aims, where, scratch, progress, samples_of(data))
+        records = _records(plan, data, aims, where, scratch, progress, samples_of(data), as_written=like is not None)
         aims = aims.resolved(records)
     runtime.release(where)
 
@@ -183,13 +183,19 @@ def _records(
     scratch: Scratch,
     progress: Progress,
     samples: Samples | None = None,
+    *,
+    as_written: bool = True,
 ) -> dict[str, Record]:
-    """Return the moments of each layer's output, by weight key; before it may stand what the weight gives alone."""
+    """Return the moments of each layer's output, by weight key; before it may stand what the weight gives alone.
+
+    What was calibrated in blocks is verified `as_written`.
+    """
     if not plan.layers:
         return {}
     shapes, block = shapes_of(data), runtime.block(device)
     targets: dict[str, float | Part | None] = {**aims.stds, **aims.streams}
-    graph = partial(build, plan, shapes, rescale=False, staged=False, targets=targets, block=block, samples=samples)
+    how: dict[str, Any] = {"rescale": False, "staged": False, "block": block, "as_written": as_written}
+    graph = partial(build, plan, shapes, targets=targets, samples=samples, **how)
     return repeat_for_large_means(
         graph(),
         lambda shifted: graph(shifted=shifted),
