@@ -60,30 +60,29 @@ def _bounded(scope: ScopeBuilder, var: str, elem_type: int) -> str:
 
 def write_norm_in_blocks(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> bool:
     """Write a BatchNormalization of the main graph on an image in blocks; say whether it was."""
-    norm, source, output, reps = rw.norms[node], node.inputs[0], node.outputs[0], rw.reps
-    width, key, rep, image = rw.columns(norm), key_of(norm), reps.of(source), reps.image(source)
+    norm, source, output, reps = rw.norms.get(node), node.inputs[0], node.outputs[0], rw.reps
+    if norm is None and (rw.rescale or node.op != "BatchNormalization" or node.inputs[3] not in reps.constants):
+        return False
+    width = reps.constants[node.inputs[3]].size if norm is None else rw.columns(norm)
+    rep, image = reps.of(source), reps.image(source)
     # What has no known shape stays in the plain layout.
     if not rep.blocked or any(node.outputs[1:]) or image is None or image[1] != width or reps.image(output) != image:
         return False
-    measured = rw.moments_in_blocks(scope, rep.name, image, key)
-    if measured is None:
-        return False
-    factor = scope.cast(rep.factor, TensorProto.DOUBLE) if rep.factor is not None else None
-
-    def own() -> Moments:
-        if factor is None:
-            return measured
-        square = scope.op("Mul", factor, factor)
-        mean, var = scope.op("Mul", measured.mean, factor), scope.op("Mul", measured.var, square)
-        return Moments(measured.count, mean, var, rough=measured.rough)
-
-    found = rw.decide(scope, norm, own)
+    factor, found = None, None
+    if norm is not None:
+        measured = rw.moments_in_blocks(scope, rep.name, image, key_of(norm))
+        if measured is None:
+            return False
+        factor = scope.cast(rep.factor, TensorProto.DOUBLE) if rep.factor is not None else None
+        found = rw.decide(scope, norm, lambda: _times(scope, measured, factor))
     epsilon = scope.double(node.attributes.real("epsilon", 1e-5))
     # The model may compute them.
-    operands = node.inputs[1 : 5 if node in rw.stored else 3]
+    operands = node.inputs[1 : 5 if norm is None or node in rw.stored else 3]
     reps.materialise(*operands)
     gain, bias, *stored = (scope.cast(name, TensorProto.DOUBLE) for name in operands)
-    mean, var = stored or (found.mean, _bounded(scope, found.var, TensorProto.DOUBLE))
+    if found is not None and not stored:
+        stored = [found.mean, _bounded(scope, found.var, TensorProto.DOUBLE)]
+    mean, var = stored
     gain = scope.op("Div", gain, scope.op("Sqrt", scope.op("Add", var, epsilon)))
     shift = scope.cast(scope.op("Sub", bias, scope.op("Mul", gain, mean)), TensorProto.FLOAT)
     scale = scope.cast(gain if factor is None else scope.op("Mul", gain, factor), TensorProto.FLOAT)
@@ -91,3 +90,12 @@ def write_norm_in_blocks(rw: RewriteContext, scope: ScopeBuilder, node: Node) ->
     reps.current[output] = Representation(made.output[0], None, True)
     reps.fusible[output] = made
     return True
+
+
+def _times(scope: ScopeBuilder, measured: Moments, factor: str | None) -> Moments:
+    """Write the moments of a value that comes to so many times what was measured."""
+    if factor is None:
+        return measured
+    square = scope.op("Mul", factor, factor)
+    mean, var = scope.op("Mul", measured.mean, factor), scope.op("Mul", measured.var, square)
+    return Moments(measured.count, mean, var, rough=measured.rough)

@@ -30,7 +30,7 @@ from onnx_lsuv.graph.models import with_rank
 from onnx_lsuv.graph.norms import write_norm, write_norm_in_blocks
 from onnx_lsuv.graph.records import ROWS, first_usable, reached_or
 from onnx_lsuv.graph.representations import write_node
-from onnx_lsuv.graph.scaling import write_layer, write_waiting_layer
+from onnx_lsuv.graph.scaling import write_layer, write_layer_in_blocks, write_waiting_layer
 from onnx_lsuv.graph.state import RewriteContext, empty_trail, unreached
 from onnx_lsuv.graph.units import write_units
 from onnx_lsuv.program import Body, Node, tensor_type
@@ -49,7 +49,7 @@ def rewrite(rw: RewriteContext) -> tuple[list[NodeProto], dict[str, tuple[str, .
 
 def _write_body(rw: RewriteContext, scope: ScopeBuilder, body: Body) -> None:
     for node in rw.plan.order.get(body, body.nodes):
-        if scope.top and rw.rescale:
+        if scope.top and (rw.rescale or rw.reps.block > 1):
             if _write_waiting(rw, scope, node):
                 continue
             rw.reps.materialise_for(node)
@@ -82,8 +82,10 @@ def _write_waiting(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> bool:
     """Write a node of the main graph on values as they are there, or so that its own waits; say whether it was."""
     layer = rw.ends.get(node) if node in rw.starts else None
     if layer is not None:
-        return write_waiting_layer(rw, scope, layer)
-    return write_node(rw.reps, neutral(node)) or (node in rw.norms and write_norm_in_blocks(rw, scope, node))
+        return (write_waiting_layer if rw.rescale else write_layer_in_blocks)(rw, scope, layer)
+    if not rw.rescale and (node in rw.starts or node in rw.ends):
+        return False
+    return write_node(rw.reps, neutral(node)) or write_norm_in_blocks(rw, scope, node)
 
 
 def _plain_body(rw: RewriteContext, body: Body) -> GraphProto:

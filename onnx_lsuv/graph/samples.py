@@ -302,10 +302,29 @@ _RULES: dict[str, _Rule] = {
 # ----------------------------------------------------------------------------------------------------------- the sums
 
 
+def sums_in_blocks(
+    samples: Samples | None, found: Mapping[str, Order | None], value: str, image: Dims, *, padded: bool, shifted: bool
+) -> bool:
+    """Say whether the sums over the samples are the same for an image in blocks (see `blocked`), or there are none."""
+    order = found.get(value, NOWHERE)
+    if samples is None or order is None:
+        return True
+    if order == NOWHERE:
+        return samples.batches == 1
+    # Zeros in the last block count as nothing in a record, but not about a mean, nor in sums that are joined later.
+    exact = not padded or (samples.batches == 1 and not shifted)
+    return samples.alike and exact and order == Order(1, prod(image[1:])) and order.inner > 1 and image[0] <= GROUP_MAX
+
+
 def sums(
-    scope: ScopeBuilder, samples: Samples, value: str, elem_type: int, found: Mapping[str, Order | None]
+    scope: ScopeBuilder,
+    samples: Samples,
+    value: str,
+    elem_type: int,
+    found: Mapping[str, Order | None],
+    held: tuple[str, int] | None = None,
 ) -> tuple[str, int, int] | None:
-    """Write the sums over the samples at each position of a value.
+    """Write the sums over the samples at each position of a value, of one in blocks at each place that is `held`.
 
     Returns:
         The sums, their element type and number, 0 where that is not known; None where the samples are not known, or
@@ -324,7 +343,8 @@ def sums(
     if order.inner == 1 or (not samples.alike and scope.graph.opset < 9):
         shaped = scope.reshape(value, order.outer, -1, order.inner)
         return scope.reshape(scope.reduce("ReduceSum", shaped, (1,)), -1), elem_type, order.outer * order.inner
-    shaped = scope.reshape(value, order.outer, -1, order.inner)
+    name, places = held or (value, order.inner)
+    shaped = scope.reshape(name, order.outer, -1, places)
     if samples.alike:
         ones = scope.graph.filled(1, 1, samples.length, dtype=dtype.type)
     else:

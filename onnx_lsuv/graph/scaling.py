@@ -15,7 +15,7 @@ from onnx_lsuv.graph.builder import ScopeBuilder, proto_of
 from onnx_lsuv.graph.moments import Dims, Moments, joined, moments, over_channels, size_of, times, within
 from onnx_lsuv.graph.records import Part, is_usable, part_of, scale, to_record
 from onnx_lsuv.graph.representations import Representation
-from onnx_lsuv.graph.samples import sums
+from onnx_lsuv.graph.samples import sums, sums_in_blocks
 from onnx_lsuv.graph.state import RewriteContext, key_of
 from onnx_lsuv.layers import Layer, channels_last
 from onnx_lsuv.operators import bias_position, of
@@ -118,6 +118,33 @@ def write_waiting_layer(rw: RewriteContext, scope: ScopeBuilder, layer: Layer) -
     return True
 
 
+def write_layer_in_blocks(rw: RewriteContext, scope: ScopeBuilder, layer: Layer) -> bool:
+    """Write a convolution of the main graph that is measured as it is, in blocks; say whether it was."""
+    node, shape, reps = layer.node, layer.source.shape, rw.reps
+    image = reps.image(node.outputs[0]) if of(node).blocked and reps.image(node.inputs[0]) else None
+    plain = reads_plain(node, shape, reps.block) if image is not None and layer.position == 1 else None
+    if plain is None or image is None or layer.end is not node or rw.columns(layer) > 1:
+        return False
+    (x, weight, *bias), rows = node.inputs, padded(image[1], reps.block)
+    how = {"padded": rows > image[1], "shifted": layer.weight in rw.shifted}
+    if not sums_in_blocks(rw.samples, rw.orders, node.outputs[0], image, **how):
+        return False
+    rep = reps.of(x) if plain else reps.in_blocks(x)
+    if any(bias) and rows > image[1]:
+        bias = [scope.op("Concat", bias[0], scope.graph.filled(0, rows - image[1]), axis=0)]
+    raw = convolve(scope, node, rep.name, weight, None, shape, reps.block, plain=not rep.blocked)
+    scope.nodes[-1].input.extend(filter(None, bias))
+    places = rows * image[2] * image[3]
+    rw.decide(
+        scope,
+        layer,
+        lambda: _measure_in_blocks(rw, scope, layer, raw, image, _write_sums(rw, scope, layer, (raw, places))),
+    )
+    _target(rw, scope, layer)
+    reps.current[node.outputs[0]] = Representation(raw, None, True)
+    return True
+
+
 # --------------------------------------------------------------------------------------------------------- operands
 
 
@@ -188,7 +215,12 @@ def _measure(
 
 
 def _measure_in_blocks(
-    rw: RewriteContext, scope: ScopeBuilder, layer: Layer, raw: str, image: tuple[int, int, int, int]
+    rw: RewriteContext,
+    scope: ScopeBuilder,
+    layer: Layer,
+    raw: str,
+    image: tuple[int, int, int, int],
+    known: tuple[str, int] | None = None,
 ) -> Moments:
     """Measure an image in blocks; by its channels where a norm that reads it needs them anyhow."""
     (n, c, *places), size, block = image, math.prod(image), rw.reps.block
@@ -202,7 +234,7 @@ def _measure_in_blocks(
         return str(scale_and_shift(scope, raw, scope.graph.filled(1, c), shift, c, block).output[0])
 
     dims, shifted = (n, padded(c, block), *places), layer.weight in rw.shifted
-    return moments(scope, raw, TensorProto.FLOAT, dims, size=size, shifted=shifted and less)
+    return moments(scope, raw, TensorProto.FLOAT, dims, size=size, shifted=shifted and less, found=known)
 
 
 def _measure_as_it_is(rw: RewriteContext, scope: ScopeBuilder, layer: Layer) -> Moments:
@@ -220,20 +252,26 @@ def _measure_as_it_is(rw: RewriteContext, scope: ScopeBuilder, layer: Layer) -> 
     return joined(scope, [_measure(rw, scope, layer, raw), found])
 
 
-def _write_sums(rw: RewriteContext, scope: ScopeBuilder, layer: Layer) -> tuple[str, int] | None:
+def _write_sums(
+    rw: RewriteContext, scope: ScopeBuilder, layer: Layer, held: tuple[str, int] | None = None
+) -> tuple[str, int] | None:
     """Write the sums over the samples at each position of a layer's output; of a single batch their record.
+
+    Where the output is `held` in blocks, by that name and with so many places a sample, some of them empty, these are
+    summed.
 
     Returns:
         The mean of the output, where they give it, and of how many values each sum is.
     """
     if rw.samples is None or not scope.top:
         return None
-    made = sums(scope, rw.samples, layer.end.outputs[0], layer.source.elem_type, rw.orders)
+    made = sums(scope, rw.samples, layer.end.outputs[0], layer.source.elem_type, rw.orders, held)
     if made is None:
         return None
     name, elem_type, size = made
     single, length = rw.samples.batches == 1, rw.samples.length
-    found = moments(scope, name, elem_type, (size,), shifted=layer.weight in rw.shifted) if size else None
+    dims, shifted = (held[1] if held else size,), layer.weight in rw.shifted
+    found = moments(scope, name, elem_type, dims, size=size, shifted=shifted) if size else None
     rw.sums[layer.weight, rw.use(layer)] = to_record(scope, found, 0, 1) if single and found else name
     return (times(scope, found.mean, 1 / length), length) if found and rw.samples.alike else None
 

@@ -98,6 +98,7 @@ def build(  # noqa: PLR0913  (what a graph depends on, each by itself)
     shifted: Set[str] = frozenset(),
     block: int = 1,
     longest: int | None = None,
+    as_written: bool = False,
     samples: Samples | None = None,
     beside: Set[str] = frozenset(),
 ) -> Calibration:
@@ -113,6 +114,7 @@ def build(  # noqa: PLR0913  (what a graph depends on, each by itself)
         shifted: keys of the records that are measured about the mean.
         block: channels side by side in ONNX Runtime's layout for convolutions; 1 where there is none.
         longest: nodes that go into a stage at most; None for `STAGE_NODES`.
+        as_written: convolutions are computed in the plain layout all the same.
         samples: how they lie in the data, to measure the share of signal beside.
         beside: when only measuring, values of the main graph to measure too, as far as they are known to be floats, and
             not too large where no layer depends on them.
@@ -125,7 +127,12 @@ def build(  # noqa: PLR0913  (what a graph depends on, each by itself)
     program = plan.program
     graph = GraphBuilder(program.opset, _prefix(program), rows=block > 1)
     reps = Representations(
-        ScopeBuilder(graph, top=True), block, values, program.constants, plan.zeroed, program.consumers
+        ScopeBuilder(graph, top=True),
+        1 if as_written else block,
+        values,
+        program.constants,
+        plan.zeroed,
+        program.consumers,
     )
     rw = RewriteContext(plan, rescale, staged, targets, values, centred, shifted, graph, reps)
     if beside:

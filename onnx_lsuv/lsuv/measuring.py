@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batches, Data
@@ -87,7 +87,8 @@ def measure(  # noqa: PLR0913  (what is measured, against what, and where are th
         if had is not None:
             aims, told = aimed_at(aims, plan, had)
         values = values_beside(plan) if beside else {}
-        records = _records(plan, data, aims, where, room, progress, samples_of(data), frozenset(values.values()))
+        how: dict[str, Any] = {"beside": frozenset(values.values()), "as_written": like is not None}
+        records = _records(plan, data, aims, where, room, progress, samples_of(data), **how)
         aims = aims.resolved(records)
     runtime.release(where)
 
@@ -203,17 +204,21 @@ def _records(
     scratch: Scratch,
     progress: Progress,
     samples: Samples | None = None,
+    *,
     beside: frozenset[str] = frozenset(),
+    as_written: bool = True,
 ) -> dict[str, Record]:
-    """Return the moments of each layer's output, by weight key; before it may stand what the weight gives alone."""
+    """Return the moments of each layer's output, by weight key; before it may stand what the weight gives alone.
+
+    What was calibrated in blocks is verified `as_written`.
+    """
     if not plan.layers:
         return {}
     shapes, block = shapes_of(data), runtime.block(device)
     targets: dict[str, float | Part | None] = {**aims.stds, **aims.streams}
-    graph = partial(
-        build, plan, shapes, rescale=False, staged=False, targets=targets, block=block, samples=samples, beside=beside
-    )
-    graph = partial(graph, longest=device.provider.nodes)
+    how: dict[str, Any] = {"rescale": False, "staged": False, "block": block, "as_written": as_written}
+    how |= {"longest": device.provider.nodes, "samples": samples, "beside": beside}
+    graph = partial(build, plan, shapes, targets=targets, **how)
     return repeat_for_large_means(
         graph(),
         lambda shifted: graph(shifted=shifted),

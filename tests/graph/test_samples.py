@@ -15,7 +15,9 @@ from oracle import normal
 from random_graphs import random_case
 
 import onnx_lsuv
-from onnx_lsuv import Result
+from onnx_lsuv import Result, runtime
+from onnx_lsuv.graph import blocked
+from onnx_lsuv.lsuv import measuring
 from onnx_lsuv.lsuv.scratch import Scratch
 
 Array = NDArray[Any]
@@ -292,3 +294,81 @@ def test_deep_relu_nets_lose_the_signal_and_centring_keeps_it() -> None:
     assert shares[False][0] > 0.9
     assert shares[False][-1] < 0.2
     assert shares[True][-1] > 0.95
+
+
+# ----------------------------------------------------------------------------------------------- convolutions in blocks
+
+IN_BLOCKS = {
+    "padded channels, a residual, an activation, pools": """
+    (float[N, 3, 8, 8] x) => (float[N, 20, 4, 4] y) {
+        a = Conv<pads = [1, 1, 1, 1]>(x, w20x3x3x3)
+        b = Relu(a)
+        c = Conv(b, w20x20x1x1, w20)
+        d = Add(c, b)
+        e = Clip(d, low, high)
+        f = Conv<pads = [1, 1, 1, 1], group = 20>(e, w20x1x3x3_0)
+        g = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(f)
+        y = Conv(g, w20x20x1x1_0)
+    }""",
+    "norms with stored statistics, whole blocks, groups, other layers between": """
+    (float[N, 32, 6, 6] x) => (float[N, 10] y) {
+        a = Conv<pads = [1, 1, 1, 1], group = 2>(x, w32x16x3x3, w32)
+        b = BatchNormalization(a, gain, shift, mean, var)
+        c = Relu(b)
+        d = Conv<strides = [2, 2]>(c, w16x32x2x2)
+        e = BatchNormalization(d, gain16, shift16, mean16, var16)
+        f = Concat<axis = 1>(e, e)
+        g = Sigmoid(f)
+        h = Conv<dilations = [2, 2], pads = [2, 2, 2, 2]>(g, w48x32x3x3)
+        i = GlobalAveragePool(h)
+        j = Flatten(i)
+        y = Gemm(j, w48x10)
+    }""",
+    "a scope that reads what is there in blocks, a weight used twice": """
+    (float[N, 16, 4, 4] x) => (float[N, 16, 4, 4] y) {
+        a = Conv(x, w16x16x1x1)
+        b = Conv(a, w16x16x1x1)
+        s = ReduceSum<keepdims = 0>(b)
+        yes = Greater(s, zero)
+        y = If (yes) <then_branch = t () => (float[N, 16, 4, 4] p) { p = Conv(b, inner) },
+                      else_branch = e () => (float[N, 16, 4, 4] q) { q = Mul(b, two) }>
+        z = Conv(y, w8x16x1x1)
+    }""",
+}
+NUMBERS = {"low": -1.0, "high": 5.0, "zero": -1e30, "two": 2.0, "inner": normal(16, 16, 1, 1, seed=5)}
+
+
+@pytest.mark.parametrize("sizes", [(6,), (4, 4), (5, 3)], ids=str)
+@pytest.mark.parametrize("mean", [0.3, 300.0])
+@pytest.mark.parametrize("text", IN_BLOCKS.values(), ids=IN_BLOCKS.keys())
+def test_what_is_measured_in_blocks(
+    text: str, mean: float, sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All moments and shares are those of NumPy, convolutions being in the layout for them; verification is plain."""
+    vectors = {name: normal(n, seed=n) for n in (32, 16) for name in (f"gain{n}", f"shift{n}", f"mean{n}")}
+    vectors |= {f"var{n}": normal(n, seed=n) ** 2 + 0.5 for n in (32, 16)}
+    tensors = {name.removesuffix("32"): np.asarray(a, np.float32) for name, a in vectors.items()}
+    tensors |= {name: np.asarray(number, np.float32) for name, number in NUMBERS.items()}
+    used = {name: a for name, a in tensors.items() if f"{name}," in text or f"{name})" in text}
+    model = model_of(text, tensors=used)
+    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim][1:]
+    batches = data(*shape, sizes=sizes, mean=mean)
+    graphs: list[Any] = []
+    execute = measuring.execute
+    monkeypatch.setattr(measuring, "execute", lambda made, *rest: graphs.append(made) or execute(made, *rest))
+    result = measured(model, batches)
+    domains = {node.domain for stage in graphs[-1].stages for node in stage.nodes if node.op_type == "Conv"}
+    # The sums over the samples of several batches need blocks without empty channels, and batches of one size.
+    if (len(sizes) == 1 or (sizes == (4, 4) and "w20x" not in text)) and runtime.block(runtime.open_device("cpu")) > 1:
+        assert blocked.DOMAIN in domains
+    found = values(model, batches)
+    for row in (row for row in result.layers if row.name in found and row.status != "shared"):
+        whole = np.concatenate([np.asarray(each, np.float64) for each in found[row.name]])
+        assert (row.std, row.mean) == pytest.approx((whole.std(), whole.mean()), rel=1e-5, abs=whole.std() * 1e-5)
+        if row.signal is not None:
+            assert row.signal == pytest.approx(share(found[row.name]), abs=EXACT)
+    graphs.clear()
+    new = onnx_lsuv.initialize(onnx_lsuv.from_proto(model), batches)
+    graphs.clear()
+    onnx_lsuv.measure(new.model, batches, like=new)
+    assert {node.domain for stage in graphs[-1].stages for node in stage.nodes if node.op_type == "Conv"} <= {""}
