@@ -196,7 +196,7 @@ def _aims_like(like: Result, plan: Plan) -> Aims:
     return Aims(stds, dict.fromkeys(stds, "keep"), {}, frozenset(), shares)
 
 
-def _records(
+def _records(  # noqa: PLR0913  (what is measured, on what, and how)
     plan: Plan,
     data: Batches,
     aims: Aims,
