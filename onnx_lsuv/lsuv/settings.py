@@ -39,7 +39,6 @@ _CONTRADICTIONS: tuple[tuple[tuple[str, Any], tuple[str, Any], str], ...] = (
     (("fresh", True), ("init", "keep"), "{} gives every parameter a new value and {} keeps some"),
     (("center", True), ("keep_bias", True), "{} sets biases by the scaled weights and {} leaves them"),
     (("center", True), ("rescale", False), "{} sets biases by the scaled weights and {} leaves them"),
-    (("residual", None), ("rescale", False), "{} says what to scale to and {} scales nothing"),
     (("target", None), ("rescale", False), "{} is a std to scale to and {} scales nothing"),
     (("target_std", None), ("rescale", False), "{} is a std to scale to and {} scales nothing"),
 )

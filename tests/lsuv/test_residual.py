@@ -532,3 +532,11 @@ def test_a_real_model_is_checked_by_the_same_rule(name: str) -> None:
     assert sum(row.status == "ok" and row.target != 1 for row in found.layers) == WITH_STREAMS[name]
     off = onnx_lsuv.initialize(onnx_lsuv.load(CORPUS / entry["file"]), batches, residual="off")
     assert any("give residual='off'" in note for note in onnx_lsuv.measure(off.model, batches).notes)
+
+
+def test_nothing_is_scaled_by_no_rule() -> None:
+    drawn = onnx_lsuv.initialize(onnx_lsuv.from_proto(gpt()), {"x": data(gpt())}, rescale=False)
+    assert {row.target for row in drawn.layers} == {1.0}
+    assert not any("residual" in note for note in drawn.notes)
+    off = onnx_lsuv.initialize(onnx_lsuv.from_proto(gpt()), {"x": data(gpt())}, rescale=False, residual="off")
+    assert onnx_lsuv.to_bytes(off.model) == onnx_lsuv.to_bytes(drawn.model)
