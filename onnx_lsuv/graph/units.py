@@ -31,6 +31,7 @@ from onnx_lsuv.program import Node, Program, stored
 
 ENOUGH = 1 << 17  # values of a batch to count; as many samples as hold them, and two at least
 EXACT = 1 << 24  # float32 holds each number up to it
+STEEP = 1e6  # a slope that makes a step of a ramp
 STEPS = 6  # of norms and sums between a layer and its activation
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE)
 
@@ -151,10 +152,11 @@ def write_units(
         return Units(peaks, "", 0, found.low)
     each = order.outer * order.inner if order is not None else 0
     if each and (size is None or size > ENOUGH) and order is not None:
-        name, rank = scope.reshape(name, order.outer, -1, order.inner), 3
-        name = scope.first(name, number := max(2, -(-ENOUGH // each)), axis=1)
+        number, first = max(2, -(-ENOUGH // each)), order.outer == 1 and size_of(value.dims[1:]) == each
+        name, rank = (name, rank) if first else (scope.reshape(name, order.outer, -1, order.inner), 3)
+        name = scope.first(name, number, axis=0 if first else 1)
         size = None if size is None else min(size, number * each)
-    over = scope.cast(_beyond(scope, name, low, high, elem_type), TensorProto.FLOAT)
+    over = _beyond(scope, scope.cast(name, TensorProto.FLOAT) if elem_type != TensorProto.FLOAT else name, low, high)
     if size is not None and size <= EXACT:
         return Units(peaks, scope.reduce("ReduceSum", over, range(rank), keep=True), size, found.low)
     rows = scope.cast(scope.reduce("ReduceSum", over, (rank - 1,), keep=True), TensorProto.DOUBLE)
@@ -170,14 +172,17 @@ def _unit_axis(layer: Layer, rank: int) -> int | None:
     return channels
 
 
-def _beyond(scope: ScopeBuilder, name: str, low: float, high: float, elem_type: int) -> str:
-    """Write which values are beyond bounds of which one at least is finite."""
-    dtype = np.float32 if elem_type == TensorProto.FLOAT else np.float64
+def _beyond(scope: ScopeBuilder, name: str, low: float, high: float) -> str:
+    """Write 1 for each float32 value beyond bounds, of which one at least is finite, and 0 for the others."""
+
+    def step(name: str, bound: float, slope: float) -> str:
+        # Comparing and casting would be a node more, whose loading takes longer than its run.
+        return scope.op("HardSigmoid", name, alpha=slope, beta=-slope * bound)
+
     if low == -high:
-        return scope.op("Greater", scope.op("Abs", name), scope.graph.constant([high], dtype))
-    above = scope.op("Greater", name, scope.graph.constant([high], dtype)) if high < math.inf else ""
-    below = scope.op("Less", name, scope.graph.constant([low], dtype)) if low > -math.inf else ""
-    return scope.op("Or", above, below) if above and below else above or below
+        return step(scope.op("Abs", name), high, STEEP)
+    steps = [step(name, bound, slope) for bound, slope in ((low, -STEEP), (high, STEEP)) if math.isfinite(bound)]
+    return scope.op("Add", *steps) if len(steps) > 1 else steps[0]
 
 
 # --------------------------------------------------------------------------------------------------------- as arrays
