@@ -50,6 +50,7 @@ class Session:
 
     session: Any
     device: Device
+    place: tuple[str, int]  # of what it computes, in ONNX Runtime's words
     names: Mapping[str, str] = field(default_factory=dict)  # the model's, of values that the caller calls otherwise
     binding: Any = None  # where inputs stay from run to run
     given: dict[str, Any] = field(default_factory=dict)  # these, by the caller's names
@@ -113,7 +114,7 @@ def load(model: bytes, device: Device, *, fold: bool = True, optimize: bool = Tr
             f"The device {device.name!r} was asked for, but ONNX Runtime could not start {provider.title}: check that "
             f"{provider.needs}, or use '--device cpu' (device='cpu')."
         )
-    return Session(session, device)
+    return Session(session, device, (device.kind, device.index))
 
 
 def output_types(session: Session) -> dict[str, TypeProto]:
@@ -142,18 +143,17 @@ def run(session: Session, inputs: Mapping[str, Any], outputs: Sequence[str], on_
     """
     session = session if session.binding else keeping(session)
     session.given.update(inputs)
-    binding, device = session.binding, session.device
-    place = device.kind, device.index
+    binding = session.binding
     binding.clear_binding_outputs()  # they would be written over
     for name in outputs:
-        binding.bind_output(session.names.get(name, name), *(("cpu", 0) if name in on_host else place))
+        binding.bind_output(session.names.get(name, name), *(("cpu", 0) if name in on_host else session.place))
     options = package().RunOptions()
     options.log_severity_level = 4
     # The default, said: where it is missing the Python side catches an exception, which takes as long as a small run.
     options.add_run_config_entry("gpu_graph_id", "0")
 
     def work() -> None:
-        with limited(device.threads):
+        with limited(session.device.threads):
             for name, value in inputs.items():
                 binding.bind_ortvalue_input(session.names.get(name, name), value)
             session.session.run_with_iobinding(binding, options)
