@@ -1,4 +1,4 @@
-"""Calibration, session and run with statistics, against a plain ONNX Runtime session and its first forward pass."""
+"""Calibration, or `--check` alone, against a plain ONNX Runtime session and its first forward pass."""
 
 from functools import partial
 
@@ -21,6 +21,18 @@ GROUPS = (
         ),
     ),
     Group(
+        "check",
+        "`--check` alone against a plain ONNX Runtime session and its first forward pass",
+        "check, s",
+        "plain, s",
+        "ratio",
+        "of CPU time",
+        (
+            "Both in fresh processes, imports and reading the images left out. The check reads the model, looks for "
+            "layers, makes the graph and its sessions, runs them with all statistics, and writes both reports.",
+        ),
+    ),
+    Group(
         "batches",
         "Calibration on 8 batches of 4 against one batch of 32",
         "8 of 4, s",
@@ -39,6 +51,8 @@ PLAIN = [  # model, batch, rounds, bar
     ("vit_tiny", 32, 5, None),
     ("fitnet4", 128, 7, None),
 ]
+CHECK = [("resnet50", 32, 5), ("squeezenet", 32, 7), ("mobilenet_v2", 32, 7), ("vit_tiny", 32, 5), ("vgg16", 8, 4)]
+CHECK_BAR = Bar(1.15)
 BATCHES = [("resnet50", 3, Bar(2)), ("squeezenet", 5, Bar(2))]
 
 
@@ -54,9 +68,9 @@ def compare(ours: list[Ran], other: list[Ran]) -> dict[str, object]:
     }
 
 
-def against_plain(net: str, batch: int, rounds: int, case: Case, bench: Bench) -> list[Row]:
+def against_plain(ours: str, net: str, batch: int, rounds: int, case: Case, bench: Bench) -> list[Row]:
     model, data = model_of(bench, net), images_of(bench, NETS[net].size, batch)
-    sides = [lambda side=side: run_side(side, model, data).part() for side in ("calibrate", "plain")]
+    sides = [lambda side=side: run_side(side, model, data).part() for side in (ours, "plain")]
     runs = in_turn(sides, bench.rounds(rounds), warm=not bench.quick)
     return [Row(case.name, case.title, bar=case.bar, **compare(*runs))]
 
@@ -70,8 +84,12 @@ def split_up(net: str, rounds: int, case: Case, bench: Bench) -> list[Row]:
 
 CASES = [
     *(
-        Case(f"calibration/{net}", title_of(net, batch), bar, partial(against_plain, net, batch, rounds))
+        Case(f"calibration/{net}", title_of(net, batch), bar, partial(against_plain, "calibrate", net, batch, rounds))
         for net, batch, rounds, bar in PLAIN
+    ),
+    *(
+        Case(f"check/{net}", title_of(net, batch), CHECK_BAR, partial(against_plain, "check", net, batch, rounds))
+        for net, batch, rounds in CHECK
     ),
     *(Case(f"batches/{net}", NETS[net].title, bar, partial(split_up, net, rounds)) for net, rounds, bar in BATCHES),
 ]

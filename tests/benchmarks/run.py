@@ -5,8 +5,10 @@
 It makes its own models, runs both sides of each comparison in turn as processes of this Python, on the CPU, and prints
 medians and their ratios as Markdown tables. `--quick` takes small models and one round: to see that everything works,
 its numbers mean nothing. Everything takes about 25 minutes on two cores, and 10 GB of disk in FOLDER. Let the machine
-do nothing else. It needs Linux. The rows of `lsuv` need PyTorch: `pip install '.[bench]'`, or name another Python that
-has torch, onnx2torch and lsuv by `--torch-python`; else they say that they were not measured.
+do nothing else. It needs Linux. The rows of `lsuv` need PyTorch: `pip install '.[bench]'`, or, where torchvision has no
+wheel for it, `pip install torch==2.13.0 lsuv==0.3.0 . && pip install --no-deps onnx2torch==1.5.15`, which needs none
+here; or name another Python that has torch, onnx2torch and lsuv by `--torch-python`; else they say that they were not
+measured.
 
 A benchmark is no test: the exit status is 0 whatever was measured, and 1 only where something could not be run. The
 last line names the rows over their bars.

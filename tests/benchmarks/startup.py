@@ -1,18 +1,41 @@
-"""What `--help` and `--version` take, against a Python that does nothing."""
+"""What `--help`, `--version` and a small run take, against a Python that does nothing or imports what a run needs."""
 
+from collections.abc import Callable
 from functools import partial
 
 from bench import Bench, Case
-from processes import in_turn, middle, run, spread
+from processes import ROOT, Ran, in_turn, middle, run, run_command, spread
 from rows import Bar, Group, Row
 
 GROUPS = (
-    Group("startup", "Start-up: `--help` and `--version`", "command, s", "`python -c pass`, s", "seconds", "CPU, s"),
+    Group(
+        "startup",
+        "Start-up",
+        "command, s",
+        "Python, s",
+        "seconds",
+        "CPU, s",
+        (
+            "`--help` and `--version` beside `python -c pass`; a small run, `sample_models/mlp.onnx` from start to the "
+            "verified file, beside `import numpy, onnx, onnxruntime`.",
+        ),
+    ),
 )
+MLP = ROOT / "sample_models" / "mlp.onnx"
 
 
-def measure(option: str, case: Case, bench: Bench) -> list[Row]:
-    sides = [partial(run, ["-m", "onnx_lsuv", f"--{option}"]), partial(run, ["-c", "pass"])]
+def small_run(bench: Bench) -> Ran:
+    model = bench.folder / MLP.name
+    model.write_bytes(MLP.read_bytes())
+    return run_command(model, MLP.with_suffix(".npy"))
+
+
+def option(name: str, bench: Bench) -> Ran:
+    return run(["-m", "onnx_lsuv", f"--{name}"])
+
+
+def measure(ours: Callable[[Bench], Ran], code: str, case: Case, bench: Bench) -> list[Row]:
+    sides = [partial(ours, bench), partial(run, ["-c", code])]
     runs = in_turn(sides, bench.rounds(10))
     ours, other = map(middle, runs)
     details = dict(zip(("ours", "other"), map(spread, runs), strict=True))
@@ -20,6 +43,7 @@ def measure(option: str, case: Case, bench: Bench) -> list[Row]:
 
 
 CASES = [
-    Case(f"startup/{option}", f"`--{option}`", bar, partial(measure, option))
-    for option, bar in (("help", Bar(0.3)), ("version", None))
+    Case("startup/help", "`--help`", Bar(0.1), partial(measure, partial(option, "help"), "pass")),
+    Case("startup/version", "`--version`", None, partial(measure, partial(option, "version"), "pass")),
+    Case("startup/run", "a small run", Bar(0.45), partial(measure, small_run, "import numpy, onnx, onnxruntime")),
 ]

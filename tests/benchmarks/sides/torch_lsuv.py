@@ -11,14 +11,28 @@ import json
 import sys
 from importlib.metadata import version
 from time import perf_counter
+from types import ModuleType
 
 import numpy as np
-import onnx2torch
 import torch
 from lsuv.lsuvinit import LSUVinit, is_relevant_layer
 
 
+def stand_in_for_torchvision() -> None:
+    """Let onnx2torch be imported without it: it has wheels for some builds of PyTorch only, and fails beside others.
+
+    Of it come NonMaxSuppression and RoiAlign alone, which no net here has.
+    """
+    found = {name: ModuleType(name) for name in ("torchvision", "torchvision.ops")}
+    found["torchvision"].ops = found["torchvision.ops"]
+    found["torchvision.ops"].roi_align = found["torchvision.ops"].nms = None
+    sys.modules.update(found)
+
+
 def main() -> None:
+    stand_in_for_torchvision()
+    import onnx2torch  # noqa: PLC0415
+
     if not sys.argv[1:]:  # asked for what is installed
         json.dump({name: version(name) for name in ("torch", "onnx2torch", "lsuv")}, sys.stdout)
         return
