@@ -198,7 +198,8 @@ def _run_once(
     data = {name: runtime.value_of(array, elem_type) for name, (array, elem_type) in given.items()}
     carried = {name: (store.get(name) or run.common[name]).value for name in stage.carried}
     records = dict.fromkeys((*stage.cuts, *stage.finals))
-    out = runtime.run(session, {**bound, **data, **carried}, tuple(records | dict.fromkeys(stage.kept)), records.keys())
+    names, on_host = tuple(records | dict.fromkeys(stage.kept)), {*records, *(stage.kept if run.device.spared else ())}
+    out = runtime.run(session, {**bound, **data, **carried}, names, on_host)
     for name in stage.kept:
         _drop(run, store, [name])
         store[name] = _carry(run, out[name])
@@ -236,7 +237,8 @@ def _loaded(run: _Run) -> Generator[_Loaded, None, None]:
 
 def _carry(run: _Run, value: Any) -> _CarriedValue:
     """Keep a value where it is, or, on the host beyond the budget, in a file."""
-    if run.device.kind != "cpu" or not value.is_tensor() or value.data_type() == "tensor(string)":
+    stays = run.device.kind != "cpu" and not run.device.spared
+    if stays or not value.is_tensor() or value.data_type() == "tensor(string)":
         return _CarriedValue(value)
     size = value.tensor_size_in_bytes()
     if run.scratch.reserve(size):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Unpack
@@ -9,7 +10,7 @@ from typing import Unpack
 from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batches, Data
 from onnx_lsuv.errors import UsageError, listing
-from onnx_lsuv.graph import Part, Record, Samples, build
+from onnx_lsuv.graph import Part, Record, build
 from onnx_lsuv.layers import Layer, Plan, tensor_names
 from onnx_lsuv.lsuv.absent import completed
 from onnx_lsuv.lsuv.baseline import Baseline, aimed_at, stds_of
@@ -17,7 +18,7 @@ from onnx_lsuv.lsuv.execute import Progress, execute, quiet, repeat_for_large_me
 from onnx_lsuv.lsuv.notes import faint
 from onnx_lsuv.lsuv.patterns import Aims, aims_of
 from onnx_lsuv.lsuv.planning import find, find_again, require_layers, settings_for
-from onnx_lsuv.lsuv.prepare import Clock, checked, run_notes, samples_of, shapes_of
+from onnx_lsuv.lsuv.prepare import Clock, attempt, checked, run_notes, samples_of, shapes_of, work_of
 from onnx_lsuv.lsuv.result import LayerReport, Result
 from onnx_lsuv.lsuv.rows import noted, row_of, skipped_row, std_of, told_why, tolerances, verified_row
 from onnx_lsuv.lsuv.scratch import Scratch
@@ -68,7 +69,7 @@ def measure(  # noqa: PLR0913  (what is measured, against what, and where are th
     if like is not None:
         settings = replace(like.settings, tolerance=settings.tolerance)
     had, told = None if baseline is None else stds_of(baseline), tuple[str, ...]()
-    where, clock = runtime.device_of(device, threads=threads), Clock()
+    clock, given = Clock(), device if device == "auto" else runtime.device_of(device, threads=threads)
     with clock("verify"):
         as_it_is = replace(settings, keep_bias=True)
         plan = find(completed(model, batches), as_it_is, like.plan.parting.copies if like else {})
@@ -77,14 +78,13 @@ def measure(  # noqa: PLR0913  (what is measured, against what, and where are th
         aims = aims_of(plan, settings) if like is None else _aims_like(like, plan)
         if had is not None:
             aims, told = aimed_at(aims, plan, had)
-        records = _records(plan, data, aims, where, scratch, progress, samples_of(data))
+        where = runtime.device_of(given, threads=threads, work=work_of(plan, data))
+        records, where, data = attempt(partial(_records, plan, aims, scratch, progress), where, data)
         aims = aims.resolved(records)
     runtime.release(where)
-
-    together = zip(_rows(plan, aims, records, like), plan.layers, tolerances(plan, settings.tolerance), strict=True)
-    layers = tuple(verified_row(row, records.get(layer.weight), allowed, layer) for row, layer, allowed in together)
+    layers = _rows(plan, aims, records, like, settings)
     if like is not None:
-        return _verified(like, plan, layers, settings, clock)
+        return _verified(like, plan, layers, settings, clock, where)
     return Result(
         model=plan.program.model,
         plan=plan,
@@ -95,28 +95,45 @@ def measure(  # noqa: PLR0913  (what is measured, against what, and where are th
         notes=(*run_notes(plan, data, where), *told, *faint(plan, layers, settings)),
         data=data.describe(),
         device=where.name,
+        device_notes=where.notes,
         seconds=clock.seconds,
     )
 
 
-def _verified(like: Result, plan: Plan, layers: tuple[LayerReport, ...], settings: Settings, clock: Clock) -> Result:
+def _verified(
+    like: Result, plan: Plan, layers: tuple[LayerReport, ...], settings: Settings, clock: Clock, device: Device
+) -> Result:
     """Return the result of `initialize` with what was measured."""
-    notes = tuple(dict.fromkeys((*like.notes, *faint(plan, layers, settings))))
-    seconds = {**like.seconds, **clock.seconds}
-    return replace(like, layers=layers, settings=settings, notes=notes, seconds=seconds)
+    done = _with_notes(like, clock, device, faint(plan, layers, settings))
+    return replace(done, layers=layers, settings=settings)
 
 
-def _rows(plan: Plan, aims: Aims, records: dict[str, Record], like: Result | None) -> list[LayerReport]:
-    """Return the rows before their verdict: of weights as they came, or those of `initialize`."""
-    if like is not None:
-        pairs = zip(like.layers, plan.layers, strict=True)
-        return [replace(r, target=aims.stds[e.weight]) if e.weight in aims.streams else r for r, e in pairs]
+def _with_notes(like: Result, clock: Clock, device: Device, notes: Sequence[str] = ()) -> Result:
+    """Return a result with the seconds, the notes and the device's notes of one more measurement."""
+    return replace(
+        like,
+        notes=tuple(dict.fromkeys((*like.notes, *notes, *device.notes))),
+        device_notes=tuple(dict.fromkeys((*like.device_notes, *device.notes))),
+        seconds={**like.seconds, **clock.seconds},
+    )
+
+
+def _rows(
+    plan: Plan, aims: Aims, records: dict[str, Record], like: Result | None, settings: Settings
+) -> tuple[LayerReport, ...]:
+    """Return the rows, of weights as they came or those of `initialize`, with their verdict."""
 
     def found(layer: Layer) -> LayerReport:
         key, status = layer.weight, "scaled" if layer.scaled else "found"
         return noted(row_of(plan, layer, "keep", aims.stds[key], status, records.get(key)), aims.remarks.get(layer))
 
-    return [found(layer) for layer in plan.layers]
+    if like is not None:
+        pairs = zip(like.layers, plan.layers, strict=True)
+        rows = [replace(r, target=aims.stds[e.weight]) if e.weight in aims.streams else r for r, e in pairs]
+    else:
+        rows = [found(layer) for layer in plan.layers]
+    together = zip(rows, plan.layers, tolerances(plan, settings.tolerance), strict=True)
+    return tuple(verified_row(row, records.get(layer.weight), allowed, layer) for row, layer, allowed in together)
 
 
 def measure_before(
@@ -136,15 +153,16 @@ def measure_before(
     model = result.plan.program.model
     if model.absent:
         return result
-    where, clock = runtime.device_of(device, threads=threads), Clock()
+    given, clock = device if device == "auto" else runtime.device_of(device, threads=threads), Clock()
     with clock("before"):
         plan = find_again(result.plan, replace(result.settings, keep_bias=True))
         data = checked(model, batches, scratch := Scratch.within(memory_bytes(memory)), progress)
-        records = _records(plan, data, _aims_like(result, plan), where, scratch, progress)
+        aims, where = _aims_like(result, plan), runtime.device_of(given, threads=threads, work=work_of(plan, data))
+        records, where, _ = attempt(partial(_records, plan, aims, scratch, progress, share=False), where, data)
     runtime.release(where)
     together = zip(result.layers, plan.layers, strict=True)
     layers = tuple(replace(row, std_before=std_of(row, records.get(layer.weight), layer)) for row, layer in together)
-    return replace(result, layers=layers, seconds={**result.seconds, **clock.seconds})
+    return replace(_with_notes(result, clock, where), layers=layers)
 
 
 def _check_layers(plan: Plan, like: Result | None) -> None:
@@ -176,18 +194,12 @@ def _aims_like(like: Result, plan: Plan) -> Aims:
 
 
 def _records(
-    plan: Plan,
-    data: Batches,
-    aims: Aims,
-    device: Device,
-    scratch: Scratch,
-    progress: Progress,
-    samples: Samples | None = None,
+    plan: Plan, aims: Aims, scratch: Scratch, progress: Progress, device: Device, data: Batches, *, share: bool = True
 ) -> dict[str, Record]:
     """Return the moments of each layer's output, by weight key; before it may stand what the weight gives alone."""
     if not plan.layers:
         return {}
-    shapes, block = shapes_of(data), runtime.block(device)
+    shapes, block, samples = shapes_of(data), runtime.block(device), samples_of(data) if share else None
     targets: dict[str, float | Part | None] = {**aims.stds, **aims.streams}
     graph = partial(build, plan, shapes, rescale=False, staged=False, targets=targets, block=block, samples=samples)
     return repeat_for_large_means(

@@ -30,8 +30,9 @@ class Device:
     allow_tf32: bool = False
     custom_ops: tuple[str, ...] = ()
     kept: bool = True  # whether memory is kept between runs
+    spared: bool = False  # what is kept between two runs leaves its memory
     automatic: bool = False  # `auto` took it: where it fails, the CPU does the work
-    note: str = ""  # why it is this one, where that may surprise
+    notes: tuple[str, ...] = ()  # why it is this one, and what it took, where that may surprise
 
     @property
     def provider(self) -> Provider:
@@ -80,7 +81,7 @@ def open_device(
                 f"The custom-operator library {library!r} is not a file: give the path of a shared library."
             )
     ort = package()  # a missing or doubled package is said now, not after the draw
-    cores, why = int(threads or usable_cores()), ""
+    cores, why = int(threads or usable_cores()), tuple[str, ...]()
     for provider, index in found:
         if name == "auto" and work is not None and work < provider.worth * cores:
             missing: str | None = f"for so little work {provider.title} would take longer to start"
@@ -91,12 +92,17 @@ def open_device(
         if missing is None:
             word = f"{provider.word}:{index}" if provider.numbered else provider.word
             chosen = name == "auto" and provider.memory != "cpu"
-            return Device(word, cores, allow_tf32, tuple(custom_ops), automatic=chosen, note=why)
+            return Device(word, cores, allow_tf32, tuple(custom_ops), automatic=chosen, notes=why)
         # Where there is no such device, nobody misses it.
-        why = f"{provider.title} was left alone: {missing}" if provider.present() else ""
+        why = (left_alone(provider, missing),) if provider.present() else ()
     raise DeviceError(
         f"The device {name!r} was asked for, but {missing}: use '--device cpu' (device='cpu') to run without it."
     )
+
+
+def left_alone(provider: Provider, why: str) -> str:
+    """Return a note on a provider that `auto` tried, or weighed, and did not take."""
+    return f"{provider.title} was left alone: {why}"
 
 
 @lru_cache

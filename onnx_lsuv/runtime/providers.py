@@ -132,9 +132,13 @@ PROVIDERS = (
             (MEMORY, "the GPU's memory is full (end what else runs there)"),
             (
                 "NoKernelImage|no kernel image|ARCH_MISMATCH",
-                "the installed onnxruntime-gpu has no kernels for this GPU",
+                "the installed onnxruntime-gpu has no kernels for this GPU (install a release that has)",
             ),
-            ("InsufficientDriver|driver version", "the NVIDIA driver is too old for the installed onnxruntime-gpu"),
+            (
+                "InsufficientDriver|driver version",
+                "the NVIDIA driver is too old for the installed onnxruntime-gpu (install one from "
+                f"{', '.join(f'{driver} on for CUDA {major}' for major, (driver, _) in CUDA.items())})",
+            ),
             ("DevicesUnavailable|busy or unavailable", "the GPU is busy: another process has it to itself"),
         ),
         options=_cuda_options,
