@@ -27,7 +27,7 @@ on these:
 """
 
 from onnx_lsuv.graph.builder import is_random
-from onnx_lsuv.graph.models import BFLOAT16, IR_MAX, expression, has_bfloat16, widened
+from onnx_lsuv.graph.models import BFLOAT16, IR_MAX, expression, has_bfloat16, lookups, widened
 from onnx_lsuv.graph.norms import variance_limits
 from onnx_lsuv.graph.records import (
     COUNT,
@@ -72,6 +72,7 @@ __all__ = [
     "first_usable_of",
     "has_bfloat16",
     "is_random",
+    "lookups",
     "norm_key",
     "scale_of",
     "std_of",

@@ -18,7 +18,7 @@ from onnx_lsuv.lsuv.execute import Progress, execute, quiet, repeat_for_large_me
 from onnx_lsuv.lsuv.notes import faint
 from onnx_lsuv.lsuv.patterns import Aims, aims_of
 from onnx_lsuv.lsuv.planning import find, find_again, require_layers, settings_for
-from onnx_lsuv.lsuv.prepare import Clock, attempt, checked, run_notes, samples_of, shapes_of, work_of
+from onnx_lsuv.lsuv.prepare import Clock, attempt, check_indices, checked, run_notes, samples_of, shapes_of, work_of
 from onnx_lsuv.lsuv.result import LayerReport, Result
 from onnx_lsuv.lsuv.rows import noted, row_of, skipped_row, std_of, told_why, tolerances, verified_row
 from onnx_lsuv.lsuv.scratch import Scratch
@@ -199,6 +199,7 @@ def _records(
     """Return the moments of each layer's output, by weight key; before it may stand what the weight gives alone."""
     if not plan.layers:
         return {}
+    check_indices(plan.program, data, device)
     shapes, block, samples = shapes_of(data), runtime.block(device), samples_of(data) if share else None
     targets: dict[str, float | Part | None] = {**aims.stds, **aims.streams}
     graph = partial(build, plan, shapes, rescale=False, staged=False, targets=targets, block=block, samples=samples)

@@ -10,17 +10,20 @@ from os import PathLike, fspath
 from time import perf_counter
 from typing import TypeVar
 
+import numpy as np
 from onnx import helper
 
 from onnx_lsuv import batches as kinds
+from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batches, Data
 from onnx_lsuv.errors import DeviceError, DeviceMemoryError, ModelError
-from onnx_lsuv.graph import Samples, is_random
+from onnx_lsuv.graph import Samples, is_random, lookups
 from onnx_lsuv.layers import Plan
 from onnx_lsuv.lsuv.execute import Progress, computes_wide, quiet
 from onnx_lsuv.lsuv.planning import name_notes
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import Model
+from onnx_lsuv.program import Program, stored
 from onnx_lsuv.roles import prepared_inputs
 from onnx_lsuv.runtime import Device, left_alone
 
@@ -112,6 +115,27 @@ def run_notes(plan: Plan, data: Batches | None, device: Device) -> tuple[str, ..
             "fixed seed"
         )
     return (*notes, *device.notes)
+
+
+def check_indices(program: Program, data: Batches, device: Device) -> None:
+    """Raise DataError where the data, or what is quickly computed from them, index beyond a constant table.
+
+    The CPU says so itself. CUDA takes zeros instead, and says nothing.
+    """
+    found = lookups(program) if device.kind != "cpu" else None
+    if found is None:
+        return
+    model, constants, inputs, outputs = found
+    try:
+        session = runtime.load(model, Device("cpu", device.threads), fold=False)
+    except ModelError:  # as on bfloat16: for the CPU there are no kernels
+        return
+    arrays = {name: np.require(stored(program, name), requirements="C") for name in constants}
+    bound = {name: runtime.value_of(array, program.constants[name].elem_type) for name, array in arrays.items()}
+    given = tuple(each for each in data.inputs if each.name in inputs)
+    for batch in replace(data, inputs=given):
+        values = {each.name: runtime.value_of(batch[each.name], each.elem_type) for each in given}
+        runtime.run(session, bound | values, outputs, set(outputs))
 
 
 def work_of(plan: Plan, data: Batches | None) -> int:

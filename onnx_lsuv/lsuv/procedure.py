@@ -22,7 +22,7 @@ from onnx_lsuv.lsuv.fresh import fresh_notes, redrawn
 from onnx_lsuv.lsuv.notes import guide, misfits
 from onnx_lsuv.lsuv.patterns import Aims, aims_of
 from onnx_lsuv.lsuv.planning import left_notes, parting_notes, plan, require_layers
-from onnx_lsuv.lsuv.prepare import Clock, attempt, check_sizes, checked, run_notes, shapes_of, work_of
+from onnx_lsuv.lsuv.prepare import Clock, attempt, check_indices, check_sizes, checked, run_notes, shapes_of, work_of
 from onnx_lsuv.lsuv.remaining import remaining
 from onnx_lsuv.lsuv.result import Result
 from onnx_lsuv.lsuv.rows import changes_of, drawn_row, noted, row_of, skipped_row, told_why, unscaled_notes
@@ -118,6 +118,8 @@ def _decide(
         raise DataError(f"{planned.model.name} has to run on data: give a batch {{input name: array}}, or several")
     data = None if batches is None else checked(planned.model, batches, scratch, progress)
     where = runtime.device_of(device, threads=threads, work=work_of(found, data))
+    if data is not None:
+        check_indices(found.program, data, where)
     centres = find_centres(found) if settings.center else {}
     return _Task(planned, aims_of(found, settings), centres, data, where, scratch)
 
