@@ -20,7 +20,7 @@ from onnx_lsuv.lsuv.patterns import Aims, aims_of
 from onnx_lsuv.lsuv.planning import find, find_again, require_layers, settings_for
 from onnx_lsuv.lsuv.prepare import Clock, attempt, check_indices, checked, run_notes, samples_of, shapes_of, work_of
 from onnx_lsuv.lsuv.result import LayerReport, Result
-from onnx_lsuv.lsuv.rows import noted, row_of, skipped_row, std_of, told_why, tolerances, verified_row
+from onnx_lsuv.lsuv.rows import noted, overflow_notes, row_of, skipped_row, std_of, told_why, tolerances, verified_row
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.lsuv.settings import Settings, Wanted, memory_bytes
 from onnx_lsuv.lsuv.streams import shares_of
@@ -92,7 +92,7 @@ def measure(  # noqa: PLR0913  (what is measured, against what, and where are th
         settings=as_it_is,
         layers=tuple(told_why(plan, layers)),
         skipped=tuple(map(skipped_row, plan.skipped)),
-        notes=(*run_notes(plan, data, where), *told, *faint(plan, layers, settings)),
+        notes=(*run_notes(plan, data, where), *told, *overflow_notes(layers, where), *faint(plan, layers, settings)),
         data=data.describe(),
         device=where.name,
         device_notes=where.notes,

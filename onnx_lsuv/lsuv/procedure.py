@@ -25,7 +25,16 @@ from onnx_lsuv.lsuv.planning import left_notes, parting_notes, plan, require_lay
 from onnx_lsuv.lsuv.prepare import Clock, attempt, check_indices, check_sizes, checked, run_notes, shapes_of, work_of
 from onnx_lsuv.lsuv.remaining import remaining
 from onnx_lsuv.lsuv.result import Result
-from onnx_lsuv.lsuv.rows import changes_of, drawn_row, noted, row_of, skipped_row, told_why, unscaled_notes
+from onnx_lsuv.lsuv.rows import (
+    changes_of,
+    drawn_row,
+    noted,
+    overflow_notes,
+    row_of,
+    skipped_row,
+    told_why,
+    unscaled_notes,
+)
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.lsuv.settings import Choices, Settings, memory_bytes
 from onnx_lsuv.model import Array, Model, promoted, with_values
@@ -205,6 +214,7 @@ def _result(
             *run_notes(found, task.data, task.device),
             *altered(found, drawn.methods),
             *unscaled_notes(rows),
+            *overflow_notes(rows, task.device),
             *parting_notes(found, settings),
             *left_notes(found),
             *fresh_notes(found, left, settings),

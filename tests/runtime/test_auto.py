@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from numpy.typing import NDArray
 from oracle import normal, parse
 
 import onnx_lsuv
@@ -20,6 +22,7 @@ from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batches
 from onnx_lsuv.errors import DeviceError, DeviceMemoryError, ModelError
 from onnx_lsuv.lsuv.prepare import attempt, work_of
+from onnx_lsuv.lsuv.rows import overflow_notes
 from onnx_lsuv.runtime import Device, devices, providers, sessions
 from onnx_lsuv.runtime.providers import CUDA, Provider
 
@@ -198,6 +201,24 @@ def test_what_auto_took_gives_way(data: Batches, fails: tuple[Exception, ...]) -
     assert device.notes == (f"CUDA was left alone: {fails[-1]}",)
 
 
+def smaller(inputs: str, **arrays: NDArray[Any]) -> list[list[tuple[int, ...]]] | None:
+    """Return the shapes of smaller batches."""
+    body = parse(f"{MLP.partition(' g ')[0]} g ({inputs}) => (float y) {{ y = Identity(x) }}")
+    found = kinds.from_arrays(kinds.inputs_of(body.graph), arrays).smaller()
+    return None if found is None else [[array.shape for array in batch.values()] for batch in found]
+
+
+def test_smaller_batches_where_the_model_leaves_them_open() -> None:
+    assert smaller("float[N,2] x", x=normal(9, 2)) == [[(2, 2)]] * 4 + [[(1, 2)]]
+    arrays = {"x": normal(16, 2), "z": normal(16), "s": normal(1, 3), "r": normal()}
+    both = smaller("float[N,2] x, float[N] z, float[1,3] s, float r", **arrays)
+    assert both == [[(2, 2), (2,), (1, 3), ()]] * 8
+    assert smaller("float[N,2] x", x=normal(1, 2)) is None
+    assert smaller("float[4,2] x", x=normal(8, 2)) is None
+    assert smaller("float[N,2] x, float[4,2] z", x=normal(4, 2), z=normal(4, 2)) is None
+    assert smaller("float[N,2] x, float[T,2] z", x=normal(4, 2), z=normal(5, 2)) is None
+
+
 def test_how_much_there_is_to_do() -> None:
     assert work_of(onnx_lsuv.plan(model()).plan, DATA) == (8 * 16 + 16 * 4) * 30 * 8
     assert work_of(onnx_lsuv.plan(model()).plan, None) == 0
@@ -206,6 +227,17 @@ def test_how_much_there_is_to_do() -> None:
     looked = onnx_lsuv.from_proto(parse(words, t=normal(9, 8), w=normal(8, 4)))
     data = kinds.from_arrays(kinds.inputs_of(looked.proto.graph), {"x": np.ones((5, 6), np.int64)})
     assert work_of(onnx_lsuv.plan(looked).plan, data) == 8 * 4 * 5 * 6 * 1000
+
+
+def test_what_float16_does_not_hold_is_named() -> None:
+    half = parse(MLP.replace("float", "float16"), w=normal(8, 16).astype("f2"), v=normal(16, 4, seed=1).astype("f2"))
+    rows = onnx_lsuv.initialize(onnx_lsuv.from_proto(half), {"x": normal(64, 8).astype("f2")}).layers
+    assert overflow_notes(rows, GPU) == []
+    for wrong in (replace(rows[0], std_drawn=math.nan), replace(rows[0], std=math.inf)):
+        (note,) = overflow_notes([wrong, rows[1]], GPU)
+        assert note.startswith(f"float16, which ends at 65504, does not hold what '{rows[0].name}' gives on cuda:0: ")
+        assert overflow_notes([wrong], replace(GPU, name="cpu")) == []
+        assert overflow_notes([replace(wrong, dtype="float32")], GPU) == []
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,26 @@ def test_auto_takes_the_cpu_where_the_memory_runs_out(emulated: Path, data: Path
     assert [note for note in report["notes"] if note.startswith("CUDA was left alone: ")]
 
 
+def test_what_float16_does_not_hold_is_named(emulated: Path, tmp_path: Path) -> None:
+    arrays = {name: normal(64, 64, seed=i).astype(np.float16) for i, name in enumerate("uvw")}
+    (tmp_path / "m.onnx").write_bytes(parse(LAYERS.replace("float", "float16"), **arrays).SerializeToString())
+    np.save(tmp_path / "x.npy", np.full((64, 64), 60000, np.float16) * (np.arange(64).reshape(64, 1) % 2))
+    status, report, _ = command(emulated, tmp_path / "x.npy", "cuda")
+    assert (status, {row["status"] for row in report["layers"]}) == (1, {"degenerate"})
+    assert [note for note in report["notes"] if note.startswith("float16, which ends at 65504, does not hold what ")]
+
+
+def test_fresh_memory_is_not_read(emulated: Path, data: Path, tmp_path: Path) -> None:
+    shutil.copy(data.with_name("m.onnx"), tmp_path)
+    data = tmp_path / data.name
+    np.save(data, normal(1024, 64))  # from 4096 on the sums of samples are products, of a kind that is not emulated
+    (plain, report, _), (poisoned, again, said) = (
+        command(emulated, data, "cuda", **env) for env in ({}, {"FAKE_GPU_POISON": "1"})
+    )
+    assert (plain, poisoned, said) == (0, 0, "")
+    assert [row["scale"] for row in again["layers"]] == [row["scale"] for row in report["layers"]]
+
+
 def test_an_index_beyond_a_table(emulated: Path, tmp_path: Path) -> None:
     arrays = dict(np.load(ROOT / "sample_models" / "transformer.npz"))
     arrays["ids"] = arrays["ids"][:4].copy()
