@@ -5,6 +5,7 @@
     ├── ModelError             3   the model file is broken, unsupported, or has nothing to initialise
     ├── DataError              4   the calibration data are missing, broken, or do not fit the model
     ├── DeviceError            5   ONNX Runtime or the device cannot do what was asked
+    │   └── DeviceMemoryError  5   its memory does not hold a batch
     └── OutputError            6   the result cannot be written
 
 A message is one sentence: what was expected, what was found, where, and what to do. Names and paths in it may come from
@@ -140,6 +141,10 @@ class DeviceError(LsuvError):
     """ONNX Runtime or the device cannot do what was asked."""
 
     exit_status = 5
+
+
+class DeviceMemoryError(DeviceError):
+    """The memory of the device does not hold a batch."""
 
 
 class OutputError(LsuvError):

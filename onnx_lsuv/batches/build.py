@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from onnx_lsuv.batches.draw import batches_for, complete_shapes, draw_input
 from onnx_lsuv.batches.images import BATCH, Preparation
 from onnx_lsuv.batches.inputs import Input, show_shape
 from onnx_lsuv.batches.memory import check_memory, check_sums, hold
-from onnx_lsuv.batches.plan import plan_batches
+from onnx_lsuv.batches.plan import plan_batches, smaller
 from onnx_lsuv.batches.sources import Source, read_sources
 from onnx_lsuv.batches.stored import Stored, default_limit, held
 from onnx_lsuv.batches.stream import Data, Keep, Progress, copied, walk
@@ -43,6 +43,11 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         return (self[index] for index in range(len(self)))
+
+    def smaller(self) -> Batches | None:
+        """Return the same samples in smaller batches; None where there are none."""
+        pieces = smaller(self.inputs, self.pieces)
+        return replace(self, pieces=tuple(pieces)) if pieces else None
 
     @property
     def notes(self) -> tuple[str, ...]:

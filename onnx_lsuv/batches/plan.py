@@ -31,6 +31,7 @@ from onnx_lsuv.model import Array
 
 Pieces = dict[str, list[Piece]]
 MOST_BATCHES = 1_000_000
+PARTS = 8  # of a batch that some memory does not hold
 
 
 def plan_batches(
@@ -179,6 +180,26 @@ def _cut(arrays: Sequence[Stored], size: int | None, samples: int | None) -> lis
             "fewer samples, such as '--samples 1000', or larger batches"
         )
     return list(islice(pieces, number))
+
+
+def smaller(inputs: Sequence[Input], batches: Sequence[Mapping[str, Piece]]) -> list[dict[str, Piece]] | None:
+    """Return the same samples in batches of an eighth of the size, from one sample on.
+
+    None where there are no smaller ones: the model fixes their size, inputs have several open lengths, or each batch is
+    one sample.
+    """
+    found: list[dict[str, Piece]] = []
+    for batch in batches:
+        cut = [each.name for each in inputs if each.fixed is None and batch[each.name].shape]
+        lengths = {batch[name].shape[0] for name in cut}
+        if len(lengths) != 1 or any(each.fixed in lengths for each in inputs):
+            return None
+        length = lengths.pop()
+        size = -(-length // PARTS)
+        for start in range(0, length, size):
+            parts = {n: (batch[n].start + start, batch[n].start + min(start + size, length)) for n in cut}
+            found.append({n: Piece(p.stored, *parts[n]) if n in parts else p for n, p in batch.items()})
+    return found if len(found) > len(batches) else None
 
 
 def _check_counts(pieces: Pieces, number: int) -> None:

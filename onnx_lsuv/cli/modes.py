@@ -80,15 +80,24 @@ def _work(
 ) -> Outcome:
     if options.dry_run:
         return _with_state(_plan(options, settings, models[0]), reference)
-    from onnx_lsuv import runtime  # noqa: PLC0415
-
-    device = runtime.open_device(
-        options.device, threads=options.threads, allow_tf32=options.allow_tf32, custom_ops=options.custom_ops or ()
-    )
+    device = None if options.device == "auto" else _open(options)  # which has to know how much there is to do
     with progress(options.color, quiet=options.quiet) as tell:
         if options.check:
             return _check(options, settings, models, device, tell)
         return _initialise(options, settings, models[0], reference, device, tell, staged)
+
+
+def _open(options: Options, planned: Result | None = None, batches: Batches | None = None) -> Device:
+    from onnx_lsuv import runtime  # noqa: PLC0415
+    from onnx_lsuv.lsuv.prepare import work_of  # noqa: PLC0415
+
+    return runtime.open_device(
+        options.device,
+        threads=options.threads,
+        allow_tf32=options.allow_tf32,
+        custom_ops=options.custom_ops or (),
+        work=None if planned is None else work_of(planned.plan, batches),
+    )
 
 
 def _plan(options: Options, settings: Settings, model: Model) -> Outcome:
@@ -112,10 +121,11 @@ def _room(options: Options) -> dict[str, Any]:
     return {"memory": options.memory_bytes, "scratch": options.scratch}
 
 
-def _check(options: Options, settings: Settings, models: list[Model], device: Device, tell: Tell) -> Outcome:
+def _check(options: Options, settings: Settings, models: list[Model], device: Device | None, tell: Tell) -> Outcome:
     model, *others = models
     planned = onnx_lsuv.plan(model, replace(settings, keep_bias=True))
     batches = _batches(planned, options, tell)
+    device = device or _open(options, planned, batches)
     result = onnx_lsuv.measure(
         planned,
         batches,
@@ -154,7 +164,7 @@ def _initialise(
     settings: Settings,
     model: Model,
     reference: Reference | None,
-    device: Device,
+    device: Device | None,
     tell: Tell,
     staged: Staging,
 ) -> Outcome:
@@ -166,7 +176,10 @@ def _initialise(
     given = options.data or options.random or planned.needs_data
     batches = _batches(planned, options, tell) if given else None
     verified, reported = None if options.no_verify else batches, bool(options.report)
+    device = device or _open(options, planned, batches)
     result = onnx_lsuv.initialize(planned, batches, device=device, progress=tell, **room)
+    if result.device != device.name:  # which `auto` had chosen, and which failed
+        device = replace(device, name=result.device, automatic=False)
     if reported and verified is not None:
         result = onnx_lsuv.measure_before(result, verified, device=device, progress=tell, **room)
     given_back = _with_state(Outcome(result), reference)

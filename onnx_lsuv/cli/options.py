@@ -178,7 +178,7 @@ class Options:
     no_verify: bool = _flag(METHOD, "Do not measure the saved file.", "--no-verify")
     device: str = _option(
         RUNTIME,
-        "Where to run. auto, the default: CUDA where it works, else the CPU.",
+        "Where to run. auto, the default: CUDA where it works and is worth its start, else the CPU.",
         default="auto",
         metavar="|".join(device_words()),
     )

@@ -191,7 +191,7 @@ def _doubted(result: Result) -> str:
     """Return what is in doubt, where that counts."""
     from onnx_lsuv.report.words import doubt  # noqa: PLC0415
 
-    what = result.notes if result.verb == "measure" else listing(each.tensor for each in result.remaining)
+    what = result.doubts if result.verb == "measure" else listing(each.tensor for each in result.remaining)
     return f"{doubt(result)}: {what if isinstance(what, str) else '; '.join(what)}" if result.doubts else ""
 
 

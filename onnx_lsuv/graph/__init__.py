@@ -28,7 +28,7 @@ on these:
 """
 
 from onnx_lsuv.graph.builder import is_random
-from onnx_lsuv.graph.models import BFLOAT16, IR_MAX, expression, has_bfloat16, widened
+from onnx_lsuv.graph.models import BFLOAT16, IR_MAX, expression, has_bfloat16, lookups, widened
 from onnx_lsuv.graph.norms import variance_limits
 from onnx_lsuv.graph.records import (
     COUNT,
@@ -81,6 +81,7 @@ __all__ = [
     "has_bfloat16",
     "is_random",
     "likeness",
+    "lookups",
     "norm_key",
     "saturated",
     "scale_of",

@@ -8,16 +8,29 @@ from functools import partial
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    TypeProto,
+    ValueInfoProto,
+    helper,
+    numpy_helper,
+)
 
 from onnx_lsuv.graph.blocked import DOMAIN
 from onnx_lsuv.graph.builder import Value, neutral_nodes, proto_of
 from onnx_lsuv.model import Array, is_hollow, names_type, unused
-from onnx_lsuv.operators import Attributes
+from onnx_lsuv.operators import Attributes, of
 from onnx_lsuv.program import Body, Constant, Node, Program, tensor_type
+from onnx_lsuv.sources.moves import Source
+from onnx_lsuv.sources.tracing import trace
 
 # The IR versions that ONNX Runtime 1.24 to 1.31 reads; a file of a later one is calibrated at the last of these.
 IR_MIN, IR_MAX = 7, 13
+_MOST = 200  # values from which an index is computed quickly
 
 
 def model_of(program: Program, graph: GraphProto) -> ModelProto:
@@ -171,6 +184,57 @@ def expression(program: Program, name: str, exact: Collection[Node] = ()) -> tup
     return bytes(model_of(program, graph).SerializeToString()), tuple(c.name for c in constants), output
 
 
+def lookups(program: Program) -> tuple[bytes, tuple[str, ...], tuple[str, ...], tuple[str, ...]] | None:
+    """Return a model that looks up what the program looks up in constant tables, which are zeros there.
+
+    Only by indices that are quick to compute from its inputs: without layers, scopes or chance.
+
+    Returns:
+        The model, its inputs that are constants and those that are the program's, its outputs; None: there are none.
+    """
+    seen: set[str] = set()
+    found: list[Node | Constant] = []
+    tables: dict[str, TensorProto] = {}
+    for node in program.body.nodes:
+        table = (
+            trace(program, node.inputs[0]) if node.op == "Gather" and node.inputs[1] not in program.constants else None
+        )
+        if isinstance(table, Source) and table.shape and _is_quick(program, node.inputs[1]):
+            length = table.shape[node.attributes.integer("axis", 0)]
+            name = f"table of {length}"
+            tables[name] = numpy_helper.from_array(np.zeros(length, np.int8), name)
+            found += _behind(program, node.inputs[1], (), seen)
+            output = f"{node.outputs[0]} from a {name}"  # the node itself may be behind another index
+            found.append(replace(node, inputs=(name, node.inputs[1]), outputs=(output,), attributes=Attributes()))
+    if not found:
+        return None
+    constants = [each for each in found if isinstance(each, Constant)]
+    nodes = [each for each in found if isinstance(each, Node)]
+    given = [value for value in program.body.inputs if any(value.name in node.inputs for node in nodes)]
+    outputs = [node.outputs[0] for node in nodes if node.inputs[0] in tables]
+    inputs = [*map(input_of, constants), *given]
+    ends = [ValueInfoProto(name=name) for name in outputs]
+    graph = helper.make_graph(list(map(proto_of, nodes)), "lookups", inputs, ends, list(tables.values()))
+    model = bytes(model_of(program, graph).SerializeToString())
+    return model, tuple(c.name for c in constants), tuple(value.name for value in given), tuple(outputs)
+
+
+def _is_quick(program: Program, value: str) -> bool:
+    todo, seen = [value], {value}
+    while todo:
+        name = todo.pop()
+        if name in program.constants or name not in program.producers:
+            continue
+        node, _ = program.producers[name]
+        row = of(node)
+        if node.op != node.op_type or row.weights or row.scopes or row.random or len(seen) > _MOST:
+            return False
+        new = {each for each in node.inputs if each} - seen
+        seen |= new
+        todo += new
+    return True
+
+
 def _behind(program: Program, value: str, exact: Collection[Node], seen: set[str]) -> Iterator[Node | Constant]:
     """Yield what a value is made of, each once and after what it reads itself."""
     if value in seen:
@@ -178,6 +242,8 @@ def _behind(program: Program, value: str, exact: Collection[Node], seen: set[str
     seen.add(value)
     if value in program.constants:
         yield program.constants[value]
+        return
+    if value not in program.producers:  # an input
         return
     node, _ = program.producers[value]
     seen.update(node.outputs)

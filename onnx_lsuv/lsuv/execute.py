@@ -135,7 +135,7 @@ def execute(
     elements = {value.name: value.type.tensor_type.elem_type for value in program.body.inputs}
     carried: list[_Carried] = [{} for _ in range(len(batches))]
     wide, room = computes_wide(program, device), runtime.room(device)
-    near = scratch if room is None else Scratch(min(scratch.budget, room // 2))
+    near = scratch if room is None else Scratch(0 if device.spared else min(scratch.budget, room // 2))
     run = _Run(calibration, batches, new, device, scratch, near, wide, elements, carried, joins=calibration.joined)
     total, done = sum(1 if stage.once else len(batches) for stage in calibration.stages), 0
     with closing(_loaded(run)) as loaded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Unpack
 from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batches, Data
 from onnx_lsuv.errors import UsageError, listing
-from onnx_lsuv.graph import Part, Record, Samples, build
+from onnx_lsuv.graph import Part, Record, build
 from onnx_lsuv.layers import Layer, Plan, tensor_names
 from onnx_lsuv.lsuv.absent import completed
 from onnx_lsuv.lsuv.baseline import Baseline, aimed_at, stds_of
@@ -18,10 +19,11 @@ from onnx_lsuv.lsuv.execute import Progress, execute, quiet, repeat_for_large_me
 from onnx_lsuv.lsuv.notes import lost, measured_notes
 from onnx_lsuv.lsuv.patterns import Aims, aims_of
 from onnx_lsuv.lsuv.planning import find, find_again, require_layers, settings_for
-from onnx_lsuv.lsuv.prepare import Clock, checked, run_notes, samples_of, shapes_of
+from onnx_lsuv.lsuv.prepare import Clock, attempt, check_indices, checked, run_notes, samples_of, shapes_of, work_of
 from onnx_lsuv.lsuv.result import LayerReport, Result
 from onnx_lsuv.lsuv.rows import (
     noted,
+    overflow_notes,
     row_of,
     skipped_row,
     std_of,
@@ -77,7 +79,7 @@ def measure(  # noqa: PLR0913  (what is measured, against what, and where are th
     """
     settings = _settings(model, settings, wanted, like)
     had, told = None if baseline is None else stds_of(baseline), tuple[str, ...]()
-    where, clock = runtime.device_of(device, threads=threads), Clock()
+    clock, given = Clock(), device if device == "auto" else runtime.device_of(device, threads=threads)
     with clock("verify"):
         as_it_is = replace(settings, keep_bias=True)
         plan = find(completed(model, batches), as_it_is, like.plan.parting.copies if like else {})
@@ -87,15 +89,15 @@ def measure(  # noqa: PLR0913  (what is measured, against what, and where are th
         if had is not None:
             aims, told = aimed_at(aims, plan, had)
         values = values_beside(plan) if beside else {}
+        where = runtime.device_of(given, threads=threads, work=work_of(plan, data))
         how: dict[str, Any] = {"beside": frozenset(values.values()), "as_written": like is not None}
-        records = _records(plan, data, aims, where, room, progress, samples_of(data), **how)
+        records, where, data = attempt(partial(_records, plan, aims, room, progress, **how), where, data)
         aims = aims.resolved(records)
     runtime.release(where)
-
-    together = zip(_rows(plan, aims, records, like), plan.layers, tolerances(plan, settings.tolerance), strict=True)
-    layers = tuple(verified_row(row, records.get(layer.weight), allowed, layer) for row, layer, allowed in together)
+    layers = _rows(plan, aims, records, like, settings)
     if like is not None:
-        return with_beside(_verified(like, plan, layers, settings, clock), plan, values, records)
+        return with_beside(_verified(like, plan, layers, settings, clock, where), plan, values, records)
+    noticed = (*overflow_notes(layers, where), *measured_notes(plan, layers, aims, settings))
     result = Result(
         model=plan.program.model,
         plan=plan,
@@ -103,9 +105,10 @@ def measure(  # noqa: PLR0913  (what is measured, against what, and where are th
         settings=as_it_is,
         layers=tuple(told_why(plan, layers)),
         skipped=tuple(map(skipped_row, plan.skipped)),
-        notes=(*run_notes(plan, data, where), *told, *measured_notes(plan, layers, aims, settings)),
+        notes=(*run_notes(plan, data, where), *told, *noticed),
         data=data.describe(),
         device=where.name,
+        device_notes=where.notes,
         seconds=clock.seconds,
     )
     return with_beside(result, plan, values, records)
@@ -119,24 +122,40 @@ def _settings(model: Model | Result, settings: Settings | None, wanted: Wanted, 
     return found if like is None else replace(like.settings, tolerance=found.tolerance)
 
 
-def _verified(like: Result, plan: Plan, layers: tuple[LayerReport, ...], settings: Settings, clock: Clock) -> Result:
+def _verified(
+    like: Result, plan: Plan, layers: tuple[LayerReport, ...], settings: Settings, clock: Clock, device: Device
+) -> Result:
     """Return the result of `initialize` with what was measured."""
-    notes = tuple(dict.fromkeys((*like.notes, *lost(plan, layers, settings))))
-    seconds = {**like.seconds, **clock.seconds}
-    return replace(like, layers=layers, settings=settings, notes=notes, seconds=seconds)
+    done = _with_notes(like, clock, device, lost(plan, layers, settings))
+    return replace(done, layers=layers, settings=settings)
 
 
-def _rows(plan: Plan, aims: Aims, records: dict[str, Record], like: Result | None) -> list[LayerReport]:
-    """Return the rows before their verdict: of weights as they came, or those of `initialize`."""
-    if like is not None:
-        pairs = zip(like.layers, plan.layers, strict=True)
-        return [replace(r, target=aims.stds[e.weight]) if e.weight in aims.shares else r for r, e in pairs]
+def _with_notes(like: Result, clock: Clock, device: Device, notes: Sequence[str] = ()) -> Result:
+    """Return a result with the seconds, the notes and the device's notes of one more measurement."""
+    return replace(
+        like,
+        notes=tuple(dict.fromkeys((*like.notes, *notes, *device.notes))),
+        device_notes=tuple(dict.fromkeys((*like.device_notes, *device.notes))),
+        seconds={**like.seconds, **clock.seconds},
+    )
+
+
+def _rows(
+    plan: Plan, aims: Aims, records: dict[str, Record], like: Result | None, settings: Settings
+) -> tuple[LayerReport, ...]:
+    """Return the rows, of weights as they came or those of `initialize`, with their verdict."""
 
     def found(layer: Layer) -> LayerReport:
         key, status = layer.weight, "scaled" if layer.scaled else "found"
         return noted(row_of(plan, layer, "keep", aims.stds[key], status, records.get(key)), aims.remarks.get(layer))
 
-    return [found(layer) for layer in plan.layers]
+    if like is not None:
+        pairs = zip(like.layers, plan.layers, strict=True)
+        rows = [replace(r, target=aims.stds[e.weight]) if e.weight in aims.shares else r for r, e in pairs]
+    else:
+        rows = [found(layer) for layer in plan.layers]
+    together = zip(rows, plan.layers, tolerances(plan, settings.tolerance), strict=True)
+    return tuple(verified_row(row, records.get(layer.weight), allowed, layer) for row, layer, allowed in together)
 
 
 def measure_before(
@@ -157,15 +176,16 @@ def measure_before(
     model = result.plan.program.model
     if model.absent:
         return result
-    where, clock = runtime.device_of(device, threads=threads), Clock()
+    given, clock = device if device == "auto" else runtime.device_of(device, threads=threads), Clock()
     with clock("before"):
         plan = find_again(result.plan, replace(result.settings, keep_bias=True))
         data = checked(model, batches, room := Scratch.within(memory_bytes(memory), scratch), progress)
-        records = _records(plan, data, _aims_like(result, plan), where, room, progress)
+        aims, where = _aims_like(result, plan), runtime.device_of(given, threads=threads, work=work_of(plan, data))
+        records, where, _ = attempt(partial(_records, plan, aims, room, progress, share=False), where, data)
     runtime.release(where)
     together = zip(result.layers, plan.layers, strict=True)
     layers = tuple(replace(row, std_before=std_of(row, records.get(layer.weight), layer)) for row, layer in together)
-    return replace(result, layers=layers, seconds={**result.seconds, **clock.seconds})
+    return replace(_with_notes(result, clock, where), layers=layers)
 
 
 def _check_layers(plan: Plan, like: Result | None) -> None:
@@ -198,13 +218,13 @@ def _aims_like(like: Result, plan: Plan) -> Aims:
 
 def _records(  # noqa: PLR0913  (what is measured, on what, and how)
     plan: Plan,
-    data: Batches,
     aims: Aims,
-    device: Device,
     scratch: Scratch,
     progress: Progress,
-    samples: Samples | None = None,
+    device: Device,
+    data: Batches,
     *,
+    share: bool = True,
     beside: frozenset[str] = frozenset(),
     as_written: bool = True,
 ) -> dict[str, Record]:
@@ -214,7 +234,8 @@ def _records(  # noqa: PLR0913  (what is measured, on what, and how)
     """
     if not plan.layers:
         return {}
-    shapes, block = shapes_of(data), runtime.block(device)
+    check_indices(plan.program, data, device)
+    shapes, block, samples = shapes_of(data), runtime.block(device), samples_of(data) if share else None
     targets: dict[str, float | Part | None] = {**aims.stds, **aims.streams}
     how: dict[str, Any] = {"rescale": False, "staged": False, "block": block, "as_written": as_written}
     how |= {"longest": device.provider.nodes, "samples": samples, "beside": beside}

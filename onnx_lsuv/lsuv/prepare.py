@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from os import PathLike, fspath
 from time import perf_counter
+from typing import TypeVar
 
+import numpy as np
 from onnx import helper
 
 from onnx_lsuv import batches as kinds
+from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batches, Data
-from onnx_lsuv.errors import ModelError
-from onnx_lsuv.graph import Samples, is_random
+from onnx_lsuv.errors import DeviceError, DeviceMemoryError, ModelError
+from onnx_lsuv.graph import Samples, is_random, lookups
 from onnx_lsuv.layers import Plan
 from onnx_lsuv.lsuv.execute import Progress, computes_wide, quiet
 from onnx_lsuv.lsuv.planning import name_notes
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import Model
+from onnx_lsuv.program import Program, stored
 from onnx_lsuv.roles import prepared_inputs
-from onnx_lsuv.runtime import Device
+from onnx_lsuv.runtime import Device, left_alone
+
+T = TypeVar("T")
+_VECTOR = 1000  # values that an integer stands for, as it looks up a vector
 
 
 def check_sizes(plan: Plan, limit: int) -> None:
@@ -106,7 +114,68 @@ def run_notes(plan: Plan, data: Batches | None, device: Device) -> tuple[str, ..
             f"chance was taken out while measuring: {', '.join(chance)} ran as identity, in inference form or with a "
             "fixed seed"
         )
-    return tuple(notes)
+    return (*notes, *device.notes)
+
+
+def check_indices(program: Program, data: Batches, device: Device) -> None:
+    """Raise DataError where the data, or what is quickly computed from them, index beyond a constant table.
+
+    The CPU says so itself. CUDA takes zeros instead, and says nothing.
+    """
+    found = lookups(program) if device.kind != "cpu" else None
+    if found is None:
+        return
+    model, constants, inputs, outputs = found
+    try:
+        session = runtime.load(model, Device("cpu", device.threads), fold=False)
+    except ModelError:  # as on bfloat16: for the CPU there are no kernels
+        return
+    arrays = {name: np.require(stored(program, name), requirements="C") for name in constants}
+    bound = {name: runtime.value_of(array, program.constants[name].elem_type) for name, array in arrays.items()}
+    given = tuple(each for each in data.inputs if each.name in inputs)
+    for batch in replace(data, inputs=given):
+        values = {each.name: runtime.value_of(batch[each.name], each.elem_type) for each in given}
+        runtime.run(session, bound | values, outputs, set(outputs))
+
+
+def work_of(plan: Plan, data: Batches | None) -> int:
+    """Return how much there is to compute, as `runtime.open_device` counts it."""
+    if data is None:
+        return 0
+    weights = {name for layer in plan.layers for name in layer.source.constants}
+    values = sum(data.stats[e.name].count * (_VECTOR if e.dtype.kind in "iu" else 1) for e in data.inputs)
+    return values * sum(plan.program.constants[name].size for name in weights)
+
+
+def attempt(work: Callable[[Device, Batches], T], device: Device, data: Batches) -> tuple[T, Device, Batches]:
+    """Do some work on a device: once more in smaller batches where its memory ran out.
+
+    What `auto` chose gives way to the CPU where it fails.
+
+    Returns:
+        What came of it; the device, with what is to be said of it, and the batches that it came of.
+    """
+    smaller = None
+    try:
+        return work(device, data), device, data
+    except DeviceError as error:
+        smaller = data.smaller() if isinstance(error, DeviceMemoryError) else None
+        if smaller is None and not device.automatic:
+            raise
+        why = str(error)
+    gc.collect()  # with the frames of what failed goes the memory that they held
+    if smaller is not None:
+        note = f"the memory of {device.name} held no whole batch, so {len(data)} became {len(smaller)} smaller ones"
+        careful = replace(device, spared=True, notes=(*device.notes, note))
+        try:
+            return work(careful, smaller), careful, smaller
+        except DeviceError as error:
+            if not device.automatic:
+                raise
+            why = str(error)
+    note = left_alone(device.provider, why)
+    cpu = replace(device, name="cpu", automatic=False, notes=(*device.notes, note))
+    return work(cpu, data), cpu, data
 
 
 class Clock:

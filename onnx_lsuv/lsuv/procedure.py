@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Unpack
@@ -22,10 +22,20 @@ from onnx_lsuv.lsuv.fresh import fresh_notes, redrawn
 from onnx_lsuv.lsuv.notes import guide, misfits
 from onnx_lsuv.lsuv.patterns import Aims, aims_of
 from onnx_lsuv.lsuv.planning import left_notes, parting_notes, plan, require_layers
-from onnx_lsuv.lsuv.prepare import Clock, check_sizes, checked, run_notes, shapes_of
+from onnx_lsuv.lsuv.prepare import Clock, attempt, check_indices, check_sizes, checked, run_notes, shapes_of, work_of
 from onnx_lsuv.lsuv.remaining import remaining
 from onnx_lsuv.lsuv.result import Result
-from onnx_lsuv.lsuv.rows import bias_remark, changes_of, drawn_row, noted, row_of, skipped_row, told_why, unscaled_notes
+from onnx_lsuv.lsuv.rows import (
+    bias_remark,
+    changes_of,
+    drawn_row,
+    noted,
+    overflow_notes,
+    row_of,
+    skipped_row,
+    told_why,
+    unscaled_notes,
+)
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.lsuv.settings import Choices, Settings, memory_bytes
 from onnx_lsuv.model import Array, Model, promoted, with_values
@@ -85,24 +95,30 @@ def initialize(
     """
     clock, budget = Clock(), memory_bytes(memory)
     with clock("load"):
-        where = runtime.device_of(device, threads=threads)
+        # What is missing is said before data are read; `auto` has to know how much there is to do.
+        given = device if device == "auto" else runtime.device_of(device, threads=threads)
         planned = plan(completed(model, batches), settings, **choices)
-        task = _decide(planned, batches, where, Scratch.within(budget, scratch), progress)
+        task = _decide(planned, batches, given, threads, Scratch.within(budget, scratch), progress)
     with ThreadPoolExecutor(1, thread_name_prefix="build") as beside:
         # Drawing leaves Python alone most of the time, so that the graph can be made meanwhile.
         making = [beside.submit(_graph, task)] if task.data is not None and planned.needs_data else []
         with clock("draw"):
-            drawn = draw(planned.plan, planned.settings, task.aims.methods, where.threads, progress, task.scratch)
+            drawn = draw(planned.plan, planned.settings, task.aims.methods, task.device.threads, progress, task.scratch)
         records, scales = dict[str, Record](), dict[str, float]()
         if making:
             with clock("calibrate"):
-                records, scales = _calibrate(task, making.pop().result(), drawn.values, progress)
-        runtime.release(where)
+                records, scales, task = _calibrate(task, making, drawn.values, progress)
+        runtime.release(task.device)
     return _result(task, drawn, records, scales, clock)
 
 
 def _decide(
-    planned: Result, batches: Batches | Data | None, device: Device, scratch: Scratch, progress: Progress
+    planned: Result,
+    batches: Batches | Data | None,
+    device: str | Device,
+    threads: int | None,
+    scratch: Scratch,
+    progress: Progress,
 ) -> _Task:
     """Look at what was planned and at the data: whether there is something to do, and whether it can be done."""
     found, settings = planned.plan, planned.settings
@@ -111,9 +127,11 @@ def _decide(
     if batches is None and planned.needs_data:
         raise DataError(f"{planned.model.name} has to run on data: give a batch {{input name: array}}, or several")
     data = None if batches is None else checked(planned.model, batches, scratch, progress)
-    return _Task(
-        planned, aims_of(found, settings), find_centres(found) if settings.center else {}, data, device, scratch
-    )
+    where = runtime.device_of(device, threads=threads, work=work_of(found, data))
+    if data is not None:
+        check_indices(found.program, data, where)
+    centres = find_centres(found) if settings.center else {}
+    return _Task(planned, aims_of(found, settings), centres, data, where, scratch)
 
 
 def _graph(task: _Task, shifted: Set[str] = frozenset()) -> Calibration:
@@ -135,20 +153,25 @@ def _graph(task: _Task, shifted: Set[str] = frozenset()) -> Calibration:
 
 
 def _calibrate(
-    task: _Task, calibration: Calibration, values: dict[str, Array], progress: Progress
-) -> tuple[dict[str, Record], dict[str, float]]:
+    task: _Task, making: list[Future[Calibration]], values: dict[str, Array], progress: Progress
+) -> tuple[dict[str, Record], dict[str, float], _Task]:
     """Run the graph and scale what was drawn; `values` are changed in place.
 
     Returns:
-        What was measured, and the scales, by weight key.
+        What was measured, and the scales, by weight key; the task, as the device could do it.
     """
-    found, data = task.planned.plan, task.data
-    assert data is not None
-    records = repeat_for_large_means(
-        calibration,
-        lambda shifted: _graph(task, shifted),
-        lambda graph: execute(graph, data, values, task.device, task.scratch, progress),
-    )
+
+    def run(device: Device, data: Batches) -> dict[str, Record]:
+        now = replace(task, device=device, data=data)
+        return repeat_for_large_means(
+            making.pop().result() if making else _graph(now),
+            lambda shifted: _graph(now, shifted),
+            lambda graph: execute(graph, data, values, device, task.scratch, progress),
+        )
+
+    found = task.planned.plan
+    assert task.data is not None
+    records, device, data = attempt(run, task.device, task.data)
     channels = {key: records[key] for key in task.centres if key in records}
     records |= {key: within_channels(record) for key, record in channels.items()}
     scales: dict[str, float] = {}
@@ -159,7 +182,7 @@ def _calibrate(
         multiply(found, values, scales, task.scratch)
         values |= biases_that_centre(found, task.centres, channels, scales)
     values |= norm_values(found, records)
-    return records, scales
+    return records, scales, replace(task, device=device, data=data)
 
 
 def _result(
@@ -193,6 +216,7 @@ def _result(
             *run_notes(found, task.data, task.device),
             *altered(found, drawn.methods),
             *unscaled_notes(rows),
+            *overflow_notes(rows, task.device),
             *parting_notes(found, settings),
             *left_notes(found),
             *fresh_notes(found, left, settings),
@@ -205,5 +229,6 @@ def _result(
         ),
         data=task.data.describe() if task.data else {},
         device=task.device.name,
+        device_notes=task.device.notes,
         seconds=clock.seconds,
     )

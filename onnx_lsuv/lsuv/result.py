@@ -213,6 +213,7 @@ class Result:
         remaining: with `fresh`, a `Remaining` for each tensor that keeps, or may keep, what it learned.
         data: batches, samples and inputs, as in a JSON report.
         device: where it ran: "cpu" or "cuda:N"; "none" where nothing ran.
+        device_notes: those of the notes that say why there, and what it took.
         seconds: of each phase.
     """
 
@@ -229,6 +230,7 @@ class Result:
     remaining: tuple[Remaining, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
     device: str = "none"
+    device_notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -238,11 +240,11 @@ class Result:
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """With `strict`, a sentence for each thing in doubt: what `measure` notes, else tensors that remain."""
+        """With `strict`, a sentence for each thing in doubt: what `measure` notes, but of the device, or remains."""
         if not self.settings.strict:
             return ()
         if self.verb == "measure":
-            return self.notes
+            return tuple(note for note in self.notes if note not in self.device_notes)
         return tuple(f"{quote(each.tensor)} may keep what it learned: {each.cause}" for each in self.remaining)
 
     def weights(self) -> dict[str, Array]:

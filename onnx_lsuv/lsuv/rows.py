@@ -19,6 +19,7 @@ from onnx_lsuv.operators import of
 from onnx_lsuv.program import Node, stored, walk
 from onnx_lsuv.program.program import DEFAULT_DOMAINS
 from onnx_lsuv.roles import before
+from onnx_lsuv.runtime import Device
 
 TOLERANCE, TOLERANCE_HALF = 0.005, 0.02
 AS_ASKED = {"zero": "zero", "identity": "the identity"}
@@ -170,6 +171,21 @@ def unscaled_notes(rows: Sequence[LayerReport]) -> list[str]:
     """Return a note on the layers that have a std of their own because their weights are the identity."""
     names = [row.name for row in rows if row.init == "identity" and row.status == "drawn" and row.scale is None]
     return [f"the identity, as asked, and not scaled: {listing(names, 5)}"] if names else []
+
+
+def overflow_notes(rows: Sequence[LayerReport], device: Device) -> list[str]:
+    """Return a note on layers whose output float16 does not hold where it is computed in that type."""
+
+    def measured(row: LayerReport) -> float | None:
+        return row.std_drawn if row.std is None else row.std
+
+    names = [row.name for row in rows if row.dtype == "float16" and not math.isfinite(measured(row) or 0)]
+    if device.kind == "cpu" or not names:
+        return []
+    return [
+        f"float16, which ends at 65504, does not hold what {listing(names, 5)} gives on {device.name}: prepare the "
+        "data to unit variance, or compute in float32 by '--device cpu' (device='cpu')"
+    ]
 
 
 def told_why(plan: Plan, rows: Sequence[LayerReport]) -> list[LayerReport]:

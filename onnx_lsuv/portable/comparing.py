@@ -17,7 +17,7 @@ from onnx_lsuv.errors import ModelError
 from onnx_lsuv.graph import BFLOAT16, IR_MAX, widened
 from onnx_lsuv.importers.skeleton import all_nodes, floats_of
 from onnx_lsuv.lsuv.execute import Progress, quiet
-from onnx_lsuv.lsuv.prepare import checked
+from onnx_lsuv.lsuv.prepare import attempt, checked
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import HOLLOW_BYTES, Model, bindable, in_float32, is_hollow, tensors
 from onnx_lsuv.operators import of
@@ -75,18 +75,22 @@ def same_outputs(
     if chance := sorted(_chance(before.proto)):
         why = f"The outputs were not compared, as chance or training takes part in them: {', '.join(chance)}."
         return Comparison({}, tolerance, (why,))
+
+    def compare(device: Device, data: Batches) -> dict[str, float]:
+        old, new = _open(before, device), _open(after, device)
+        names = [name for name in dict.fromkeys(old.outputs) if name in new.outputs]  # a file may name one twice
+        differences = dict.fromkeys(names, 0.0)
+        for i, batch in enumerate(data):
+            found, again = _run(old, batch, names), _run(new, batch, names)
+            for name in names:
+                differences[name] = max(differences[name], difference(found[name], again[name]))
+            progress("compare", i + 1, len(data))
+        return differences
+
     where, data = runtime.device_of(device, threads=threads), checked(before, batches, Scratch.within(None))
-    old, new = _open(before, where), _open(after, where)
-    names = [name for name in dict.fromkeys(old.outputs) if name in new.outputs]  # a file may name one twice
-    skipped = [value.name for value in before.proto.graph.output if value.name not in names]
-    differences = dict.fromkeys(names, 0.0)
-    for i, batch in enumerate(data):
-        found, again = _run(old, batch, names), _run(new, batch, names)
-        for name in names:
-            differences[name] = max(differences[name], difference(found[name], again[name]))
-        progress("compare", i + 1, len(data))
-    del old, new
+    differences, where, _ = attempt(compare, where, data)
     runtime.release(where)
+    skipped = [value.name for value in before.proto.graph.output if value.name not in differences]
     worst = max(differences, key=differences.__getitem__, default="")
     if worst and not differences[worst] <= tolerance:
         raise ModelError(

@@ -16,7 +16,7 @@ from onnx_lsuv import loaded_on_use
 
 TYPE_CHECKING = False  # as typing has it, which takes longer to load than the rest
 if TYPE_CHECKING:
-    from onnx_lsuv.runtime.devices import Device, block, device_of, open_device, room
+    from onnx_lsuv.runtime.devices import Device, block, device_of, left_alone, open_device, room
     from onnx_lsuv.runtime.package import version
     from onnx_lsuv.runtime.providers import check_device, device_words
     from onnx_lsuv.runtime.sessions import Session, keeping, load, output_types, release, run
@@ -32,6 +32,7 @@ __all__ = [
     "device_words",
     "has_array",
     "keeping",
+    "left_alone",
     "load",
     "open_device",
     "output_types",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
-from onnx_lsuv.errors import DeviceError
+from onnx_lsuv.errors import DeviceError, shorten
 from onnx_lsuv.runtime.providers import PROVIDERS
 
 # Packages that put their files in the same place.
@@ -19,6 +20,24 @@ _PACKAGES = (
     "onnxruntime-directml",
     "onnxruntime-openvino",
     "onnxruntime-qnn",
+)
+
+_LONGEST = 280  # characters of its words that a message repeats
+# What is replaced in them, in this order.
+_CLEARER = (
+    (r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", ""),
+    (r"^Error in execution: ", ""),
+    (r"^Non-zero status code returned while running (\w+) node\. Name:'([^']*)' Status Message: ", r"\1 '\2': "),
+    # The source position, and what C++ says of the function: "file.cc:12 void f(const Tensor*) [with T = float] ",
+    (r"\S*/onnxruntime\S*:\d+ (?:[^\[]*?\)(?: const)? \[with [^\]]*\] )?", ""),
+    # or "virtual Status onnxruntime::Reshape::Compute(OpKernelContext*) const ".
+    (
+        r"(?:(?:virtual|static|void|bool|[\w:<>&*]*::[\w:<>&*]+) )*onnxruntime::[\w:~]+\((?:[^()]|\([^()]*\))*\)"
+        r"(?: const)?(?: \[with [^\]]*\])? ",
+        "",
+    ),
+    # Names of nodes are ours: the label in the file, and the output.
+    (r"('[^']*?) -> [^']*'", r"\1'"),
 )
 
 
@@ -63,13 +82,30 @@ def quiet_options() -> Any:
     return found
 
 
-def small_session(nodes: Sequence[NodeProto], outputs: Sequence[str], constants: Sequence[TensorProto]) -> Any:
-    """Return a session, on one thread of the CPU, that computes a few nodes on constants as they are written."""
+def small_session(
+    nodes: Sequence[NodeProto],
+    outputs: Sequence[str],
+    constants: Sequence[TensorProto],
+    provider: tuple[str, Mapping[str, str]] = ("CPUExecutionProvider", {}),
+) -> Any:
+    """Return a session, on one thread and one provider, that computes a few nodes on constants as they are written."""
     graph = helper.make_graph(nodes, "small", [], [ValueInfoProto(name=name) for name in outputs], constants)
     versions = {**dict.fromkeys((node.domain for node in nodes), 1), "": 13}
     opsets = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
     model = helper.make_model(graph, ir_version=8, opset_imports=opsets)
     options = quiet_options()
     options.intra_op_num_threads = 1
+    options.use_deterministic_compute = True
     options.graph_optimization_level = package().GraphOptimizationLevel.ORT_DISABLE_ALL
-    return package().InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", str(int(provider[0] != "CPUExecutionProvider")))
+    return package().InferenceSession(model.SerializeToString(), options, providers=[provider], enable_fallback=0)
+
+
+def message_of(error: Exception) -> str:
+    """Return ONNX Runtime's own words without its code and source positions."""
+    # A name may have megabytes, and the patterns take the square of a text's length.
+    text = shorten(" ".join(shorten(word, _LONGEST // 2) for word in str(error).split()), 20 * _LONGEST)
+    for pattern, instead in _CLEARER:
+        text = re.sub(pattern, instead, text)
+    text = text.rstrip(". ")
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

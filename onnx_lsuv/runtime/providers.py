@@ -29,11 +29,46 @@ class Provider:
     numbered: bool = False  # there may be several: the word may be followed by ":N"
     automatic: bool = False  # `auto` takes it where it lacks nothing, before those of the rows above
     nicknames: tuple[str, ...] = ()  # words that mean it, for "did you mean"
-    needs: str = ""  # what must be so for it to start, beside what `missing` looks for
+    present: Callable[[], bool] = lambda: True  # whether the machine has such a device, as far as that is easily seen
     missing: Callable[[Any, int], str | None] = lambda ort, index: None  # what the device of a number lacks here
+    worth: float = 0.0  # the work for each core, as `open_device` counts it, below which `auto` does without it
+    causes: tuple[tuple[str, str], ...] = ()  # what is behind ONNX Runtime's words: a pattern, and a sentence's end
     options: Callable[[int, bool], Mapping[str, str]] = lambda index, tf32: {}  # by number, and whether TF32 is allowed
     nodes: int | None = None  # of a graph that go into a session at most; None for the usual number
     in_blocks: bool = False  # it may have the layout for convolutions that `blocks` tries
+
+
+# What belongs together: the major version of CUDA that ONNX Runtime is built for -> NVIDIA's oldest driver for it, and
+# the libraries that it loads, each after those that it needs itself. `onnxruntime-gpu` 1.31 is for CUDA 13 and cuDNN 9.
+CUDA = {
+    "12": ("525", "libcudart.so.12 libcublasLt.so.12 libcublas.so.12 libcurand.so.10 libcudnn.so.9"),
+    "13": ("580", "libcudart.so.13 libcublasLt.so.13 libcublas.so.13 libcurand.so.10 libcudnn.so.9"),
+}
+MEMORY = (
+    r"failed to allocate memory|out of memory|MemoryAllocation|ALLOC_FAILED|bad_alloc|bad allocation|"
+    "smaller than requested bytes"
+)
+# What the driver answers where it starts no GPU.
+_DRIVER = {
+    100: "it finds no GPU; CUDA_VISIBLE_DEVICES may hide it",
+    803: "its library and its kernel module differ; restart the machine",
+    804: "it is too old for the CUDA compatibility package that is installed",
+}
+
+
+def _driver() -> Any:
+    """Return NVIDIA's driver; raises OSError where there is none."""
+    import ctypes  # noqa: PLC0415
+    import sys  # noqa: PLC0415
+
+    return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+
+
+def _has_driver() -> bool:
+    try:
+        return _driver() is not None
+    except OSError:
+        return False
 
 
 def _missing_for_cuda(ort: Any, index: int) -> str | None:
@@ -48,24 +83,33 @@ def _missing_for_cuda(ort: Any, index: int) -> str | None:
     import sys  # noqa: PLC0415
 
     try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        driver = _driver()
     except OSError:
         return "no NVIDIA driver is installed (libcuda is not found)"
-    if driver.cuInit(0) != 0:
-        return "the NVIDIA driver finds no usable GPU"
-    count = ctypes.c_int(0)
+    if (answer := driver.cuInit(0)) != 0:
+        return f"the NVIDIA driver does not start ({_DRIVER.get(answer, 'see what nvidia-smi says')}; error {answer})"
+    count, supported = ctypes.c_int(0), ctypes.c_int(0)
     if driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value <= index:
         return f"there are {count.value} GPUs, numbered from 0"
-    # preload_dlls prints what it does not find; whether the provider works is seen by the session's own list.
+    major = str(getattr(ort, "cuda_version", "") or "").partition(".")[0]
+    oldest, libraries = CUDA.get(major, ("", ""))
+    driver.cuDriverGetVersion(ctypes.byref(supported))
+    if oldest and supported.value // 1000 < int(major):
+        return (
+            f"the NVIDIA driver is for CUDA {supported.value // 1000}, and onnxruntime-gpu {ort.__version__} for CUDA "
+            f"{major} (install a driver from {oldest} on)"
+        )
+    # preload_dlls prints what it does not find; whether the provider works is seen by a trial.
     with contextlib.redirect_stdout(io.StringIO()):
         ort.preload_dlls()
-    major = str(getattr(ort, "cuda_version", "") or "").partition(".")[0]
-    if sys.platform != "win32":
-        for library in (f"libcudart.so.{major}", f"libcublas.so.{major}", "libcudnn.so.9"):
-            try:
-                ctypes.CDLL(library)
-            except OSError:
-                return f"the library {library} is not found (install 'onnxruntime-gpu[cuda,cudnn]')"
+    for library in libraries.split() if sys.platform != "win32" else ():
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            return (
+                f"the library {library} cannot be loaded; onnxruntime-gpu {ort.__version__} takes those of CUDA "
+                f"{major} and cuDNN 9 (pip install 'onnxruntime-gpu[cuda,cudnn]')"
+            )
     return None
 
 
@@ -98,8 +142,22 @@ PROVIDERS = (
         numbered=True,
         automatic=True,
         nicknames=("gpu", "nvidia"),
-        needs="the CUDA and cuDNN libraries match the installed 'onnxruntime-gpu'",
+        present=_has_driver,
         missing=_missing_for_cuda,
+        worth=7e13,
+        causes=(
+            (MEMORY, "the GPU's memory is full (end what else runs there)"),
+            (
+                "NoKernelImage|no kernel image|ARCH_MISMATCH",
+                "the installed onnxruntime-gpu has no kernels for this GPU (install a release that has)",
+            ),
+            (
+                "InsufficientDriver|driver version",
+                "the NVIDIA driver is too old for the installed onnxruntime-gpu (install one from "
+                f"{', '.join(f'{driver} on for CUDA {major}' for major, (driver, _) in CUDA.items())})",
+            ),
+            ("DevicesUnavailable|busy or unavailable", "the GPU is busy: another process has it to itself"),
+        ),
         options=_cuda_options,
     ),
 )

@@ -15,33 +15,16 @@ import numpy as np
 import onnx
 from onnx import TensorProto, TypeProto, helper
 
-from onnx_lsuv.errors import DataError, DeviceError, LsuvError, ModelError, shorten
-from onnx_lsuv.runtime.devices import Device, limited
-from onnx_lsuv.runtime.package import package, quiet_options, version
+from onnx_lsuv.errors import DataError, DeviceError, DeviceMemoryError, LsuvError, ModelError
+from onnx_lsuv.runtime.devices import Device, cause_of, limited
+from onnx_lsuv.runtime.package import message_of, package, quiet_options, version
+from onnx_lsuv.runtime.providers import MEMORY
 from onnx_lsuv.runtime.values import type_of
 
 # ONNX Runtime cuts a matrix product into as many parts as it has threads, and the parts' shapes decide the order of
 # sums. So the number of parts is the machine's, whatever it is asked to use: how many cores the threads may run on is
 # a matter of affinity, and the bytes are the same for any number.
 _PARTS = min(os.cpu_count() or 1, 16)
-
-_LONGEST = 280  # characters of its words that a message repeats
-# What is replaced in them, in this order.
-_CLEARER = (
-    (r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", ""),
-    (r"^Error in execution: ", ""),
-    (r"^Non-zero status code returned while running (\w+) node\. Name:'([^']*)' Status Message: ", r"\1 '\2': "),
-    # The source position, and what C++ says of the function: "file.cc:12 void f(const Tensor*) [with T = float] ",
-    (r"\S*/onnxruntime\S*:\d+ (?:[^\[]*?\)(?: const)? \[with [^\]]*\] )?", ""),
-    # or "virtual Status onnxruntime::Reshape::Compute(OpKernelContext*) const ".
-    (
-        r"(?:(?:virtual|static|void|bool|[\w:<>&*]*::[\w:<>&*]+) )*onnxruntime::[\w:~]+\((?:[^()]|\([^()]*\))*\)"
-        r"(?: const)?(?: \[with [^\]]*\])? ",
-        "",
-    ),
-    # Names of nodes are ours: the label in the file, and the output.
-    (r"('[^']*?) -> [^']*'", r"\1'"),
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,7 +50,7 @@ def load(model: bytes, device: Device, *, fold: bool = True, optimize: bool = Tr
 
     Raises:
         ModelError: ONNX Runtime refuses the model.
-        DeviceError: it would not run on the device asked for.
+        DeviceError: it would not run on the device asked for; DeviceMemoryError where it is too large for that.
     """
     ort = package()
     options = quiet_options()
@@ -91,7 +74,7 @@ def load(model: bytes, device: Device, *, fold: bool = True, optimize: bool = Tr
             options.register_custom_ops_library(library)
         except Exception as error:
             raise DeviceError(
-                f"The custom-operator library {library!r} cannot be loaded: {_message(error)}."
+                f"The custom-operator library {library!r} cannot be loaded: {message_of(error)}."
             ) from error
     off = [] if fold else ["ConstantFolding"]
     # ONNX Runtime 1.31 moves a Transpose past a blocked QuantizeLinear and leaves the steps as they are.
@@ -102,18 +85,18 @@ def load(model: bytes, device: Device, *, fold: bool = True, optimize: bool = Tr
     def work() -> Any:
         # The session's threads inherit the affinity of the thread that makes them.
         with limited(device.threads):
-            return ort.InferenceSession(model, options, providers=list(providers.items()), disabled_optimizers=off)
+            # Without what falls back to the CPU by itself, and says so on standard output.
+            return ort.InferenceSession(
+                model, options, providers=list(providers.items()), disabled_optimizers=off, enable_fallback=0
+            )
 
     try:
         # Each thread that has to do with a GPU has handles of its libraries made; so the one that runs loads too.
         session = work() if device.kind == "cpu" else _interruptible(work, lambda: None)
     except Exception as error:
-        raise _refused(error) from error
+        raise _refused(error, device) from error
     if session.get_providers()[0] != provider.name:
-        raise DeviceError(
-            f"The device {device.name!r} was asked for, but ONNX Runtime could not start {provider.title}: check that "
-            f"{provider.needs}, or use '--device cpu' (device='cpu')."
-        )
+        raise DeviceError(f"ONNX Runtime did not start {provider.title} on {device.name!r}: use '--device cpu'.")
     return Session(session, device, (device.kind, device.index))
 
 
@@ -139,14 +122,12 @@ def run(session: Session, inputs: Mapping[str, Any], outputs: Sequence[str], on_
 
     Raises:
         DataError: an index in the data lies outside the model's tables.
+        DeviceMemoryError: the memory of the device does not hold the batch.
         DeviceError: anything else that goes wrong while running.
     """
     session = session if session.binding else keeping(session)
     session.given.update(inputs)
     binding = session.binding
-    binding.clear_binding_outputs()  # they would be written over
-    for name in outputs:
-        binding.bind_output(session.names.get(name, name), *(("cpu", 0) if name in on_host else session.place))
     options = package().RunOptions()
     options.log_severity_level = 4
     # The default, said: where it is missing the Python side catches an exception, which takes as long as a small run.
@@ -154,19 +135,22 @@ def run(session: Session, inputs: Mapping[str, Any], outputs: Sequence[str], on_
 
     def work() -> None:
         with limited(session.device.threads):
+            binding.clear_binding_outputs()  # they would be written over
             for name, value in inputs.items():
-                binding.bind_ortvalue_input(session.names.get(name, name), value)
+                binding.bind_ortvalue_input(session.names.get(name, name), value)  # which takes it to the device
+            for name in outputs:
+                binding.bind_output(session.names.get(name, name), *(("cpu", 0) if name in on_host else session.place))
             session.session.run_with_iobinding(binding, options)
 
     try:
         _interruptible(work, partial(setattr, options, "terminate", True))
     except Exception as error:
-        text = _message(error)
+        text = message_of(error)
         if re.search(
             r"ind(ex|ices).*(bounds|range)|out of (data )?bounds|out of range value in ind", text, re.IGNORECASE
         ):
             raise DataError(f"An index in the data lies outside a table of the model: {text}.") from error
-        raise DeviceError(f"ONNX Runtime could not run the model on this data: {text}.") from error
+        raise _failed(text, session.device) from error
     return dict(zip(outputs, binding.get_outputs(), strict=True))
 
 
@@ -228,8 +212,8 @@ def release(device: Device) -> None:
     session.session.run(None, {"x": np.zeros(0, np.float32)}, options)
 
 
-def _refused(error: Exception) -> LsuvError:
-    text = _message(error)
+def _refused(error: Exception, device: Device) -> LsuvError:
+    text = message_of(error)
     unknown = re.search(r"([\w.…]*):?([\w…]+)\(-?\d+\) is not a registered function/op", text)
     if unknown:
         name = ".".join(part for part in unknown.groups() if part)
@@ -237,14 +221,19 @@ def _refused(error: Exception) -> LsuvError:
             f"ONNX Runtime does not know the operator {name!r}: name the library that holds it with '--custom-ops' "
             "(open_device)."
         )
+    if re.search(MEMORY, text, re.IGNORECASE) or re.search(r"\bCU(DA|DNN|BLAS)\b.*(error|fail)", text, re.IGNORECASE):
+        return _failed(text, device)
     return ModelError(f"ONNX Runtime {version()} cannot load the model: {text}.")
 
 
-def _message(error: Exception) -> str:
-    """Return ONNX Runtime's own words without its code and source positions."""
-    # A name may have megabytes, and the patterns take the square of a text's length.
-    text = shorten(" ".join(shorten(word, _LONGEST // 2) for word in str(error).split()), 20 * _LONGEST)
-    for pattern, instead in _CLEARER:
-        text = re.sub(pattern, instead, text)
-    text = text.rstrip(". ")
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+def _failed(text: str, device: Device) -> DeviceError:
+    """Return an error of the device's own."""
+    if re.search(MEMORY, text, re.IGNORECASE):
+        wanted = re.search(r"size:? ?(\d+)", text)
+        short = f" where {wanted[1]} bytes more were needed" if wanted else ""
+        cpu = "" if device.kind == "cpu" else ", or '--device cpu' (device='cpu')"
+        return DeviceMemoryError(
+            f"The memory of {device.name!r} ran out{short}: give smaller batches with '--batch-size' (batches), fewer "
+            f"samples with '--samples'{cpu}."
+        )
+    return DeviceError(f"ONNX Runtime could not run the model on this data: {cause_of(device.provider, text) or text}.")
