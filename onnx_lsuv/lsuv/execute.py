@@ -123,7 +123,7 @@ def execute(
     program = calibration.program
     elements = {value.name: value.type.tensor_type.elem_type for value in program.body.inputs}
     carried: list[_Carried] = [{} for _ in range(len(batches))]
-    run = _Run(calibration, batches, new, device, scratch, computes_wide(program, device), elements, carried)
+    run = _Run(calibration, batches, new, device, scratch, has_bfloat16(program), elements, carried)
     total, done = sum(1 if stage.once else len(batches) for stage in calibration.stages), 0
     with closing(_loaded(run)) as loaded:
         for stage, fed, session in loaded:
@@ -151,7 +151,7 @@ def _run_stage(run: _Run, stage: Stage, fed: Set[str], session: Session) -> Iter
     Yields after each run how many more there are than one a batch, since the run before.
     """
     # Arrays are kept alive while they are bound.
-    fixed = {name: widened(*_values_of(run, name), wide=run.wide) for name in stage.constants if name in fed}
+    fixed = {name: widened(*_values_of(run, name)) for name in stage.constants if name in fed}
     bound = {name: runtime.value_of(array, elem_type) for name, (array, elem_type) in fixed.items()}
     back = {name: np.zeros((ROWS, width)) for name, width in stage.again.values()}
     stores, more, sums = [run.common] if stage.once else run.carried, 0, set(run.calibration.sums.values())
@@ -194,7 +194,7 @@ def _run_once(
 ) -> dict[str, Array]:
     """Run a stage over a batch; return its records, and keep what later stages read."""
     batch = run.batches[i] if stage.inputs else {}
-    given = {name: widened(batch[name], run.elements[name], wide=run.wide) for name in stage.inputs}
+    given = {name: widened(batch[name], run.elements[name]) for name in stage.inputs}
     data = {name: runtime.value_of(array, elem_type) for name, (array, elem_type) in given.items()}
     carried = {name: (store.get(name) or run.common[name]).value for name in stage.carried}
     records = dict.fromkeys((*stage.cuts, *stage.finals))
@@ -203,11 +203,6 @@ def _run_once(
         _drop(run, store, [name])
         store[name] = _carry(run, out[name])
     return {name: runtime.array_of(out[name]) for name in records}
-
-
-def computes_wide(program: Program, device: Device) -> bool:
-    """Say whether a device computes a program's bfloat16 in float32."""
-    return device.kind == "cpu" and has_bfloat16(program)
 
 
 def _loaded(run: _Run) -> Generator[_Loaded, None, None]:

@@ -92,7 +92,7 @@ def measure(  # noqa: PLR0913  (what is measured, against what, and where are th
         settings=as_it_is,
         layers=tuple(told_why(plan, layers)),
         skipped=tuple(map(skipped_row, plan.skipped)),
-        notes=(*run_notes(plan, data, where), *told, *faint(plan, layers, settings)),
+        notes=(*run_notes(plan, data), *told, *faint(plan, layers, settings)),
         data=data.describe(),
         device=where.name,
         seconds=clock.seconds,

@@ -189,7 +189,7 @@ def _result(
         remaining=left,
         notes=(
             *absent_notes(found, "made anew"),
-            *run_notes(found, task.data, task.device),
+            *run_notes(found, task.data),
             *altered(found, drawn.methods),
             *unscaled_notes(rows),
             *parting_notes(found, settings),
