@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import devices
 import numpy as np
 import onnx
 import oracle
@@ -17,22 +18,59 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 import onnx_lsuv
-from onnx_lsuv import LayerReport, Result
+from onnx_lsuv import LayerReport, Result, runtime
+from onnx_lsuv.errors import DeviceError
+from onnx_lsuv.runtime import Device
 
 # A suite that runs in the background may have Ctrl-C ignored, and what it starts would ignore it too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="where what runs on the CPU runs instead, such as cuda")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--device") != "cpu":
+        devices.turn(config.getoption("--device"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Hold what a test asked the emulation of CUDA for against the list of what it lacks."""
+    before = devices.lacked() if _on_device(item) else None
+    try:
+        return (yield)
+    finally:
+        if before is not None:
+            devices.settle(item.nodeid, before[0])
+
+
+def _on_device(item: pytest.Item) -> bool:
+    return item.config.getoption("--device") != "cpu" or item.get_closest_marker("cuda") is not None
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow all cases of a test but as many as its mark `few` says."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark as slow all cases of a test but as many as its mark `few` says; leave out what is about the CPU."""
     seen = Counter[str]()
     for item in items:
+        if config.getoption("--device") != "cpu" and item.get_closest_marker("cpu") is not None:
+            item.add_marker(pytest.mark.skip(reason="it is about the CPU itself"))
         mark = item.get_closest_marker("few")
         if mark is not None:
             seen[test := item.nodeid.partition("[")[0]] += 1
             if seen[test] > mark.args[0]:
                 item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session")
+def cuda() -> Device:
+    """Return CUDA where it opens in this process: on a GPU, or by the emulated libraries on LD_LIBRARY_PATH."""
+    try:
+        return runtime.open_device("cuda", threads=2)
+    except DeviceError as error:
+        pytest.skip(f"{error} Its emulation is told of in tests/README.md.")
 
 
 Array = NDArray[Any]

@@ -140,9 +140,10 @@ def _collect(graph: GraphProto, found: dict[str, Value]) -> None:
 
 # ---------------------------------------------------------------------------------------------------------- bfloat16
 
-# ONNX Runtime's CPU provider can cast to and from bfloat16, and little else. There a calibration graph is computed in
-# float32, which has the same range: each bfloat16 number is one of float32, so nothing that the file stores changes its
-# value, and only the rounding between the nodes is left out. The file keeps its types; new values are rounded to them.
+# ONNX Runtime's CPU provider can cast to and from bfloat16, and little else; CUDA lacks operators, and before opset 22
+# ONNX itself has no convolution of this type. So a calibration graph is computed in float32, which has the same range:
+# each bfloat16 number is one of float32, so nothing that the file stores changes its value, and only the rounding
+# between the nodes is left out. The file keeps its types; new values are rounded to them.
 BFLOAT16 = frozenset({TensorProto.BFLOAT16})
 
 
@@ -155,9 +156,9 @@ def has_bfloat16(program: Program) -> bool:
     )
 
 
-def widened(array: Array, elem_type: int, *, wide: bool = True) -> tuple[Array, int]:
-    """Return an array and its element type, with `wide` as a graph that is computed in float32 takes them."""
-    if wide and elem_type in BFLOAT16:
+def widened(array: Array, elem_type: int) -> tuple[Array, int]:
+    """Return an array and its element type as a graph that is computed in float32 takes them."""
+    if elem_type in BFLOAT16:
         return np.asarray(array, np.float32), int(TensorProto.FLOAT)
     return array, elem_type
 

@@ -188,6 +188,7 @@ def empty_trail(scope: ScopeBuilder, width: int) -> str | None:
 def _appended(scope: ScopeBuilder, trail: str, record: str) -> str:
     """Return a trail with a record in the first of its rows that has a count of 0, if there is one."""
     counts = scope.op("Gather", trail, scope.graph.constant(COUNT, np.int64), axis=1)
-    filled = scope.cast(scope.op("Greater", counts, scope.double(0)), TensorProto.INT64)
-    place = scope.op("Equal", scope.ints(*range(TRAIL)), scope.reduce("ReduceSum", filled, (0,), keep=True))
+    filled = scope.cast(scope.op("Greater", counts, scope.double(0)), TensorProto.DOUBLE)
+    first = scope.cast(scope.reduce("ReduceSum", filled, (0,), keep=True), TensorProto.INT64)
+    place = scope.op("Equal", scope.ints(*range(TRAIL)), first)
     return scope.op("Where", scope.reshape(place, -1, 1), record, trail)

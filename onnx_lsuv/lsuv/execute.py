@@ -134,7 +134,7 @@ def execute(
     program = calibration.program
     elements = {value.name: value.type.tensor_type.elem_type for value in program.body.inputs}
     carried: list[_Carried] = [{} for _ in range(len(batches))]
-    wide, room = computes_wide(program, device), runtime.room(device)
+    wide, room = has_bfloat16(program), runtime.room(device)
     near = scratch if room is None else Scratch(0 if device.spared else min(scratch.budget, room // 2))
     run = _Run(calibration, batches, new, device, scratch, near, wide, elements, carried, joins=calibration.joined)
     total, done = sum(1 if stage.once else len(batches) for stage in calibration.stages), 0
@@ -168,7 +168,7 @@ def _run_stage(run: _Run, stage: Stage, session: Session) -> Iterator[int]:
     Yields after each run how many more there are than one a batch, since the run before.
     """
     # Arrays are kept alive while they are bound.
-    fixed = {name: widened(*_values_of(run, name), wide=run.wide) for name in _fed(run, stage)}
+    fixed = {name: widened(*_values_of(run, name)) for name in _fed(run, stage)}
     given = {name: runtime.value_of(array, elem_type) for name, (array, elem_type) in fixed.items()}
     session = runtime.keeping(session)
     back = {name: np.zeros((ROWS, width)) for name, width in stage.again.values()}
@@ -212,7 +212,7 @@ def _run_once(
 ) -> dict[str, Array]:
     """Run a stage over a batch, given what is new for all; return its records, and keep what later stages read."""
     batch = run.batches[i] if stage.inputs else {}
-    arrays = {name: widened(batch[name], run.elements[name], wide=run.wide) for name in stage.inputs}
+    arrays = {name: widened(batch[name], run.elements[name]) for name in stage.inputs}
     data = {name: runtime.value_of(array, elem_type) for name, (array, elem_type) in arrays.items()}
     carried = {name: (store.get(name) or run.common[name]).value for name in stage.carried}
     records = dict.fromkeys((*stage.cuts, *stage.finals))
@@ -229,11 +229,6 @@ def _run_once(
         _drop(run, store, [name])
         store[name] = _carry(run, out[name])
     return {name: runtime.array_of(out[name]) for name in records}
-
-
-def computes_wide(program: Program, device: Device) -> bool:
-    """Say whether a device computes a program's bfloat16 in float32."""
-    return device.kind == "cpu" and has_bfloat16(program)
 
 
 def _loaded(run: _Run) -> Generator[_Loaded, None, None]:

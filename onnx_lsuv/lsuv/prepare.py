@@ -17,9 +17,9 @@ from onnx_lsuv import batches as kinds
 from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batches, Data
 from onnx_lsuv.errors import DeviceError, DeviceMemoryError, ModelError
-from onnx_lsuv.graph import Samples, is_random, lookups
+from onnx_lsuv.graph import Samples, has_bfloat16, is_random, lookups
 from onnx_lsuv.layers import Plan
-from onnx_lsuv.lsuv.execute import Progress, computes_wide, quiet
+from onnx_lsuv.lsuv.execute import Progress, quiet
 from onnx_lsuv.lsuv.planning import name_notes
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import Model
@@ -103,10 +103,10 @@ def run_notes(plan: Plan, data: Batches | None, device: Device) -> tuple[str, ..
     notes = name_notes(plan)
     if data is not None:
         notes += data.notes_for(prepared_inputs(plan.program))
-        if computes_wide(plan.program, device):
+        if has_bfloat16(plan.program):
             notes.append(
-                "bfloat16 was computed in float32, without the rounding between the nodes: ONNX Runtime has next to no "
-                "bfloat16 kernels for the CPU"
+                "bfloat16 was computed in float32, without the rounding between the nodes: ONNX Runtime has few "
+                "bfloat16 kernels"
             )
     chance = sorted({node.op for node in plan.program.walk() if is_random(node)})
     if chance:

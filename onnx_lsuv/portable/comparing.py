@@ -148,23 +148,22 @@ def _open(model: Model, device: Device) -> _Opened:
         if draft.is_new(tensor) or is_hollow(tensor):
             tensor.CopyFrom(numpy_helper.from_array(np.asarray(draft.values(tensor)), tensor.name))
     proto.ir_version = min(max(proto.ir_version, 7), IR_MAX)
-    if device.kind == "cpu":
-        in_float32(proto, BFLOAT16)
+    in_float32(proto, BFLOAT16)
     outputs = tuple(v.name for v in graph.output if v.type.WhichOneof("value") in (None, "tensor_type"))
     # What is fused depends on which weights are inputs, and rounds otherwise; a network may amplify it a thousandfold.
     session = runtime.load(proto.SerializeToString(), device, optimize=False)
-    return _Opened(session, _bound(weights, device), types, outputs)
+    return _Opened(session, _bound(weights), types, outputs)
 
 
-def _bound(arrays: Mapping[str, tuple[NDArray[Any], int]], device: Device) -> dict[str, tuple[Any, NDArray[Any]]]:
+def _bound(arrays: Mapping[str, tuple[NDArray[Any], int]]) -> dict[str, tuple[Any, NDArray[Any]]]:
     """Return arrays as a session takes them, each beside its memory."""
-    wide = {name: widened(*each, wide=device.kind == "cpu") for name, each in arrays.items()}
+    wide = {name: widened(*each) for name, each in arrays.items()}
     return {name: (runtime.value_of(array, elem_type), array) for name, (array, elem_type) in wide.items()}
 
 
 def _run(opened: _Opened, batch: Mapping[str, NDArray[Any]], names: list[str]) -> dict[str, NDArray[Any]]:
     data = {name: (_cast(batch[name], elem_type), elem_type) for name, elem_type in opened.types.items()}
-    inputs = opened.weights | _bound(data, opened.session.device)
+    inputs = opened.weights | _bound(data)
     out = runtime.run(opened.session, {name: value for name, (value, _) in inputs.items()}, names, set(names))
     return {name: runtime.array_of(value) for name, value in out.items()}
 

@@ -103,6 +103,7 @@ def test_folder_that_cannot_be_written_to(here: Path) -> None:
     fails(6, "m.onnx", "-d", "x.npy", "-o", "locked/out.onnx")
 
 
+@pytest.mark.cpu
 def test_report(here: Path) -> None:
     options = ["--seed", "7", "--target-std", "0.5", "--exclude", "u", "--keep-bias", "--tolerance", "0.01"]
     call("m.onnx", "-d", "x.npy", "--report", "r.json", "--report", "s.json", "--batch-size", "24", *options, status=1)

@@ -45,13 +45,13 @@ def test_experts_are_drawn_one_by_one(lsuv: Lsuv, activation: str, fusion: int) 
     nodes = f"""p = MatMul(x, router)
       h = com.microsoft.MoE<k=2, activation_type="{activation}", swiglu_fusion={fusion}>(x, p, w1, b1, w2, b2)
       y = MatMul(h, u)"""
-    tensors = {"router": normal(12, 4), "w1": normal(4, halves * 20, 12), "b1": normal(4, halves * 20)}
-    tensors |= {"w2": normal(4, 12, 20), "b2": normal(4, 12), "u": normal(12, 7)}
-    run = lsuv(parse(f"{HEAD} g (float[N,12] x) => (float[N,7] y) {{ {nodes} }}", tensors), {"x": normal(64, 12)})
+    tensors = {"router": normal(16, 4), "w1": normal(4, halves * 20, 16), "b1": normal(4, halves * 20)}
+    tensors |= {"w2": normal(4, 16, 20), "b2": normal(4, 16), "u": normal(16, 7)}
+    run = lsuv(parse(f"{HEAD} g (float[N,16] x) => (float[N,7] y) {{ {nodes} }}", tensors), {"x": normal(64, 16)})
     assert run.changed == set(tensors)
     rows = {row.weight: row for row in run.result.layers}
     assert [rows[w].status for w in ("router", "w1", "w2", "u")] == ["ok", "drawn", "drawn", "ok"]
-    assert (rows["w1"].blocks, rows["w1"].fan_out, rows["w1"].fan_in) == (4 * halves, 20, 12)
+    assert (rows["w1"].blocks, rows["w1"].fan_out, rows["w1"].fan_in) == (4 * halves, 20, 16)
     assert rows["w1"].note == "not rescaled: its router mixes what its experts give"
     first = run.weight("w1")
     # The gate and the values of a fused SwiGLU have every other row.

@@ -52,7 +52,7 @@ def test_text(result: Result) -> None:
     assert "dynamic: 1 x MatMul (q)" in shown
     assert "statistics of 1 BatchNormalization" in shown
     assert "1 bias" in shown
-    assert "64 samples in 1 batch on cpu" in shown
+    assert f"64 samples in 1 batch on {result.device}" in shown
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 200])

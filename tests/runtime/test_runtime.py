@@ -38,6 +38,7 @@ def test_version() -> None:
     assert runtime.version() == onnxruntime.__version__
 
 
+@pytest.mark.cpu
 def test_cpu() -> None:
     assert (CPU.name, CPU.kind, CPU.threads) == ("cpu", "cpu", 2)
     assert runtime.open_device("cpu").threads >= 1
@@ -84,6 +85,7 @@ FAKE = Provider(
 )
 
 
+@pytest.mark.cpu
 def test_another_provider_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that computes on the CPU, under another name."""
     with pytest.raises(DeviceError, match="the device must be 'auto', 'cpu', 'cuda' or 'cuda:N', not 'xnn'"):
@@ -257,6 +259,7 @@ def test_data_that_do_not_fit_at_run_time(capfd: pytest.CaptureFixture[str]) -> 
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.cpu  # CUDA's kernels give zeros
 @pytest.mark.parametrize("op", ["Gather", "GatherElements"])
 def test_index_outside_a_table(op: str, capfd: pytest.CaptureFixture[str]) -> None:
     one = session(f"g (int64[N] i, float[3] t) => (float y) {{ y = {op}(t, i) }}")
