@@ -60,9 +60,10 @@ def _bounded(scope: ScopeBuilder, var: str, elem_type: int) -> str:
 
 def write_norm_in_blocks(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> bool:
     """Write a BatchNormalization of the main graph on an image in blocks; say whether it was."""
-    norm, source, output, reps = rw.norms.get(node), node.inputs[0], node.outputs[0], rw.reps
+    norm, reps = rw.norms.get(node), rw.reps
     if norm is None and (rw.rescale or node.op != "BatchNormalization" or node.inputs[3] not in reps.constants):
         return False
+    source, output = node.inputs[0], node.outputs[0]
     width = reps.constants[node.inputs[3]].size if norm is None else rw.columns(norm)
     rep, image = reps.of(source), reps.image(source)
     # What has no known shape stays in the plain layout.

@@ -32,7 +32,7 @@ from onnx_lsuv.graph.records import ROWS, first_usable, reached_or
 from onnx_lsuv.graph.representations import write_node
 from onnx_lsuv.graph.scaling import write_layer, write_layer_in_blocks, write_waiting_layer
 from onnx_lsuv.graph.state import RewriteContext, empty_trail, unreached
-from onnx_lsuv.graph.units import write_units
+from onnx_lsuv.graph.units import countable, write_units
 from onnx_lsuv.program import Body, Node, tensor_type
 from onnx_lsuv.program.program import FLOAT_TYPES
 
@@ -49,12 +49,15 @@ def rewrite(rw: RewriteContext) -> tuple[list[NodeProto], dict[str, tuple[str, .
 
 def _write_body(rw: RewriteContext, scope: ScopeBuilder, body: Body) -> None:
     for node in rw.plan.order.get(body, body.nodes):
-        if scope.top and (rw.rescale or rw.reps.block > 1):
-            if _write_waiting(rw, scope, node):
-                continue
-            rw.reps.materialise_for(node)
+        beside = [name for name in node.outputs if name in rw.beside] if scope.top else []
         if scope.top and node in rw.activations:
             _write_units(rw, scope, node)
+        if scope.top and (rw.rescale or rw.reps.block > 1):
+            if _write_waiting(rw, scope, node):
+                rw.reps.materialise(*beside)
+                _write_beside(rw, scope, beside)
+                continue
+            rw.reps.materialise_for(node)
         if any(node.bodies.values()) and rw.keys_inside(node):
             _write_control(rw, scope, node)
         elif node in rw.norms:
@@ -63,9 +66,14 @@ def _write_body(rw: RewriteContext, scope: ScopeBuilder, body: Body) -> None:
             write_layer(rw, scope, node)
         else:
             scope.nodes += [proto_of(each, lambda inner: _plain_body(rw, inner)) for each in neutral_nodes(node)]
-        for name in node.outputs if scope.top else ():
-            if name in rw.beside and (known := rw.values.get(name)) and known.elem_type in FLOAT_TYPES:
-                rw.measure(scope, name, known)
+        _write_beside(rw, scope, beside)
+
+
+def _write_beside(rw: RewriteContext, scope: ScopeBuilder, names: Iterable[str]) -> None:
+    """Write the moments of values that are measured beside the layers, where they are floats."""
+    for name in names:
+        if (known := rw.values.get(name)) and known.elem_type in FLOAT_TYPES:
+            rw.measure(scope, name, known)
 
 
 def _write_units(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> None:
@@ -73,7 +81,13 @@ def _write_units(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> None:
     found, name = rw.activations[node], node.inputs[0]
     if name not in rw.values or rw.samples is None:
         return
-    made = write_units(scope, found, name, rw.values[name], rw.orders.get(name), alike=rw.samples.alike)
+    value, order, alike = rw.values[name], rw.orders.get(name), rw.samples.alike
+    if not (countable(found, value, order) and alike):
+        rw.reps.materialise(name)
+    rep = rw.reps.of(name)
+    if rep.blocked and not found.told_after:
+        rw.reps.fusible.pop(name, None)  # its operand would never be there
+    made = write_units(scope, found, rep.name, value, order, alike=alike, block=rw.reps.block if rep.blocked else 0)
     if made is not None:
         rw.units[found.layer.weight, rw.use(found.layer)] = made
 

@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from onnx_lsuv.graph.blocked import padded
 from onnx_lsuv.graph.builder import ScopeBuilder, Value
-from onnx_lsuv.graph.moments import size_of
+from onnx_lsuv.graph.moments import Dims, size_of
 from onnx_lsuv.graph.samples import Order
 from onnx_lsuv.layers import Layer, Plan
 from onnx_lsuv.operators import of
@@ -44,6 +45,16 @@ class Activation:
     low: float  # below it the slope is zero
     high: float  # and above this
     silent: bool  # it gives nothing there below
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Beyond which values are saturated."""
+        return -math.inf if self.silent else self.low, self.high
+
+    @property
+    def told_after(self) -> bool:
+        """Whether what it gives tells the same as its operand."""
+        return self.silent and self.low == 0 and self.high == math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +128,15 @@ def _bounds(program: Program, node: Node) -> tuple[float, float, bool] | None:
 # ------------------------------------------------------------------------------------------------------ in the graph
 
 
+def countable(found: Activation, value: Value, order: Order | None) -> bool:
+    """Say whether units can be told by an image in blocks, of which zeros fill the last: these must not count."""
+    (low, high), dims = found.bounds, value.dims or ()
+    whole = order is None or order == Order(1, size_of(dims[1:]) or 0)
+    return low <= 0 <= high and whole and 2 * (size_of(dims[1:]) or EXACT) <= EXACT
+
+
 def write_units(
-    scope: ScopeBuilder, found: Activation, name: str, value: Value, order: Order | None, *, alike: bool
+    scope: ScopeBuilder, found: Activation, name: str, value: Value, order: Order | None, *, alike: bool, block: int = 0
 ) -> Units | None:
     """Write what tells dead and saturated units by the operand of an activation, before that, which may overwrite it.
 
@@ -129,6 +147,7 @@ def write_units(
         value: what is known of that.
         order: how the samples lie in it, None where that is not known.
         alike: each batch has as many samples.
+        block: channels side by side where the operand is an image in blocks, and `countable`; 0 for the plain layout.
 
     Returns None where its shape is not known.
     """
@@ -144,10 +163,13 @@ def write_units(
     peaks = ""
     if found.silent:
         # Of much, ONNX Runtime takes half the time for the last axes by themselves; a node more takes time to load.
-        twice = axis == 1 and rank > 2 and (size or 0) > ENOUGH
-        within = scope.reduce("ReduceMax", name, others[1:]) if twice else name
-        peaks = scope.reduce("ReduceMax", within, (0,) if twice else others)
-    low, high = -math.inf if found.silent else found.low, found.high
+        if block:
+            peaks = _peaks_in_blocks(scope, name, value.dims, block)
+        else:
+            twice = axis == 1 and rank > 2 and (size or 0) > ENOUGH
+            within = scope.reduce("ReduceMax", name, others[1:]) if twice else name
+            peaks = scope.reduce("ReduceMax", within, (0,) if twice else others)
+    low, high = found.bounds
     if low == -math.inf and high == math.inf:
         return Units(peaks, "", 0, found.low)
     each = order.outer * order.inner if order is not None else 0
@@ -162,6 +184,12 @@ def write_units(
     rows = scope.cast(scope.reduce("ReduceSum", over, (rank - 1,), keep=True), TensorProto.DOUBLE)
     both = (scope.reduce("ReduceSum", rows, range(rank)), scope.cast(scope.op("Size", over), TensorProto.DOUBLE))
     return Units(peaks, scope.op("Concat", *(scope.reshape(each, 1) for each in both), axis=0), 0, found.low)
+
+
+def _peaks_in_blocks(scope: ScopeBuilder, name: str, dims: Dims, block: int) -> str:
+    rows = padded(dims[1], block)
+    within = scope.reduce("ReduceMax", scope.reshape(name, -1, rows // block, dims[2] * dims[3], block), (2,))
+    return scope.first(scope.reshape(scope.reduce("ReduceMax", within, (0,)), rows), dims[1], axis=0)
 
 
 def _unit_axis(layer: Layer, rank: int) -> int | None:

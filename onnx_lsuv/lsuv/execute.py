@@ -44,6 +44,8 @@ from onnx_lsuv.program import Program
 from onnx_lsuv.runtime import Device, Session
 
 Progress = Callable[[str, int, int], None]
+# So many values, of so many batches, are summed in float32 first, which takes a fifth of the time.
+LONG, BLOCK = 1 << 15, 16
 _Loaded = tuple[Stage, Session]
 # Sessions kept for later stages that differ in names alone, as those of repeated blocks do, which are not far apart.
 _SHARED = 16
@@ -106,6 +108,7 @@ class _Run:
     joins: dict[str, np.ufunc] = field(default_factory=dict)  # what the batches give is joined by
     joined: dict[str, Array] = field(default_factory=dict)  # of the batches so far
     types: dict[str, TypeProto] = field(default_factory=dict)  # of what is carried
+    parts: dict[str, tuple[Array, int]] = field(default_factory=dict)  # sums of the last ones, and how many these are
 
 
 def execute(
@@ -151,6 +154,8 @@ def execute(
         if records := [record for each in found for record in each]:
             results[key] = first_usable_of(records)
     if run.joins:
+        for name in run.parts:
+            _flush(run, name)
         for key, record in results.items():
             at = key, int(record[USE, 0])
             share = signal(record, run.joined.get(calibration.sums.get(at, "")), single=len(batches) == 1)
@@ -158,7 +163,8 @@ def execute(
             results[key] = with_shares(
                 record, share, dead(units, run.joined), saturated(units, run.joined, len(batches))
             )
-        scratch.release(sum(each.nbytes for each in run.joined.values() if not isinstance(each, np.memmap)))
+        kept = (*run.joined.values(), *(part for part, _ in run.parts.values()))
+        scratch.release(sum(each.nbytes for each in kept if not isinstance(each, np.memmap)))
     return results
 
 
@@ -201,10 +207,25 @@ def _join(run: _Run, name: str, array: Array) -> None:
     before, array = run.joined.get(name), array.reshape(-1)
     if before is None:
         run.joined[name] = run.scratch.keep(array.astype(np.float64))
-    elif before.size == array.size:
+    elif before.size != array.size:
+        run.joined[name] = np.zeros(0)
+    elif array.dtype != np.float32 or array.size < LONG:
         run.joins[name](before, array, out=before)
     else:
-        run.joined[name] = np.zeros(0)
+        part, number = run.parts.get(name) or (run.scratch.keep(np.zeros_like(array)), 0)
+        np.add(part, array, out=part)
+        run.parts[name] = part, number + 1
+        if number + 1 == BLOCK:
+            _flush(run, name)
+
+
+def _flush(run: _Run, name: str) -> None:
+    """Add what some batches gave to all before."""
+    part, number = run.parts[name]
+    if number and run.joined[name].size:
+        np.add(run.joined[name], part, out=run.joined[name])
+        part[:] = 0
+    run.parts[name] = part, 0
 
 
 def _run_once(

@@ -209,6 +209,16 @@ def test_more_samples_than_float32_sums_well() -> None:
     assert row.signal == pytest.approx(share([b["x"] for b in batches]), abs=EXACT)
 
 
+@pytest.mark.parametrize("mean", [0.0, 1000.0])
+@pytest.mark.parametrize("number", [16, 17, 40])
+def test_many_batches_of_one_large_sample(number: int, mean: float) -> None:
+    """Some batches are summed in float32 before float64."""
+    batches = data(48, 48, 16, sizes=(1,) * number, mean=mean)
+    text = "(float[N,48,48,16] x) => (float y) { y = MatMul(x, w) }"
+    (row,) = measured(model_of(text, tensors={"w": np.eye(16, dtype=np.float32)}), batches).layers
+    assert row.signal == pytest.approx(share([b["x"] for b in batches]), abs=EXACT)
+
+
 # ------------------------------------------------------------------------------------------------ what gives no share
 
 
