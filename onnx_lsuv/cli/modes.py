@@ -80,7 +80,13 @@ def _work(
 ) -> Outcome:
     if options.dry_run:
         return _with_state(_plan(options, settings, models[0]), reference)
-    device = None if options.device == "auto" else _open(options)  # which has to know how much there is to do
+    from onnx_lsuv import runtime  # noqa: PLC0415
+
+    device = None
+    if options.device == "auto":  # which has to know how much there is to do
+        runtime.version()  # that there is none, or are two, is said before data are read
+    else:
+        device = _open(options)
     with progress(options.color, quiet=options.quiet) as tell:
         if options.check:
             return _check(options, settings, models, device, tell)
