@@ -15,7 +15,7 @@ samples: to count takes five passes over the values. Of several batches the maxi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,7 @@ from onnx import TensorProto
 
 from onnx_lsuv.graph.blocked import padded
 from onnx_lsuv.graph.builder import ScopeBuilder, Value
-from onnx_lsuv.graph.moments import Dims, size_of
+from onnx_lsuv.graph.moments import size_of
 from onnx_lsuv.graph.samples import Order
 from onnx_lsuv.layers import Layer, Plan
 from onnx_lsuv.operators import of
@@ -164,7 +164,7 @@ def write_units(
     if found.silent:
         # Of much, ONNX Runtime takes half the time for the last axes by themselves; a node more takes time to load.
         if block:
-            peaks = _peaks_in_blocks(scope, name, value.dims, block)
+            peaks = _peaks_in_blocks(scope, name, [dim or 0 for dim in value.dims], block)
         else:
             twice = axis == 1 and rank > 2 and (size or 0) > ENOUGH
             within = scope.reduce("ReduceMax", name, others[1:]) if twice else name
@@ -186,7 +186,7 @@ def write_units(
     return Units(peaks, scope.op("Concat", *(scope.reshape(each, 1) for each in both), axis=0), 0, found.low)
 
 
-def _peaks_in_blocks(scope: ScopeBuilder, name: str, dims: Dims, block: int) -> str:
+def _peaks_in_blocks(scope: ScopeBuilder, name: str, dims: Sequence[int], block: int) -> str:
     rows = padded(dims[1], block)
     within = scope.reduce("ReduceMax", scope.reshape(name, -1, rows // block, dims[2] * dims[3], block), (2,))
     return scope.first(scope.reshape(scope.reduce("ReduceMax", within, (0,)), rows), dims[1], axis=0)

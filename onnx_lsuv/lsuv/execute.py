@@ -20,7 +20,7 @@ from onnx import ModelProto, TensorProto, TypeProto
 
 from onnx_lsuv import runtime
 from onnx_lsuv.batches import Batches
-from onnx_lsuv.errors import LsuvError
+from onnx_lsuv.errors import DeviceMemoryError, LsuvError
 from onnx_lsuv.graph import (
     ROWS,
     USE,
@@ -240,6 +240,8 @@ def _run_once(
     names = tuple(records | dict.fromkeys(stage.kept))
     try:
         out = runtime.run(session, {**given, **data, **carried}, names, records.keys())
+    except DeviceMemoryError:
+        raise
     except LsuvError:
         if not session.names:
             raise

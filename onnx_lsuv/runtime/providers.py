@@ -118,7 +118,10 @@ def _room_on_cuda(ort: Any, index: int) -> int | None:
     import sys  # noqa: PLC0415
 
     major = str(ort.cuda_version).partition(".")[0]
-    library = ctypes.CDLL(f"cudart64_{major}.dll" if sys.platform == "win32" else f"libcudart.so.{major}")
+    try:
+        library = ctypes.CDLL(f"cudart64_{major}.dll" if sys.platform == "win32" else f"libcudart.so.{major}")
+    except OSError:
+        return None
     free, total = ctypes.c_size_t(0), ctypes.c_size_t(0)
     failed = library.cudaSetDevice(index) or library.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total))
     return None if failed else free.value

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from oracle import normal, parse
-from test_cuda import ROOT, _python, environment  # noqa: F401  (a fixture)
 
 pytestmark = [pytest.mark.cuda, pytest.mark.slow]
+
+ROOT = Path(__file__).resolve().parents[2]
+EMULATION = ROOT.parent / "shared" / "cuda_emulation"
+OPENS = "from onnx_lsuv import runtime; print(runtime.open_device('cuda').name)"
 
 # The command in a process; auto is to take CUDA for a small model, too, where it is there.
 COMMAND = """
@@ -39,8 +44,33 @@ CAUSES: dict[str, tuple[dict[str, str], str]] = {
 }
 
 
+def _python(code: str, *words: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *words]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **env}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+
+
 @pytest.fixture(scope="module")
-def emulated(environment: dict[str, str]) -> Path:  # noqa: F811
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return the environment in which CUDA opens."""
+    if _python(OPENS, env={}).returncode == 0:
+        return {}
+    if not (EMULATION / "build.sh").is_file():
+        pytest.skip(f"CUDA does not open on this machine, and there is no {EMULATION}")
+    folder = EMULATION / "lib"
+    if not folder.is_dir():
+        folder = tmp_path_factory.mktemp("cuda")
+        built = subprocess.run([EMULATION / "build.sh", folder], capture_output=True, text=True, check=False)
+        if built.returncode != 0:
+            pytest.skip(f"CUDA does not open on this machine, and its emulation cannot be built: {built.stderr[-200:]}")
+    found = {"LD_LIBRARY_PATH": str(folder)}
+    ran = _python(OPENS, env=found)
+    assert ran.returncode == 0, ran.stderr
+    return found
+
+
+@pytest.fixture(scope="module")
+def emulated(environment: dict[str, str]) -> Path:
     """Return the folder of the emulated libraries."""
     given = environment.get("LD_LIBRARY_PATH", os.environ.get("LD_LIBRARY_PATH", ""))
     for folder in filter(None, given.split(":")):
