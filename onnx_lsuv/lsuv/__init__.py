@@ -8,7 +8,7 @@
     absent      tensors without values: whether each gets some, and what is said of it
     planning    PLAN: the layers are found, once; nothing runs
     notes       where unit variance does not do what one might think
-    prepare     sizes and data looked at; what is to be said of a run
+    prepare     sizes, data and indices looked at; a run that fails for the device's sake; what is to be said of one
     draw        DRAW: new weights, put where the file keeps them
     computed    weights that other constants are computed with
     fresh       usual starting values for the parameters beside the layers

@@ -2,7 +2,7 @@
 
     providers  what is known of each of ONNX Runtime's execution providers, a row each; the words of `--device`
     package    ONNX Runtime itself
-    devices    a word -> where a model runs, on which cores
+    devices    a word -> where a model runs, on which cores; a trial of what is no CPU
     blocks     the CPU's layout for convolutions: how wide its blocks are, and whether `graph` may use it
     sessions   a model is loaded and run
     values     arrays on the host <-> what ONNX Runtime holds
