@@ -12,6 +12,7 @@ from typing import Any
 import devices
 import pytest
 
+pytestmark = pytest.mark.cpu  # elsewhere they would turn what holds them
 ROOT = Path(__file__).resolve().parents[1]
 TEST = "tests/test_a.py::test_b[c-1]"
 
@@ -50,7 +51,6 @@ def test_what_is_listed_and_nothing_else_is_skipped(
             devices.settle(TEST, 7)
 
 
-@pytest.mark.cpu  # a command that is told twice
 def test_the_cpu_is_another_device_in_this_process_and_in_commands() -> None:
     """In a process of its own, with one that nobody has: what opens is refused, what is told is told of the other."""
     code = """
