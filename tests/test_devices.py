@@ -12,6 +12,7 @@ from typing import Any
 import devices
 import pytest
 
+pytestmark = pytest.mark.cpu  # elsewhere they would turn what holds them
 ROOT = Path(__file__).resolve().parents[1]
 TEST = "tests/test_a.py::test_b[c-1]"
 
