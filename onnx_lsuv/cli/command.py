@@ -9,7 +9,7 @@ from functools import partial
 from inspect import Parameter, Signature
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import typer
 
@@ -57,11 +57,11 @@ def _value(look: Callable[[Any, Any], Any], option: Parameter | None, context: t
     if option is None or option.default.callback is not None:
         return None if value is None else look(context, value)  # a callback does nothing without a value
     kinds = [each for each in get_args(option.annotation) if each is not NoneType] or [option.annotation]
+    many = get_origin(kinds[0]) is list
     if value is None and option.annotation not in kinds:
-        return None
-    many = isinstance(value, list)
+        return () if many else None
     kind = get_args(kinds[0])[0] if many else kinds[0]
-    taken = [_plain(kind, option.default, each) for each in (value if many else [value])]
+    taken = [_plain(kind, option.default, each) for each in (value if isinstance(value, list | tuple) else [value])]
     if None in taken:
         return look(context, value)
     return taken if many else taken[0]
