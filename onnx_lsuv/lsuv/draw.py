@@ -60,6 +60,8 @@ def draw(
                 putting.result()
             putting = beside.submit(_put, plan, weights[i], matrices, values, scratch)
             del matrices
+            if threads == 1:
+                putting.result()
             progress("draw", i + 1, len(weights))
         if putting is not None:
             putting.result()

@@ -115,7 +115,8 @@ def check_kills(here: Path, kills: int, seed: int) -> dict[str, int]:
         old = earlier if force else {}
         for name, content in old.items():
             Path("other", name).write_bytes(content)
-        status, words, _ = killed(number, kill, draw.uniform(0, took), *(["--force"] if force else []))
+        more = [*(["--force"] if force else []), *(["--memory", "1K"] if kill % 2 else [])]
+        status, words, _ = killed(number, kill, draw.uniform(0, took), *more)
         after = snapshot(here)
         assert {name: content for name, content in after.items() if not name.startswith("other/")} == before
         there = {name.removeprefix("other/"): content for name, content in after.items() if name.startswith("other/")}
