@@ -21,7 +21,7 @@ STARTS = {
     "framework": Start(),
     "customary": Start("customary"),
     "he": Start("he"),
-    "lsuv": Start(settings={"residual": "off"}),
+    "lsuv": Start(settings={"residual": "off", "lstm_bias": "forget"}),
     "auto": Start(settings={"residual": "auto"}),
     "center": Start(settings={"residual": "off", "center": True}),
     "auto center": Start(settings={"residual": "auto", "center": True}),
