@@ -62,7 +62,7 @@ def checked(path: Path, batches: list[dict[str, Any]]) -> onnx_lsuv.Result:
     moments = oracle.measure(saved, batches, list(dict.fromkeys(where.values())))
     for i, row in enumerate(ok):
         if not any(other.status == "shared" for other in result.layers):
-            assert abs(moments[where[i]].var - 1) < 0.005, row.name
+            assert abs(moments[where[i]].var / row.target**2 - 1) < 0.005, row.name
     assert all(np.isfinite(array).all() for array in oracle.all_float_tensors(saved).values())
     return result
 
