@@ -154,7 +154,7 @@ def test_an_architecture_becomes_what_its_model_becomes(net: str, kind: str, tmp
     for row in result.layers:
         if row.op != "LSTM":
             assert row.status == "ok"
-            assert abs(moments[names[row.name]].var - 1) < 0.005, row.name
+            assert abs(moments[names[row.name]].var / row.target**2 - 1) < 0.005, row.name
     assert {change.tensor for change in result.changes if change.absent} == {
         tensor.name for tensor in model.graph.initializer if is_weight(tensor)
     }

@@ -111,4 +111,4 @@ def test_an_export_without_weights_becomes_a_model(
     names = oracle.layer_values(saved)
     ok = [row for row in result.layers if row.status == "ok"]
     moments = oracle.measure(saved, [batch], [names[row.name] for row in ok])
-    assert all(abs(moments[names[row.name]].var - 1) < 0.005 for row in ok)
+    assert all(abs(moments[names[row.name]].var / row.target**2 - 1) < 0.005 for row in ok)
