@@ -49,7 +49,7 @@ def data(*shape: int, count: int = 1, dtype: Any = np.float32) -> list[dict[str,
     return [{"x": (normal(*shape, seed=i) * (1 + i) + 0.3 * i).astype(dtype)} for i in range(count)]
 
 
-def expect_scaled(saved: bytes, rows: Sequence[LayerReport], batches: Batches, target: float = 1) -> None:
+def expect_scaled(saved: bytes, rows: Sequence[LayerReport], batches: Batches) -> None:
     """Expect the target std of every layer, by the oracle.
 
     A layer whose output is constant is to be called so; of a weight's uses the first that varies decides.
@@ -63,7 +63,7 @@ def expect_scaled(saved: bytes, rows: Sequence[LayerReport], batches: Batches, t
         if row.status == "degenerate":
             assert not varies or "stays added" in row.note, row
         elif row.status != "shared" and (varies or sum(other.weight == row.weight for other in rows) == 1):
-            assert np.sqrt(moments.var) / target == pytest.approx(1, abs=1e-3), row
+            assert np.sqrt(moments.var) / row.target == pytest.approx(1, abs=1e-3), row
 
 
 def scales(rows: Sequence[LayerReport]) -> list[float]:
@@ -584,7 +584,7 @@ def test_random_graph(seed: int) -> None:
     model = onnx_lsuv.from_proto(case.model)
     result = onnx_lsuv.initialize(model, case.batches, **case.options)
     saved = onnx_lsuv.to_bytes(result.model)
-    expect_scaled(saved, result.layers, case.batches, case.options["target_std"])
+    expect_scaled(saved, result.layers, case.batches)
     expect_statistics(saved, case.batches)
     assert oracle.changed_tensors(case.model, onnx.load_from_string(saved), result.changes) <= {
         c.tensor for c in result.changes
