@@ -66,9 +66,8 @@ def measure(  # noqa: PLR0913  (what is measured, against what, and where are th
         baseline: an earlier result, the path of its JSON report, or stds by layer: what each layer is to have still,
             within the tolerance, instead of a target. A layer that is new is held against the target, with a note.
         beside: measure the sums of residual streams and the outputs of what was left alone too, as a page shows them.
-        device, threads: as for `initialize`.
         memory: what kept values, and batches that are given only once, may take, as for `initialize`.
-        scratch, progress: as for `initialize`.
+        device, threads, scratch, progress: as for `initialize`.
         wanted: as keywords target_std, target, residual, tolerance, include, exclude, strict of `Settings`.
 
     Raises:
@@ -92,9 +91,8 @@ def measure(  # noqa: PLR0913  (what is measured, against what, and where are th
         where = runtime.device_of(given, threads=threads, work=work_of(plan, data))
         how: dict[str, Any] = {"beside": frozenset(values.values()), "as_written": like is not None}
         records, where, data = attempt(partial(_records, plan, aims, room, progress, **how), where, data)
-        aims = aims.resolved(records)
     runtime.release(where)
-    layers = _rows(plan, aims, records, like, settings)
+    layers = _rows(plan, aims := aims.resolved(records), records, like, settings)
     if like is not None:
         return with_beside(_verified(like, plan, layers, settings, clock, where), plan, values, records)
     noticed = (*overflow_notes(layers, where), *measured_notes(plan, layers, aims, settings))

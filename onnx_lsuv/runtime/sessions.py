@@ -65,7 +65,8 @@ def load(model: bytes, device: Device, *, fold: bool = True, optimize: bool = Tr
     options.enable_mem_pattern = False
     # The next stage takes the memory of the last one: fresh memory is slow to touch.
     for each in {device, Device("cpu", 1)}:
-        _share_memory(each.provider.name, each.kind, each.index)
+        if each.kind == "cpu" or each.provider.arena != "cpu":
+            _share_memory(each.provider.name, each.kind, each.index)
     options.add_session_config_entry("session.use_env_allocators", "1")
     # Threads that wait by spinning take the cores from the next stage's session, and from everybody else.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
