@@ -279,7 +279,8 @@ def _loaded(run: _Run) -> Generator[_Loaded, None, None]:
 def _load(run: _Run, stage: Stage, shared: OrderedDict[bytes, tuple[Session, tuple[str, ...]]]) -> _Loaded:
     """Load a stage, or take the session of one that is like it, from those with their names that are kept."""
     model = _close(run, stage)
-    like = likeness(model) if len(run.calibration.stages) > 1 else None
+    # One batch has few stages, of hundreds of nodes, which are seldom alike; their sessions are not worth their memory.
+    like = likeness(model) if len(run.batches) > 1 else None
     if like and like[0] in shared:
         shared.move_to_end(like[0])
         session, names = shared[like[0]]
