@@ -5,6 +5,7 @@ One note a kind, however many layers it is about:
     norm      a layer feeds normalisations alone: they cancel its scale, in training as well
     gate      a layer feeds a gate: its std decides how far the gate opens and closes
     residual  layers end the branches of a residual stream: they get less, or why not
+    average   a last layer reads averages of what a BatchNormalization gives, which hardly vary
 
 And by what was measured: norms before scaled layers whose stored statistics are not those of the data, last layers of
 which next to nothing depends on the input, activations that silence, or saturate, most of what they get, and ends of
@@ -78,6 +79,12 @@ def guide(plan: Plan, aims: Aims, lowered: Collection[str] = (), spell: Spell = 
         )
     if residual := _residual(aims, scaled, spell):
         texts["residual"] = residual
+    if means := [each for each in scaled if each.weight not in lowered and _reads_even_averages(plan.program, each)]:
+        texts["average"] = (
+            f"{_count(means, scaled, 'read')} averages of what a normalisation of channels gives, which hardly vary "
+            f"({_listed(means)}): with a std of 1 a last layer there makes much of little, and was seen to train worse "
+            f"than with 0.1, as by {spell('target', dict.fromkeys(_only(plan, means), 0.1))}"
+        )
     return [Note(kind, text) for kind, text in texts.items()]
 
 
@@ -221,6 +228,23 @@ def _readers(program: Program, name: str) -> Iterator[tuple[Node | None, int]]:
 def _feeds_norms_alone(program: Program, layer: Layer) -> bool:
     readers = list(_readers(program, layer.end.outputs[0]))
     return bool(readers) and all(node and of(node).norm == "own" and position == 0 for node, position in readers)
+
+
+def _reads_even_averages(program: Program, layer: Layer) -> bool:
+    """Say whether a layer gives an output of the graph, and reads averages of what was normalised by channels."""
+    if layer.position > 1:
+        return False
+    name, averaged = layer.node.inputs[1 - layer.position], False
+    while name in program.producers:
+        node, _ = program.producers[name]
+        if of(node).averages:
+            averaged = True
+        elif node.op == "BatchNormalization":
+            return averaged and any(reader is None for reader, _ in _readers(program, layer.end.outputs[0]))
+        elif not moves(node):
+            return False
+        name = node.inputs[0]
+    return False
 
 
 def _feeds_gate(program: Program, layer: Layer) -> bool:

@@ -81,6 +81,7 @@ class Operator:
     normed: int | None = None  # the output that, where it is asked for, is what was normalised as it is
     keeps_width: bool = False  # the last axis means before and after it the same
     windows: bool = False  # pools over windows
+    averages: bool = False  # over places
     blocked: bool = False  # ONNX Runtime's CPU has it for its blocked layout as well
     scopes: bool = False  # its graph attributes are scopes, which see the values around them
     makes_sequence: bool = False

@@ -171,10 +171,10 @@ _MOVES = (
     Operator("Resize", move="resizes", settings=True),
     Operator("Upsample", move="resizes", settings=True),
     Operator("MaxPool", waits=True, windows=True, blocked=True, on_stream=True),
-    Operator("AveragePool", waits=True, windows=True, blocked=True, on_stream=True),
+    Operator("AveragePool", waits=True, windows=True, averages=True, blocked=True, on_stream=True),
     Operator("LpPool", windows=True),
     Operator("GlobalMaxPool", waits=True, blocked=True),
-    Operator("GlobalAveragePool", waits=True, blocked=True),
+    Operator("GlobalAveragePool", waits=True, averages=True, blocked=True),
 )
 
 _ARITHMETIC = (
@@ -191,7 +191,7 @@ _ARITHMETIC = (
     Operator("Abs", degree=1, waits=True, pointwise=True),
     Operator("Neg", degree=1, waits=True, pointwise=True),
     Operator("ReduceSum", degree=1, waits=True),
-    Operator("ReduceMean", degree=1, waits=True, keeps_width=True),
+    Operator("ReduceMean", degree=1, waits=True, averages=True, keeps_width=True),
     Operator("ReduceMax", degree=1, waits=True),
     Operator("ReduceL1", degree=1),
     Operator("ReduceL2", degree=1),
