@@ -271,7 +271,7 @@ def _loaded(run: _Run) -> Generator[_Loaded, None, None]:
 
         coming = started()
         while coming:
-            loaded = coming[0].result()
+            loaded = coming.pop().result()  # an error knows this frame, which must not know its future
             coming = started()
             yield loaded
 

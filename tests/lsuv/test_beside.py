@@ -101,6 +101,7 @@ def test_what_is_left_alone_as_a_plain_session_has_it() -> None:
     assert not result.sums
 
 
+@pytest.mark.cpu
 def test_nothing_else_changes_and_nothing_comes_unasked() -> None:
     batches = [{"x": normal(20, 16)}, {"x": normal(30, 16, seed=1)}]
     saved, result = initialised(stream(), batches, exclude=["a0*"])

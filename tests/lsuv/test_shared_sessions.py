@@ -63,6 +63,7 @@ def test_repeated_blocks(node: str, sessions: int, monkeypatch: pytest.MonkeyPat
     assert many >= 2 * DEPTH - 1
 
 
+@pytest.mark.cpu
 def test_a_failure_names_the_node_of_its_own_stage() -> None:
     node = "s@ = ReduceSum<keepdims=0>(a@) z@ = Mul(s@, zero) k@ = Add(z@, i@) j@ = Cast<to=7>(k@) "
     node += "g@ = Gather(table, j@) b@ = Add(a@, g@)"

@@ -26,6 +26,8 @@ from onnx_lsuv.lsuv.rows import overflow_notes
 from onnx_lsuv.runtime import Device, devices, providers, sessions
 from onnx_lsuv.runtime.providers import CUDA, Provider
 
+pytestmark = pytest.mark.cpu
+
 # Computes on the CPU, and says that its values lie elsewhere, so that a trial has to show that it works.
 FAKE = Provider(
     "xnn", "XNN", "CPUExecutionProvider", "onnxruntime-xnn", memory="xnn", numbered=True, automatic=True, worth=1000.0
@@ -121,7 +123,7 @@ def test_the_libraries_are_those_that_the_provider_names() -> None:
 
 
 def test_the_page_says_what_belongs_together_and_what_is_worth_a_start() -> None:
-    page = " ".join((Path(onnx_lsuv.__file__).parent / "cli" / "README.md").read_text().split())
+    page = " ".join((Path(__file__).parents[2] / "onnx_lsuv" / "cli" / "README.md").read_text().split())
     for major, (driver, _) in CUDA.items():
         assert re.search(rf"built for CUDA {major}\b[^.]* driver from {driver} on", page)
     (worth,) = {provider.worth for provider in providers.PROVIDERS} - {0.0}

@@ -149,7 +149,7 @@ def test_memory_that_runs_out(emulated: Path, data: Path) -> None:
 
 
 def test_auto_takes_the_cpu_where_the_memory_runs_out(emulated: Path, data: Path) -> None:
-    status, report, said = command(emulated, data, "auto", FAKE_GPU_MEM=str(SIZES[1]))
+    status, report, said = command(emulated, data, "auto", FAKE_GPU_MEM=str(SIZES[0]))
     assert (status, said, report["device"]) == (0, "", "cpu")
     assert [note for note in report["notes"] if note.startswith("CUDA was left alone: ")]
 
