@@ -103,5 +103,5 @@ def test_weights_go_up_once_a_stage(tmp_path: Path) -> None:
     data = sum(batch["x"].nbytes for batch in BATCHES)
     assert weights + data <= up <= 1.1 * (weights + 2 * data)
     sessions = sum(words[2:] == ["SYNC", "device"] for words in lines)
-    assert sessions <= 6
+    assert sessions <= 7  # with the trial, and the one that gives the memory back
     assert sum(words[2:] == ["HANDLE", "cudnn"] for words in lines) <= 2 * sessions + 1
