@@ -21,6 +21,7 @@ from random_graphs import random_case
 
 import onnx_lsuv
 from onnx_lsuv import Result
+from onnx_lsuv.errors import DeviceError
 
 HEAD = '<ir_version: 10, opset_import: ["" : 17]>'
 # What somebody computed, in models of the corpus, as was found by looking at each.
@@ -134,7 +135,12 @@ def test_nothing_learned_stays_unnamed(entry: dict[str, Any]) -> None:
 @pytest.mark.few(20)
 def test_random_models(draw: Callable[[int], Any], seed: int) -> None:
     case = draw(seed)
-    result, after = restart(case.model, case.batches)
+    try:
+        result, after = restart(case.model, case.batches)
+    except DeviceError as error:
+        if "QuantizeLinear" not in str(error) or "Unsupported quantization type" not in str(error):
+            raise
+        pytest.skip("ONNX Runtime's CUDA quantises to some types only")
     settings = {name for node in case.model.graph.node if node.op_type in SETTINGS for name in node.input[1:]}
     assert same(case.model, after) - left(result).keys() <= settings
     assert result.good == (not result.remaining and all(row.good for row in result.layers))
