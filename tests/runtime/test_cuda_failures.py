@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from oracle import normal, parse
 
+from onnx_lsuv.runtime import Device
+
 pytestmark = [pytest.mark.cuda, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
-EMULATION = ROOT.parent / "shared" / "cuda_emulation"
-OPENS = "from onnx_lsuv import runtime; print(runtime.open_device('cuda').name)"
 
 # The command in a process; auto is to take CUDA for a small model, too, where it is there.
 COMMAND = """
@@ -51,29 +51,9 @@ def _python(code: str, *words: str, env: dict[str, str]) -> subprocess.Completed
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Return the environment in which CUDA opens."""
-    if _python(OPENS, env={}).returncode == 0:
-        return {}
-    if not (EMULATION / "build.sh").is_file():
-        pytest.skip(f"CUDA does not open on this machine, and there is no {EMULATION}")
-    folder = EMULATION / "lib"
-    if not folder.is_dir():
-        folder = tmp_path_factory.mktemp("cuda")
-        built = subprocess.run([EMULATION / "build.sh", folder], capture_output=True, text=True, check=False)
-        if built.returncode != 0:
-            pytest.skip(f"CUDA does not open on this machine, and its emulation cannot be built: {built.stderr[-200:]}")
-    found = {"LD_LIBRARY_PATH": str(folder)}
-    ran = _python(OPENS, env=found)
-    assert ran.returncode == 0, ran.stderr
-    return found
-
-
-@pytest.fixture(scope="module")
-def emulated(environment: dict[str, str]) -> Path:
-    """Return the folder of the emulated libraries."""
-    given = environment.get("LD_LIBRARY_PATH", os.environ.get("LD_LIBRARY_PATH", ""))
-    for folder in filter(None, given.split(":")):
+def emulated(cuda: Device) -> Path:
+    """Return the folder of the emulated libraries, where CUDA opens by them."""
+    for folder in filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":")):
         if (Path(folder) / "libfakekern.so").is_file():
             return Path(folder)
     pytest.skip("a real GPU cannot be told to fail")

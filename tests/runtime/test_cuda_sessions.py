@@ -17,22 +17,13 @@ from oracle import normal, parse
 
 import onnx_lsuv
 from onnx_lsuv import runtime
-from onnx_lsuv.errors import DeviceError
 from onnx_lsuv.lsuv.scratch import Scratch
 
-pytestmark = [pytest.mark.cuda, pytest.mark.slow]
+pytestmark = [pytest.mark.cuda, pytest.mark.slow, pytest.mark.usefixtures("cuda")]
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPTH, WIDTH = 8, 256
 BATCHES = [{"x": normal(512, WIDTH, seed=i)} for i in range(4)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def gpu() -> None:
-    try:
-        runtime.open_device("cuda")
-    except DeviceError as error:
-        pytest.skip(str(error))
 
 
 def mlp() -> ModelProto:
