@@ -130,9 +130,9 @@ def _bounds(program: Program, node: Node) -> tuple[float, float, bool] | None:
 
 def countable(found: Activation, value: Value, order: Order | None) -> bool:
     """Say whether units can be told by an image in blocks, of which zeros fill the last: these must not count."""
-    (low, high), dims = found.bounds, value.dims or ()
-    whole = order is None or order == Order(1, size_of(dims[1:]) or 0)
-    return low <= 0 <= high and whole and 2 * (size_of(dims[1:]) or EXACT) <= EXACT
+    (low, high), each = found.bounds, size_of((value.dims or ())[1:]) or EXACT
+    whole = order is None or order == Order(1, each)
+    return low <= 0 <= high and whole and 2 * each <= EXACT
 
 
 def write_units(
