@@ -19,9 +19,21 @@ from onnx_lsuv.lsuv.execute import Progress, execute, quiet, repeat_for_large_me
 from onnx_lsuv.lsuv.notes import lost, measured_notes
 from onnx_lsuv.lsuv.patterns import Aims, aims_of
 from onnx_lsuv.lsuv.planning import find, find_again, require_layers, settings_for
-from onnx_lsuv.lsuv.prepare import Clock, attempt, check_indices, checked, run_notes, samples_of, shapes_of, work_of
+from onnx_lsuv.lsuv.prepare import (
+    Clock,
+    attempt,
+    check_indices,
+    checked,
+    early,
+    run_notes,
+    samples_of,
+    shapes_of,
+    work_of,
+)
 from onnx_lsuv.lsuv.result import LayerReport, Result
 from onnx_lsuv.lsuv.rows import (
+    Beside,
+    find_beside,
     noted,
     overflow_notes,
     row_of,
@@ -29,7 +41,6 @@ from onnx_lsuv.lsuv.rows import (
     std_of,
     told_why,
     tolerances,
-    values_beside,
     verified_row,
     with_beside,
 )
@@ -78,7 +89,7 @@ def measure(  # noqa: PLR0913  (what is measured, against what, and where are th
     """
     settings = _settings(model, settings, wanted, like)
     had, told = None if baseline is None else stds_of(baseline), tuple[str, ...]()
-    clock, given = Clock(), device if device == "auto" else runtime.device_of(device, threads=threads)
+    clock, given = Clock(), early(device, threads)
     with clock("verify"):
         as_it_is = replace(settings, keep_bias=True)
         plan = find(completed(model, batches), as_it_is, like.plan.parting.copies if like else {})
@@ -87,14 +98,14 @@ def measure(  # noqa: PLR0913  (what is measured, against what, and where are th
         aims = aims_of(plan, settings) if like is None else _aims_like(like, plan)
         if had is not None:
             aims, told = aimed_at(aims, plan, had)
-        values = values_beside(plan) if beside else {}
+        others = find_beside(plan) if beside else Beside()
         where = runtime.device_of(given, threads=threads, work=work_of(plan, data))
-        how: dict[str, Any] = {"beside": frozenset(values.values()), "as_written": like is not None}
+        how: dict[str, Any] = {"beside": frozenset(others.values.values()), "as_written": like is not None}
         records, where, data = attempt(partial(_records, plan, aims, room, progress, **how), where, data)
     runtime.release(where)
     layers = _rows(plan, aims := aims.resolved(records), records, like, settings)
     if like is not None:
-        return with_beside(_verified(like, plan, layers, settings, clock, where), plan, values, records)
+        return with_beside(_verified(like, plan, layers, settings, clock, where), plan, others, records)
     noticed = (*overflow_notes(layers, where), *measured_notes(plan, layers, aims, settings))
     result = Result(
         model=plan.program.model,
@@ -109,7 +120,7 @@ def measure(  # noqa: PLR0913  (what is measured, against what, and where are th
         device_notes=where.notes,
         seconds=clock.seconds,
     )
-    return with_beside(result, plan, values, records)
+    return with_beside(result, plan, others, records)
 
 
 def _settings(model: Model | Result, settings: Settings | None, wanted: Wanted, like: Result | None) -> Settings:
@@ -174,7 +185,7 @@ def measure_before(
     model = result.plan.program.model
     if model.absent:
         return result
-    given, clock = device if device == "auto" else runtime.device_of(device, threads=threads), Clock()
+    clock, given = Clock(), early(device, threads)
     with clock("before"):
         plan = find_again(result.plan, replace(result.settings, keep_bias=True))
         data = checked(model, batches, room := Scratch.within(memory_bytes(memory), scratch), progress)

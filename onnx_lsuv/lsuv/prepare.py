@@ -138,6 +138,11 @@ def check_indices(program: Program, data: Batches, device: Device) -> None:
         runtime.run(session, bound | values, outputs, set(outputs))
 
 
+def early(device: str | Device, threads: int | None) -> str | Device:
+    """Return a device, opened so that what it lacks is said before data are read; `auto` has to know the work."""
+    return device if device == "auto" else runtime.device_of(device, threads=threads)
+
+
 def work_of(plan: Plan, data: Batches | None) -> int:
     """Return how much there is to compute, as `runtime.open_device` counts it."""
     if data is None:

@@ -22,7 +22,17 @@ from onnx_lsuv.lsuv.fresh import fresh_notes, redrawn
 from onnx_lsuv.lsuv.notes import guide, misfits
 from onnx_lsuv.lsuv.patterns import Aims, aims_of
 from onnx_lsuv.lsuv.planning import left_notes, parting_notes, plan, require_layers
-from onnx_lsuv.lsuv.prepare import Clock, attempt, check_indices, check_sizes, checked, run_notes, shapes_of, work_of
+from onnx_lsuv.lsuv.prepare import (
+    Clock,
+    attempt,
+    check_indices,
+    check_sizes,
+    checked,
+    early,
+    run_notes,
+    shapes_of,
+    work_of,
+)
 from onnx_lsuv.lsuv.remaining import remaining
 from onnx_lsuv.lsuv.result import Result
 from onnx_lsuv.lsuv.rows import (
@@ -95,8 +105,7 @@ def initialize(
     """
     clock, budget = Clock(), memory_bytes(memory)
     with clock("load"):
-        # What is missing is said before data are read; `auto` has to know how much there is to do.
-        given = device if device == "auto" else runtime.device_of(device, threads=threads)
+        given = early(device, threads)
         planned = plan(completed(model, batches), settings, **choices)
         task = _decide(planned, batches, given, threads, Scratch.within(budget, scratch), progress)
     with ThreadPoolExecutor(1, thread_name_prefix="build") as beside:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Container, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from onnx import TensorProto
@@ -213,28 +213,37 @@ def skipped_row(skipped: Skipped) -> SkippedReport:
     )
 
 
-def values_beside(plan: Plan) -> dict[Node, str]:
-    """Return values of the main graph to measure beside the layers: sums of residual streams, what was left alone.
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What is measured beside the layers: sums of residual streams, and what was left alone."""
 
-    Of what no layer depends on, only what every ONNX Runtime runs.
-    """
+    values: Mapping[Node, str] = field(default_factory=dict)  # a node of the main graph -> what it gives
+    streams: Mapping[Node, int] = field(default_factory=dict)  # a sum -> the number of its stream
+
+
+def find_beside(plan: Plan) -> Beside:
+    """Return what to measure beside the layers; of what no layer depends on, only what every ONNX Runtime runs."""
+    sums = find_sums(plan)
     leading, main = before(plan.program, {layer.node for layer in plan.layers}), set(plan.program.body.nodes)
-    nodes = [*find_sums(plan), *(each.node for each in plan.skipped if each.node in main)]
-    named = {node: node.outputs[0] for node in nodes if node.outputs and node.outputs[0]}
-    return {node: name for node, name in named.items() if node.domain in DEFAULT_DOMAINS or name in leading}
+    left = [each.node for each in plan.skipped if each.node in main]
+    named = {node: total for node, (_, total) in sums.items()}
+    named |= {node: node.outputs[0] for node in left if node.outputs and node.outputs[0]}
+    runs = (node for node in named if node.domain in DEFAULT_DOMAINS or not leading.isdisjoint(node.outputs))
+    kept = {node: named[node] for node in runs}
+    return Beside(kept, {node: stream for node, (stream, _) in sums.items() if node in kept})
 
 
-def with_beside(result: Result, plan: Plan, values: Mapping[Node, str], records: Mapping[str, Record]) -> Result:
+def with_beside(result: Result, plan: Plan, beside: Beside, records: Mapping[str, Record]) -> Result:
     """Return a result with what was measured beside the layers of a plan; nodes left alone are found by their names."""
-    if not values:
+    if not beside.values:
         return result
-    found = {node: _moments(records.get(stream_key(name))) for node, name in values.items()}
+    found = {node: _moments(records.get(stream_key(name))) for node, name in beside.values.items()}
     left = {each.node.label: found[each.node] for each in plan.skipped if each.node in found}
-    layers, streams, place, sums = {layer.node for layer in plan.layers}, find_sums(plan), 0, []
+    layers, place, sums = {layer.node for layer in plan.layers}, 0, []
     for node in walk(plan.program.body, plan.order):
         place += node in layers
-        if node in streams:
-            sums.append(SumReport(node.label, node.op, streams[node], place, **found[node]))
+        if node in beside.streams:
+            sums.append(SumReport(node.label, node.op, beside.streams[node], place, **found[node]))
     skipped = tuple(replace(row, **left.get(row.name, {})) for row in result.skipped)
     return replace(result, skipped=skipped, sums=tuple(sums))
 

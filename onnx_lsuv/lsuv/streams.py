@@ -34,7 +34,7 @@ class Stream:
     projection: Layer | None  # the layer that makes it, where it projects an earlier stream
     branches: int = 0
     lasts: dict[Layer, float] = field(default_factory=dict)  # that end branches, and what multiplies each
-    sums: list[Node] = field(default_factory=list)  # where they join
+    sums: dict[Node, str] = field(default_factory=dict)  # where they join, and what that comes to
     behind: dict[Layer, Node] = field(default_factory=dict)  # that would, but for a node before the sum
 
     @property
@@ -53,10 +53,10 @@ def find_streams(plan: Plan, body: Body) -> list[Stream]:
     return [stream for stream in _Finder(plan, body).find() if stream.branches >= BRANCHES]
 
 
-def find_sums(plan: Plan) -> dict[Node, int]:
-    """Return each sum of the main graph where a branch joins a stream, with the number of the stream."""
+def find_sums(plan: Plan) -> dict[Node, tuple[int, str]]:
+    """Return each node of the main graph where a branch joins a stream: the number of the stream, and the sum."""
     streams = _Finder(plan, plan.program.body).find()
-    return {node: i for i, stream in enumerate(streams, 1) for node in stream.sums}
+    return {node: (i, total) for i, stream in enumerate(streams, 1) for node, total in stream.sums.items()}
 
 
 class _Finder:
@@ -100,11 +100,10 @@ class _Finder:
         stream = None if projection else self.tips.pop(origin, None)
         if stream is None:
             self.streams.append(stream := Stream(skip, self.ends.get(projection) if projection else None))
-        stream.sums.append(node)
         for branch in branches:
             self._count(stream, branch, inside)
         if total := self._total(node):
-            self.tips[total] = stream
+            self.tips[total], stream.sums[node] = stream, total
         self.joins[node] = base or origin
         return True
 

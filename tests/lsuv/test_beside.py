@@ -73,6 +73,27 @@ def test_sums_of_streams_as_float64_has_them(offset: float, sizes: Sequence[int]
         assert row.std == pytest.approx(np.sqrt(wanted[row.name].var), rel=1e-4)
 
 
+@pytest.mark.parametrize("followed", [True, False])
+def test_a_sum_in_one_node_with_its_normalisation(followed: bool) -> None:
+    """It has its place in its stream; the last one has none where no layer depends on it, as it may not run."""
+    blocks = " ".join(
+        f"a{i} = MatMul(n{i - 1}, u{i}) r{i} = Relu(a{i}) b{i} = MatMul(r{i}, v{i}) "
+        f"n{i}, m{i}, d{i}, s{i} = com.microsoft.SkipLayerNormalization(b{i}, {f's{i - 1}' if i else 'n-1'}, g)"
+        for i in range(3)
+    ).replace("n-1", "x0")
+    text = '<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]> g (float[N,16] x) => (float y) {'
+    end = "y = MatMul(n2, w)" if followed else "y = Identity(n2)"
+    weights = {f"{name}{i}": normal(16, 16, seed=i) for i in range(3) for name in "uv"}
+    weights |= {"g": np.ones(16, np.float32), "e": normal(16, 16, seed=7)} | ({"w": normal(16, 4)} if followed else {})
+    model = parse(f"{text} x0 = MatMul(x, e) {blocks} {end} }}", **weights)
+    for node in model.graph.node:
+        node.name = node.output[0]
+    batch = {"x": normal(64, 16)}
+    _, result = initialised(model, [batch])
+    # ONNX does not know of what type they are, so nothing is said of their size.
+    assert [(row.name, row.std) for row in result.sums] == [(f"n{i}", None) for i in range(2 + followed)]
+
+
 def left_alone() -> ModelProto:
     """Return a model with a node left alone for each of several reasons, one of them behind the last layer."""
     text = f"""{HEAD} g (float[N,8] x, bool c) => (float p, float t, float i, float s) {{
