@@ -7,6 +7,7 @@ A program and its plan pass through these modules in this order:
     rewrite          the nodes of every scope are written again; records go into scopes and come out of them
     scaling          layers, with their std and the division by it
     norms            BatchNormalizations, with the statistics of the data
+    pointwise        convolutions of one tap, whose statistics are told from what they read
     representations  values whose division waits, or that are in ONNX Runtime's layout for convolutions
     stages           what was written is cut where records are pooled over batches, and closed into models
 

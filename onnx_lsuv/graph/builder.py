@@ -45,8 +45,9 @@ class GraphBuilder:
 
     opset: int
     prefix: str  # of every name written; no name of the program begins with it
-    rows: bool  # the product of a row with itself is fast
+    block: int  # channels side by side in ONNX Runtime's layout for convolutions; 1 where it has none
     constants: dict[str, TensorProto] = field(default_factory=dict)
+    integers: dict[tuple[int, ...], str] = field(default_factory=dict)  # vectors of int64 among them
     count: int = 0
 
     def fresh(self) -> str:
@@ -59,7 +60,7 @@ class GraphBuilder:
         array = np.asarray(values, dtype)
         data = array.tobytes()
         content = data.hex() if len(data) <= MOST else hashlib.sha256(data).hexdigest()
-        return self._named(f"{array.dtype}_{'x'.join(map(str, array.shape))}_{content}", array)
+        return self._named(f"{array.dtype.char}_{'x'.join(map(str, array.shape))}_{content}", array)
 
     def filled(self, value: int, *shape: int, dtype: type[np.generic] = np.float32) -> str:
         """Return the name of a constant that is filled with a number."""
@@ -99,7 +100,11 @@ class ScopeBuilder:
 
     def ints(self, *values: int) -> str:
         """Return a constant vector of int64."""
-        return self.graph.constant(np.asarray(values, np.int64).reshape(-1), np.int64)
+        name = self.graph.integers.get(values)
+        if name is None:
+            name = self.graph.constant(np.asarray(values, np.int64).reshape(-1), np.int64)
+            self.graph.integers[values] = name
+        return name
 
     def double(self, values: Any) -> str:
         """Return a constant of float64."""

@@ -75,25 +75,35 @@ def write_norm_in_blocks(rw: RewriteContext, scope: ScopeBuilder, node: Node) ->
         if measured is None:
             return False
         factor = scope.cast(rep.factor, TensorProto.DOUBLE) if rep.factor is not None else None
-        found = rw.decide(scope, norm, lambda: _times(scope, measured, factor))
-    epsilon = scope.double(node.attributes.real("epsilon", 1e-5))
-    # The model may compute them.
-    operands = node.inputs[1 : 5 if norm is None or node in rw.stored else 3]
-    reps.materialise(*operands)
-    gain, bias, *stored = (scope.cast(name, TensorProto.DOUBLE) for name in operands)
-    if found is not None and not stored:
-        stored = [found.mean, _bounded(scope, found.var, TensorProto.DOUBLE)]
-    mean, var = stored
-    gain = scope.op("Div", gain, scope.op("Sqrt", scope.op("Add", var, epsilon)))
-    shift = scope.cast(scope.op("Sub", bias, scope.op("Mul", gain, mean)), TensorProto.FLOAT)
-    scale = scope.cast(gain if factor is None else scope.op("Mul", gain, factor), TensorProto.FLOAT)
+        found = rw.decide(scope, norm, lambda: multiplied(scope, measured, factor))
+    scale, shift = gain_and_shift(rw, scope, node, found, factor)
     made = scale_and_shift(scope, rep.name, scale, shift, width, reps.block)
     reps.current[output] = Representation(made.output[0], None, True)
     reps.fusible[output] = made
     return True
 
 
-def _times(scope: ScopeBuilder, measured: Moments, factor: str | None) -> Moments:
+def gain_and_shift(
+    rw: RewriteContext, scope: ScopeBuilder, node: Node, found: Moments | None, factor: str | None
+) -> tuple[str, str]:
+    """Write what a BatchNormalization multiplies each channel by and then adds, in float32, for x' (see above).
+
+    By the moments that decide, where there are some and it does not keep its own statistics.
+    """
+    keeps = found is None or node in rw.stored
+    operands = node.inputs[1 : 5 if keeps else 3]
+    rw.reps.materialise(*operands)  # the model may compute them
+    gain, bias, *stored = (scope.cast(name, TensorProto.DOUBLE) for name in operands)
+    if found is not None and not keeps:
+        stored = [found.mean, _bounded(scope, found.var, TensorProto.DOUBLE)]
+    mean, var = stored
+    epsilon = scope.double(node.attributes.real("epsilon", 1e-5))
+    gain = scope.op("Div", gain, scope.op("Sqrt", scope.op("Add", var, epsilon)))
+    shift = scope.cast(scope.op("Sub", bias, scope.op("Mul", gain, mean)), TensorProto.FLOAT)
+    return scope.cast(gain if factor is None else scope.op("Mul", gain, factor), TensorProto.FLOAT), shift
+
+
+def multiplied(scope: ScopeBuilder, measured: Moments, factor: str | None) -> Moments:
     """Write the moments of a value that comes to so many times what was measured."""
     if factor is None:
         return measured

@@ -54,9 +54,9 @@ class Rough:
     large: float  # how many variances the square of their means may have
 
     def is_far(self, record: Record) -> bool:
-        """Say whether the mean of some column is too large."""
+        """Say whether the mean of some column is too large, or its variance told so by -inf (see `pointwise`)."""
         mean, var = record[MEAN, self.columns], record[VAR, self.columns]
-        return bool((mean * mean > self.large * np.maximum(var, 0)).any())
+        return bool(((mean * mean > self.large * np.maximum(var, 0)) | np.isneginf(var)).any())
 
 
 # ------------------------------------------------------------------------------------------------------ in the graph

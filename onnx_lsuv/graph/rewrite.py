@@ -94,6 +94,8 @@ def _write_units(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> None:
 
 def _write_waiting(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> bool:
     """Write a node of the main graph on values as they are there, or so that its own waits; say whether it was."""
+    if node in rw.written:
+        return True
     layer = rw.ends.get(node) if node in rw.starts else None
     if layer is not None:
         return (write_waiting_layer if rw.rescale else write_layer_in_blocks)(rw, scope, layer)

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 
 from onnx import TensorProto, helper
 
-from onnx_lsuv.graph.blocked import convolve, padded, reads_plain, scale_and_shift
+from onnx_lsuv.graph.blocked import convolve, filled_up, padded, reads_plain, scale_and_shift
 from onnx_lsuv.graph.builder import ScopeBuilder, proto_of
 from onnx_lsuv.graph.moments import Dims, Moments, joined, moments, over_channels, size_of, times, within
-from onnx_lsuv.graph.records import Part, is_usable, part_of, scale, to_record
+from onnx_lsuv.graph.pointwise import write_told_layer
+from onnx_lsuv.graph.records import is_usable, scale, to_record
 from onnx_lsuv.graph.representations import Representation
 from onnx_lsuv.graph.samples import sums, sums_in_blocks
 from onnx_lsuv.graph.state import RewriteContext, key_of
@@ -29,7 +30,7 @@ def write_layer(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> None:
         scope.nodes.append(proto_of(node))
         if layer is not None:  # else the Add that ends it follows
             rw.decide(scope, layer, lambda: _measure_as_it_is(rw, scope, layer))
-            _target(rw, scope, layer)
+            rw.target(scope, layer)
         return
     term: str | None = None
     if node in rw.starts:
@@ -60,7 +61,7 @@ def write_layer(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> None:
         raw = _centred(scope, layer, raw, channels, found)
     # Only these can give a single number, which must stay one.
     scalar = layer.node.op_type == "Einsum" or len(layer.source.shape) == 1
-    target, with_term, elem_type = _target(rw, scope, layer), width == 3 and not centre, layer.source.elem_type
+    target, with_term, elem_type = rw.target(scope, layer), width == 3 and not centre, layer.source.elem_type
     if target is not None:
         factor = scale(scope, found, target, with_term=with_term, elem_type=elem_type, scalar=scalar)
     if target is None and term is None:
@@ -69,12 +70,6 @@ def write_layer(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> None:
         scope.op("Mul", raw, factor, output=output)
     else:
         scope.op("Add", raw if target is None else scope.op("Mul", raw, factor), term, output=output)
-
-
-def _target(rw: RewriteContext, scope: ScopeBuilder, layer: Layer) -> float | str | None:
-    """Return the std that a layer is to have; the name of what says it where that is a part of a stream's."""
-    target = rw.targets[layer.weight]
-    return part_of(scope, rw.stream_of(scope, target), target.part) if isinstance(target, Part) else target
 
 
 def write_waiting_layer(rw: RewriteContext, scope: ScopeBuilder, layer: Layer) -> bool:
@@ -99,6 +94,8 @@ def write_waiting_layer(rw: RewriteContext, scope: ScopeBuilder, layer: Layer) -
     # It is the smaller operand that is multiplied.
     if factor is not None and dims is not None and math.prod(dims) < math.prod(shape):
         inputs[at], factor = scope.op("Mul", rep.name, factor), None
+    if image is not None and rep.blocked and write_told_layer(rw, scope, layer, rep, image):
+        return True
     if image is not None:
         raw = convolve(scope, node, inputs[0], inputs[1], factor, shape, reps.block, plain=not rep.blocked)
     else:
@@ -111,7 +108,7 @@ def write_waiting_layer(rw: RewriteContext, scope: ScopeBuilder, layer: Layer) -
 
     found = rw.decide(scope, layer, own)
     # What it is multiplied by later may be a single number, which must stay one.
-    wanted = _target(rw, scope, layer)
+    wanted = rw.target(scope, layer)
     assert wanted is not None
     factor = scale(scope, found, wanted, with_term=False, elem_type=elem_type, scalar=True)
     reps.current[output] = Representation(raw, factor, image is not None)
@@ -130,8 +127,8 @@ def write_layer_in_blocks(rw: RewriteContext, scope: ScopeBuilder, layer: Layer)
     if not sums_in_blocks(rw.samples, rw.orders, node.outputs[0], image, **how):
         return False
     rep = reps.of(x) if plain else reps.in_blocks(x)
-    if any(bias) and rows > image[1]:
-        bias = [scope.op("Concat", bias[0], scope.graph.filled(0, rows - image[1]), axis=0)]
+    if any(bias):
+        bias = [filled_up(scope, bias[0], image[1], rows)]
     raw = convolve(scope, node, rep.name, weight, None, shape, reps.block, plain=not rep.blocked)
     scope.nodes[-1].input.extend(filter(None, bias))
     places = rows * image[2] * image[3]
@@ -140,7 +137,7 @@ def write_layer_in_blocks(rw: RewriteContext, scope: ScopeBuilder, layer: Layer)
         layer,
         lambda: _measure_in_blocks(rw, scope, layer, raw, image, _write_sums(rw, scope, layer, (raw, places))),
     )
-    _target(rw, scope, layer)
+    rw.target(scope, layer)
     reps.current[node.outputs[0]] = Representation(raw, None, True)
     return True
 

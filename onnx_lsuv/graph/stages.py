@@ -125,7 +125,7 @@ def build(  # noqa: PLR0913  (what a graph depends on, each by itself)
         plan, samples = without_lengths(plan), None
         values = {n: replace(v, dims=v.dims and (None,) * len(v.dims)) for n, v in values.items()}
     program = plan.program
-    graph = GraphBuilder(program.opset, _prefix(program), rows=block > 1)
+    graph = GraphBuilder(program.opset, _prefix(program), block)
     reps = Representations(
         ScopeBuilder(graph, top=True),
         1 if as_written else block,
@@ -222,10 +222,11 @@ def _turns(
     moving: set[int] = set()  # what depends on the data, cuts aside
     filled: dict[int, int] = {}
     for i in sorted(needed):
-        fixed = not of(nodes[i]).random and data.isdisjoint(reads[i])
-        fixed = fixed and moving.isdisjoint(at for at, cut in sources[i] if not cut and at != i)
-        if not fixed or i in together or any(n in wanted for n in nodes[i].output):
-            moving.add(i)
+        if cuts:
+            fixed = not of(nodes[i]).random and data.isdisjoint(reads[i])
+            fixed = fixed and moving.isdisjoint(at for at, cut in sources[i] if not cut and at != i)
+            if not fixed or i in together or any(n in wanted for n in nodes[i].output):
+                moving.add(i)
         if i in level:
             continue
         mates = together.get(i, [i])
@@ -238,12 +239,13 @@ def _turns(
         filled[step] = filled.get(step, 0) + len(mates)
     # What is the same for all batches runs once, right before it is first read.
     once = needed - moving if cuts else set()
-    readers: dict[int, list[int]] = {}
-    for i in needed:
-        for at, _ in sources[i]:
-            readers.setdefault(at, []).append(i)
-    for i in sorted(once, reverse=True):
-        level[i] = min(level[reader] for reader in readers[i] if reader != i)
+    if once:
+        readers: dict[int, list[int]] = {}
+        for i in needed:
+            for at, _ in sources[i]:
+                readers.setdefault(at, []).append(i)
+        for i in sorted(once, reverse=True):
+            level[i] = min(level[reader] for reader in readers[i] if reader != i)
     return {i: (level[i], _ONCE if i in once else _AGAIN if i in together else _EACH) for i in sorted(needed)}
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from onnx import TensorProto
 
 from onnx_lsuv.graph.builder import GraphBuilder, ScopeBuilder, ScopedRecord, Value
-from onnx_lsuv.graph.moments import Moments, moments, moments_in_blocks
-from onnx_lsuv.graph.records import COUNT, ROWS, Part, Rough, first_usable, from_record, reached_or, to_record
+from onnx_lsuv.graph.moments import Moments, Second, moments, moments_in_blocks
+from onnx_lsuv.graph.records import COUNT, ROWS, Part, Rough, first_usable, from_record, part_of, reached_or, to_record
 from onnx_lsuv.graph.representations import Representations
 from onnx_lsuv.graph.samples import Order, Samples
 from onnx_lsuv.graph.units import Activation, Units
@@ -48,6 +48,8 @@ class RewriteContext:
     norms: dict[Node, Norm] = field(default_factory=dict)
     stored: frozenset[Node] = frozenset()  # of `norms`, those that run with the stored statistics
     measured: dict[str, Moments | None] = field(default_factory=dict)  # of the channels of values in blocks
+    second: dict[str, Second] = field(default_factory=dict)  # and their second moments
+    written: set[Node] = field(default_factory=set)  # norms that are a part of the layer before them
     outer: frozenset[Node] = frozenset()  # the nodes of the main graph
     rough: dict[str, Rough] = field(default_factory=dict)  # key -> what is asked of its record
     beside: Set[str] = frozenset()  # values of the main graph that are measured too
@@ -134,11 +136,17 @@ class RewriteContext:
         scope.records[key] = ScopedRecord(record, certain=not layer, trail=trail)
         return self._decided(scope, key, record, width) if cut or before is not None else found
 
-    def stream_of(self, scope: ScopeBuilder, asked: Part) -> Moments:
-        """Return the moments of the stream that a target is a part of, which the first layer that asks measures."""
+    def target(self, scope: ScopeBuilder, layer: Layer) -> float | str | None:
+        """Return the std that a layer is to have; the name of what says it where that is a part of a stream's.
+
+        The first layer that asks measures the stream.
+        """
+        asked = self.targets[layer.weight]
+        if not isinstance(asked, Part):
+            return asked
         self.reps.materialise(asked.stream)
         key = self.measure(scope, asked.stream, self.values.get(asked.stream, Value(TensorProto.FLOAT, None)))
-        return from_record(scope, scope.records[key].name, 1)
+        return part_of(scope, from_record(scope, scope.records[key].name, 1), asked.part)
 
     def measure(self, scope: ScopeBuilder, value: str, known: Value) -> str:
         """Measure a value of the main graph, unless that is done; return the key of its record."""

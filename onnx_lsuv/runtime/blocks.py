@@ -35,18 +35,19 @@ def block() -> int:
 def _width() -> int:
     """See how many channels fewer than a block become."""
     few = numpy_helper.from_array(np.zeros((1, blocked.MULTIPLE, 1, 1), np.float32), "x")
-    scope = ScopeBuilder(GraphBuilder(13, "probe", rows=False))
+    scope = ScopeBuilder(GraphBuilder(13, "probe", 1))
     made = scope.op("ReorderInput", "x", domain=blocked.DOMAIN)
     return int(small_session(scope.nodes, [made], [few]).run(None, {})[0].shape[1])
 
 
 def _is_as_expected(width: int) -> bool:
-    """Compute convolutions, a norm, a sum and pooling both ways; say whether they give the same."""
+    """Compute convolutions, a norm, a sum, pooling and statistics both ways; say whether they give the same."""
     c = width + blocked.MULTIPLE  # the last block is not full
     shapes = {"x": (1, 3, 6, 6), "w": (c, 3, 3, 3), "v": (c, c, 3, 3), "u": (c, 1, 3, 3), "s": (c,), "t": (c,), "f": ()}
+    shapes |= {"e": (3, 5, width)}
     values = {name: np.cos(np.arange(prod(shape), dtype=np.float32)) for name, shape in shapes.items()}
     constants = [numpy_helper.from_array(values[name].reshape(shape), name) for name, shape in shapes.items()]
-    scope = ScopeBuilder(GraphBuilder(13, "probe", rows=False))
+    scope = ScopeBuilder(GraphBuilder(13, "probe", 1))
     plain, found = _write_plain(scope, c), _write_in_blocks(scope, shapes, width)
     constants += scope.graph.constants.values()
     results = small_session(scope.nodes, [*plain, *found], constants).run(None, {})
@@ -60,7 +61,8 @@ def _write_plain(scope: ScopeBuilder, c: int) -> list[str]:
     second, third = scope.op("Conv", first, "v"), scope.op("Conv", first, "u", group=c)
     limits = (scope.graph.constant(limit, np.float32) for limit in _LIMITS)
     total = scope.op("Clip", scope.op("Add", scope.op("Mul", second, "f"), scope.op("Mul", third, "f")), *limits)
-    return [first, total, *(scope.op(pool, second, kernel_shape=[2, 2]) for pool in ("MaxPool", "AveragePool"))]
+    pools = (scope.op(pool, second, kernel_shape=[2, 2]) for pool in ("MaxPool", "AveragePool"))
+    return [first, total, *pools, *(scope.reduce(op, "e", (1,)) for op in ("ReduceMean", "ReduceSumSquare"))]
 
 
 def _write_in_blocks(scope: ScopeBuilder, shapes: dict[str, tuple[int, ...]], width: int) -> list[str]:
@@ -83,4 +85,5 @@ def _write_in_blocks(scope: ScopeBuilder, shapes: dict[str, tuple[int, ...]], wi
     second, third = conv(again, "v", None), conv(again, "u", None, c)
     pools = [scope.op(op, second, domain=blocked.DOMAIN, kernel_shape=[2, 2]) for op in ("MaxPool", "AveragePool")]
     total = blocked.add_product(scope, third, "f", conv(again, "v", "f"), rows)
-    return [first, plain(ending(total, "Clip", *_LIMITS)), *map(plain, pools)]
+    sums = [scope.reshape(each, 3, width) for each in blocked.sums_by_lanes(scope, "e", 3 * width, 5)]
+    return [first, plain(ending(total, "Clip", *_LIMITS)), *map(plain, pools), *sums]

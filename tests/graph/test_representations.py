@@ -21,7 +21,7 @@ from random_graphs import random_case
 
 import onnx_lsuv
 from onnx_lsuv import LayerReport, runtime
-from onnx_lsuv.graph import build
+from onnx_lsuv.graph import build, pointwise
 from onnx_lsuv.graph.blocked import DOMAIN
 
 Array = NDArray[Any]
@@ -444,10 +444,13 @@ GRAPHS: dict[str, tuple[str, dict[str, Any], int, tuple[int, ...]]] = {
 }
 
 
+@pytest.mark.parametrize("told", [False, True], ids=["measured", "told"])
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("name", GRAPHS)
 @pytest.mark.few(20)
-def test_small_graph(lsuv: Lsuv, name: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_graph(lsuv: Lsuv, name: str, count: int, told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if told:
+        monkeypatch.setattr(pointwise, "LEAST", 1)
     text, tensors, opset, shape = GRAPHS[name]
     model, batches = graph(text, opset, tensors), data(*shape, count=count)
     run = lsuv(model, batches)

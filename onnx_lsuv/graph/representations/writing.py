@@ -125,7 +125,7 @@ def _join(reps: Representations, node: Node) -> bool:
     ages = {name: age for age, name in enumerate(reps.current)}
     lead = min(names, key=lambda name: (-prod(sizes[name] or ()), ages.get(name, -1)))
     factor, blocked = reps.of(lead).factor, _blocks_fit(reps, node, names)
-    if blocked and node.op_type == "Add" and (_add(reps, node, lead) or _add_to_norm(reps, node)):
+    if blocked and node.op_type == "Add" and (_add(reps, node, lead) or _add_to_convolution(reps, node)):
         return True
     operands = []
     for name in node.inputs:
@@ -170,15 +170,16 @@ def _add(reps: Representations, node: Node, lead: str) -> bool:
     return True
 
 
-def _add_to_norm(reps: Representations, node: Node) -> bool:
-    """Let a BatchNormalization that nothing else reads take the other operand of a sum; say whether one does."""
+def _add_to_convolution(reps: Representations, node: Node) -> bool:
+    """Let a convolution whose output nothing else reads take the other operand of a sum; say whether one does."""
     nodes = reps.scope.nodes
     for name, other in (node.inputs, node.inputs[::-1]):
         made = _fusible(reps, name)
         # One with a fourth operand is a sum already.
-        if made is None or len(made.input) != 3 or reps.of(other).factor is not None:
+        if made is None or len(made.input) > 3 or reps.of(other).factor is not None:
             continue
-        made.input.append(reps.in_blocks(other).name)
+        total = reps.in_blocks(other).name
+        made.input.extend([""] * (3 - len(made.input)) + [total])
         # Its place is where the sum was: the other operand may have been made after it.
         at = next(i for i in reversed(range(len(nodes))) if nodes[i] is made)
         nodes.append(nodes.pop(at))
