@@ -35,8 +35,9 @@ from onnx_lsuv.graph.state import RewriteContext, key_of
 from onnx_lsuv.layers import Layer
 from onnx_lsuv.program import Node
 
-# So many times as many multiplications as the output has values cost what the passes over it do.
-WORTH = 32
+# For so many squared channels of the input a channel of the output, the product with itself takes as long as two passes
+# over the output; a norm would be two more.
+WORTH = 12
 # With fewer values in the output the nodes cost more than they save.
 LEAST = 1 << 21
 FAR = 64.0  # variances off by 3e-5 at the most were seen
@@ -52,7 +53,9 @@ def write_told_layer(rw: RewriteContext, scope: ScopeBuilder, layer: Layer, rep:
         return False
     norm = _norm_after(rw, layer, made)
     keys = {layer.weight, *([key_of(rw.norms[norm])] if norm else [])}
-    if not (_is_worth(image, made, scope.graph.opset) and rw.shifted.isdisjoint(keys)):
+    if not (
+        _is_worth(image, made, scope.graph.opset, WORTH * (1 + (norm is not None))) and rw.shifted.isdisjoint(keys)
+    ):
         return False
     found: list[tuple[Moments, str]] = []
 
@@ -112,10 +115,10 @@ def _is_pointwise(node: Node, shape: tuple[int, ...], image: Image, made: Image)
     return alone and image[2:] == made[2:] and not any(node.attributes.integers("pads") or ())
 
 
-def _is_worth(image: Image, made: Image, opset: int) -> bool:
+def _is_worth(image: Image, made: Image, opset: int, most: int) -> bool:
     """Say whether to tell an output of a shape from its input costs less than to measure it."""
     c, m, places = image[1], made[1], made[0] * made[2] * made[3]
-    return opset >= 9 and m * places >= LEAST and c * c <= min(WORTH * m, places)
+    return opset >= 9 and m * places >= LEAST and c * c <= min(most * m, places)
 
 
 def _second_moments(scope: ScopeBuilder, x: str, image: Image, block: int) -> Second:
