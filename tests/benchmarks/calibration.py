@@ -36,6 +36,18 @@ GROUPS = (
         ),
     ),
     Group(
+        "passes",
+        "How often a value of an activation goes by: written, or read",
+        "calibration",
+        "plain session",
+        "calibration beside the floor of 2",
+        "`--check`",
+        (
+            "By ONNX Runtime's profiles, over all outputs of layers: a chain in which each is written once and read "
+            "once has 2.",
+        ),
+    ),
+    Group(
         "look",
         "What it takes to look at each convolution's output once, in a plain ONNX Runtime session",
         "with their means, s",
@@ -70,6 +82,7 @@ CHECK = [
 ]
 CHECK_BAR = Bar(1.15)
 LOOK = [("resnet50", 5), ("resnet50_bn", 5), ("mobilenet_v2", 7), ("mobilenet_v2_bn", 7)]
+PASSES = ["resnet50", "resnet50_bn", "mobilenet_v2", "mobilenet_v2_bn", "vit_tiny", "squeezenet", "fitnet4"]
 BATCHES = [("resnet50", 256, 2, Bar(1.15)), ("squeezenet", 32, 5, None)]
 
 
@@ -90,6 +103,12 @@ def against_plain(ours: str, net: str, batch: int, rounds: int, case: Case, benc
     sides = [lambda side=side: run_side(side, model, data).part() for side in (ours, "plain")]
     runs = in_turn(sides, bench.rounds(rounds), warm=not bench.quick)
     return [Row(case.name, case.title, bar=case.bar, **compare(*runs))]
+
+
+def count_passes(net: str, case: Case, bench: Bench) -> list[Row]:
+    ran = run_side("passes", model_of(bench, net), images_of(bench, NETS[net].size, 32)).account()
+    ours, plain = ran["calibrate"], ran["plain"]
+    return [Row(case.name, case.title, ours=ours, other=plain, measured=ours / 2, cpu=ran["check"])]
 
 
 def look(net: str, rounds: int, case: Case, bench: Bench) -> list[Row]:
@@ -126,6 +145,7 @@ CASES = [
         Case(f"check/{net}", title_of(net, batch), CHECK_BAR, partial(against_plain, "check", net, batch, rounds))
         for net, batch, rounds in CHECK
     ),
+    *(Case(f"passes/{net}", title_of(net, 31), None, partial(count_passes, net)) for net in PASSES),
     *(Case(f"look/{net}", title_of(net, 32), None, partial(look, net, rounds)) for net, rounds in LOOK),
     *(
         Case(f"batches/{net}", title_of(net, images), bar, partial(split_up, net, images, rounds))
