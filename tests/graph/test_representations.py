@@ -383,6 +383,34 @@ GRAPHS: dict[str, tuple[str, dict[str, Any], int, tuple[int, ...]]] = {
         9,
         SHAPE,
     ),
+    "numbers that values are multiplied and divided by": (
+        f"""{ROWS} {{ a = MatMul(x, w8x16) b = Div(a, root) c = Erf(b) d = Add(c, one) e = Mul(a, d) f = Mul(half, e)
+        g = MatMul(f, w16x16) h = Mul(g, minus) i = Relu(h) j = Mul(i, zero) k = Add(i, j) l = MatMul(k, w16x8)
+        m = Div(one, l) n = Mul(l, row) o = Add(n, m) y = MatMul(o, w8x4) }}""",
+        {
+            "root": np.array(2**0.5, F),
+            "one": np.array([1], F),
+            "half": np.array([[0.5]], F),
+            "minus": np.array(-2, F),
+            "zero": np.array(0, F),
+            "row": np.array([[[3]]], F),
+        },
+        17,
+        (40, 8),
+    ),
+    "products of values, before a mask and before a weight": (
+        """(float[N,6,8] x) => (float y) { q = MatMul(x, w8x8) k = MatMul(x, w8x8_2) v = MatMul(x, w8x8_3)
+        t = Transpose<perm=[0,2,1]>(k) s = MatMul(q, t) n = Mul(s, scale) m = Add(n, mask) a = Softmax<axis=-1>(m)
+        o = MatMul(a, v) r = Reshape(o, shape) p = MatMul(r, w8x8_4) z = MatMul(x, t) e = MatMul(s, x)
+        b = Concat<axis=-1>(e, p) y = MatMul(b, w16x4) c = MatMul(z, w6x6) }""",
+        {
+            "scale": np.array(8**-0.5, F),
+            "mask": np.where(np.arange(6) > 3, np.finfo(F).min, 0).astype(F),
+            "shape": np.array([0, 6, 8]),
+        },
+        13,
+        (9, 6, 8),
+    ),
     # Pooling that ONNX Runtime does otherwise in blocks.
     "an average that counts padding in ceil_mode": (
         f"""{IMAGE} {{ a = Conv(x, w16x16x1x1) b = AveragePool<kernel_shape=[3,3],strides=[2,2],pads=[1,1,1,1],
@@ -556,6 +584,18 @@ def test_activations_are_not_multiplied(block: int) -> None:
     assert len(sums) == (block > 1)
     for node in sums:
         assert {a.name: helper.get_attribute_value(a) for a in node.attribute}["activation"] == b"Relu"
+
+
+def test_factors_go_through_numbers_and_products_of_matrices() -> None:
+    text = f"""{ROWS} {{ a = MatMul(x, w8x16) b = Div(a, w1) c = Erf(b) d = Mul(a, c) e = Mul(d, w1)
+        f = MatMul(e, w16x16) g = Softmax(x) t = Transpose(g) h = MatMul(t, f) y = MatMul(h, w16x4) }}"""
+    plan = onnx_lsuv.plan(onnx_lsuv.from_proto(graph(text, tensors={"w1": np.array(0.5, F)}))).plan
+    shapes, targets = {"x": (1, (40, 8))}, dict.fromkeys(plan.weights, 1.0)
+    (stage,) = build(plan, shapes, rescale=True, staged=False, targets=targets).stages
+    made = {name: node.op_type for node in stage.nodes for name in node.output}
+    # The numbers are in factors, and the last layer's weight takes that of the product before it.
+    assert not any("w1" in node.input for node in stage.nodes)
+    assert any(node.op_type == "MatMul" and made.get(node.input[1]) == "MatMul" for node in stage.nodes)
 
 
 @pytest.mark.parametrize("block", [1, 16])

@@ -7,7 +7,8 @@ x goes on as x' with a factor that is still to come, x = f x', and each operator
     clipping                    Clip(f x', lo, hi) = f Clip(x', lo / f, hi / f)
     a sum, maximum, Concat      f x' + g y' = f (x' + (g / f) y')     one operand is multiplied, not all; in blocks
                                                                       a sum and the Relu after it are one pass
-    a product                   (f x') (g y') = f g (x' y')
+    a product                   (f x') (g y') = f g (x' y')           of matrices too, where a weight takes f g
+    a product with a number     c (f x') = (c f) x'                   c > 0
     a layer                     W (f x') = (f W) x'                   where the weight is smaller than x
 
 A BatchNormalization takes x' too (see `norms`). What reads x otherwise gets the plain value, written when it is first

@@ -12,8 +12,11 @@ from onnx import NodeProto, helper
 from onnx_lsuv.graph.blocked import DOMAIN, MULTIPLE, add_product, padded, pools_in_blocks
 from onnx_lsuv.graph.builder import proto_of
 from onnx_lsuv.graph.representations.current import Representation, Representations
-from onnx_lsuv.operators import Attributes, of
+from onnx_lsuv.operators import WHOLE, Attributes, of
 from onnx_lsuv.program import Node, known
+from onnx_lsuv.program.program import number
+
+_FAR = 2.0**20  # beyond, a number stays a node of its own
 
 
 def write_node(reps: Representations, node: Node) -> bool:
@@ -33,8 +36,12 @@ def write_node(reps: Representations, node: Node) -> bool:
         _write(reps, node, (reps.divided(first).name,), None, blocked=True)
     elif operator.sums and len(node.outputs) == 1:
         return _join(reps, node)
+    elif op in ("Mul", "Div") and _times_number(reps, node):
+        return True
     elif op == "Mul":
         _product(reps, node)
+    elif op == "MatMul":
+        return _matrix_product(reps, node)
     else:
         return False
     return True
@@ -195,6 +202,59 @@ def _same(reps: Representations, name: str, output: str) -> bool:
         return False
     reps.current[output] = reps.current[name] if name not in reps.plain else Representation(name)
     return True
+
+
+def _times_number(reps: Representations, node: Node) -> bool:
+    """Let a positive number that a waiting value is multiplied or divided by join its factor; say whether it did."""
+    for at in (1, 0) if node.op_type == "Mul" else (1,):
+        name, other = node.inputs[1 - at], node.inputs[at]
+        value, found, dims = reps.values.get(name), number(reps.constants, other), reps.dims(name)
+        if value is None or found is None or not 1 / _FAR < found < _FAR:
+            continue
+        if len(reps.constants[other].dims) > len(dims or ()):
+            continue
+        rep = reps.of(name)
+        if rep.factor is None or name in reps.plain:
+            continue
+        factor = found if node.op_type == "Mul" else 1 / found
+        own = reps.scope.graph.constant(factor, helper.tensor_dtype_to_np_dtype(value.elem_type))
+        reps.current[node.outputs[0]] = replace(rep, factor=reps.scope.op("Mul", rep.factor, own))
+        return True
+    return False
+
+
+def _matrix_product(reps: Representations, node: Node) -> bool:
+    """Write a product of two values, so that one factor waits where a weight takes it; say whether it was.
+
+    Elsewhere it could meet a mask, whose large numbers must not be divided: the smaller operand is multiplied once.
+    """
+    left, right = (reps.unblocked(name) for name in node.inputs)
+    factors = [rep.factor for rep in (left, right) if rep.factor is not None]
+    if not factors:
+        return False
+    factor = reps.scope.op("Mul", *factors) if len(factors) == 2 else factors[0]
+    if _ends_in_weights(reps, node.outputs[0]):
+        _write(reps, node, (left.name, right.name), factor, blocked=False)
+        return True
+    if len(factors) == 1:
+        return False
+    sizes = [prod(dims) if (dims := reps.dims(name)) else 0 for name in node.inputs]
+    names = [left.name, right.name]
+    at = 0 if sizes[0] <= sizes[1] else 1
+    names[at] = reps.scope.op("Mul", names[at], factor)
+    _write(reps, node, names, None, blocked=False)
+    return True
+
+
+def _ends_in_weights(reps: Representations, name: str) -> bool:
+    """Say whether all that reads a value, moved or not, are products with weights."""
+    readers = reps.readers.get(name, ())
+    for node, position in readers:
+        if of(node).bilinear and any(other in reps.constants for other in node.inputs):
+            continue
+        if position or of(node).move not in WHOLE or not _ends_in_weights(reps, node.outputs[0]):
+            return False
+    return bool(readers)
 
 
 def _product(reps: Representations, node: Node) -> None:
