@@ -3,6 +3,7 @@
     settings    what a person chooses, and what contradicts what
     result      what came out, as values
     streams     residual streams, and the layers that end their branches
+    neighbours  what stands before and after a layer: norms, gates, averages
     patterns    which layers and other tensors the patterns choose, and the std that each layer is to have
     baseline    the stds of an earlier run, as what a model is to have still
     absent      tensors without values: whether each gets some, and what is said of it
