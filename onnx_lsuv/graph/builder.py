@@ -47,6 +47,7 @@ class GraphBuilder:
     prefix: str  # of every name written; no name of the program begins with it
     rows: bool  # the product of a row with itself is fast
     constants: dict[str, TensorProto] = field(default_factory=dict)
+    ones: dict[int, str] = field(default_factory=dict)  # by element type: the main graph's row of one a sample
     count: int = 0
 
     def fresh(self) -> str:
@@ -113,11 +114,17 @@ class ScopeBuilder:
         """Reshape a value; 0 copies a dimension, -1 takes the rest, no numbers at all give a scalar."""
         return self.op("Reshape", value, self.ints(*shape))
 
-    def first(self, value: str, number: int, *, axis: int) -> str:
-        """Take so many of the first along an axis, or all where there are fewer."""
+    def thinned(self, value: str, dims: Sequence[int], steps: Sequence[int]) -> str:
+        """Take one of so many along each axis; before opset 10, which has no steps, as many of the first."""
+        axes = [axis for axis, step in enumerate(steps) if step > 1]
+        if not axes:
+            return value
         if self.graph.opset < 10:
-            return self.op("Slice", value, starts=[0], ends=[number], axes=[axis])
-        return self.op("Slice", value, self.ints(0), self.ints(number), self.ints(axis))
+            ends = [-(-dims[axis] // steps[axis]) for axis in axes]
+            return self.op("Slice", value, starts=[0] * len(axes), ends=ends, axes=axes)
+        wide = [steps[axis] for axis in axes]
+        starts, stops = (self.ints(*some) for some in ([step // 2 for step in wide], [dims[axis] for axis in axes]))
+        return self.op("Slice", value, starts, stops, self.ints(*axes), self.ints(*wide))
 
     def multiply(self, value: str, factor: str, *shape: int) -> str:
         """Multiply a value of a shape by a number."""

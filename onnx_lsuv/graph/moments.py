@@ -149,6 +149,15 @@ def moments(
     return replace(_central(scope, count, first, second), rough=_large(group, several))
 
 
+def mean_of(scope: ScopeBuilder, value: str, elem_type: int, size: int) -> str:
+    """Write the nodes that give the mean of so many values, as `moments` does."""
+    group = groups_of((size,))[0] if size > SMALL and elem_type == TensorProto.FLOAT else None
+    if group is None:
+        return scope.reduce("ReduceMean", scope.reshape(scope.cast(value, TensorProto.DOUBLE), -1), (0,), keep=True)
+    means = scope.reduce("ReduceMean", scope.reshape(value, -1, group), (1,))
+    return _over_groups(scope, means, (0,), keep=True)
+
+
 def moments_in_blocks(
     scope: ScopeBuilder, value: str, image: tuple[int, int, int, int], block: int, *, shifted: bool = False
 ) -> Moments | None:

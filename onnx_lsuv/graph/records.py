@@ -230,7 +230,8 @@ def signal(record: Record, sums: NDArray[np.float64] | None, *, single: bool) ->
 def _variance(values: NDArray[np.float64]) -> float:
     """Return a variance, taken some values at a time, which stay in the cache."""
     mean, chunks = values.mean(), range(0, values.size, CHUNK)
-    return sum(float(np.square(values[at : at + CHUNK] - mean).sum()) for at in chunks) / values.size
+    about = (np.subtract(values[at : at + CHUNK], mean, dtype=np.float64) for at in chunks)
+    return sum(float(each @ each) for each in about) / values.size
 
 
 def within_channels(record: Record) -> Record:

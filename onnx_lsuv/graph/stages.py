@@ -11,12 +11,14 @@ differ in names alone: `likeness` tells them, and one session serves them all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from math import prod
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
 
 from onnx_lsuv.graph.blocked import DOMAIN
@@ -66,6 +68,15 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class Joining:
+    """How values that batches give are joined."""
+
+    name: str  # of what they are joined to
+    told: Callable[[NDArray[Any]], NDArray[Any]]  # what they tell, as a vector
+    join: np.ufunc
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
     """The calibration graph: the stages, and the record of each key."""
 
@@ -75,15 +86,19 @@ class Calibration:
     records: Mapping[str, tuple[str, ...]]  # by key: the records of its uses, the first usable of which decides
     values: Mapping[str, Value]  # what inference found
     rough: Mapping[str, Rough]  # by key: what is asked of a record that must not have a large mean
-    sums: Mapping[tuple[str, int], str]  # by key and use: sums over the samples, of a single batch their record
+    # By key and use: sums over the samples, and whether this is their record.
+    sums: Mapping[tuple[str, int], tuple[str, bool]]
     units: Mapping[tuple[str, int], Units]  # likewise: what tells dead and saturated units after a layer
 
     @property
-    def joined(self) -> dict[str, np.ufunc]:
-        """How what a batch gives of these is joined with that of others, by its name."""
-        found: dict[str, np.ufunc] = dict.fromkeys(self.sums.values(), np.add)
+    def joined(self) -> dict[str, list[Joining]]:
+        """What is joined of what the batches give, by its name there."""
+        found: dict[str, list[Joining]] = {}
+        for name, _ in self.sums.values():
+            found.setdefault(name, []).append(Joining(name, np.ravel, np.add))
         for each in self.units.values():
-            found |= {each.peaks: np.maximum, each.beyond: np.add}
+            found.setdefault(each.peaks, []).append(Joining(each.peaks, each.largest, np.maximum))
+            found.setdefault(each.some, []).append(Joining(each.tally, each.counted, np.add))
         return found
 
 
@@ -142,8 +157,13 @@ def build(  # noqa: PLR0913  (what a graph depends on, each by itself)
         rw.samples, rw.orders = samples, orders(program, samples, values)
         rw.activations = activations(plan, values)
     nodes, records = rewrite(rw)
-    asked = {name for each in rw.units.values() for name in (each.peaks, each.beyond) if name}
-    wanted = {*(name for names in records.values() for name in names), *rw.cuts, *rw.sums.values(), *asked}
+    asked = {name for each in rw.units.values() for name in (each.peaks, each.some) if name}
+    wanted = {
+        *(name for names in records.values() for name in names),
+        *rw.cuts,
+        *(name for name, _ in rw.sums.values()),
+        *asked,
+    }
     stages = tuple(_stages(nodes, wanted, rw, longest or STAGE_NODES))
     return Calibration(program, graph, stages, records, values, rw.rough, rw.sums, rw.units)
 

@@ -53,7 +53,8 @@ class RewriteContext:
     beside: Set[str] = frozenset()  # values of the main graph that are measured too
     samples: Samples | None = None  # how they lie in the data, where the share of signal is measured
     orders: Mapping[str, Order | None] = field(default_factory=dict)  # and in the main graph's values
-    sums: dict[tuple[str, int], str] = field(default_factory=dict)  # key and use -> sums over the samples (`samples`)
+    # key and use -> sums over the samples (`samples`), and whether this is their record
+    sums: dict[tuple[str, int], tuple[str, bool]] = field(default_factory=dict)
     activations: Mapping[Node, Activation] = field(default_factory=dict)  # that are measured with it (`units`)
     units: dict[tuple[str, int], Units] = field(default_factory=dict)  # key and use -> what they give
 

@@ -25,6 +25,7 @@ from onnx_lsuv.graph import (
     ROWS,
     USE,
     Calibration,
+    Joining,
     Record,
     Stage,
     close,
@@ -90,6 +91,57 @@ _Carried = dict[str, _CarriedValue]
 
 
 @dataclass(slots=True)
+class _Joined:
+    """What batches give of a value, joined, unless it is not as large in all of them."""
+
+    join: np.ufunc
+    scratch: Scratch
+    size: int | None = None  # -1 where they differ
+    whole: Array | None = None  # float64
+    part: Array | None = None  # of the last batches, many float32 values
+    number: int = 0  # of these
+    held: int = 0  # bytes of the budget
+
+    def add(self, array: Array) -> None:
+        """Join what one more batch gives, an array that may be written to."""
+        self.size = array.size if self.size in (None, array.size) else -1
+        if self.size < 0:
+            self.whole = self.part = None
+        elif array.dtype != np.float32 or array.size < LONG:
+            self._to_whole(array)
+        elif self.part is None:
+            self.part, self.number = self._keep(array), 1
+        else:
+            if self.number:
+                self.join(self.part, array, out=self.part)
+            else:
+                self.part[:] = array
+            self.number += 1
+            if self.number == BLOCK:
+                self._to_whole(self.part)
+                self.number = 0
+
+    def values(self) -> Array | None:
+        """Return what all batches gave; None where it is not as large in all of them."""
+        if self.whole is None:
+            return self.part
+        if self.part is not None and self.number:
+            self._to_whole(self.part)
+        return self.whole
+
+    def _to_whole(self, array: Array) -> None:
+        if self.whole is None:
+            self.whole = self._keep(array.astype(np.float64))
+        else:
+            self.join(self.whole, array, out=self.whole)
+
+    def _keep(self, array: Array) -> Array:
+        kept = self.scratch.keep(array)
+        self.held += 0 if isinstance(kept, np.memmap) else kept.nbytes
+        return kept
+
+
+@dataclass(slots=True)
 class _Run:
     """A calibration graph while it runs."""
 
@@ -105,10 +157,9 @@ class _Run:
     common: _Carried = field(default_factory=dict)  # what all batches have in common
     cuts: dict[str, Record] = field(default_factory=dict)  # pooled
     finals: dict[str, list[Array]] = field(default_factory=dict)
-    joins: dict[str, np.ufunc] = field(default_factory=dict)  # what the batches give is joined by
-    joined: dict[str, Array] = field(default_factory=dict)  # of the batches so far
+    joins: Mapping[str, list[Joining]] = field(default_factory=dict)  # what is joined, by what the batches give
+    joined: dict[str, _Joined] = field(default_factory=dict)
     types: dict[str, TypeProto] = field(default_factory=dict)  # of what is carried
-    parts: dict[str, tuple[Array, int]] = field(default_factory=dict)  # sums of the last ones, and how many these are
 
 
 def execute(
@@ -154,17 +205,13 @@ def execute(
         if records := [record for each in found for record in each]:
             results[key] = first_usable_of(records)
     if run.joins:
-        for name in run.parts:
-            _flush(run, name)
+        joined = {name: values for name, each in run.joined.items() if (values := each.values()) is not None}
         for key, record in results.items():
             at = key, int(record[USE, 0])
-            share = signal(record, run.joined.get(calibration.sums.get(at, "")), single=len(batches) == 1)
-            units = calibration.units.get(at)
-            results[key] = with_shares(
-                record, share, dead(units, run.joined), saturated(units, run.joined, len(batches))
-            )
-        kept = (*run.joined.values(), *(part for part, _ in run.parts.values()))
-        scratch.release(sum(each.nbytes for each in kept if not isinstance(each, np.memmap)))
+            (name, single), units = calibration.sums.get(at, ("", False)), calibration.units.get(at)
+            share = signal(record, joined.get(name), single=single)
+            results[key] = with_shares(record, share, dead(units, joined), saturated(units, joined))
+        scratch.release(sum(each.held for each in run.joined.values()))
     return results
 
 
@@ -186,9 +233,9 @@ def _run_stage(run: _Run, stage: Stage, session: Session) -> Iterator[int]:
         found: dict[str, list[Array]] = {name: [] for name in (*stage.cuts, *stage.finals)}
         for i, store in enumerate(stores):
             for name, array in _run_once(run, stage, session, given, i, store).items():
-                if name in run.joins:
-                    _join(run, name, array)
-                else:
+                for how in run.joins.get(name, ()):
+                    run.joined.setdefault(how.name, _Joined(how.join, scratch=run.scratch)).add(how.told(array))
+                if name not in run.joins:
                     found[name].append(array)
             if not stage.again:
                 _drop(run, store, stage.finished)
@@ -200,32 +247,6 @@ def _run_stage(run: _Run, stage: Stage, session: Session) -> Iterator[int]:
             break
         more = len(stores)
     run.finals |= {name: found[name] for name in stage.finals}
-
-
-def _join(run: _Run, name: str, array: Array) -> None:
-    """Join what a batch gives with that before, or, where there are other positions in it, leave nothing of it."""
-    before, array = run.joined.get(name), array.reshape(-1)
-    if before is None:
-        run.joined[name] = run.scratch.keep(array.astype(np.float64))
-    elif before.size != array.size:
-        run.joined[name] = np.zeros(0)
-    elif array.dtype != np.float32 or array.size < LONG:
-        run.joins[name](before, array, out=before)
-    else:
-        part, number = run.parts.get(name) or (run.scratch.keep(np.zeros_like(array)), 0)
-        np.add(part, array, out=part)
-        run.parts[name] = part, number + 1
-        if number + 1 == BLOCK:
-            _flush(run, name)
-
-
-def _flush(run: _Run, name: str) -> None:
-    """Add what some batches gave to all before."""
-    part, number = run.parts[name]
-    if number and run.joined[name].size:
-        np.add(run.joined[name], part, out=run.joined[name])
-        part[:] = 0
-    run.parts[name] = part, 0
 
 
 def _run_once(
@@ -251,7 +272,8 @@ def _run_once(
     for name in stage.kept:
         _drop(run, store, [name])
         store[name] = _carry(run, out[name])
-    return {name: runtime.array_of(out[name]) for name in records}
+    # What is joined may be added to; what is kept must stay.
+    return {n: runtime.array_of(out[n]).copy() if n in stage.kept else runtime.array_of(out[n]) for n in records}
 
 
 def _loaded(run: _Run) -> Generator[_Loaded, None, None]:
