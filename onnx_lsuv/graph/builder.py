@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -60,18 +61,25 @@ class GraphBuilder:
         array = np.asarray(values, dtype)
         data = array.tobytes()
         content = data.hex() if len(data) <= MOST else hashlib.sha256(data).hexdigest()
-        return self._named(f"{array.dtype}_{'x'.join(map(str, array.shape))}_{content}", array)
+        # The name of a NumPy type takes as long as all the rest.
+        return self._named(f"{array.dtype.char}_{'x'.join(map(str, array.shape))}_{content}", lambda: array)
 
     def filled(self, value: int, *shape: int, dtype: type[np.generic] = np.float32) -> str:
         """Return the name of a constant that is filled with a number."""
         name = f"all_{dtype.__name__}_{value}_{'x'.join(map(str, shape))}"
-        return self._named(name, np.broadcast_to(np.asarray(value, dtype), shape))
+        return self._named(name, lambda: np.broadcast_to(np.asarray(value, dtype), shape))
 
-    def _named(self, content: str, array: np.ndarray[Any, Any]) -> str:
+    def _named(self, content: str, array: Callable[[], np.ndarray[Any, Any]]) -> str:
         name = f"{self.prefix}_{content}"
         if name not in self.constants:
-            self.constants[name] = numpy_helper.from_array(array, name)
+            self.constants[name] = numpy_helper.from_array(array(), name)
         return name
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _number(name: str, value: float) -> AttributeProto:
+    """Return an attribute that is copied into nodes."""
+    return helper.make_attribute(name, value)
 
 
 @dataclass(slots=True)
@@ -88,7 +96,10 @@ class ScopeBuilder:
         name = output or self.graph.fresh()
         # Half the time of helper.make_node, and there are thousands of these.
         node = NodeProto(op_type=op_type, domain=domain, input=inputs, output=(name,))
-        node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
+        node.attribute.extend(
+            _number(key, value) if isinstance(value, int | float) else helper.make_attribute(key, value)
+            for key, value in attributes.items()
+        )
         self.nodes.append(node)
         return name
 
