@@ -15,7 +15,6 @@ host: each node of a graph takes longer to make and to load than these take to c
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
@@ -31,9 +30,10 @@ from onnx_lsuv.layers import Layer, Plan
 from onnx_lsuv.operators import of
 from onnx_lsuv.program import Node, Program, stored
 
-# Of a batch with more than so many values, some are looked at: for the maximum of a unit, and of all units to count.
-LOOKED_AT, COUNTED = 1 << 14, 1 << 16
-SAMPLES = 4  # of which no less are taken
+# Of many more values than these, some are looked at: for the maximum of a unit, and of all units to count.
+LOOKED_AT, COUNTED = 1 << 12, 1 << 16
+WORTH = 4  # a copy of so small a part takes less than the whole
+SAMPLES = 16  # of which no less are taken
 MUCH = 1 << 17  # values, from which on a node more is made up for
 STEPS = 6  # of norms and sums between a layer and its activation
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE)
@@ -180,27 +180,27 @@ def write_units(
         name = scope.cast(name, TensorProto.FLOAT)
     counts, number, rows, units = found.bounds != (-math.inf, math.inf), 0, 0, {axis}
     if block:
-        number, rows, units = dims[1], padded(dims[1], block), {1, 3}
-        dims = [dims[0], rows // block, math.prod(dims[2:]), block]
+        number, rows, units = dims[1], padded(dims[1], block), {1, rank}
+        dims = [dims[0], rows // block, *dims[2:], block]
         name = scope.reshape(name, -1, *dims[1:])
+    others = [each for each in range(len(dims)) if each not in units]
     peaks = ""
     if found.silent:
-        most = LOOKED_AT * math.prod(dims[each] for each in units)
-        seen = scope.thinned(name, dims, steps := _steps(dims, units, most))
+        steps = _steps(dims, others, LOOKED_AT * math.prod(dims[each] for each in units))
+        seen, size = scope.thinned(name, dims, steps), math.prod(dims) // math.prod(steps)
         # Of much, ONNX Runtime takes half the time for the last axes by themselves.
-        others = tuple(each for each in range(rank) if each not in units)
-        alone = block or (axis == 1 and rank > 2 and math.prod(map(operator.floordiv, dims, steps)) > MUCH)
+        alone = block or (axis == 1 and rank > 2 and size > MUCH)
         peaks = scope.reduce("ReduceMax", seen, others[1:] if alone else others)
-    some = scope.thinned(name, dims, _steps(dims, units, COUNTED)) if counts else ""
+    some = scope.thinned(name, dims, _steps(dims, others, COUNTED)) if counts else ""
     return Units(peaks, some, found.low, found.bounds, number, rows)
 
 
-def _steps(dims: Sequence[int], units: Set[int], most: int) -> list[int]:
-    """Return of how many along each axis one is to be taken, so that there are so many values at most if that can be.
+def _steps(dims: Sequence[int], axes: Sequence[int], most: int) -> list[int]:
+    """Return of how many along each axis one is to be taken, so that there are about so many values at most.
 
-    All units are there, and what lies side by side stays so.
+    Rows are taken whole: to copy values one by one takes as long as to look at all.
     """
-    steps, axes = [1] * len(dims), sorted({*range(len(dims) - (len(dims) > 2))} - units)
+    steps, axes = [1] * len(dims), axes[: -1 if len(axes) > 1 and axes[-1] > axes[0] + 1 else None]
 
     def left(axis: int) -> int:
         return -(-dims[axis] // steps[axis])
@@ -210,7 +210,7 @@ def _steps(dims: Sequence[int], units: Set[int], most: int) -> list[int]:
         if not free:
             break
         steps[max(free, key=left)] *= 2
-    return steps
+    return steps if math.prod(steps) >= WORTH else [1] * len(dims)
 
 
 def _unit_axis(layer: Layer, rank: int) -> int | None:
