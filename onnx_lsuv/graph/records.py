@@ -14,7 +14,7 @@ column decides between uses, the last is the output. A count of 0 says: not reac
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from onnx_lsuv.graph.builder import ScopeBuilder
 from onnx_lsuv.graph.moments import Moments
 
 Record = NDArray[np.float64]
+Told = Callable[[NDArray[Any]], NDArray[Any]]  # what is made of a value on the host, a vector
 
 COUNT, MEAN, VAR, USE = range(4)
 ROWS = 4
@@ -225,6 +226,11 @@ def signal(record: Record, sums: NDArray[np.float64] | None, *, single: bool) ->
         if samples > 1:
             share = min(max(1 - between / samples**2 / var, 0.0), 1.0)
     return share
+
+
+def record_of(values: NDArray[Any]) -> Record:
+    """Return the record of some values."""
+    return np.array([values.size, values.mean(), _variance(values.reshape(-1)), 0], np.float64)
 
 
 def _variance(values: NDArray[np.float64]) -> float:

@@ -31,7 +31,7 @@ from onnx_lsuv.program import Body, Node, Program, tensor_type, walk
 from onnx_lsuv.program.program import DEFAULT_DOMAINS
 from onnx_lsuv.program.static_integers import known_integers
 
-FEW = 1 << 17  # sums of a batch that the host takes as they are: a record of them is made of eight nodes more
+FEW = 1 << 19  # sums of a batch that the host takes as they are: a record of them is made of eight nodes more
 Dims = tuple[int, ...]
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _FLAT = frozenset({"keeps", "reshapes", "casts", "drops"})

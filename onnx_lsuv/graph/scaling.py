@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 from onnx import TensorProto, helper
 
 from onnx_lsuv.graph.blocked import convolve, padded, reads_plain, scale_and_shift
@@ -24,7 +25,7 @@ from onnx_lsuv.graph.moments import (
     times,
     within,
 )
-from onnx_lsuv.graph.records import Part, is_usable, part_of, scale, to_record
+from onnx_lsuv.graph.records import Part, is_usable, part_of, record_of, scale, to_record
 from onnx_lsuv.graph.representations import Representation
 from onnx_lsuv.graph.samples import FEW, sums, sums_in_blocks
 from onnx_lsuv.graph.state import RewriteContext, key_of
@@ -285,10 +286,10 @@ def _write_sums(
     places, shifted = held[1] if held else size, layer.weight in rw.shifted
     if rw.samples.batches == 1 and (size > FEW or places != size):
         found = moments(scope, name, elem_type, (places,), size=size, shifted=shifted)
-        rw.sums[layer.weight, rw.use(layer)] = to_record(scope, found, 0, 1), True
+        rw.sums[layer.weight, rw.use(layer)] = to_record(scope, found, 0, 1), np.ravel
         mean = found.mean
     else:
-        rw.sums[layer.weight, rw.use(layer)] = name, False
+        rw.sums[layer.weight, rw.use(layer)] = name, record_of if rw.samples.batches == 1 else np.ravel
         if size * length <= SMALL or shifted or not rw.samples.alike:
             return None  # it is of no use
         mean = mean_of(scope, name, elem_type, size)

@@ -11,20 +11,18 @@ differ in names alone: `likeness` tells them, and one session serves them all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from math import prod
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
 
 from onnx_lsuv.graph.blocked import DOMAIN
 from onnx_lsuv.graph.builder import GraphBuilder, ScopeBuilder, Value
 from onnx_lsuv.graph.models import BFLOAT16, add_constants, infer, input_of, model_of, with_rank
-from onnx_lsuv.graph.records import Part, Rough
+from onnx_lsuv.graph.records import Part, Rough, Told
 from onnx_lsuv.graph.representations import Representations
 from onnx_lsuv.graph.rewrite import rewrite
 from onnx_lsuv.graph.samples import Samples, orders
@@ -72,7 +70,7 @@ class Joining:
     """How values that batches give are joined."""
 
     name: str  # of what they are joined to
-    told: Callable[[NDArray[Any]], NDArray[Any]]  # what they tell, as a vector
+    told: Told
     join: np.ufunc
 
 
@@ -86,16 +84,16 @@ class Calibration:
     records: Mapping[str, tuple[str, ...]]  # by key: the records of its uses, the first usable of which decides
     values: Mapping[str, Value]  # what inference found
     rough: Mapping[str, Rough]  # by key: what is asked of a record that must not have a large mean
-    # By key and use: sums over the samples, and whether this is their record.
-    sums: Mapping[tuple[str, int], tuple[str, bool]]
+    # By key and use: sums over the samples, and what these tell: of a single batch their record.
+    sums: Mapping[tuple[str, int], tuple[str, Told]]
     units: Mapping[tuple[str, int], Units]  # likewise: what tells dead and saturated units after a layer
 
     @property
     def joined(self) -> dict[str, list[Joining]]:
         """What is joined of what the batches give, by its name there."""
         found: dict[str, list[Joining]] = {}
-        for name, _ in self.sums.values():
-            found.setdefault(name, []).append(Joining(name, np.ravel, np.add))
+        for name, told in self.sums.values():
+            found.setdefault(name, []).append(Joining(name, told, np.add))
         for each in self.units.values():
             found.setdefault(each.peaks, []).append(Joining(each.peaks, each.largest, np.maximum))
             found.setdefault(each.some, []).append(Joining(each.tally, each.counted, np.add))

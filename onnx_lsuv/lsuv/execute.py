@@ -208,8 +208,8 @@ def execute(
         joined = {name: values for name, each in run.joined.items() if (values := each.values()) is not None}
         for key, record in results.items():
             at = key, int(record[USE, 0])
-            (name, single), units = calibration.sums.get(at, ("", False)), calibration.units.get(at)
-            share = signal(record, joined.get(name), single=single)
+            (name, _), units = calibration.sums.get(at, ("", np.ravel)), calibration.units.get(at)
+            share = signal(record, joined.get(name), single=len(batches) == 1)
             results[key] = with_shares(record, share, dead(units, joined), saturated(units, joined))
         scratch.release(sum(each.held for each in run.joined.values()))
     return results
