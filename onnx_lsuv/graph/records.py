@@ -229,8 +229,8 @@ def signal(record: Record, sums: NDArray[np.float64] | None, *, single: bool) ->
 
 
 def record_of(values: NDArray[Any]) -> Record:
-    """Return the record of some values."""
-    return np.array([values.size, values.mean(), _variance(values.reshape(-1)), 0], np.float64)
+    """Return the record of some values, without their mean."""
+    return np.array([values.size, 0, _variance(values.reshape(-1)), 0], np.float64)
 
 
 def _variance(values: NDArray[np.float64]) -> float:

@@ -95,7 +95,7 @@ class Calibration:
         for name, told in self.sums.values():
             found.setdefault(name, []).append(Joining(name, told, np.add))
         for each in self.units.values():
-            found.setdefault(each.peaks, []).append(Joining(each.peaks, each.largest, np.maximum))
+            found.setdefault(each.peaks, []).append(Joining(each.top, each.largest, np.maximum))
             found.setdefault(each.some, []).append(Joining(each.tally, each.counted, np.add))
         return found
 

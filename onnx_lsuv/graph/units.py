@@ -31,10 +31,11 @@ from onnx_lsuv.operators import of
 from onnx_lsuv.program import Node, Program, stored
 
 # Of many more values than these, some are looked at: for the maximum of a unit, and of all units to count.
-LOOKED_AT, COUNTED = 1 << 12, 1 << 16
+LOOKED_AT, COUNTED = 1 << 12, 1 << 14
 WORTH = 4  # a copy of so small a part takes less than the whole
 SAMPLES = 16  # of which no less are taken
-MUCH = 1 << 17  # values, from which on a node more is made up for
+# Values up to which they leave the graph as they are, and from which on a node more is made up for.
+FEW, MUCH = 1 << 15, 1 << 17
 STEPS = 6  # of norms and sums between a layer and its activation
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE)
 
@@ -63,12 +64,18 @@ class Activation:
 class Units:
     """What a batch gives, by name, "" where it is not asked for."""
 
-    peaks: str  # the largest operands of the activation, the last axes being the units
+    peaks: str  # the largest operands of the activation
+    others: tuple[int, ...]  # its axes that count no units
     some: str  # operands
     low: float
     bounds: tuple[float, float]
     number: int = 0  # of units in blocks
     rows: int = 0  # and with those that are empty; 0 for the plain layout
+
+    @property
+    def top(self) -> str:
+        """What the largest operand of each unit is called."""
+        return f"{self.peaks} at most"
 
     @property
     def tally(self) -> str:
@@ -77,8 +84,7 @@ class Units:
 
     def largest(self, peaks: NDArray[Any]) -> NDArray[Any]:
         """Return of each unit the largest operand."""
-        by_unit = peaks.reshape(-1, self.rows or peaks.shape[-1])
-        return np.asarray(by_unit.max(0, initial=-math.inf))[: self.number or None]
+        return np.asarray(peaks.max(self.others, initial=-math.inf)).reshape(-1)[: self.number or None]
 
     def counted(self, some: NDArray[Any]) -> NDArray[Any]:
         """Return how many of some operands are beyond the bounds, and of how many."""
@@ -183,16 +189,16 @@ def write_units(
         number, rows, units = dims[1], padded(dims[1], block), {1, rank}
         dims = [dims[0], rows // block, *dims[2:], block]
         name = scope.reshape(name, -1, *dims[1:])
-    others = [each for each in range(len(dims)) if each not in units]
-    peaks = ""
-    if found.silent:
+    left = others = tuple(each for each in range(len(dims)) if each not in units)
+    peaks = name if found.silent else ""
+    if found.silent and math.prod(dims) > FEW:
         steps = _steps(dims, others, LOOKED_AT * math.prod(dims[each] for each in units))
         seen, size = scope.thinned(name, dims, steps), math.prod(dims) // math.prod(steps)
         # Of much, ONNX Runtime takes half the time for the last axes by themselves.
         alone = block or (axis == 1 and rank > 2 and size > MUCH)
-        peaks = scope.reduce("ReduceMax", seen, others[1:] if alone else others)
+        peaks, left = scope.reduce("ReduceMax", seen, others[1:] if alone else others), (0,) if alone else ()
     some = scope.thinned(name, dims, _steps(dims, others, COUNTED)) if counts else ""
-    return Units(peaks, some, found.low, found.bounds, number, rows)
+    return Units(peaks, left, some, found.low, found.bounds, number, rows)
 
 
 def _steps(dims: Sequence[int], axes: Sequence[int], most: int) -> list[int]:
@@ -226,7 +232,7 @@ def _unit_axis(layer: Layer, rank: int) -> int | None:
 
 def dead(units: Units | None, joined: Mapping[str, NDArray[np.float64]]) -> float:
     """Return the share of dead units; NaN where it is not known."""
-    peaks = joined.get(units.peaks) if units is not None else None
+    peaks = joined.get(units.top) if units is not None else None
     return math.nan if units is None or peaks is None or not peaks.size else float(np.mean(peaks <= units.low))
 
 

@@ -179,12 +179,12 @@ def test_of_much_some_is_counted(opset: int) -> None:
     model, batches = model_of(text, opset), batches_of(5, 64, sizes=(600, 500))
     (row,) = rows(model, batches)
     whole = oracle.values(model, batches, ["y"])["y"]
-    some = [each[:, 2::4] if opset > 9 else each[:, :150] for each in whole]
+    some = [each[:, 8::16] if opset > 9 else each[:, :38] for each in whole]
     assert {each.size for each in some} != {each.size for each in whole}
     ends = [at_an_end(np.asarray(each, np.float64), *ENDS["Tanh"]) for each in some]
     assert row.saturated == pytest.approx(np.average(ends, weights=[each.size for each in some]), abs=1e-6)
     of_all = np.concatenate([np.ravel(each) for each in whole])
-    assert row.saturated == pytest.approx(at_an_end(of_all, *ENDS["Tanh"]), abs=0.01)
+    assert row.saturated == pytest.approx(at_an_end(of_all, *ENDS["Tanh"]), abs=0.02)
 
 
 @pytest.mark.parametrize("channels", [2, 24])
