@@ -14,7 +14,7 @@
     computed    weights that other constants are computed with
     fresh       usual starting values for the parameters beside the layers
     remaining   what a file still holds of what it learned
-    scratch     arrays beyond the memory allowed go to a file
+    scratch     arrays beyond the memory allowed go to a file; what batches give is joined
     execute     a calibration graph runs over the batches, stage by stage; once more where a mean is too large
     applying    what was measured -> scales, weights multiplied, biases that centre, statistics of norms
     procedure   `initialize`: the other verbs, and CALIBRATE itself

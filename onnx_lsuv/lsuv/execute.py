@@ -39,14 +39,12 @@ from onnx_lsuv.graph import (
     widened,
     with_shares,
 )
-from onnx_lsuv.lsuv.scratch import Scratch
+from onnx_lsuv.lsuv.scratch import Joined, Scratch
 from onnx_lsuv.model import Array, bindable, is_hollow, read
 from onnx_lsuv.program import Program
 from onnx_lsuv.runtime import Device, Session
 
 Progress = Callable[[str, int, int], None]
-# So many values, of so many batches, are summed in float32 first, which takes a fifth of the time.
-LONG, BLOCK = 1 << 15, 16
 _Loaded = tuple[Stage, Session]
 # Sessions kept for later stages that differ in names alone, as those of repeated blocks do, which are not far apart.
 _SHARED = 16
@@ -91,57 +89,6 @@ _Carried = dict[str, _CarriedValue]
 
 
 @dataclass(slots=True)
-class _Joined:
-    """What batches give of a value, joined, unless it is not as large in all of them."""
-
-    join: np.ufunc
-    scratch: Scratch
-    size: int | None = None  # -1 where they differ
-    whole: Array | None = None  # float64
-    part: Array | None = None  # of the last batches, many float32 values
-    number: int = 0  # of these
-    held: int = 0  # bytes of the budget
-
-    def add(self, array: Array) -> None:
-        """Join what one more batch gives, an array that may be written to."""
-        self.size = array.size if self.size in (None, array.size) else -1
-        if self.size < 0:
-            self.whole = self.part = None
-        elif array.dtype != np.float32 or array.size < LONG:
-            self._to_whole(array)
-        elif self.part is None:
-            self.part, self.number = self._keep(array), 1
-        else:
-            if self.number:
-                self.join(self.part, array, out=self.part)
-            else:
-                self.part[:] = array
-            self.number += 1
-            if self.number == BLOCK:
-                self._to_whole(self.part)
-                self.number = 0
-
-    def values(self) -> Array | None:
-        """Return what all batches gave; None where it is not as large in all of them."""
-        if self.whole is None:
-            return self.part
-        if self.part is not None and self.number:
-            self._to_whole(self.part)
-        return self.whole
-
-    def _to_whole(self, array: Array) -> None:
-        if self.whole is None:
-            self.whole = self._keep(array.astype(np.float64))
-        else:
-            self.join(self.whole, array, out=self.whole)
-
-    def _keep(self, array: Array) -> Array:
-        kept = self.scratch.keep(array)
-        self.held += 0 if isinstance(kept, np.memmap) else kept.nbytes
-        return kept
-
-
-@dataclass(slots=True)
 class _Run:
     """A calibration graph while it runs."""
 
@@ -158,7 +105,7 @@ class _Run:
     cuts: dict[str, Record] = field(default_factory=dict)  # pooled
     finals: dict[str, list[Array]] = field(default_factory=dict)
     joins: Mapping[str, list[Joining]] = field(default_factory=dict)  # what is joined, by what the batches give
-    joined: dict[str, _Joined] = field(default_factory=dict)
+    joined: dict[str, Joined] = field(default_factory=dict)
     types: dict[str, TypeProto] = field(default_factory=dict)  # of what is carried
 
 
@@ -234,7 +181,7 @@ def _run_stage(run: _Run, stage: Stage, session: Session) -> Iterator[int]:
         for i, store in enumerate(stores):
             for name, array in _run_once(run, stage, session, given, i, store).items():
                 for how in run.joins.get(name, ()):
-                    run.joined.setdefault(how.name, _Joined(how.join, scratch=run.scratch)).add(how.told(array))
+                    run.joined.setdefault(how.name, Joined(how.join, scratch=run.scratch)).add(how.told(array))
                 if name not in run.joins:
                     found[name].append(array)
             if not stage.again:
