@@ -47,7 +47,7 @@ MOST = 0.5  # of a layer's units, or values: thin ReLU nets of 30 layers are see
 class Note:
     """One thing to know about a model."""
 
-    kind: str  # "norm", "gate" or "residual"
+    kind: str  # "norm", "gate", "residual" or "average"
     text: str
     section: str = SECTION  # where README says more
 
