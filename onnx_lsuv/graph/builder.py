@@ -48,8 +48,8 @@ class GraphBuilder:
     prefix: str  # of every name written; no name of the program begins with it
     rows: bool  # the product of a row with itself is fast
     constants: dict[str, TensorProto] = field(default_factory=dict)
-    ones: dict[int, str] = field(default_factory=dict)  # by element type: the main graph's row of one a sample
     count: int = 0
+    ones: dict[int, str] = field(default_factory=dict)  # by element type: the main graph's row of one a sample
 
     def fresh(self) -> str:
         """Return a value name that nothing else has."""
@@ -61,18 +61,18 @@ class GraphBuilder:
         array = np.asarray(values, dtype)
         data = array.tobytes()
         content = data.hex() if len(data) <= MOST else hashlib.sha256(data).hexdigest()
-        # The name of a NumPy type takes as long as all the rest.
-        return self._named(f"{array.dtype.char}_{'x'.join(map(str, array.shape))}_{content}", lambda: array)
+        return self._named(f"{array.dtype.char}_{'x'.join(map(str, array.shape))}_{content}", array)
 
     def filled(self, value: int, *shape: int, dtype: type[np.generic] = np.float32) -> str:
         """Return the name of a constant that is filled with a number."""
         name = f"all_{dtype.__name__}_{value}_{'x'.join(map(str, shape))}"
-        return self._named(name, lambda: np.broadcast_to(np.asarray(value, dtype), shape))
+        known = f"{self.prefix}_{name}"
+        return known if known in self.constants else self._named(name, np.broadcast_to(np.asarray(value, dtype), shape))
 
-    def _named(self, content: str, array: Callable[[], np.ndarray[Any, Any]]) -> str:
+    def _named(self, content: str, array: np.ndarray[Any, Any]) -> str:
         name = f"{self.prefix}_{content}"
         if name not in self.constants:
-            self.constants[name] = numpy_helper.from_array(array(), name)
+            self.constants[name] = numpy_helper.from_array(array, name)
         return name
 
 

@@ -149,15 +149,6 @@ def moments(
     return replace(_central(scope, count, first, second), rough=_large(group, several))
 
 
-def mean_of(scope: ScopeBuilder, value: str, elem_type: int, size: int) -> str:
-    """Write the nodes that give the mean of so many values, as `moments` does."""
-    group = groups_of((size,))[0] if size > SMALL and elem_type == TensorProto.FLOAT else None
-    if group is None:
-        return scope.reduce("ReduceMean", scope.reshape(scope.cast(value, TensorProto.DOUBLE), -1), (0,), keep=True)
-    means = scope.reduce("ReduceMean", scope.reshape(value, -1, group), (1,))
-    return _over_groups(scope, means, (0,), keep=True)
-
-
 def moments_in_blocks(
     scope: ScopeBuilder, value: str, image: tuple[int, int, int, int], block: int, *, shifted: bool = False
 ) -> Moments | None:
@@ -222,6 +213,15 @@ def _over_groups(
     """Reduce what float32 gave for each group in float64, and multiply it."""
     mean = scope.reduce("ReduceMean", scope.cast(parts, TensorProto.DOUBLE), axes, keep=keep)
     return times(scope, mean, factor)
+
+
+def mean_of(scope: ScopeBuilder, value: str, elem_type: int, size: int) -> str:
+    """Write the nodes that give the mean of so many values, as `moments` does."""
+    group = groups_of((size,))[0] if size > SMALL and elem_type == TensorProto.FLOAT else None
+    if group is None:
+        return scope.reduce("ReduceMean", scope.reshape(scope.cast(value, TensorProto.DOUBLE), -1), (0,), keep=True)
+    means = scope.reduce("ReduceMean", scope.reshape(value, -1, group), (1,))
+    return _over_groups(scope, means, (0,), keep=True)
 
 
 def times(scope: ScopeBuilder, value: str, factor: float) -> str:
