@@ -151,7 +151,8 @@ class Options:
     )
     residual: str = _option(
         METHOD,
-        "auto: the ends of L residual branches get std(stream) / sqrt(L); off: the std of every layer. "
+        "auto: the ends of L residual branches get std(stream) / sqrt(L), and a last layer that reads averages of a "
+        "BatchNormalization a tenth; off: the std of every layer. "
         f"Default: {RESIDUAL[0]}.",
         default=RESIDUAL[0],
         metavar="auto|off",

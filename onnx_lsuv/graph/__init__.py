@@ -52,7 +52,7 @@ from onnx_lsuv.graph.records import (
     within_channels,
 )
 from onnx_lsuv.graph.samples import Samples
-from onnx_lsuv.graph.stages import Calibration, Stage, build, close, likeness
+from onnx_lsuv.graph.stages import Calibration, Joining, Stage, build, close, likeness
 from onnx_lsuv.graph.state import norm_key, stream_key
 from onnx_lsuv.graph.units import dead, saturated
 
@@ -69,6 +69,7 @@ __all__ = [
     "USE",
     "VAR",
     "Calibration",
+    "Joining",
     "Part",
     "Record",
     "Samples",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -49,6 +50,7 @@ class GraphBuilder:
     constants: dict[str, TensorProto] = field(default_factory=dict)
     integers: dict[tuple[int, ...], str] = field(default_factory=dict)  # vectors of int64 among them
     count: int = 0
+    ones: dict[int, str] = field(default_factory=dict)  # by element type: the main graph's row of one a sample
 
     def fresh(self) -> str:
         """Return a value name that nothing else has."""
@@ -65,13 +67,20 @@ class GraphBuilder:
     def filled(self, value: int, *shape: int, dtype: type[np.generic] = np.float32) -> str:
         """Return the name of a constant that is filled with a number."""
         name = f"all_{dtype.__name__}_{value}_{'x'.join(map(str, shape))}"
-        return self._named(name, np.broadcast_to(np.asarray(value, dtype), shape))
+        known = f"{self.prefix}_{name}"
+        return known if known in self.constants else self._named(name, np.broadcast_to(np.asarray(value, dtype), shape))
 
     def _named(self, content: str, array: np.ndarray[Any, Any]) -> str:
         name = f"{self.prefix}_{content}"
         if name not in self.constants:
             self.constants[name] = numpy_helper.from_array(array, name)
         return name
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _number(name: str, value: float) -> AttributeProto:
+    """Return an attribute that is copied into nodes."""
+    return helper.make_attribute(name, value)
 
 
 @dataclass(slots=True)
@@ -88,7 +97,10 @@ class ScopeBuilder:
         name = output or self.graph.fresh()
         # Half the time of helper.make_node, and there are thousands of these.
         node = NodeProto(op_type=op_type, domain=domain, input=inputs, output=(name,))
-        node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
+        node.attribute.extend(
+            _number(key, value) if isinstance(value, int | float) else helper.make_attribute(key, value)
+            for key, value in attributes.items()
+        )
         self.nodes.append(node)
         return name
 
@@ -118,11 +130,17 @@ class ScopeBuilder:
         """Reshape a value; 0 copies a dimension, -1 takes the rest, no numbers at all give a scalar."""
         return self.op("Reshape", value, self.ints(*shape))
 
-    def first(self, value: str, number: int, *, axis: int) -> str:
-        """Take so many of the first along an axis, or all where there are fewer."""
+    def thinned(self, value: str, dims: Sequence[int], steps: Sequence[int]) -> str:
+        """Take one of so many along each axis; before opset 10, which has no steps, as many of the first."""
+        axes = [axis for axis, step in enumerate(steps) if step > 1]
+        if not axes:
+            return value
         if self.graph.opset < 10:
-            return self.op("Slice", value, starts=[0], ends=[number], axes=[axis])
-        return self.op("Slice", value, self.ints(0), self.ints(number), self.ints(axis))
+            ends = [-(-dims[axis] // steps[axis]) for axis in axes]
+            return self.op("Slice", value, starts=[0] * len(axes), ends=ends, axes=axes)
+        wide = [steps[axis] for axis in axes]
+        starts, stops = (self.ints(*some) for some in ([step // 2 for step in wide], [dims[axis] for axis in axes]))
+        return self.op("Slice", value, starts, stops, self.ints(*axes), self.ints(*wide))
 
     def multiply(self, value: str, factor: str, *shape: int) -> str:
         """Multiply a value of a shape by a number."""

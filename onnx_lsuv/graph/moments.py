@@ -236,6 +236,15 @@ def _over_groups(
     return times(scope, mean, factor)
 
 
+def mean_of(scope: ScopeBuilder, value: str, elem_type: int, size: int) -> str:
+    """Write the nodes that give the mean of so many values, as `moments` does."""
+    group = groups_of((size,))[0] if size > SMALL and elem_type == TensorProto.FLOAT else None
+    if group is None:
+        return scope.reduce("ReduceMean", scope.reshape(scope.cast(value, TensorProto.DOUBLE), -1), (0,), keep=True)
+    means = scope.reduce("ReduceMean", scope.reshape(value, -1, group), (1,))
+    return _over_groups(scope, means, (0,), keep=True)
+
+
 def times(scope: ScopeBuilder, value: str, factor: float) -> str:
     """Multiply a value of float64 by a number."""
     return value if factor == 1 else scope.op("Mul", value, scope.double(factor))

@@ -14,7 +14,7 @@ column decides between uses, the last is the output. A count of 0 says: not reac
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from onnx_lsuv.graph.builder import ScopeBuilder
 from onnx_lsuv.graph.moments import Moments
 
 Record = NDArray[np.float64]
+Told = Callable[[NDArray[Any]], NDArray[Any]]  # what is made of a value on the host, a vector
 
 COUNT, MEAN, VAR, USE = range(4)
 ROWS = 4
@@ -227,10 +228,16 @@ def signal(record: Record, sums: NDArray[np.float64] | None, *, single: bool) ->
     return share
 
 
+def record_of(values: NDArray[Any]) -> Record:
+    """Return the record of some values, without their mean."""
+    return np.array([values.size, 0, _variance(values.reshape(-1)), 0], np.float64)
+
+
 def _variance(values: NDArray[np.float64]) -> float:
     """Return a variance, taken some values at a time, which stay in the cache."""
     mean, chunks = values.mean(), range(0, values.size, CHUNK)
-    return sum(float(np.square(values[at : at + CHUNK] - mean).sum()) for at in chunks) / values.size
+    about = (np.subtract(values[at : at + CHUNK], mean, dtype=np.float64) for at in chunks)
+    return sum(float(each @ each) for each in about) / values.size
 
 
 def within_channels(record: Record) -> Record:

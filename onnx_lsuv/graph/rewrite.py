@@ -81,13 +81,13 @@ def _write_units(rw: RewriteContext, scope: ScopeBuilder, node: Node) -> None:
     found, name = rw.activations[node], node.inputs[0]
     if name not in rw.values or rw.samples is None:
         return
-    value, order, alike = rw.values[name], rw.orders.get(name), rw.samples.alike
-    if not (countable(found, value, order) and alike):
+    if not (countable(found) and rw.samples.alike):
         rw.reps.materialise(name)
     rep = rw.reps.of(name)
     if rep.blocked and not found.told_after:
         rw.reps.fusible.pop(name, None)  # its operand would never be there
-    made = write_units(scope, found, rep.name, value, order, alike=alike, block=rw.reps.block if rep.blocked else 0)
+    block = rw.reps.block if rep.blocked else 0
+    made = write_units(scope, found, rep.name, rw.values[name], rw.samples.length, block=block)
     if made is not None:
         rw.units[found.layer.weight, rw.use(found.layer)] = made
 

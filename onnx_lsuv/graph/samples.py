@@ -31,6 +31,7 @@ from onnx_lsuv.program import Body, Node, Program, tensor_type, walk
 from onnx_lsuv.program.program import DEFAULT_DOMAINS
 from onnx_lsuv.program.static_integers import known_integers
 
+FEW = 1 << 19  # sums of a batch that the host takes as they are: a record of them is made of eight nodes more
 Dims = tuple[int, ...]
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _FLAT = frozenset({"keeps", "reshapes", "casts", "drops"})
@@ -320,11 +321,19 @@ def sums(
     scope: ScopeBuilder,
     samples: Samples,
     value: str,
-    elem_type: int,
+    known: Value,
     found: Mapping[str, Order | None],
     held: tuple[str, int] | None = None,
 ) -> tuple[str, int, int] | None:
     """Write the sums over the samples at each position of a value, of one in blocks at each place that is `held`.
+
+    Args:
+        scope: the main graph.
+        samples: how they lie in the data.
+        value: what to sum.
+        known: its element type, and its shape where that is known.
+        found: how the samples lie in the values.
+        held: the name of the value in blocks, and how many places a sample has there.
 
     Returns:
         The sums, their element type and number, 0 where that is not known; None where the samples are not known, or
@@ -333,22 +342,29 @@ def sums(
     order = found.get(value, NOWHERE)
     if order is None or (order == NOWHERE and samples.batches == 1):
         return None
+    elem_type, dims = known.elem_type, known.dims or ()
     if elem_type not in (TensorProto.FLOAT, TensorProto.DOUBLE):
         value, elem_type = scope.cast(value, TensorProto.FLOAT), TensorProto.FLOAT
     if order == NOWHERE:  # the whole batch is one sample; a Reshape that leaves the graph would copy it
         return value, elem_type, 0
     if samples.length > GROUP_MAX and elem_type == TensorProto.FLOAT:
         value, elem_type = scope.cast(value, TensorProto.DOUBLE), TensorProto.DOUBLE
-    dtype = helper.tensor_dtype_to_np_dtype(elem_type)
     if order.inner == 1 or (not samples.alike and scope.graph.opset < 9):
         shaped = scope.reshape(value, order.outer, -1, order.inner)
-        return scope.reshape(scope.reduce("ReduceSum", shaped, (1,)), -1), elem_type, order.outer * order.inner
+        return scope.reduce("ReduceSum", shaped, (1,)), elem_type, order.outer * order.inner
     name, places = held or (value, order.inner)
-    shaped = scope.reshape(name, order.outer, -1, places)
+    if held or order.outer > 1 or dims[1:] != (places,):  # else it is that matrix
+        name = scope.reshape(name, order.outer, -1, places)
+    return scope.op("MatMul", _ones(scope, samples, elem_type), name), elem_type, order.outer * order.inner
+
+
+def _ones(scope: ScopeBuilder, samples: Samples, elem_type: int) -> str:
+    """Return a row with a one for each sample; where batches differ it is written once."""
     if samples.alike:
-        ones = scope.graph.filled(1, 1, samples.length, dtype=dtype.type)
-    else:
-        length = scope.op("Gather", scope.op("Shape", shaped), scope.ints(1), axis=0)
+        return scope.graph.filled(1, 1, samples.length, dtype=helper.tensor_dtype_to_np_dtype(elem_type).type)
+    if elem_type not in scope.graph.ones:
+        length = scope.op("Gather", scope.op("Shape", min(samples.counting)), scope.ints(0), axis=0)
         one = helper.make_tensor("one", elem_type, [1], [1])
-        ones = scope.op("ConstantOfShape", scope.op("Concat", scope.ints(1), length, axis=0), value=one)
-    return scope.reshape(scope.op("MatMul", ones, shaped), -1), elem_type, order.outer * order.inner
+        shape = scope.op("Concat", scope.ints(1), length, axis=0)
+        scope.graph.ones[elem_type] = scope.op("ConstantOfShape", shape, value=one)
+    return scope.graph.ones[elem_type]

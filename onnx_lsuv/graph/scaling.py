@@ -8,15 +8,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 from onnx import TensorProto, helper
 
 from onnx_lsuv.graph.blocked import convolve, filled_up, padded, reads_plain, scale_and_shift
-from onnx_lsuv.graph.builder import ScopeBuilder, proto_of
-from onnx_lsuv.graph.moments import Dims, Moments, joined, moments, over_channels, size_of, times, within
+from onnx_lsuv.graph.builder import ScopeBuilder, Value, proto_of
+from onnx_lsuv.graph.moments import (
+    SMALL,
+    Dims,
+    Moments,
+    joined,
+    mean_of,
+    moments,
+    over_channels,
+    size_of,
+    times,
+    within,
+)
 from onnx_lsuv.graph.pointwise import write_told_layer
-from onnx_lsuv.graph.records import is_usable, scale, to_record
+from onnx_lsuv.graph.records import is_usable, record_of, scale, to_record
 from onnx_lsuv.graph.representations import Representation
-from onnx_lsuv.graph.samples import sums, sums_in_blocks
+from onnx_lsuv.graph.samples import FEW, sums, sums_in_blocks
 from onnx_lsuv.graph.state import RewriteContext, key_of
 from onnx_lsuv.layers import Layer, channels_last
 from onnx_lsuv.operators import bias_position, of
@@ -252,7 +264,7 @@ def _measure_as_it_is(rw: RewriteContext, scope: ScopeBuilder, layer: Layer) -> 
 def _write_sums(
     rw: RewriteContext, scope: ScopeBuilder, layer: Layer, held: tuple[str, int] | None = None
 ) -> tuple[str, int] | None:
-    """Write the sums over the samples at each position of a layer's output; of a single batch their record.
+    """Write the sums over the samples at each position of a layer's output; of many, in a single batch, their record.
 
     Where the output is `held` in blocks, by that name and with so many places a sample, some of them empty, these are
     summed.
@@ -262,15 +274,23 @@ def _write_sums(
     """
     if rw.samples is None or not scope.top:
         return None
-    made = sums(scope, rw.samples, layer.end.outputs[0], layer.source.elem_type, rw.orders, held)
+    output, length = layer.end.outputs[0], rw.samples.length
+    dims = known.dims if (known := rw.values.get(output)) else None
+    made = sums(scope, rw.samples, output, Value(layer.source.elem_type, dims), rw.orders, held)
     if made is None:
         return None
     name, elem_type, size = made
-    single, length = rw.samples.batches == 1, rw.samples.length
-    dims, shifted = (held[1] if held else size,), layer.weight in rw.shifted
-    found = moments(scope, name, elem_type, dims, size=size, shifted=shifted) if size else None
-    rw.sums[layer.weight, rw.use(layer)] = to_record(scope, found, 0, 1) if single and found else name
-    return (times(scope, found.mean, 1 / length), length) if found and rw.samples.alike else None
+    places, shifted = held[1] if held else size, layer.weight in rw.shifted
+    if rw.samples.batches == 1 and (size > FEW or places != size):
+        found = moments(scope, name, elem_type, (places,), size=size, shifted=shifted)
+        rw.sums[layer.weight, rw.use(layer)] = to_record(scope, found, 0, 1), np.ravel
+        mean = found.mean
+    else:
+        rw.sums[layer.weight, rw.use(layer)] = name, record_of if rw.samples.batches == 1 else np.ravel
+        if size * length <= SMALL or shifted or not rw.samples.alike:
+            return None  # it is of no use
+        mean = mean_of(scope, name, elem_type, size)
+    return (times(scope, mean, 1 / length), length) if rw.samples.alike else None
 
 
 def _dims(rw: RewriteContext, layer: Layer) -> Dims | None:

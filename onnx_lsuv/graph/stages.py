@@ -22,7 +22,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto, 
 from onnx_lsuv.graph.blocked import DOMAIN
 from onnx_lsuv.graph.builder import GraphBuilder, ScopeBuilder, Value
 from onnx_lsuv.graph.models import BFLOAT16, add_constants, infer, input_of, model_of, with_rank
-from onnx_lsuv.graph.records import Part, Rough
+from onnx_lsuv.graph.records import Part, Rough, Told
 from onnx_lsuv.graph.representations import Representations
 from onnx_lsuv.graph.rewrite import rewrite
 from onnx_lsuv.graph.samples import Samples, orders
@@ -66,6 +66,15 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class Joining:
+    """How values that batches give are joined."""
+
+    name: str  # of what they are joined to
+    told: Told
+    join: np.ufunc
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
     """The calibration graph: the stages, and the record of each key."""
 
@@ -75,15 +84,19 @@ class Calibration:
     records: Mapping[str, tuple[str, ...]]  # by key: the records of its uses, the first usable of which decides
     values: Mapping[str, Value]  # what inference found
     rough: Mapping[str, Rough]  # by key: what is asked of a record that must not have a large mean
-    sums: Mapping[tuple[str, int], str]  # by key and use: sums over the samples, of a single batch their record
+    # By key and use: sums over the samples, and what these tell: of a single batch their record.
+    sums: Mapping[tuple[str, int], tuple[str, Told]]
     units: Mapping[tuple[str, int], Units]  # likewise: what tells dead and saturated units after a layer
 
     @property
-    def joined(self) -> dict[str, np.ufunc]:
-        """How what a batch gives of these is joined with that of others, by its name."""
-        found: dict[str, np.ufunc] = dict.fromkeys(self.sums.values(), np.add)
+    def joined(self) -> dict[str, list[Joining]]:
+        """What is joined of what the batches give, by its name there."""
+        found: dict[str, list[Joining]] = {}
+        for name, told in self.sums.values():
+            found.setdefault(name, []).append(Joining(name, told, np.add))
         for each in self.units.values():
-            found |= {each.peaks: np.maximum, each.beyond: np.add}
+            found.setdefault(each.peaks, []).append(Joining(each.top, each.largest, np.maximum))
+            found.setdefault(each.some, []).append(Joining(each.tally, each.counted, np.add))
         return found
 
 
@@ -142,8 +155,13 @@ def build(  # noqa: PLR0913  (what a graph depends on, each by itself)
         rw.samples, rw.orders = samples, orders(program, samples, values)
         rw.activations = activations(plan, values)
     nodes, records = rewrite(rw)
-    asked = {name for each in rw.units.values() for name in (each.peaks, each.beyond) if name}
-    wanted = {*(name for names in records.values() for name in names), *rw.cuts, *rw.sums.values(), *asked}
+    asked = {name for each in rw.units.values() for name in (each.peaks, each.some) if name}
+    wanted = {
+        *(name for names in records.values() for name in names),
+        *rw.cuts,
+        *(name for name, _ in rw.sums.values()),
+        *asked,
+    }
     stages = tuple(_stages(nodes, wanted, rw, longest or STAGE_NODES))
     return Calibration(program, graph, stages, records, values, rw.rough, rw.sums, rw.units)
 

@@ -14,7 +14,18 @@ from onnx import TensorProto
 
 from onnx_lsuv.graph.builder import GraphBuilder, ScopeBuilder, ScopedRecord, Value
 from onnx_lsuv.graph.moments import Moments, Second, moments, moments_in_blocks
-from onnx_lsuv.graph.records import COUNT, ROWS, Part, Rough, first_usable, from_record, part_of, reached_or, to_record
+from onnx_lsuv.graph.records import (
+    COUNT,
+    ROWS,
+    Part,
+    Rough,
+    Told,
+    first_usable,
+    from_record,
+    part_of,
+    reached_or,
+    to_record,
+)
 from onnx_lsuv.graph.representations import Representations
 from onnx_lsuv.graph.samples import Order, Samples
 from onnx_lsuv.graph.units import Activation, Units
@@ -55,7 +66,8 @@ class RewriteContext:
     beside: Set[str] = frozenset()  # values of the main graph that are measured too
     samples: Samples | None = None  # how they lie in the data, where the share of signal is measured
     orders: Mapping[str, Order | None] = field(default_factory=dict)  # and in the main graph's values
-    sums: dict[tuple[str, int], str] = field(default_factory=dict)  # key and use -> sums over the samples (`samples`)
+    # key and use -> sums over the samples (`samples`), and what these tell
+    sums: dict[tuple[str, int], tuple[str, Told]] = field(default_factory=dict)
     activations: Mapping[Node, Activation] = field(default_factory=dict)  # that are measured with it (`units`)
     units: dict[tuple[str, int], Units] = field(default_factory=dict)  # key and use -> what they give
 

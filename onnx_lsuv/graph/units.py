@@ -8,15 +8,17 @@ convolution, or a feature:
     saturated   share of the values beyond the bounds, of which the lower one does not count where the function gives
                 nothing there: that is what half the values of a Relu6 are for
 
-A batch gives a maximum for each unit, of all its samples, and how many of how many values are saturated, of its first
-samples: to count takes five passes over the values. Of several batches the maximum and the sums are exact.
+A batch gives a maximum for each unit, of all its values, and some of the values, of all units, which are counted on the
+host: each node of a graph takes longer to make and to load than these take to count.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,15 +26,16 @@ from onnx import TensorProto
 
 from onnx_lsuv.graph.blocked import padded
 from onnx_lsuv.graph.builder import ScopeBuilder, Value
-from onnx_lsuv.graph.moments import size_of
-from onnx_lsuv.graph.samples import Order
 from onnx_lsuv.layers import Layer, Plan
 from onnx_lsuv.operators import of
 from onnx_lsuv.program import Node, Program, stored
 
-ENOUGH = 1 << 17  # values of a batch to count; as many samples as hold them, and two at least
-EXACT = 1 << 24  # float32 holds each number up to it
-STEEP = 1e6  # a slope that makes a step of a ramp
+# Of many more values than these, some are looked at: for the maximum of a unit, and of all units to count.
+LOOKED_AT, COUNTED = 1 << 12, 1 << 14
+WORTH = 4  # a copy of so small a part takes less than the whole
+SAMPLES = 16  # of which no less are taken
+# Values up to which they leave the graph as they are, and from which on a node more is made up for.
+FEW, MUCH = 1 << 15, 1 << 17
 STEPS = 6  # of norms and sums between a layer and its activation
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE)
 
@@ -61,10 +64,33 @@ class Activation:
 class Units:
     """What a batch gives, by name, "" where it is not asked for."""
 
-    peaks: str  # of each unit the largest operand of the activation
-    beyond: str  # how many operands are beyond its bounds
-    values: int  # of how many; 0 where the batch says so, behind that
+    peaks: str  # the largest operands of the activation
+    others: tuple[int, ...]  # its axes that count no units
+    some: str  # operands
     low: float
+    bounds: tuple[float, float]
+    number: int = 0  # of units in blocks
+    rows: int = 0  # and with those that are empty; 0 for the plain layout
+
+    @property
+    def top(self) -> str:
+        """What the largest operand of each unit is called."""
+        return f"{self.peaks} at most"
+
+    @property
+    def tally(self) -> str:
+        """What the counts are called."""
+        return f"{self.some} beyond its bounds"
+
+    def largest(self, peaks: NDArray[Any]) -> NDArray[Any]:
+        """Return of each unit the largest operand."""
+        return np.asarray(peaks.max(self.others, initial=-math.inf)).reshape(-1)[: self.number or None]
+
+    def counted(self, some: NDArray[Any]) -> NDArray[Any]:
+        """Return how many of some operands are beyond the bounds, and of how many."""
+        low, high = self.bounds
+        beyond = np.count_nonzero(some > high) + (np.count_nonzero(some < low) if low > -math.inf else 0)
+        return np.array([beyond, some.size * self.number / self.rows if self.rows else some.size])
 
 
 def activations(plan: Plan, values: Mapping[str, Value]) -> dict[Node, Activation]:
@@ -76,23 +102,25 @@ def activations(plan: Plan, values: Mapping[str, Value]) -> dict[Node, Activatio
     """
     found = dict[Node, Activation]()
     outer = frozenset(plan.program.body.nodes)
+    end_of = cache(lambda name: float(stored(plan.program, name).reshape(-1)[0]))
+    bounded = {node: bounds for node in outer if (bounds := _bounds(plan.program, node, end_of))}
     for layer in plan.layers:
-        if layer.scaled and layer.end in outer and (node := _after(plan.program, layer, values, outer)):
-            bounds = _bounds(plan.program, node)
-            assert bounds is not None
-            found[node] = Activation(layer, *bounds)
+        if layer.scaled and layer.end in outer and (node := _after(plan.program, layer, values, outer, bounded)):
+            found[node] = Activation(layer, *bounded[node])
     return found
 
 
-def _after(program: Program, layer: Layer, values: Mapping[str, Value], outer: frozenset[Node]) -> Node | None:
+def _after(
+    program: Program, layer: Layer, values: Mapping[str, Value], outer: Set[Node], bounded: Collection[Node]
+) -> Node | None:
     """Return the activation that a layer's output reaches, the same in shape, by norms and sums alone."""
     name = layer.end.outputs[0]
     dims = values[name].dims if name in values else None
     for _ in range(STEPS):
         readers = [node for node, _ in program.consumers.get(name, ()) if node in outer]
-        bounded = next((node for node in readers if node.inputs[0] == name and _bounds(program, node)), None)
-        if dims is None or bounded is not None:
-            return None if dims is None or (bounded and _gates_itself(program, bounded)) else bounded
+        reached = next((node for node in readers if node.inputs[0] == name and node in bounded), None)
+        if dims is None or reached is not None:
+            return None if dims is None or (reached and _gates_itself(program, reached)) else reached
         passing = (node for node in readers if _passes(node, name))
         known = (node.outputs[0] for node in passing if node.outputs[0] in values)
         name = next((each for each in known if values[each].dims == dims), "")
@@ -111,7 +139,7 @@ def _gates_itself(program: Program, node: Node) -> bool:
     return of(node).gate and any(of(reader).products and node.inputs[0] in reader.inputs for reader, _ in readers)
 
 
-def _bounds(program: Program, node: Node) -> tuple[float, float, bool] | None:
+def _bounds(program: Program, node: Node, end_of: Callable[[str], float]) -> tuple[float, float, bool] | None:
     """Return where the slope of an activation is zero, and whether it gives nothing below; None where it has no end."""
     row = of(node)
     if row.move != "clips":
@@ -120,7 +148,7 @@ def _bounds(program: Program, node: Node) -> tuple[float, float, bool] | None:
     for i, name in enumerate(node.inputs[1:3]):
         if name and name not in program.constants:
             return None
-        ends[i] = float(stored(program, name).reshape(-1)[0]) if name else ends[i]
+        ends[i] = end_of(name) if name else ends[i]
     low, high = ends
     return None if low == -math.inf and high == math.inf else (low, high, low == 0)
 
@@ -128,15 +156,14 @@ def _bounds(program: Program, node: Node) -> tuple[float, float, bool] | None:
 # ------------------------------------------------------------------------------------------------------ in the graph
 
 
-def countable(found: Activation, value: Value, order: Order | None) -> bool:
+def countable(found: Activation) -> bool:
     """Say whether units can be told by an image in blocks, of which zeros fill the last: these must not count."""
-    (low, high), each = found.bounds, size_of((value.dims or ())[1:]) or EXACT
-    whole = order is None or order == Order(1, each)
-    return low <= 0 <= high and whole and 2 * each <= EXACT
+    low, high = found.bounds
+    return low <= 0 <= high
 
 
 def write_units(
-    scope: ScopeBuilder, found: Activation, name: str, value: Value, order: Order | None, *, alike: bool, block: int = 0
+    scope: ScopeBuilder, found: Activation, name: str, value: Value, length: int, *, block: int = 0
 ) -> Units | None:
     """Write what tells dead and saturated units by the operand of an activation, before that, which may overwrite it.
 
@@ -145,51 +172,51 @@ def write_units(
         found: the activation.
         name: its operand.
         value: what is known of that.
-        order: how the samples lie in it, None where that is not known.
-        alike: each batch has as many samples.
+        length: what an axis has where that is not known.
         block: channels side by side where the operand is an image in blocks, and `countable`; 0 for the plain layout.
 
     Returns None where its shape is not known.
     """
     if value.dims is None:
         return None
-    elem_type, rank, size = value.elem_type, len(value.dims), size_of(value.dims) if alike else None
-    if elem_type not in _FLOATS:
-        name, elem_type = scope.cast(name, TensorProto.FLOAT), TensorProto.FLOAT
-    axis = _unit_axis(found.layer, rank)
-    others = tuple(each for each in range(rank) if each != axis)
-    if axis is None or not others:
+    dims, rank, axis = [dim or length for dim in value.dims], len(value.dims), _unit_axis(found.layer, len(value.dims))
+    if axis is None or rank < 2:
         return None
-    peaks = ""
-    if found.silent:
-        # Of much, ONNX Runtime takes half the time for the last axes by themselves; a node more takes time to load.
-        if block:
-            peaks = _peaks_in_blocks(scope, name, [dim or 0 for dim in value.dims], block)
-        else:
-            twice = axis == 1 and rank > 2 and (size or 0) > ENOUGH
-            within = scope.reduce("ReduceMax", name, others[1:]) if twice else name
-            peaks = scope.reduce("ReduceMax", within, (0,) if twice else others)
-    low, high = found.bounds
-    if low == -math.inf and high == math.inf:
-        return Units(peaks, "", 0, found.low)
-    each = order.outer * order.inner if order is not None else 0
-    if each and (size is None or size > ENOUGH) and order is not None:
-        number, first = max(2, -(-ENOUGH // each)), order.outer == 1 and size_of(value.dims[1:]) == each
-        name, rank = (name, rank) if first else (scope.reshape(name, order.outer, -1, order.inner), 3)
-        name = scope.first(name, number, axis=0 if first else 1)
-        size = None if size is None else min(size, number * each)
-    over = _beyond(scope, scope.cast(name, TensorProto.FLOAT) if elem_type != TensorProto.FLOAT else name, low, high)
-    if size is not None and size <= EXACT:
-        return Units(peaks, scope.reduce("ReduceSum", over, range(rank), keep=True), size, found.low)
-    rows = scope.cast(scope.reduce("ReduceSum", over, (rank - 1,), keep=True), TensorProto.DOUBLE)
-    both = (scope.reduce("ReduceSum", rows, range(rank)), scope.cast(scope.op("Size", over), TensorProto.DOUBLE))
-    return Units(peaks, scope.op("Concat", *(scope.reshape(each, 1) for each in both), axis=0), 0, found.low)
+    if value.elem_type not in _FLOATS:
+        name = scope.cast(name, TensorProto.FLOAT)
+    counts, number, rows, units = found.bounds != (-math.inf, math.inf), 0, 0, {axis}
+    if block:
+        number, rows, units = dims[1], padded(dims[1], block), {1, rank}
+        dims = [dims[0], rows // block, *dims[2:], block]
+        name = scope.reshape(name, -1, *dims[1:])
+    left = others = tuple(each for each in range(len(dims)) if each not in units)
+    peaks = name if found.silent else ""
+    if found.silent and math.prod(dims) > FEW:
+        steps = _steps(dims, others, LOOKED_AT * math.prod(dims[each] for each in units))
+        seen, size = scope.thinned(name, dims, steps), math.prod(dims) // math.prod(steps)
+        # Of much, ONNX Runtime takes half the time for the last axes by themselves.
+        alone = block or (axis == 1 and rank > 2 and size > MUCH)
+        peaks, left = scope.reduce("ReduceMax", seen, others[1:] if alone else others), (0,) if alone else ()
+    some = scope.thinned(name, dims, _steps(dims, others, COUNTED)) if counts else ""
+    return Units(peaks, left, some, found.low, found.bounds, number, rows)
 
 
-def _peaks_in_blocks(scope: ScopeBuilder, name: str, dims: Sequence[int], block: int) -> str:
-    rows = padded(dims[1], block)
-    within = scope.reduce("ReduceMax", scope.reshape(name, -1, rows // block, dims[2] * dims[3], block), (2,))
-    return scope.first(scope.reshape(scope.reduce("ReduceMax", within, (0,)), rows), dims[1], axis=0)
+def _steps(dims: Sequence[int], axes: Sequence[int], most: int) -> list[int]:
+    """Return of how many along each axis one is to be taken, so that there are about so many values at most.
+
+    Rows are taken whole: to copy values one by one takes as long as to look at all.
+    """
+    steps, axes = [1] * len(dims), axes[: -1 if len(axes) > 1 and axes[-1] > axes[0] + 1 else None]
+
+    def left(axis: int) -> int:
+        return -(-dims[axis] // steps[axis])
+
+    while math.prod(map(left, range(len(dims)))) > most:
+        free = [0] if 0 in axes and left(0) > SAMPLES else [axis for axis in axes if axis and left(axis) > 1]
+        if not free:
+            break
+        steps[max(free, key=left)] *= 2
+    return steps if math.prod(steps) >= WORTH else [1] * len(dims)
 
 
 def _unit_axis(layer: Layer, rank: int) -> int | None:
@@ -200,32 +227,16 @@ def _unit_axis(layer: Layer, rank: int) -> int | None:
     return channels
 
 
-def _beyond(scope: ScopeBuilder, name: str, low: float, high: float) -> str:
-    """Write 1 for each float32 value beyond bounds, of which one at least is finite, and 0 for the others."""
-
-    def step(name: str, bound: float, slope: float) -> str:
-        # Comparing and casting would be a node more, whose loading takes longer than its run.
-        return scope.op("HardSigmoid", name, alpha=slope, beta=-slope * bound)
-
-    if low == -high:
-        return step(scope.op("Abs", name), high, STEEP)
-    steps = [step(name, bound, slope) for bound, slope in ((low, -STEEP), (high, STEEP)) if math.isfinite(bound)]
-    return scope.op("Add", *steps) if len(steps) > 1 else steps[0]
-
-
 # --------------------------------------------------------------------------------------------------------- as arrays
 
 
 def dead(units: Units | None, joined: Mapping[str, NDArray[np.float64]]) -> float:
     """Return the share of dead units; NaN where it is not known."""
-    peaks = joined.get(units.peaks) if units is not None else None
+    peaks = joined.get(units.top) if units is not None else None
     return math.nan if units is None or peaks is None or not peaks.size else float(np.mean(peaks <= units.low))
 
 
-def saturated(units: Units | None, joined: Mapping[str, NDArray[np.float64]], batches: int) -> float:
-    """Return the share of saturated values in so many batches; NaN where it is not known."""
-    beyond = joined.get(units.beyond) if units is not None else None
-    if units is None or beyond is None:
-        return math.nan
-    values = units.values * batches or float(beyond[1])
-    return float(beyond[0] / values) if values else math.nan
+def saturated(units: Units | None, joined: Mapping[str, NDArray[np.float64]]) -> float:
+    """Return the share of saturated values; NaN where it is not known."""
+    found = joined.get(units.tally) if units is not None else None
+    return math.nan if found is None or not found[1] else float(found[0] / found[1])

@@ -3,6 +3,7 @@
     settings    what a person chooses, and what contradicts what
     result      what came out, as values
     streams     residual streams, and the layers that end their branches
+    neighbours  what stands before and after a layer: norms, gates, averages
     patterns    which layers and other tensors the patterns choose, and the std that each layer is to have
     baseline    the stds of an earlier run, as what a model is to have still
     absent      tensors without values: whether each gets some, and what is said of it
@@ -13,7 +14,7 @@
     computed    weights that other constants are computed with
     fresh       usual starting values for the parameters beside the layers
     remaining   what a file still holds of what it learned
-    scratch     arrays beyond the memory allowed go to a file
+    scratch     arrays beyond the memory allowed go to a file; what batches give is joined
     execute     a calibration graph runs over the batches, stage by stage; once more where a mean is too large
     applying    what was measured -> scales, weights multiplied, biases that centre, statistics of norms
     procedure   `initialize`: the other verbs, and CALIBRATE itself

@@ -74,4 +74,6 @@ def aimed_at(aims: Aims, plan: Plan, stds: Mapping[str, float | None]) -> tuple[
     note = f"not in the baseline, and so against the target: {listing(new, 3)}"
     wanted = {key: std for key, std in had.items() if key not in aims.named}
     shares = {key: share for key, share in aims.shares.items() if key not in wanted}
-    return replace(aims, stds={**aims.stds, **wanted}, shares=shares), (note,) if new else ()
+    averages = {key: std for key, std in aims.averages.items() if key not in wanted}
+    aims = replace(aims, stds={**aims.stds, **wanted}, shares=shares, averages=averages)
+    return aims, (note,) if new else ()

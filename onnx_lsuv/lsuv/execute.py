@@ -25,6 +25,7 @@ from onnx_lsuv.graph import (
     ROWS,
     USE,
     Calibration,
+    Joining,
     Record,
     Stage,
     close,
@@ -38,14 +39,12 @@ from onnx_lsuv.graph import (
     widened,
     with_shares,
 )
-from onnx_lsuv.lsuv.scratch import Scratch
+from onnx_lsuv.lsuv.scratch import Joined, Scratch
 from onnx_lsuv.model import Array, bindable, is_hollow, read
 from onnx_lsuv.program import Program
 from onnx_lsuv.runtime import Device, Session
 
 Progress = Callable[[str, int, int], None]
-# So many values, of so many batches, are summed in float32 first, which takes a fifth of the time.
-LONG, BLOCK = 1 << 15, 16
 _Loaded = tuple[Stage, Session]
 # Sessions kept for later stages that differ in names alone, as those of repeated blocks do, which are not far apart.
 _SHARED = 16
@@ -105,10 +104,9 @@ class _Run:
     common: _Carried = field(default_factory=dict)  # what all batches have in common
     cuts: dict[str, Record] = field(default_factory=dict)  # pooled
     finals: dict[str, list[Array]] = field(default_factory=dict)
-    joins: dict[str, np.ufunc] = field(default_factory=dict)  # what the batches give is joined by
-    joined: dict[str, Array] = field(default_factory=dict)  # of the batches so far
+    joins: Mapping[str, list[Joining]] = field(default_factory=dict)  # what is joined, by what the batches give
+    joined: dict[str, Joined] = field(default_factory=dict)
     types: dict[str, TypeProto] = field(default_factory=dict)  # of what is carried
-    parts: dict[str, tuple[Array, int]] = field(default_factory=dict)  # sums of the last ones, and how many these are
 
 
 def execute(
@@ -154,17 +152,13 @@ def execute(
         if records := [record for each in found for record in each]:
             results[key] = first_usable_of(records)
     if run.joins:
-        for name in run.parts:
-            _flush(run, name)
+        joined = {name: values for name, each in run.joined.items() if (values := each.values()) is not None}
         for key, record in results.items():
             at = key, int(record[USE, 0])
-            share = signal(record, run.joined.get(calibration.sums.get(at, "")), single=len(batches) == 1)
-            units = calibration.units.get(at)
-            results[key] = with_shares(
-                record, share, dead(units, run.joined), saturated(units, run.joined, len(batches))
-            )
-        kept = (*run.joined.values(), *(part for part, _ in run.parts.values()))
-        scratch.release(sum(each.nbytes for each in kept if not isinstance(each, np.memmap)))
+            (name, _), units = calibration.sums.get(at, ("", np.ravel)), calibration.units.get(at)
+            share = signal(record, joined.get(name), single=len(batches) == 1)
+            results[key] = with_shares(record, share, dead(units, joined), saturated(units, joined))
+        scratch.release(sum(each.held for each in run.joined.values()))
     return results
 
 
@@ -186,9 +180,9 @@ def _run_stage(run: _Run, stage: Stage, session: Session) -> Iterator[int]:
         found: dict[str, list[Array]] = {name: [] for name in (*stage.cuts, *stage.finals)}
         for i, store in enumerate(stores):
             for name, array in _run_once(run, stage, session, given, i, store).items():
-                if name in run.joins:
-                    _join(run, name, array)
-                else:
+                for how in run.joins.get(name, ()):
+                    run.joined.setdefault(how.name, Joined(how.join, scratch=run.scratch)).add(how.told(array))
+                if name not in run.joins:
                     found[name].append(array)
             if not stage.again:
                 _drop(run, store, stage.finished)
@@ -200,32 +194,6 @@ def _run_stage(run: _Run, stage: Stage, session: Session) -> Iterator[int]:
             break
         more = len(stores)
     run.finals |= {name: found[name] for name in stage.finals}
-
-
-def _join(run: _Run, name: str, array: Array) -> None:
-    """Join what a batch gives with that before, or, where there are other positions in it, leave nothing of it."""
-    before, array = run.joined.get(name), array.reshape(-1)
-    if before is None:
-        run.joined[name] = run.scratch.keep(array.astype(np.float64))
-    elif before.size != array.size:
-        run.joined[name] = np.zeros(0)
-    elif array.dtype != np.float32 or array.size < LONG:
-        run.joins[name](before, array, out=before)
-    else:
-        part, number = run.parts.get(name) or (run.scratch.keep(np.zeros_like(array)), 0)
-        np.add(part, array, out=part)
-        run.parts[name] = part, number + 1
-        if number + 1 == BLOCK:
-            _flush(run, name)
-
-
-def _flush(run: _Run, name: str) -> None:
-    """Add what some batches gave to all before."""
-    part, number = run.parts[name]
-    if number and run.joined[name].size:
-        np.add(run.joined[name], part, out=run.joined[name])
-        part[:] = 0
-    run.parts[name] = part, 0
 
 
 def _run_once(
@@ -251,7 +219,8 @@ def _run_once(
     for name in stage.kept:
         _drop(run, store, [name])
         store[name] = _carry(run, out[name])
-    return {name: runtime.array_of(out[name]) for name in records}
+    # What is joined may be added to; what is kept must stay.
+    return {n: runtime.array_of(out[n]).copy() if n in stage.kept else runtime.array_of(out[n]) for n in records}
 
 
 def _loaded(run: _Run) -> Generator[_Loaded, None, None]:

@@ -5,11 +5,11 @@ One note a kind, however many layers it is about:
     norm      a layer feeds normalisations alone: they cancel its scale, in training as well
     gate      a layer feeds a gate: its std decides how far the gate opens and closes
     residual  layers end the branches of a residual stream: they get less, or why not
-    average   a last layer reads averages of what a BatchNormalization gives, which hardly vary
+    average   last layers read averages of what a BatchNormalization gives, which hardly vary: they get less
 
 And by what was measured: norms before scaled layers whose stored statistics are not those of the data, last layers of
-which next to nothing depends on the input, activations that silence, or saturate, most of what they get, and ends of
-residual branches that were scaled as other layers.
+which next to nothing depends on the input, activations that silence, or saturate, most of what they get, and layers
+that were scaled as others although they get less.
 """
 
 from __future__ import annotations
@@ -25,12 +25,11 @@ import numpy as np
 from onnx_lsuv.errors import listing
 from onnx_lsuv.graph import COUNT, MEAN, VAR, Record, norm_key
 from onnx_lsuv.layers import Layer, Norm, Plan
-from onnx_lsuv.lsuv.patterns import Aims
+from onnx_lsuv.lsuv.neighbours import feeds_gate, feeds_norms_alone
+from onnx_lsuv.lsuv.patterns import EVEN, Aims
 from onnx_lsuv.lsuv.result import LayerReport
 from onnx_lsuv.lsuv.settings import Settings, Spell, keyword
-from onnx_lsuv.lsuv.streams import moves
-from onnx_lsuv.operators import of
-from onnx_lsuv.program import Node, Program, stored
+from onnx_lsuv.program import stored
 from onnx_lsuv.roles import before
 
 SECTION = "What the notes say"  # of README
@@ -48,7 +47,7 @@ MOST = 0.5  # of a layer's units, or values: thin ReLU nets of 30 layers are see
 class Note:
     """One thing to know about a model."""
 
-    kind: str  # "norm", "gate" or "residual"
+    kind: str  # "norm", "gate", "residual" or "average"
     text: str
     section: str = SECTION  # where README says more
 
@@ -67,23 +66,24 @@ def guide(plan: Plan, aims: Aims, lowered: Collection[str] = (), spell: Spell = 
     """
     texts: dict[str, str] = {}
     scaled = [layer for layer in plan.layers if layer.scaled]
-    if normed := [layer for layer in scaled if _feeds_norms_alone(plan.program, layer)]:
+    if normed := [layer for layer in scaled if feeds_norms_alone(plan.program, layer)]:
         texts["norm"] = (
             f"{_count(normed, scaled)} a normalisation and nothing else ({_listed(normed)}): it cancels their "
             "scale, in training as well, so what counts there is the orthonormal draw"
         )
-    if gates := [layer for layer in scaled if layer.weight not in lowered and _feeds_gate(plan.program, layer)]:
+    if gates := [layer for layer in scaled if layer.weight not in lowered and feeds_gate(plan.program, layer)]:
         texts["gate"] = (
             f"{_count(gates, scaled)} a gate ({_listed(gates)}): their std decides how far it opens and closes; "
             f"a smaller one, as by {spell('target', dict.fromkeys(_only(plan, gates), 0.1))}, starts it nearly constant"
         )
     if residual := _residual(aims, scaled, spell):
         texts["residual"] = residual
-    if means := [each for each in scaled if each.weight not in lowered and _reads_even_averages(plan.program, each)]:
+    if means := [layer for layer in scaled if layer.weight in aims.averages]:
+        usual = dict.fromkeys(_only(plan, means), aims.averages[means[0].weight])
         texts["average"] = (
-            f"{_count(means, scaled, 'read')} averages of what a normalisation of channels gives, which hardly vary "
-            f"({_listed(means)}): with a std of 1 a last layer there makes much of little, and was seen to train worse "
-            f"than with 0.1, as by {spell('target', dict.fromkeys(_only(plan, means), 0.1))}"
+            f"{_count(means, scaled, 'read')} averages of what a BatchNormalization gives ({_listed(means)}), which "
+            f"hardly vary: a last layer there gets {EVEN:g} of the usual std, and was seen to train better; "
+            f"{spell('target', usual)} or {spell('residual', 'off')} gives it all"
         )
     return [Note(kind, text) for kind, text in texts.items()]
 
@@ -104,17 +104,22 @@ def _residual(aims: Aims, scaled: Sequence[Layer], spell: Spell) -> str:
 
 
 def measured_notes(plan: Plan, rows: Sequence[LayerReport], aims: Aims, settings: Settings) -> list[str]:
-    """Return notes on a model that was measured as it is: `lost`, and whether it started without a look at streams."""
-    ends = [
-        row.name
+    """Return notes on a model that was measured as it is: `lost`, and whether layers have the std that others get."""
+    usual = [
+        layer
         for row, layer in zip(rows, plan.layers, strict=True)
-        if row.std and not row.good and layer.weight in aims.shares and abs(row.std / settings.target_std - 1) < USUAL
+        if row.std and not row.good and abs(row.std / settings.target_std - 1) < USUAL
     ]
-    found = lost(plan, rows, settings)
-    if ends:
+    found, off = lost(plan, rows, settings), settings.spell("residual", "off")
+    if ends := [layer for layer in usual if layer.weight in aims.shares]:
+        do = "ends a residual branch" if len(ends) == 1 else "end residual branches"
+        found.append(f"{_listed(ends)}: {do}, with the usual std; give {off} where the model was initialised so")
+    if means := [layer for layer in usual if layer.weight in aims.averages]:
+        do = "reads" if len(means) == 1 else "read"
+        given = settings.spell("target", dict.fromkeys(_only(plan, means), settings.target_std))
         found.append(
-            f"{listing(ends, FEW)}: {'ends a residual branch' if len(ends) == 1 else 'end residual branches'}, with "
-            f"the usual std; give {settings.spell('residual', 'off')} where the model was initialised so"
+            f"{_listed(means)}: {do} averages of what a BatchNormalization gives, with the usual std; give {given} or "
+            f"{off} where the model was initialised so"
         )
     return found
 
@@ -207,58 +212,6 @@ def _count(some: Sequence[Layer], every: Sequence[Layer], does: str = "feed") ->
 
 def _listed(layers: Sequence[Layer]) -> str:
     return listing((layer.node.label for layer in layers), FEW)
-
-
-def _readers(program: Program, name: str) -> Iterator[tuple[Node | None, int]]:
-    """Yield who reads a value, through operators that move it; None for a graph's output."""
-    todo, seen = [name], {name}
-    while todo:
-        at = todo.pop()
-        if at in program.exits:
-            yield None, 0
-        for node, position in program.consumers.get(at, ()):
-            if moves(node) and position == 0:
-                new = [output for output in node.outputs if output and output not in seen]
-                seen.update(new)
-                todo += new
-            elif node.op_type != "Shape":
-                yield node, position
-
-
-def _feeds_norms_alone(program: Program, layer: Layer) -> bool:
-    readers = list(_readers(program, layer.end.outputs[0]))
-    return bool(readers) and all(node and of(node).norm == "own" and position == 0 for node, position in readers)
-
-
-def _reads_even_averages(program: Program, layer: Layer) -> bool:
-    """Say whether a layer gives an output of the graph, and reads averages of what was normalised by channels."""
-    if layer.position > 1:
-        return False
-    name, averaged = layer.node.inputs[1 - layer.position], False
-    while name in program.producers:
-        node, _ = program.producers[name]
-        if of(node).averages:
-            averaged = True
-        elif node.op == "BatchNormalization":
-            return averaged and any(reader is None for reader, _ in _readers(program, layer.end.outputs[0]))
-        elif not moves(node):
-            return False
-        name = node.inputs[0]
-    return False
-
-
-def _feeds_gate(program: Program, layer: Layer) -> bool:
-    for node, _ in _readers(program, layer.end.outputs[0]):
-        if node is None or not of(node).gate:
-            continue
-        for product, position in _readers(program, node.outputs[0]):
-            if product is None or not of(product).products:
-                continue
-            # x * sigmoid(x) is an activation of its own, no gate.
-            others = [name for i, name in enumerate(product.inputs) if i != position]
-            if others != [node.inputs[0]] and not all(name in program.constants for name in others):
-                return True
-    return False
 
 
 def _only(plan: Plan, layers: Sequence[Layer]) -> list[str]:

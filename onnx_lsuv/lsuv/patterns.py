@@ -9,10 +9,15 @@ from fnmatch import fnmatchcase
 
 from onnx_lsuv.errors import UsageError, meant
 from onnx_lsuv.graph import Part, Record, std_of, stream_key
-from onnx_lsuv.layers import Layer, PartedTensor, Plan, tensor_names
+from onnx_lsuv.layers import Layer, PartedTensor, Plan, Weight, tensor_names
+from onnx_lsuv.lsuv.neighbours import reads_even_averages
 from onnx_lsuv.lsuv.settings import Settings
 from onnx_lsuv.lsuv.streams import Share, shares_of
 from onnx_lsuv.roles import TRAINED
+
+# Of the usual std, for a last layer that reads averages which hardly vary: 17 thin layers with BatchNormalization after
+# each ReLU had 0.390 on CIFAR-10 with it, 0.343 without, and 0.386 from PyTorch's start (three seeds).
+EVEN = 0.1
 
 
 @dataclass(slots=True)
@@ -108,6 +113,7 @@ class Aims:
     named: Set[str]  # those whose std a pattern says
     shares: Mapping[str, Share] = field(default_factory=dict)  # those whose std is a part of that of a residual stream
     left: Mapping[Layer, str] = field(default_factory=dict)  # and why that of others at the end of branches is not
+    averages: Mapping[str, float] = field(default_factory=dict)  # those of last layers that get EVEN of this std
 
     def scales(self, key: str) -> bool:
         """Say whether a weight is to be scaled: zero has no scale, and the identity stays unless a target names it."""
@@ -144,7 +150,7 @@ def aims_of(plan: Plan, settings: Settings) -> Aims:
     notes: dict[Layer, str] = {}
     effective, named = set[str](), set[str]()
     for key, weight in plan.weights.items():
-        first = next((layer for layer in weight.layers if layer.scaled), weight.layers[0])
+        first = _decides(weight)
         for pattern, std in settings.targets:
             if (first.scaled or std == 0) and _names(plan, first, pattern):
                 stds[key] = std
@@ -159,13 +165,22 @@ def aims_of(plan: Plan, settings: Settings) -> Aims:
     for pattern, _ in settings.targets:
         if plan.layers and pattern not in effective:
             raise UsageError(_no_effect(plan, pattern))
-    shares, left = dict[str, Share](), dict[Layer, str]()
+    shares, left, averages = dict[str, Share](), dict[Layer, str](), dict[str, float]()
     if settings.residual == "auto" and settings.rescale:
         kept = {key for key in stds if methods[key] == "identity" and key not in named}
-        shares, left = shares_of(plan, stds | dict.fromkeys(kept, 0.0), named)
+        usual = stds | dict.fromkeys(kept, 0.0)
+        shares, left = shares_of(plan, usual, named)
+        free = {key: std for key, std in usual.items() if std and key not in named}
+        averages = {k: std for k, std in free.items() if reads_even_averages(plan.program, _decides(plan.weights[k]))}
+        stds |= {key: EVEN * std for key, std in averages.items()}
         stds |= {key: share.part * share.std for key, share in shares.items()}
         notes |= {layer: f"ends a residual branch at the usual std: {why}" for layer, why in left.items()}
-    return Aims(stds, methods, notes, named, shares, left)
+    return Aims(stds, methods, notes, named, shares, left, averages)
+
+
+def _decides(weight: Weight) -> Layer:
+    """Return the use of a weight that its scale is for."""
+    return next((layer for layer in weight.layers if layer.scaled), weight.layers[0])
 
 
 def require_drawable(plan: Plan, methods: Mapping[str, str]) -> None:

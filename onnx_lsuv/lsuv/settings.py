@@ -22,7 +22,7 @@ METHODS = ("orthonormal", "delta", "he", "xavier", "keep", "zero", "identity")
 OTHER_NAMES = {"orthog": "orthonormal", "lsuv": "orthonormal", "kaiming": "he", "he_": "he", "msra": "he"}
 OTHER_NAMES |= {"glorot": "xavier", "xavier_": "xavier", "none": "keep"}
 OTHER_NAMES |= {"const": "zero", "zero": "zero", "dirac": "identity", "eye": "identity"}
-# How the ends of residual branches are scaled; the first is the default.
+# How the ends of residual branches, and of averages, are scaled; the first is the default.
 RESIDUAL = ("auto", "off")
 # What becomes of an LSTM's bias; the first is the default.
 LSTM_BIAS = ("keep", "forget")
@@ -170,7 +170,8 @@ class Settings:
         target_std: the std that every layer's output is to have.
         target: other stds, as {pattern: std}; of several that match the last one counts. With 0 the weight is zero.
         residual: "auto" gives the last layer of each of L branches that join a residual stream std(stream where the
-            first joins) / sqrt(L), unless `target` names it; "off" the std of every other layer, LSUV as published.
+            first joins) / sqrt(L), and a last layer that reads averages of a BatchNormalization a tenth of the std,
+            unless `target` names it; "off" the std of every other layer, LSUV as published.
         rescale: False leaves weights as drawn; statistics of BatchNormalizations are set all the same.
         recalibrate: set the statistics of every BatchNormalization, also where no weight before it changes.
         untie: part every tensor that an exporter merged of equal ones, so that each layer trains its own; else only

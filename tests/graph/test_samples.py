@@ -16,7 +16,7 @@ from random_graphs import random_case
 
 import onnx_lsuv
 from onnx_lsuv import Result, runtime
-from onnx_lsuv.graph import blocked
+from onnx_lsuv.graph import blocked, stages
 from onnx_lsuv.lsuv import measuring
 from onnx_lsuv.lsuv.scratch import Scratch
 
@@ -248,6 +248,19 @@ def test_sums_beyond_the_memory_go_to_a_file(monkeypatch: pytest.MonkeyPatch) ->
     rows = [onnx_lsuv.measure(onnx_lsuv.from_proto(model), batches, memory=size).layers for size in (1_000, "1G")]
     assert rows[0] == rows[1]
     assert mapped
+
+
+def test_what_is_summed_where_it_lies_goes_on_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first large output of batches of one sample takes up the others, unless a later stage reads it."""
+    monkeypatch.setattr(stages, "STAGE_NODES", 8)
+    text = (
+        "(float[N,40,32,32] x) => (float y) { a = MatMul(x, w32x32) b = MatMul(a, w32x32_2) y = MatMul(b, w32x32_3) }"
+    )
+    model, batches = model_of(text), data(40, 32, 32, sizes=(1,) * 3)
+    built = onnx_lsuv.measure(onnx_lsuv.from_proto(model), batches)
+    for row, (name, found) in zip(built.layers, values(model, batches).items(), strict=True):
+        assert row.signal == pytest.approx(share(found), abs=EXACT), name
+        assert row.std == pytest.approx(np.concatenate(found).astype(np.float64).std(), rel=1e-5)
 
 
 def test_states_do_not_count_samples() -> None:

@@ -173,13 +173,32 @@ def test_what_is_no_activation_of_a_layer(text: str) -> None:
 
 
 @pytest.mark.parametrize("opset", [9, 17])
-def test_of_much_only_the_first_samples_are_counted(opset: int) -> None:
+def test_of_much_some_is_counted(opset: int) -> None:
+    """One of so many rows of units; before opset 10 the first ones."""
     text = "(float[N,5,64] x) => (float z) { t = Transpose<perm = [1, 0, 2]>(x) y = MatMul(t, w64x64) z = Tanh(y) }"
     model, batches = model_of(text, opset), batches_of(5, 64, sizes=(600, 500))
     (row,) = rows(model, batches)
-    some = [{"x": batch["x"][: -(-(1 << 17) // (5 * 64))]} for batch in batches]
-    assert len(some[0]["x"]) < 500
-    assert row.saturated == pytest.approx(at_an_end(operand(model, some, "y", -1), *ENDS["Tanh"]), abs=1e-6)
+    whole = oracle.values(model, batches, ["y"])["y"]
+    some = [each[:, 8::16] if opset > 9 else each[:, :38] for each in whole]
+    assert {each.size for each in some} != {each.size for each in whole}
+    ends = [at_an_end(np.asarray(each, np.float64), *ENDS["Tanh"]) for each in some]
+    assert row.saturated == pytest.approx(np.average(ends, weights=[each.size for each in some]), abs=1e-6)
+    of_all = np.concatenate([np.ravel(each) for each in whole])
+    assert row.saturated == pytest.approx(at_an_end(of_all, *ENDS["Tanh"]), abs=0.02)
+
+
+@pytest.mark.parametrize("channels", [2, 24])
+def test_of_much_some_samples_tell_a_dead_unit(channels: int) -> None:
+    values = {"b": np.full(channels, -50, np.float32), "low": np.float32(0), "high": np.float32(6)}
+    text = f"(float[N,3,16,16] x) => (float z) {{ y = Conv(x, w{channels}x3x1x1, b) z = Clip(y, low, high) }}"
+    model = model_of(text, **values)
+    (batch,) = batches_of(3, 16, 16, sizes=(128,))
+    batch["x"][0] *= 100
+    for number, dead in ((128, True), (32, False)):
+        some = {"x": batch["x"][:number]}
+        (row,) = rows(model, [some])
+        assert row.dead == silenced(operand(model, [{"x": some["x"][4::8]} if dead else some], "y", 1))
+        assert (row.dead == 1) == dead
 
 
 @pytest.mark.parametrize("opset", [7, 11, 13, 18, 22])

@@ -52,28 +52,6 @@ def test_layers_before_a_normalisation() -> None:
     assert text.startswith("2 of 4 layers feed a normalisation and nothing else ('a', 'b'): ")
 
 
-@pytest.mark.parametrize(
-    ("middle", "said"),
-    [
-        ("p = GlobalAveragePool(n) f = Flatten(p)", True),
-        ("p = ReduceMean<axes=[2, 3], keepdims=0>(n) f = Identity(p)", True),
-        ("p = GlobalMaxPool(n) f = Flatten(p)", False),
-        ("r = Relu(n) p = GlobalAveragePool(r) f = Flatten(p)", False),
-        ("f = Flatten(n)", False),
-    ],
-)
-def test_last_layers_that_read_averages_of_what_was_normalised(lsuv: Lsuv, middle: str, said: bool) -> None:
-    text = f"""{HEAD} g (float[N,4,6,6] x) => (float y) {{ a = Conv<pads=[1,1,1,1]>(x, w) b = Relu(a)
-      n = BatchNormalization(b, s, t, m, v) {middle} y = MatMul(f, u) }}"""
-    model = named(parse(text, NORM | {"w": normal(4, 4, 3, 3), "u": normal(4 if "p =" in middle else 144, 3)}))
-    assert ("average" in notes(model)) == said
-    if said:
-        assert "('y')" in notes(model)["average"]
-        run = lsuv(model, {"x": normal(32, 4, 6, 6)}, target={"y": 0.1})  # as the note says, and then it is gone
-        assert run.row("y").std == pytest.approx(0.1, rel=0.003)
-        assert not any("averages" in note for note in run.result.notes)
-
-
 def test_a_normalised_sum_does_not_cancel_a_branch() -> None:
     text = """<ir_version: 10, opset_import: ["" : 17, "com.microsoft" : 1]> g (float[N,5,4] x) => (float y) {
       a = MatMul(x, w) y = com.microsoft.SkipLayerNormalization(a, x, s) }"""

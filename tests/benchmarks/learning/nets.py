@@ -289,7 +289,7 @@ for depth in (17, 30):
             partial(thin, depth, "relu", norm, channels=3),
             customary=he,
             rates=(0.006, 0.025, 0.1),
-            starts=("framework", "he", "lsuv"),
+            starts=("framework", "he", "lsuv", *(["auto"] if norm == "after" else [])),  # elsewhere they are the same
             steps=600,
             **SMALL,
         )
