@@ -27,7 +27,7 @@ from onnx import TensorProto
 
 from onnx_lsuv.graph.blocked import DOMAIN, convolve, filled_up, padded
 from onnx_lsuv.graph.builder import ScopeBuilder
-from onnx_lsuv.graph.moments import GROUP_GOOD, Moments, Second, groups_of, over_channels
+from onnx_lsuv.graph.moments import GROUP_GOOD, GROUP_MIN, Moments, Second, groups_of, over_channels
 from onnx_lsuv.graph.norms import gain_and_shift, multiplied
 from onnx_lsuv.graph.records import scale
 from onnx_lsuv.graph.representations import Representation
@@ -53,9 +53,10 @@ def write_told_layer(rw: RewriteContext, scope: ScopeBuilder, layer: Layer, rep:
         return False
     norm = _norm_after(rw, layer, made)
     keys = {layer.weight, *([key_of(rw.norms[norm])] if norm else [])}
-    if not (
-        _is_worth(image, made, scope.graph.opset, WORTH * (1 + (norm is not None))) and rw.shifted.isdisjoint(keys)
-    ):
+    # Of several uses the first that varies decides: what a record says of itself must not hide it from that choice.
+    alone = sum(user.scaled for user in rw.plan.weights[layer.weight].layers) == 1
+    worth = _is_worth(image, made, scope.graph.opset, WORTH * (1 + (norm is not None)))
+    if not (alone and worth and rw.shifted.isdisjoint(keys)):
         return False
     found: list[tuple[Moments, str]] = []
 
@@ -106,6 +107,8 @@ def _norm_after(rw: RewriteContext, layer: Layer, made: Image) -> Node | None:
     node, position = readers[0]
     fits = position == 0 and node in rw.norms and node in rw.outer and not any(node.outputs[1:])
     fits = fits and rw.columns(rw.norms[node]) == made[1] and rw.reps.image(node.outputs[0]) == made
+    # Of several norms with the same statistics the first in the order of the plan decides, so its turn must come.
+    fits = fits and sum(key_of(each) == key_of(rw.norms[node]) for each in rw.norms.values()) == 1
     return node if fits and all(name in program.constants for name in node.inputs[1:5]) else None
 
 
@@ -125,7 +128,7 @@ def _second_moments(scope: ScopeBuilder, x: str, image: Image, block: int) -> Se
     """Write the nodes that give the mean and the covariance of the channels of an image in blocks."""
     n, c, places = image[0], image[1], image[2] * image[3]
     length = next(d for d in range(min(places, GROUP_GOOD), 0, -1) if places % d == 0)
-    if c == block:
+    if c == block and length >= min(places, GROUP_MIN):
         rows = scope.reshape(x, n, places // length, length, c)
         squares = scope.op("FusedMatMul", rows, rows, domain="com.microsoft", transA=1)
         ones = scope.graph.filled(1, 1, length)
@@ -165,5 +168,5 @@ def _moments_told(
 
 def _unless_far(scope: ScopeBuilder, found: Moments, terms: str) -> Moments:
     """Write moments again, with a variance of -inf where it is too small beside its terms."""
-    good = scope.op("Greater", scope.op("Mul", found.var, scope.double(FAR)), terms)
-    return replace(found, var=scope.op("Where", good, found.var, scope.double(-np.inf)), rough=FAR)
+    far = scope.op("Less", scope.op("Mul", found.var, scope.double(FAR)), terms)
+    return replace(found, var=scope.op("Where", far, scope.double(-np.inf), found.var), rough=FAR)

@@ -121,6 +121,41 @@ def test_a_variance_that_is_small_beside_its_terms_is_measured(lsuv: Lsuv, mean:
     assert len(runs) == (1 if mean < 10 else 2)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_of_several_uses_the_first_decides(lsuv: Lsuv, count: int) -> None:
+    """Also where its variance is small beside its terms, and that of the next is not."""
+    weight = normal(16, 16, 1, 1)
+    weight -= weight.mean(1, keepdims=True)
+    tensors = {"w": weight, "u": normal(4, 16, 1, 1)}
+    batches = [{"x": normal(4, 16, 32, 32, seed=i) + 100} for i in range(count)]
+    run = lsuv(
+        model("a = Conv(x, w) b = Relu(a) c = Conv(b, w) d = Relu(c) y = Conv(d, u)", **tensors), batches, init="keep"
+    )
+    assert [row.status for row in run.result.layers] == ["ok", "shared", "ok"]
+    assert times(run.weight("w"), together(batches)).std() == pytest.approx(1, rel=1e-4)
+
+
+def test_of_several_norms_the_first_by_name_decides(lsuv: Lsuv, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pointwise, "WORTH", 1000)
+    text = """z = Conv(x, w) zn = BatchNormalization(z, ns, nt, nm, nv) r = Relu(x) a = Conv(r, v)
+        an = BatchNormalization(a, ns, nt, nm, nv) d = Add(zn, an) y = Conv(d, u)"""
+    tensors = {"w": normal(32, 16, 1, 1), "v": normal(32, 16, 1, 1, seed=1), "u": normal(4, 32, 1, 1)}
+    (batch,) = images()
+    run = lsuv(model(text, **tensors, **norm(32, "n")), batch)
+    decides = times(run.weight("v"), np.maximum(batch["x"], 0))
+    assert run.weight("nm") == pytest.approx(decides.mean((0, 2, 3)), rel=1e-4, abs=1e-5)
+
+
+def test_a_filter_of_zeros_is_not_measured_again() -> None:
+    weight = normal(64, 16, 1, 1)
+    weight[3] = 0
+    runs: list[tuple[str, int, int]] = []
+    loaded = onnx_lsuv.from_proto(model(BLOCK, w=weight, u=normal(4, 64, 1, 1), **norm(64, "n"), **LIMITS))
+    batch = {"x": normal(32, 16, 32, 32)}
+    onnx_lsuv.initialize(loaded, batch, init="keep", progress=lambda *step: runs.append(step))
+    assert len(runs) == 1
+
+
 # ------------------------------------------------------------------------------------------- what the graph looks like
 
 
@@ -164,3 +199,15 @@ def test_few_values_are_measured() -> None:
     targets = dict.fromkeys(plan.weights, 1.0)
     stages = build(plan, {"x": (1, (1, 16, 32, 32))}, rescale=True, staged=False, targets=targets, block=16).stages
     assert not any(node.op_type == "FusedMatMul" for stage in stages for node in stage.nodes)
+
+
+def test_places_that_only_short_groups_divide_are_not_cut() -> None:
+    """A product for each place would be C times as large as the image."""
+    head = '<ir_version: 8, opset_import: ["" : 17]> g (float[N,16,257,257] x) => (float y)'
+    tensors = {"w": normal(64, 16, 1, 1), "u": normal(4, 64, 1, 1)}
+    plan = onnx_lsuv.plan(onnx_lsuv.from_proto(parse(f"{head} {{ a = Conv(x, w) y = Conv(a, u) }}", tensors))).plan
+    targets = dict.fromkeys(plan.weights, 1.0)
+    stages = build(plan, {"x": (1, (2, 16, 257, 257))}, rescale=True, staged=False, targets=targets, block=16).stages
+    products = [node for stage in stages for node in stage.nodes if node.op_type == "FusedMatMul"]
+    assert products
+    assert all(a.name == "transB" for node in products for a in node.attribute)
