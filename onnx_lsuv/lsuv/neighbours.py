@@ -8,6 +8,7 @@ from onnx_lsuv.layers import Layer
 from onnx_lsuv.lsuv.streams import moves
 from onnx_lsuv.operators import of
 from onnx_lsuv.program import Node, Program
+from onnx_lsuv.program.static_integers import known_integers, shape_of
 
 
 def readers(program: Program, name: str) -> Iterator[tuple[Node | None, int]]:
@@ -40,15 +41,29 @@ def reads_even_averages(program: Program, layer: Layer) -> bool:
     while name in program.producers:
         node, _ = program.producers[name]
         if of(node).averages:
+            if not _leaves_no_place(program, node):
+                return False
             averaged = True
         elif node.op == "BatchNormalization":
             scale = program.constants.get(node.inputs[1])
-            # Where places are left, a layer has more values to read than there are channels.
             return averaged and scale is not None and scale.dims == (layer.matrix.fan_in,)
         elif not moves(node):
             return False
         name = node.inputs[0]
     return False
+
+
+def _leaves_no_place(program: Program, node: Node) -> bool:
+    """Say whether an average is over all places, and not over channels."""
+    if node.op == "GlobalAveragePool":
+        return True
+    axes = node.attributes.integers("axes") or ()
+    if node.op == "ReduceMean" and len(node.inputs) > 1:
+        axes = tuple(axis for axis in known_integers(program, node.inputs[1]) or () if axis is not None)
+    before, after = (shape_of(program, name) for name in (node.inputs[0], node.outputs[0]))
+    if before is None or after is None or (node.op == "ReduceMean" and {1, 1 - len(before)} & {*axes}):
+        return False
+    return len(after) == 2 or all(dim == 1 for dim in after[2:])
 
 
 def _is_last(program: Program, name: str) -> bool:

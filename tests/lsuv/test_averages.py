@@ -174,3 +174,31 @@ def test_the_command(tmp_path: Path) -> None:
     assert std(onnx.load(out)) == pytest.approx(0.1, rel=0.003)
     call(str(out), "--data", str(data), "--check")
     call(str(out), "--data", str(data), "--check", "--residual", "off", status=1)
+
+
+@pytest.mark.parametrize(
+    ("middle", "end"),
+    [
+        ("p = AveragePool<kernel_shape=[2,2],strides=[2,2]>(n)", "y = Conv(p, k)"),
+        ("p = AveragePool<kernel_shape=[3,3],pads=[1,1,1,1]>(n)", "y = Conv(p, k)"),
+        ("p = ReduceMean<axes=[2],keepdims=0>(n) f = Transpose<perm=[0,2,1]>(p)", "y = MatMul(f, u)"),
+        ("p = ReduceMean<axes=[1],keepdims=0>(n) f = Flatten(p)", "y = MatMul(f, wide)"),
+    ],
+)
+def test_averages_that_leave_places_are_none(middle: str, end: str) -> None:
+    model = net(middle, end, k=normal(3, 4, 1, 1), wide=normal(36, 3))
+    result = onnx_lsuv.initialize(onnx_lsuv.from_proto(model), BATCH)
+    assert [row.target for row in result.layers] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        "p = AveragePool<kernel_shape=[6,6]>(n) f = Flatten(p)",
+        "f = ReduceMean<axes=[2,3],keepdims=0>(n)",
+        "p = ReduceMean<axes=[-1,-2]>(n) f = Flatten(p)",
+    ],
+)
+def test_averages_over_all_places(middle: str) -> None:
+    result = onnx_lsuv.initialize(onnx_lsuv.from_proto(net(middle)), BATCH)
+    assert [row.target for row in result.layers] == [1, 0.1]
