@@ -130,17 +130,20 @@ class ScopeBuilder:
         """Reshape a value; 0 copies a dimension, -1 takes the rest, no numbers at all give a scalar."""
         return self.op("Reshape", value, self.ints(*shape))
 
-    def thinned(self, value: str, dims: Sequence[int], steps: Sequence[int]) -> str:
-        """Take one of so many along each axis; before opset 10, which has no steps, as many of the first."""
+    def thinned(self, value: str, dims: Sequence[int], steps: Sequence[int], *, guessed: int | None = None) -> str:
+        """Take one of so many along each axis; before opset 10, which has no steps, as many of the first.
+
+        One axis may have a `guessed` length: some of it is taken all the same.
+        """
         axes = [axis for axis, step in enumerate(steps) if step > 1]
         if not axes:
             return value
         if self.graph.opset < 10:
             ends = [-(-dims[axis] // steps[axis]) for axis in axes]
             return self.op("Slice", value, starts=[0] * len(axes), ends=ends, axes=axes)
-        wide = [steps[axis] for axis in axes]
-        starts, stops = (self.ints(*some) for some in ([step // 2 for step in wide], [dims[axis] for axis in axes]))
-        return self.op("Slice", value, starts, stops, self.ints(*axes), self.ints(*wide))
+        starts = [0 if axis == guessed else steps[axis] // 2 for axis in axes]
+        stops, wide = [dims[axis] for axis in axes], [steps[axis] for axis in axes]
+        return self.op("Slice", value, *(self.ints(*each) for each in (starts, stops, axes, wide)))
 
     def multiply(self, value: str, factor: str, *shape: int) -> str:
         """Multiply a value of a shape by a number."""

@@ -235,9 +235,10 @@ def record_of(values: NDArray[Any]) -> Record:
 
 def _variance(values: NDArray[np.float64]) -> float:
     """Return a variance, taken some values at a time, which stay in the cache."""
-    mean, chunks = values.mean(), range(0, values.size, CHUNK)
-    about = (np.subtract(values[at : at + CHUNK], mean, dtype=np.float64) for at in chunks)
-    return sum(float(each @ each) for each in about) / values.size
+    with np.errstate(invalid="ignore", over="ignore"):  # of values that are not finite
+        mean, chunks = values.mean(dtype=np.float64), range(0, values.size, CHUNK)
+        about = (np.subtract(values[at : at + CHUNK], mean, dtype=np.float64) for at in chunks)
+        return sum(float(each @ each) for each in about) / values.size
 
 
 def within_channels(record: Record) -> Record:

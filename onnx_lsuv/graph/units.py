@@ -172,14 +172,17 @@ def write_units(
         found: the activation.
         name: its operand.
         value: what is known of that.
-        length: what an axis has where that is not known.
+        length: of the longest batch, whose samples an axis counts that alone has no known length, or is the first.
         block: channels side by side where the operand is an image in blocks, and `countable`; 0 for the plain layout.
 
     Returns None where its shape is not known.
     """
     if value.dims is None:
         return None
-    dims, rank, axis = [dim or length for dim in value.dims], len(value.dims), _unit_axis(found.layer, len(value.dims))
+    rank, axis = len(value.dims), _unit_axis(found.layer, len(value.dims))
+    unknown = [i for i, dim in enumerate(value.dims) if not dim]
+    guessed = unknown[0] if len(unknown) == 1 or 0 in unknown else None
+    dims = [dim or (length if i == guessed else 1) for i, dim in enumerate(value.dims)]
     if axis is None or rank < 2:
         return None
     if value.elem_type not in _FLOATS:
@@ -193,11 +196,11 @@ def write_units(
     peaks = name if found.silent else ""
     if found.silent and math.prod(dims) > FEW:
         steps = _steps(dims, others, LOOKED_AT * math.prod(dims[each] for each in units))
-        seen, size = scope.thinned(name, dims, steps), math.prod(dims) // math.prod(steps)
+        seen, size = scope.thinned(name, dims, steps, guessed=guessed), math.prod(dims) // math.prod(steps)
         # Of much, ONNX Runtime takes half the time for the last axes by themselves.
         alone = block or (axis == 1 and rank > 2 and size > MUCH)
         peaks, left = scope.reduce("ReduceMax", seen, others[1:] if alone else others), (0,) if alone else ()
-    some = scope.thinned(name, dims, _steps(dims, others, COUNTED)) if counts else ""
+    some = scope.thinned(name, dims, _steps(dims, others, COUNTED), guessed=guessed) if counts else ""
     return Units(peaks, left, some, found.low, found.bounds, number, rows)
 
 

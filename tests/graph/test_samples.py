@@ -16,7 +16,8 @@ from random_graphs import random_case
 
 import onnx_lsuv
 from onnx_lsuv import Result, runtime
-from onnx_lsuv.graph import blocked, stages
+from onnx_lsuv.graph import VAR, blocked, stages
+from onnx_lsuv.graph.records import record_of
 from onnx_lsuv.lsuv import measuring
 from onnx_lsuv.lsuv.scratch import Scratch
 
@@ -395,3 +396,10 @@ def test_what_is_measured_in_blocks(
     graphs.clear()
     onnx_lsuv.measure(new.model, batches, like=new)
     assert {node.domain for stage in graphs[-1].stages for node in stage.nodes if node.op_type == "Conv"} <= {""}
+
+
+def test_values_that_are_not_finite_do_not_warn() -> None:
+    """float32 has no room for the sum of such values."""
+    record = record_of(np.full(1 << 16, 3e37, np.float32))
+    assert np.isfinite(record).all()
+    assert np.isnan(record_of(np.array([np.inf, 1], np.float32))[VAR])
