@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -12,7 +14,10 @@ from onnx_lsuv.graph import COUNT, MEAN, VAR, Record, norm_key, scale_of, varian
 from onnx_lsuv.layers import Centre, Plan, Weight
 from onnx_lsuv.lsuv.scratch import Scratch
 from onnx_lsuv.model import Array
+from onnx_lsuv.orthonormal import Run, run_by, run_here
 from onnx_lsuv.sources import scatter
+
+PIECE = 1 << 22  # values
 
 
 def usable_scale(record: Record | None, target: float) -> float | None:
@@ -20,17 +25,21 @@ def usable_scale(record: Record | None, target: float) -> float | None:
     return scale_of(record, target) if record is not None and record[COUNT, 0] != 0 else None
 
 
-def multiply(plan: Plan, values: dict[str, Array], scales: Mapping[str, float], scratch: Scratch) -> None:
+def multiply(
+    plan: Plan, values: dict[str, Array], scales: Mapping[str, float], scratch: Scratch, threads: int = 1
+) -> None:
     """Multiply each weight by its scale; the arrays of `values` are replaced or changed in place.
 
-    A weight in half precision may end at infinity, which measuring it tells.
+    A weight in half precision may end at infinity, which measuring it tells. Large ones are cut into pieces for several
+    threads: half precision takes 4 ns a value, and 7 billion values on a disk want the next pages meanwhile.
     """
-    with np.errstate(over="ignore"):
-        for key, scale in scales.items():
-            _multiply_one(plan.weights[key], values, scale, scratch)
+    with ThreadPoolExecutor(threads, thread_name_prefix="scale") as pool:
+        # From the last on: of weights in a file the run has just read these, and what is saved begins with the first.
+        for key, scale in reversed([*scales.items()]):
+            _multiply_one(plan.weights[key], values, scale, scratch, run_by(pool) if threads > 1 else run_here)
 
 
-def _multiply_one(weight: Weight, values: dict[str, Array], scale: float, scratch: Scratch) -> None:
+def _multiply_one(weight: Weight, values: dict[str, Array], scale: float, scratch: Scratch, run: Run) -> None:
     first = weight.layers[0]
     source = first.source
     scaled = source.constants if first.scaled_constant == source.constant else (first.scaled_constant,)
@@ -40,10 +49,19 @@ def _multiply_one(weight: Weight, values: dict[str, Array], scale: float, scratc
             values[name] = scratch.keep(np.array(values[name]))
     factor = np.asarray(scale, np.float64 if values[first.scaled_constant].dtype == np.float64 else np.float32)
     if source.partial and first.scaled_constant == source.constant:
-        scatter(values, source, source.view(values) * factor)
+        with np.errstate(over="ignore"):
+            scatter(values, source, source.view(values) * factor)
         scaled = ()
     for name in (*scaled, *steps):
-        np.multiply(values[name], factor, out=values[name], casting="unsafe")
+        array = values[name]
+        flat = array.reshape(-1) if array.flags.c_contiguous else array  # else it would be a copy
+        pieces = [flat[i : i + PIECE] for i in range(0, len(flat), PIECE)] if flat.ndim == 1 else [flat]
+        (run if len(pieces) > 1 else run_here)([partial(_times, piece, factor) for piece in pieces])
+
+
+def _times(values: Array, factor: Array) -> None:
+    with np.errstate(over="ignore"):  # which each thread has for itself
+        np.multiply(values, factor, out=values, casting="unsafe")
 
 
 def not_centred(plan: Plan, centres: Mapping[str, Centre]) -> list[str]:

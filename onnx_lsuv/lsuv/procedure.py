@@ -188,7 +188,7 @@ def _calibrate(
         usable = {key: usable_scale(records.get(key), std) for key, std in task.aims.resolved(records).stds.items()}
         fixed = {key for key in usable if not task.aims.scales(key)}
         scales = {key: 1.0 if key in fixed else scale for key, scale in usable.items() if scale is not None}
-        multiply(found, values, scales, task.scratch)
+        multiply(found, values, scales, task.scratch, task.device.threads)
         values |= biases_that_centre(found, task.centres, channels, scales)
     values |= norm_values(found, records)
     return records, scales, replace(task, device=device, data=data)

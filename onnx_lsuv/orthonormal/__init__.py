@@ -14,17 +14,19 @@ from __future__ import annotations
 
 from onnx_lsuv.orthonormal.drawing import Request, check, draw, draw_all, usable_cores
 from onnx_lsuv.orthonormal.equal import equal_rows
-from onnx_lsuv.orthonormal.normal import Precision, normals, run_by, seed_of
+from onnx_lsuv.orthonormal.normal import Precision, Run, normals, run_by, run_here, seed_of
 
 __all__ = [
     "Precision",
     "Request",
+    "Run",
     "check",
     "draw",
     "draw_all",
     "equal_rows",
     "normals",
     "run_by",
+    "run_here",
     "seed_of",
     "usable_cores",
 ]

@@ -19,6 +19,7 @@ from oracle import blocks_of, forward_moments, normal, orthonormality, parse
 
 import onnx_lsuv
 from onnx_lsuv import DataError, UsageError
+from onnx_lsuv.lsuv import applying
 
 Lsuv = Callable[..., Run]
 HEAD = '<ir_version: 10, opset_import: ["" : 17]>'
@@ -652,3 +653,20 @@ def test_the_file_as_it_came_is_measured_by_the_same_ruler() -> None:
     verified = onnx_lsuv.measure(result.model, data, like=before)
     assert [row.std_before for row in verified.layers] == [row.std_before for row in before.layers]
     assert all(row.status == "ok" for row in verified.layers)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_large_half_precision_is_scaled_in_pieces(threads: int) -> None:
+    """In several threads as in one; what leaves the range becomes infinite without a warning."""
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float16[N,16] x) => (float16 y) { y = MatMul(x, w) }'
+    weight = normal(16, 1 << 19).astype(np.float16)
+    weight[:, 0] = 60000
+    assert weight.size > applying.PIECE
+    batch = {"x": np.full((2, 16), 1e-5, np.float16)}
+    result = onnx_lsuv.initialize(onnx_lsuv.from_proto(parse(text, w=weight)), batch, init="keep", threads=threads)
+    (row,) = result.layers
+    (after,) = onnx.load_from_string(onnx_lsuv.to_bytes(result.model)).graph.initializer
+    with np.errstate(over="ignore"):
+        wanted = (weight * np.float32(row.scale or 0)).astype(np.float16)
+    assert np.isinf(wanted).any()
+    assert np.array_equal(onnx.numpy_helper.to_array(after), wanted)
