@@ -29,7 +29,7 @@ from onnx_lsuv.graph.moments import GROUP_MAX
 from onnx_lsuv.operators import of
 from onnx_lsuv.program import Body, Node, Program, tensor_type, walk
 from onnx_lsuv.program.program import DEFAULT_DOMAINS
-from onnx_lsuv.program.static_integers import known_integers
+from onnx_lsuv.program.static_integers import axes_of, known_integers
 
 FEW = 1 << 19  # sums of a batch that the host takes as they are: a record of them is made of eight nodes more
 Dims = tuple[int, ...]
@@ -222,10 +222,8 @@ class _Follow:
             return set()
         if node.op_type.startswith("Arg"):
             axes: Sequence[int | None] | None = [node.attributes.integer("axis", 0)]
-        elif len(node.inputs) > 1 and node.inputs[1]:
-            axes = known_integers(self.program, node.inputs[1])
         else:
-            axes = node.attributes.integers("axes")
+            axes = axes_of(self.program, node)
         every = range(0 if node.attributes.integer("noop_with_empty_axes", 0) else rank)
         return {each % rank for each in axes or every if each is not None}
 

@@ -8,7 +8,7 @@ from onnx_lsuv.layers import Layer
 from onnx_lsuv.lsuv.streams import moves
 from onnx_lsuv.operators import of
 from onnx_lsuv.program import Node, Program
-from onnx_lsuv.program.static_integers import known_integers, shape_of
+from onnx_lsuv.program.static_integers import axes_of, shape_of
 
 
 def readers(program: Program, name: str) -> Iterator[tuple[Node | None, int]]:
@@ -57,11 +57,10 @@ def _leaves_no_place(program: Program, node: Node) -> bool:
     """Say whether an average is over all places, and not over channels."""
     if node.op == "GlobalAveragePool":
         return True
-    axes = node.attributes.integers("axes") or ()
-    if node.op == "ReduceMean" and len(node.inputs) > 1:
-        axes = tuple(axis for axis in known_integers(program, node.inputs[1]) or () if axis is not None)
     before, after = (shape_of(program, name) for name in (node.inputs[0], node.outputs[0]))
-    if before is None or after is None or (node.op == "ReduceMean" and {1, 1 - len(before)} & {*axes}):
+    if before is None or after is None:
+        return False
+    if node.op == "ReduceMean" and {1, 1 - len(before)} & {*(axes_of(program, node) or ())}:
         return False
     return len(after) == 2 or all(dim == 1 for dim in after[2:])
 

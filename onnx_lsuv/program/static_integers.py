@@ -36,6 +36,13 @@ def known_integers(program: Program, name: str) -> Ints | None:
     return tuple(flat) if all(value is None or type(value) is int for value in flat) else None
 
 
+def axes_of(program: Program, node: Node) -> Ints | None:
+    """Return the axes that a node names, in its second operand or in an attribute; None where it names none known."""
+    if len(node.inputs) > 1 and node.inputs[1]:
+        return known_integers(program, node.inputs[1])
+    return node.attributes.integers("axes")
+
+
 def shape_of(program: Program, name: str) -> Ints | None:
     """Return what is known of a value's shape before any data; None where not even the rank is."""
     dims = _dims(program, name)

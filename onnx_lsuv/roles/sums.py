@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from onnx_lsuv.operators import WHOLE, of
 from onnx_lsuv.program.program import FLOAT_TYPES, Body, Node, Program
-from onnx_lsuv.program.static_integers import known_integers, shape_of
+from onnx_lsuv.program.static_integers import axes_of, known_integers, shape_of
 from onnx_lsuv.roles.products import Product
 from onnx_lsuv.sources.moves import Source
 from onnx_lsuv.sources.tracing import trace
@@ -176,7 +176,7 @@ def _unit_axes(program: Program, node: Node) -> tuple[int, ...]:
     """Return the axes of length 1 that a node adds or takes away, where it says so."""
     if node.op_type not in ("Squeeze", "Unsqueeze"):
         return ()
-    given = known_integers(program, node.inputs[1]) if len(node.inputs) > 1 else node.attributes.integers("axes")
+    given = axes_of(program, node)
     return tuple(axis for axis in given or () if axis is not None) if given and None not in given else ()
 
 
