@@ -34,9 +34,10 @@ def multiply(
     threads: half precision takes 4 ns a value, and 7 billion values on a disk want the next pages meanwhile.
     """
     with ThreadPoolExecutor(threads, thread_name_prefix="scale") as pool:
+        run = run_by(pool) if threads > 1 else run_here
         # From the last on: of weights in a file the run has just read these, and what is saved begins with the first.
         for key, scale in reversed([*scales.items()]):
-            _multiply_one(plan.weights[key], values, scale, scratch, run_by(pool) if threads > 1 else run_here)
+            _multiply_one(plan.weights[key], values, scale, scratch, run)
 
 
 def _multiply_one(weight: Weight, values: dict[str, Array], scale: float, scratch: Scratch, run: Run) -> None:
