@@ -62,18 +62,17 @@ class GraphBuilder:
         array = np.asarray(values, dtype)
         data = array.tobytes()
         content = data.hex() if len(data) <= MOST else hashlib.sha256(data).hexdigest()
-        return self._named(f"{array.dtype.char}_{'x'.join(map(str, array.shape))}_{content}", array)
+        return self._named(f"{array.dtype.char}_{'x'.join(map(str, array.shape))}_{content}", lambda: array)
 
     def filled(self, value: int, *shape: int, dtype: type[np.generic] = np.float32) -> str:
         """Return the name of a constant that is filled with a number."""
         name = f"all_{dtype.__name__}_{value}_{'x'.join(map(str, shape))}"
-        known = f"{self.prefix}_{name}"
-        return known if known in self.constants else self._named(name, np.broadcast_to(np.asarray(value, dtype), shape))
+        return self._named(name, lambda: np.broadcast_to(np.asarray(value, dtype), shape))
 
-    def _named(self, content: str, array: np.ndarray[Any, Any]) -> str:
+    def _named(self, content: str, array: Callable[[], np.ndarray[Any, Any]]) -> str:
         name = f"{self.prefix}_{content}"
         if name not in self.constants:
-            self.constants[name] = numpy_helper.from_array(array, name)
+            self.constants[name] = numpy_helper.from_array(array(), name)
         return name
 
 
@@ -144,6 +143,11 @@ class ScopeBuilder:
         starts = [0 if axis == guessed else steps[axis] // 2 for axis in axes]
         stops, wide = [dims[axis] for axis in axes], [steps[axis] for axis in axes]
         return self.op("Slice", value, *(self.ints(*each) for each in (starts, stops, axes, wide)))
+
+    def product(self, *factors: str | None) -> str | None:
+        """Return the product of two factors at most, of which None is 1."""
+        found = [factor for factor in factors if factor is not None]
+        return self.op("Mul", *found) if len(found) == 2 else next(iter(found), None)
 
     def multiply(self, value: str, factor: str, *shape: int) -> str:
         """Multiply a value of a shape by a number."""
