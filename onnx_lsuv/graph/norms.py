@@ -74,7 +74,7 @@ def write_norm_in_blocks(rw: RewriteContext, scope: ScopeBuilder, node: Node) ->
         measured = rw.moments_in_blocks(scope, rep.name, image, key_of(norm))
         if measured is None:
             return False
-        factor = scope.cast(rep.factor, TensorProto.DOUBLE) if rep.factor is not None else None
+        factor = in_double(scope, rep.factor)
         found = rw.decide(scope, norm, lambda: multiplied(scope, measured, factor))
     scale, shift = gain_and_shift(rw, scope, node, found, factor)
     made = scale_and_shift(scope, rep.name, scale, shift, width, reps.block)
@@ -101,6 +101,11 @@ def gain_and_shift(
     gain = scope.op("Div", gain, scope.op("Sqrt", scope.op("Add", var, epsilon)))
     shift = scope.cast(scope.op("Sub", bias, scope.op("Mul", gain, mean)), TensorProto.FLOAT)
     return scope.cast(gain if factor is None else scope.op("Mul", gain, factor), TensorProto.FLOAT), shift
+
+
+def in_double(scope: ScopeBuilder, factor: str | None) -> str | None:
+    """Write a factor that may be none in float64."""
+    return None if factor is None else scope.cast(factor, TensorProto.DOUBLE)
 
 
 def multiplied(scope: ScopeBuilder, measured: Moments, factor: str | None) -> Moments:

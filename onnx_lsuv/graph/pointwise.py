@@ -20,6 +20,7 @@ Where t is FAR times as much (its mean over channels for a layer, each channel's
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from math import prod
 
 import numpy as np
@@ -27,8 +28,8 @@ from onnx import TensorProto
 
 from onnx_lsuv.graph.blocked import DOMAIN, convolve, filled_up, padded
 from onnx_lsuv.graph.builder import ScopeBuilder
-from onnx_lsuv.graph.moments import GROUP_GOOD, GROUP_MIN, Moments, Second, groups_of, over_channels
-from onnx_lsuv.graph.norms import gain_and_shift, multiplied
+from onnx_lsuv.graph.moments import GROUP_GOOD, Moments, Second, groups_of, over_channels
+from onnx_lsuv.graph.norms import gain_and_shift, in_double, multiplied
 from onnx_lsuv.graph.records import scale
 from onnx_lsuv.graph.representations import Representation
 from onnx_lsuv.graph.state import RewriteContext, key_of
@@ -58,20 +59,17 @@ def write_told_layer(rw: RewriteContext, scope: ScopeBuilder, layer: Layer, rep:
     worth = _is_worth(image, made, scope.graph.opset, WORTH * (1 + (norm is not None)))
     if not (alone and worth and rw.shifted.isdisjoint(keys)):
         return False
-    found: list[tuple[Moments, str]] = []
 
+    @cache
     def told() -> tuple[Moments, str]:
-        if not found:
-            if rep.name not in rw.second:
-                rw.second[rep.name] = _second_moments(scope, rep.name, image, reps.block)
-            found.append(_moments_told(scope, layer, rw.second[rep.name], made, _double(scope, rep.factor)))
-        return found[0]
+        if rep.name not in rw.second:
+            rw.second[rep.name] = _second_moments(scope, rep.name, image, reps.block)
+        return _moments_told(scope, layer, rw.second[rep.name], made, in_double(scope, rep.factor))
 
     def of_layer() -> Moments:
         channels, terms = told()
-        return _unless_far(
-            scope, over_channels(scope, channels, prod(made)), scope.reduce("ReduceMean", terms, (0,), keep=True)
-        )
+        whole = over_channels(scope, channels, prod(made))
+        return _unless_far(scope, whole, scope.reduce("ReduceMean", terms, (0,), keep=True))
 
     decided = rw.decide(scope, layer, of_layer)
     wanted = rw.target(scope, layer)
@@ -79,23 +77,17 @@ def write_told_layer(rw: RewriteContext, scope: ScopeBuilder, layer: Layer, rep:
     own: str | None = scale(scope, decided, wanted, with_term=False, elem_type=TensorProto.FLOAT, scalar=True)
     weight, bias, output = node.inputs[1], list[str](), node.outputs[0]
     if norm is not None:
-        output, factor = norm.outputs[0], _double(scope, own)
+        output, factor = norm.outputs[0], in_double(scope, own)
         of_norm = rw.decide(scope, rw.norms[norm], lambda: multiplied(scope, _unless_far(scope, *told()), factor))
         gain, shift = gain_and_shift(rw, scope, norm, of_norm, factor)
         weight = scope.op("Mul", scope.reshape(weight, *shape[:2]), scope.reshape(gain, -1, 1))
         bias.append(filled_up(scope, shift, made[1], padded(made[1], reps.block)))
         own = None
         rw.written.add(norm)
-    factors = [each for each in (rep.factor, own) if each is not None]
-    factor = scope.op("Mul", *factors) if len(factors) == 2 else next(iter(factors), None)
-    raw = convolve(scope, node, rep.name, weight, factor, shape, reps.block, plain=False)
+    raw = convolve(scope, node, rep.name, weight, scope.product(rep.factor, own), shape, reps.block, plain=False)
     scope.nodes[-1].input.extend(bias)
     reps.current[output], reps.fusible[output] = Representation(raw, None, True), scope.nodes[-1]
     return True
-
-
-def _double(scope: ScopeBuilder, factor: str | None) -> str | None:
-    return None if factor is None else scope.cast(factor, TensorProto.DOUBLE)
 
 
 def _norm_after(rw: RewriteContext, layer: Layer, made: Image) -> Node | None:
@@ -108,7 +100,7 @@ def _norm_after(rw: RewriteContext, layer: Layer, made: Image) -> Node | None:
     fits = position == 0 and node in rw.norms and node in rw.outer and not any(node.outputs[1:])
     fits = fits and rw.columns(rw.norms[node]) == made[1] and rw.reps.image(node.outputs[0]) == made
     # Of several norms with the same statistics the first in the order of the plan decides, so its turn must come.
-    fits = fits and sum(key_of(each) == key_of(rw.norms[node]) for each in rw.norms.values()) == 1
+    fits = fits and any(len(program.consumers[name]) == 1 for name in node.inputs[3:5])
     return node if fits and all(name in program.constants for name in node.inputs[1:5]) else None
 
 
@@ -127,18 +119,17 @@ def _is_worth(image: Image, made: Image, opset: int, most: int) -> bool:
 def _second_moments(scope: ScopeBuilder, x: str, image: Image, block: int) -> Second:
     """Write the nodes that give the mean and the covariance of the channels of an image in blocks."""
     n, c, places = image[0], image[1], image[2] * image[3]
-    length = next(d for d in range(min(places, GROUP_GOOD), 0, -1) if places % d == 0)
-    if c == block and length >= min(places, GROUP_MIN):
-        rows = scope.reshape(x, n, places // length, length, c)
+    group = groups_of((places,))[0] or places
+    if c == block and group <= GROUP_GOOD:  # else a product for each group is too much, or its sums are too long
+        rows = scope.reshape(x, n, places // group, group, c)
         squares = scope.op("FusedMatMul", rows, rows, domain="com.microsoft", transA=1)
-        ones = scope.graph.filled(1, 1, length)
+        ones = scope.graph.filled(1, 1, group)
         sums = scope.reshape(scope.op("MatMul", ones, rows), -1, c)
         squares = scope.reshape(squares, -1, c, c)
     else:
         plain = scope.op("ReorderOutput", x, domain=DOMAIN, channels=c)
         rows = scope.reshape(plain, n, c, places)
         squares = scope.op("FusedMatMul", rows, rows, domain="com.microsoft", transB=1)
-        group = groups_of((places,))[0] or places
         parts = scope.reduce("ReduceSum", scope.reshape(plain, n, c, places // group, group), (3,))
         sums = scope.reduce("ReduceSum", scope.cast(parts, TensorProto.DOUBLE), (2,))
     number = scope.double(1 / (n * places))

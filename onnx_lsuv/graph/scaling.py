@@ -102,12 +102,12 @@ def write_waiting_layer(rw: RewriteContext, scope: ScopeBuilder, layer: Layer) -
         image, rep = None, reps.unblocked(inputs[at])
     else:
         rep = reps.of(inputs[at]) if plain else reps.in_blocks(inputs[at])
+    if image is not None and rep.blocked and write_told_layer(rw, scope, layer, rep, image):
+        return True
     inputs[at], factor = rep.name, rep.factor
     # It is the smaller operand that is multiplied.
     if factor is not None and dims is not None and math.prod(dims) < math.prod(shape):
         inputs[at], factor = scope.op("Mul", rep.name, factor), None
-    if image is not None and rep.blocked and write_told_layer(rw, scope, layer, rep, image):
-        return True
     if image is not None:
         raw = convolve(scope, node, inputs[0], inputs[1], factor, shape, reps.block, plain=not rep.blocked)
     else:

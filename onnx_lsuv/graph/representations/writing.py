@@ -229,14 +229,13 @@ def _matrix_product(reps: Representations, node: Node) -> bool:
     Elsewhere it could meet a mask, whose large numbers must not be divided: the smaller operand is multiplied once.
     """
     left, right = (reps.unblocked(name) for name in node.inputs)
-    factors = [rep.factor for rep in (left, right) if rep.factor is not None]
-    if not factors:
+    factor = reps.scope.product(left.factor, right.factor)
+    if factor is None:
         return False
-    factor = reps.scope.op("Mul", *factors) if len(factors) == 2 else factors[0]
     if _ends_in_weights(reps, node.outputs[0]):
         _write(reps, node, (left.name, right.name), factor, blocked=False)
         return True
-    if len(factors) == 1:
+    if left.factor is None or right.factor is None:
         return False
     sizes = [prod(dims) if (dims := reps.dims(name)) else 0 for name in node.inputs]
     names = [left.name, right.name]
@@ -267,6 +266,5 @@ def _product(reps: Representations, node: Node) -> None:
     )
     get = reps.in_blocks if blocked else reps.unblocked
     operands = [Representation(name) if name in single else get(name) for name in node.inputs]
-    factors = [rep.factor for rep in operands if rep.factor is not None]
-    factor = reps.scope.op("Mul", *factors) if len(factors) == 2 else next(iter(factors), None)
+    factor = reps.scope.product(*(rep.factor for rep in operands))
     _write(reps, node, [rep.name for rep in operands], factor, blocked=blocked)
