@@ -26,8 +26,8 @@ def norm(channels: int, name: str) -> dict[str, Array]:
     return {f"{name}s": gain, f"{name}t": gain - 1, f"{name}m": gain, f"{name}v": gain}
 
 
-def model(text: str, channels: int = 16, **tensors: Array) -> ModelProto:
-    head = f'<ir_version: 8, opset_import: ["" : 17]> g (float[N,{channels},32,32] x) => (float y)'
+def model(text: str, channels: int = 16, side: int = 32, **tensors: Array) -> ModelProto:
+    head = f'<ir_version: 8, opset_import: ["" : 17]> g (float[N,{channels},{side},{side}] x) => (float y)'
     return parse(f"{head} {{ {text} }}", tensors)
 
 
@@ -43,6 +43,13 @@ def images(channels: int = 16, count: int = 1, n: int = 8) -> list[dict[str, Arr
 def times(weight: Array, x: Array) -> Array:
     """Return what a convolution of one tap gives, in float64."""
     return np.einsum("mc,nchw->nmhw", weight.reshape(weight.shape[:2]).astype(np.float64), x.astype(np.float64))
+
+
+def calibrations(proto: ModelProto, batch: dict[str, Array]) -> int:
+    """Return how often a model is run over one batch to calibrate it as it is."""
+    runs: list[tuple[str, int, int]] = []
+    onnx_lsuv.initialize(onnx_lsuv.from_proto(proto), batch, init="keep", progress=lambda *step: runs.append(step))
+    return len(runs)
 
 
 def together(batches: list[dict[str, Array]]) -> Array:
@@ -115,10 +122,7 @@ def test_a_variance_that_is_small_beside_its_terms_is_measured(lsuv: Lsuv, mean:
     z = times(run.weight("w"), batch["x"])
     assert z.std() == pytest.approx(1, rel=1e-5 * max(1, mean / 100))
     assert run.weight("nv") == pytest.approx(z.var((0, 2, 3)), rel=1e-4)
-    runs: list[tuple[str, int, int]] = []
-    loaded = onnx_lsuv.from_proto(model(BLOCK, **tensors))
-    onnx_lsuv.initialize(loaded, batch, init="keep", progress=lambda *step: runs.append(step))
-    assert len(runs) == (1 if mean < 10 else 2)
+    assert calibrations(model(BLOCK, **tensors), batch) == (1 if mean < 10 else 2)
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -149,20 +153,18 @@ def test_of_several_norms_the_first_by_name_decides(lsuv: Lsuv, monkeypatch: pyt
 def test_a_filter_of_zeros_is_not_measured_again() -> None:
     weight = normal(64, 16, 1, 1)
     weight[3] = 0
-    runs: list[tuple[str, int, int]] = []
-    loaded = onnx_lsuv.from_proto(model(BLOCK, w=weight, u=normal(4, 64, 1, 1), **norm(64, "n"), **LIMITS))
-    batch = {"x": normal(32, 16, 32, 32)}
-    onnx_lsuv.initialize(loaded, batch, init="keep", progress=lambda *step: runs.append(step))
-    assert len(runs) == 1
+    tensors = {"w": weight, "u": normal(4, 64, 1, 1), **norm(64, "n"), **LIMITS}
+    assert calibrations(model(BLOCK, **tensors), {"x": normal(32, 16, 32, 32)}) == 1
 
 
 # ------------------------------------------------------------------------------------------- what the graph looks like
 
 
-def nodes(text: str, **tensors: Array) -> list[NodeProto]:
-    plan = onnx_lsuv.plan(onnx_lsuv.from_proto(model(text, **tensors)), residual="off").plan
-    targets = dict.fromkeys(plan.weights, 1.0)
-    stages = build(plan, {"x": (1, (32, 16, 32, 32))}, rescale=True, staged=False, targets=targets, block=16).stages
+def nodes(text: str, n: int = 32, side: int = 32, **tensors: Array) -> list[NodeProto]:
+    """Return the nodes of the calibration graph of one batch of so many images."""
+    plan = onnx_lsuv.plan(onnx_lsuv.from_proto(model(text, side=side, **tensors)), residual="off").plan
+    shapes, targets = {"x": (1, (n, 16, side, side))}, dict.fromkeys(plan.weights, 1.0)
+    stages = build(plan, shapes, rescale=True, staged=False, targets=targets, block=16).stages
     return [node for stage in stages for node in stage.nodes]
 
 
@@ -195,19 +197,14 @@ def test_an_output_of_a_wide_input_is_measured() -> None:
 
 def test_few_values_are_measured() -> None:
     tensors = {"w": normal(64, 16, 1, 1), "u": normal(4, 64, 1, 1)}
-    plan = onnx_lsuv.plan(onnx_lsuv.from_proto(model("a = Conv(x, w) b = Relu(a) y = Conv(b, u)", **tensors))).plan
-    targets = dict.fromkeys(plan.weights, 1.0)
-    stages = build(plan, {"x": (1, (1, 16, 32, 32))}, rescale=True, staged=False, targets=targets, block=16).stages
-    assert not any(node.op_type == "FusedMatMul" for stage in stages for node in stage.nodes)
+    graph = nodes("a = Conv(x, w) b = Relu(a) y = Conv(b, u)", n=1, **tensors)
+    assert not any(node.op_type == "FusedMatMul" for node in graph)
 
 
 def test_places_that_only_short_groups_divide_are_not_cut() -> None:
     """A product for each place would be C times as large as the image."""
-    head = '<ir_version: 8, opset_import: ["" : 17]> g (float[N,16,257,257] x) => (float y)'
     tensors = {"w": normal(64, 16, 1, 1), "u": normal(4, 64, 1, 1)}
-    plan = onnx_lsuv.plan(onnx_lsuv.from_proto(parse(f"{head} {{ a = Conv(x, w) y = Conv(a, u) }}", tensors))).plan
-    targets = dict.fromkeys(plan.weights, 1.0)
-    stages = build(plan, {"x": (1, (2, 16, 257, 257))}, rescale=True, staged=False, targets=targets, block=16).stages
-    products = [node for stage in stages for node in stage.nodes if node.op_type == "FusedMatMul"]
+    graph = nodes("a = Conv(x, w) y = Conv(a, u)", n=2, side=257, **tensors)
+    products = [node for node in graph if node.op_type == "FusedMatMul"]
     assert products
     assert all(a.name == "transB" for node in products for a in node.attribute)
