@@ -4,6 +4,7 @@ A program and its plan pass through these modules in this order:
 
     models           the program as a model, for shape inference and as what is run; bfloat16 without kernels for it
     shapes           where inference and ONNX Runtime's kernels do not agree
+    fusing           nodes that are written as one operator
     rewrite          the nodes of every scope are written again; records go into scopes and come out of them
     scaling          layers, with their std and the division by it
     norms            BatchNormalizations, with the statistics of the data

@@ -48,7 +48,10 @@ def rewrite(rw: RewriteContext) -> tuple[list[NodeProto], dict[str, tuple[str, .
 
 
 def _write_body(rw: RewriteContext, scope: ScopeBuilder, body: Body) -> None:
-    for node in rw.plan.order.get(body, body.nodes):
+    for each in rw.plan.order.get(body, body.nodes):
+        node = rw.fused.get(each, each)
+        if node is None:
+            continue
         beside = [name for name in node.outputs if name in rw.beside] if scope.top else []
         if scope.top and node in rw.activations:
             _write_units(rw, scope, node)

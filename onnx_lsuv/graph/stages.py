@@ -21,6 +21,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto, 
 
 from onnx_lsuv.graph.blocked import DOMAIN
 from onnx_lsuv.graph.builder import GraphBuilder, ScopeBuilder, Value
+from onnx_lsuv.graph.fusing import fused
 from onnx_lsuv.graph.models import BFLOAT16, add_constants, infer, input_of, model_of, with_rank
 from onnx_lsuv.graph.records import Part, Rough, Told
 from onnx_lsuv.graph.representations import Representations
@@ -154,6 +155,9 @@ def build(  # noqa: PLR0913  (what a graph depends on, each by itself)
     if samples is not None:
         rw.samples, rw.orders = samples, orders(program, samples, values)
         rw.activations = activations(plan, values)
+    apart = {*rw.starts, *rw.ends, *rw.norms, *rw.activations}
+    streams = {target.stream for target in targets.values() if isinstance(target, Part)}
+    rw.fused = fused(program, values, apart, rw.beside | streams)
     nodes, records = rewrite(rw)
     asked = {name for each in rw.units.values() for name in (each.peaks, each.some) if name}
     wanted = {

@@ -13,6 +13,7 @@ import numpy as np
 from onnx import TensorProto
 
 from onnx_lsuv.graph.builder import GraphBuilder, ScopeBuilder, ScopedRecord, Value
+from onnx_lsuv.graph.fusing import Fused
 from onnx_lsuv.graph.moments import Moments, Second, moments, moments_in_blocks
 from onnx_lsuv.graph.records import (
     COUNT,
@@ -70,6 +71,8 @@ class RewriteContext:
     sums: dict[tuple[str, int], tuple[str, Told]] = field(default_factory=dict)
     activations: Mapping[Node, Activation] = field(default_factory=dict)  # that are measured with it (`units`)
     units: dict[tuple[str, int], Units] = field(default_factory=dict)  # key and use -> what they give
+
+    fused: Fused = field(default_factory=dict)  # what is written in the place of nodes
 
     def __post_init__(self) -> None:
         self.outer = frozenset(self.plan.program.body.nodes)

@@ -16,12 +16,14 @@ from onnx_lsuv.operators import WHOLE, Attributes, of
 from onnx_lsuv.program import Node, known
 from onnx_lsuv.program.program import number
 
+_FUSED = ("com.microsoft.Gelu", "com.microsoft.FusedMatMul")  # which `fusing` writes too
 _FAR = 2.0**20  # beyond, a number stays a node of its own
 
 
 def write_node(reps: Representations, node: Node) -> bool:
     """Write a node on the current representations of its operands, where it can be; say whether it was."""
-    if node.domain != "" or node.bodies or not any(name in reps.current for name in node.inputs):
+    known_domain = node.domain == "" or node.op in _FUSED
+    if not known_domain or node.bodies or not any(name in reps.current for name in node.inputs):
         return False
     op, operator, first = node.op_type, of(node), node.inputs[0]
     # Whether the first operand is the only one that is not there in plain.
@@ -40,7 +42,7 @@ def write_node(reps: Representations, node: Node) -> bool:
         return True
     elif op == "Mul":
         _product(reps, node)
-    elif op == "MatMul":
+    elif op in ("MatMul", "FusedMatMul"):
         return _matrix_product(reps, node)
     else:
         return False
@@ -48,10 +50,17 @@ def write_node(reps: Representations, node: Node) -> bool:
 
 
 def _write(
-    reps: Representations, node: Node, inputs: Sequence[str], factor: str | None, *, blocked: bool, domain: str = ""
+    reps: Representations,
+    node: Node,
+    inputs: Sequence[str],
+    factor: str | None,
+    *,
+    blocked: bool,
+    domain: str | None = None,
 ) -> None:
     """Write a node of one output on other operands; the output is represented as told, under a new name."""
-    reps.current[node.outputs[0]] = Representation(reps.scope.copy(node, inputs, domain=domain), factor, blocked)
+    made = reps.scope.copy(node, inputs, domain=node.domain if domain is None else domain)
+    reps.current[node.outputs[0]] = Representation(made, factor, blocked)
 
 
 def _homogeneous(reps: Representations, node: Node) -> None:
