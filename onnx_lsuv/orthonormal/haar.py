@@ -35,8 +35,9 @@ TILE = 1024  # columns of V V' to a piece
 FEW = 16  # rows of V to draw at least, so that a tall matrix is written in whole cache lines
 SUM = 1 << 20  # elements of V to a sum, where V V' has few tiles
 LONG = 1 << 15  # terms of a float32 sum at most, as far as that is up to this module
+PIECE = 1 << 19  # elements of V to a piece, as far as that leaves enough of them
 STACK = 1 << 18  # elements to a piece of anything else
-LARGE = 1 << 19  # elements from which one matrix is worth several threads
+LARGE = 1 << 20  # elements from which one matrix is worth several threads
 
 
 def fill_orthonormal(weight: Array, key: int, run: Run) -> None:
@@ -70,7 +71,8 @@ def _fill_large(weight: Array, key: int, block: int, run: Run) -> None:
     tall = weight.shape[0] > weight.shape[1]
     v = weight.T if tall else weight
     n, m = v.shape
-    few = max(FEW, min(ROWS, STACK // m))
+    few = max(FEW, min(ROWS // 4, PIECE // m))
+    short = ROWS // 2 if n <= TILE else ROWS  # less of a triangle is computed in vain, at a lower rate
     width = COLUMNS * max(1, STACK // n // COLUMNS)
     # A small V V' has too few tiles to go round, so its sums are cut as well.
     length = min(SUM // n, LONG) if n <= TILE else m
@@ -90,7 +92,8 @@ def _fill_large(weight: Array, key: int, block: int, run: Run) -> None:
 
     def multiply(i: int, j: int, k: int) -> None:
         """Compute one tile of V V', summed over `length` columns of V."""
-        rows, columns = slice(i, min(i + ROWS, n)), slice(j, min(j + TILE, i + ROWS, n))
+        rows = slice(i, min(i + ROWS, n))
+        columns = rows if j == i else slice(j, min(j + TILE, i))
         summed = slice(max(i, k), k + length)
         np.matmul(v[rows, summed], v[columns, summed].T, out=sums[k // length][rows, columns])
 
@@ -116,15 +119,15 @@ def _fill_large(weight: Array, key: int, block: int, run: Run) -> None:
     def apply(c: int) -> None:
         """Put Q in the place of V, one block of columns, from the last rows up: row k of Q needs rows 1..k of V."""
         columns = slice(c, min(c + width, m))
-        for i in reversed(starts):
-            rows, upto = slice(i, min(i + ROWS, n)), min(i + ROWS, n, columns.stop)
+        for i in reversed(range(0, n, short)):
+            rows, upto = slice(i, min(i + short, n)), min(i + short, n, columns.stop)
             if tall:
                 weight[columns, rows] = weight[columns, :upto] @ work[:upto, rows]
             else:
                 weight[rows, columns] = work[:upto, rows].T @ weight[:upto, columns]
 
     starts = range(0, n, ROWS)
-    tiles = [(i, j, k) for i in starts for j in range(0, i + 1, TILE) for k in range(0, m, length)]
+    tiles = [(i, j, k) for i in starts for j in (*range(0, i, TILE), i) for k in range(0, m, length)]
     run([partial(make_rows, i) for i in range(0, n, few)])
     run([partial(multiply, *tile) for tile in tiles])
     run([partial(invert, i) for i in starts])

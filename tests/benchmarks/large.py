@@ -162,7 +162,7 @@ def draws(decoder: Decoder) -> dict[str, Times]:
     """What drawing all weights takes, by shape."""
     found = {}
     for (out, fan_in), count in decoder.shapes.items():
-        (ran,) = run_side("draw", "1", str(out), str(fan_in), "--alone").account()["ours"]
+        (ran,) = run_side("draw", f"1x{out}x{fan_in}", "--alone").account()["ours"]
         found[f"{count} of ({out}, {fan_in})"] = count * ran["wall"], count * ran["cpu"]
     return found
 
