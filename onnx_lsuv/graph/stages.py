@@ -17,7 +17,7 @@ from math import prod
 from types import MappingProxyType
 
 import numpy as np
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
 
 from onnx_lsuv.graph.blocked import DOMAIN
 from onnx_lsuv.graph.builder import GraphBuilder, ScopeBuilder, Value
@@ -187,11 +187,17 @@ def _prefix(program: Program) -> str:
 def _reads(node: NodeProto) -> Iterable[str]:
     """Yield every name a node reads, scopes inside included (their own names too: all are unique)."""
     yield from filter(None, node.input)
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH:
-            for inner in attribute.g.node:
-                yield from _reads(inner)
-            yield from (value.name for value in attribute.g.output)
+    for scope in _scopes(node):
+        for inner in scope.node:
+            yield from _reads(inner)
+        yield from (value.name for value in scope.output)
+
+
+def _scopes(node: NodeProto) -> Sequence[GraphProto]:
+    """Return the graphs inside a node."""
+    if not node.domain and not of(node).scopes:  # nearly all: to look at attributes takes longer
+        return ()
+    return [attribute.g for attribute in node.attribute if attribute.type == AttributeProto.GRAPH]
 
 
 def _stages(nodes: Sequence[NodeProto], wanted: Set[str], rw: RewriteContext, longest: int) -> Iterable[Stage]:
@@ -274,8 +280,7 @@ def _turns(
 def _nests(node: NodeProto, depth: int) -> bool:
     """Say whether so many If nodes stand inside each other."""
     depth -= node.op_type == "If"
-    graphs = [a.g for a in node.attribute if a.type == AttributeProto.GRAPH]
-    return depth == 0 or any(_nests(inner, depth) for graph in graphs for inner in graph.node)
+    return depth == 0 or any(_nests(inner, depth) for scope in _scopes(node) for inner in scope.node)
 
 
 def close(

@@ -1,15 +1,29 @@
-"""The whole command, a process from start to the verified file, against the same job layer by layer, and on PyTorch."""
+"""The whole command, from start to the verified file, against its parts, the job layer by layer, and PyTorch."""
 
 import json
 from collections.abc import Callable
 from functools import cache, partial
+from math import prod
 from pathlib import Path
 
+import onnx
 from bench import NETS, Bench, Case, images_of, model_of, title_of
-from processes import FailedError, MissingError, Ran, middle, run_command, run_side, spread
-from rows import Bar, Group, Row
+from processes import FailedError, MissingError, Ran, middle, run, run_command, run_side, spread
+from rows import Bar, Group, Row, number
 
 GROUPS = (
+    Group(
+        "parts",
+        "Whole command against what it cannot do without, each alone",
+        "onnx-lsuv, s",
+        "its parts, s",
+        "ratio",
+        "of CPU time",
+        (
+            "Its parts: the imports of NumPy, ONNX and ONNX Runtime; drawing all weights; two plain ONNX Runtime "
+            "sessions with their first forward pass, one to calibrate and one to verify. Nothing is read or saved.",
+        ),
+    ),
     Group(
         "layer_by_layer",
         "Whole command against the same job layer by layer",
@@ -35,6 +49,7 @@ GROUPS = (
         ),
     ),
 )
+PARTS = [("resnet50", 8, 3), ("vgg16", 8, 1), ("mobilenet_v2", 8, 5), ("vit_tiny", 8, 5), ("fitnet4", 32, 5)]
 SLOW = [  # model, batch, rounds, bar
     ("resnet50", 8, 1, Bar(20, least=True)),
     ("vgg16", 8, 1, Bar(25, least=True)),
@@ -97,6 +112,41 @@ def against_layer_by_layer(net: str, batch: int, rounds: int, case: Case, bench:
     return [row_of(case, runs, json.loads(account.read_text()))]
 
 
+def matrices_of(model: Path) -> list[str]:
+    """Each weight of a benchmark's net as the blocks, rows and columns that are drawn."""
+    graph = onnx.load(model).graph
+    dims, found = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}, []
+    for node in graph.node:
+        if node.op_type not in ("Conv", "Gemm", "MatMul") or node.input[1] not in dims:
+            continue
+        (rows, *columns), blocks = dims[node.input[1]], 1
+        if node.op_type == "MatMul":
+            rows, columns = columns[-1], [rows]
+        for attribute in node.attribute:
+            blocks = attribute.i if attribute.name == "group" else blocks
+        found.append(f"{blocks}x{rows // blocks}x{prod(columns)}")
+    return found
+
+
+def against_parts(net: str, batch: int, rounds: int, case: Case, bench: Bench) -> list[Row]:
+    model, data = model_of(bench, net), images_of(bench, NETS[net].size, batch)
+    matrices, parts = matrices_of(model), dict[str, Ran]()
+
+    def alone() -> Ran:
+        (drawn,) = run_side("draw", *matrices, "--alone").account()["ours"]
+        plain = [run_side("plain", model, data).part() for _ in range(2)]
+        imports = run(["-c", "import numpy, onnx, onnxruntime"])
+        sessions = Ran(sum(each.wall for each in plain), sum(each.cpu for each in plain))
+        parts.update({"imports": imports, "drawing": Ran(**drawn), "two sessions": sessions})
+        return Ran(sum(each.wall for each in parts.values()), sum(each.cpu for each in parts.values()))
+
+    ours, other = bracketed(bench, model, data, alone, rounds)
+    us, them = middle(ours), middle(other)
+    note = ", ".join(f"{name} {number(each.wall)} s" for name, each in parts.items())
+    ratios = {"measured": us.wall / them.wall, "cpu": us.cpu / them.cpu}
+    return [Row(case.name, case.title, us.wall, them.wall, **ratios, note=note)]
+
+
 @cache
 def versions_of(python: str) -> dict[str, str]:
     """What is installed of the packages that this side needs.
@@ -126,7 +176,10 @@ def against_lsuv(net: str, batch: int, rounds: int, case: Case, bench: Bench) ->
 
 
 CASES = [
-    Case(f"{group}/{net}", title_of(net, batch), bar, partial(how, net, batch, rounds))
-    for group, how, table in (("layer_by_layer", against_layer_by_layer, SLOW), ("lsuv", against_lsuv, LSUV))
-    for net, batch, rounds, bar in table
+    *(Case(f"parts/{net}", title_of(net, n), None, partial(against_parts, net, n, rounds)) for net, n, rounds in PARTS),
+    *(
+        Case(f"{group}/{net}", title_of(net, batch), bar, partial(how, net, batch, rounds))
+        for group, how, table in (("layer_by_layer", against_layer_by_layer, SLOW), ("lsuv", against_lsuv, LSUV))
+        for net, batch, rounds, bar in table
+    ),
 ]
