@@ -128,7 +128,7 @@ def build(  # noqa: PLR0913  (what a graph depends on, each by itself)
         shifted: keys of the records that are measured about the mean.
         block: channels side by side in ONNX Runtime's layout for convolutions; 1 where there is none.
         longest: nodes that go into a stage at most; None for `STAGE_NODES`.
-        as_written: convolutions are computed in the plain layout all the same.
+        as_written: convolutions are computed in the plain layout all the same, and each node by itself.
         samples: how they lie in the data, to measure the share of signal beside.
         beside: when only measuring, values of the main graph to measure too, as far as they are known to be floats, and
             not too large where no layer depends on them.
@@ -155,9 +155,10 @@ def build(  # noqa: PLR0913  (what a graph depends on, each by itself)
     if samples is not None:
         rw.samples, rw.orders = samples, orders(program, samples, values)
         rw.activations = activations(plan, values)
-    apart = {*rw.starts, *rw.ends, *rw.norms, *rw.activations}
-    streams = {target.stream for target in targets.values() if isinstance(target, Part)}
-    rw.fused = fused(program, values, apart, rw.beside | streams)
+    if not as_written:
+        apart = {*rw.starts, *rw.ends, *rw.norms, *rw.activations}
+        streams = {target.stream for target in targets.values() if isinstance(target, Part)}
+        rw.fused = fused(program, values, apart, rw.beside | streams)
     nodes, records = rewrite(rw)
     asked = {name for each in rw.units.values() for name in (each.peaks, each.some) if name}
     wanted = {

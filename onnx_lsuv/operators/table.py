@@ -140,7 +140,7 @@ _ACTIVATIONS = (
     Operator("Sigmoid", pointwise=True, gate=True, flat=_beyond(-log(99), log(99))),
     Operator("HardSigmoid", pointwise=True, gate=True, flat=_ramp),
     Operator("Softmax", gate=True),
-    Operator("Gelu", MICROSOFT, pointwise=True, on_stream=True, flat=_beyond(-3), silent=True),
+    Operator("Gelu", MICROSOFT, on_stream=True, flat=_beyond(-3), silent=True),
     Operator("BiasGelu", MICROSOFT, roles={1: "bias"}),
     Operator("FastGelu", MICROSOFT, roles={1: "bias"}),
     Operator("BiasSplitGelu", MICROSOFT, roles={1: "bias"}),

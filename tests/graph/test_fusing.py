@@ -97,6 +97,10 @@ def test_a_gelu_of_another_type_stays_as_it_is() -> None:
     assert "Gelu" not in written(model(GELU.format(BEFORE["division"], AFTER["value first"]), "double"))
 
 
+def test_what_is_verified_runs_as_it_is_written() -> None:
+    assert "Gelu" not in written(model(GELU.format(BEFORE["division"], AFTER["value first"])), as_written=True)
+
+
 def test_what_is_asked_for_inside_is_measured(lsuv: Lsuv) -> None:
     proto = model(GELU.format(BEFORE["division"], AFTER["value first"]))
     proto.graph.output.append(helper.make_tensor_value_info("m", TensorProto.FLOAT, None))

@@ -34,7 +34,7 @@ def write_node(reps: Representations, node: Node) -> bool:
         _clip(reps, node)
     elif operator.waits and alone:
         _homogeneous(reps, node)
-    elif operator.pointwise and reps.of(first).blocked and reps.image(node.outputs[0]):
+    elif (operator.pointwise or op == "Gelu") and reps.of(first).blocked and reps.image(node.outputs[0]):
         _write(reps, node, (reps.divided(first).name,), None, blocked=True)
     elif operator.sums and len(node.outputs) == 1:
         return _join(reps, node)
