@@ -10,7 +10,8 @@ A program and its plan pass through these modules in this order:
     norms            BatchNormalizations, with the statistics of the data
     pointwise        convolutions of one tap, whose statistics are told from what they read
     representations  values whose division waits, or that are in ONNX Runtime's layout for convolutions
-    stages           what was written is cut where records are pooled over batches, and closed into models
+    stages           what was written is cut where records are pooled over batches
+    closing          stages are closed into models
 
 on these:
 
@@ -30,6 +31,7 @@ on these:
 """
 
 from onnx_lsuv.graph.builder import is_random
+from onnx_lsuv.graph.closing import close, likeness
 from onnx_lsuv.graph.models import BFLOAT16, IR_MAX, expression, has_bfloat16, lookups, widened
 from onnx_lsuv.graph.norms import variance_limits
 from onnx_lsuv.graph.records import (
@@ -53,7 +55,7 @@ from onnx_lsuv.graph.records import (
     within_channels,
 )
 from onnx_lsuv.graph.samples import Samples
-from onnx_lsuv.graph.stages import Calibration, Joining, Stage, build, close, likeness
+from onnx_lsuv.graph.stages import Calibration, Joining, Stage, build
 from onnx_lsuv.graph.state import norm_key, stream_key
 from onnx_lsuv.graph.units import dead, saturated
 

@@ -1,12 +1,11 @@
-"""Cut a rewritten graph into stages and close each into a model that ONNX Runtime can load.
+"""Cut a rewritten graph into stages.
 
 A node's level is the greatest level of what it reads; what reads a cut is one level further on. All nodes of a level
 are a stage: it runs over all batches, its cuts are pooled, and only what later stages read is kept. So each node runs
 once per batch, whatever the number of layers; what comes from constants and cuts alone, such as a filter in another
 layout, is a stage of its own that runs once for all batches. A node with records in its scopes is one too, and is run
 again until they stay. Without cuts there is one stage, or a few where the graph is long. Nodes that no record depends
-on are left out: the model's own outputs, and all that follows its last layer. Of repeated blocks come stages that
-differ in names alone: `likeness` tells them, and one session serves them all.
+on are left out: the model's own outputs, and all that follows its last layer.
 """
 
 from __future__ import annotations
@@ -17,12 +16,11 @@ from math import prod
 from types import MappingProxyType
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
+from onnx import AttributeProto, GraphProto, NodeProto
 
-from onnx_lsuv.graph.blocked import DOMAIN
 from onnx_lsuv.graph.builder import GraphBuilder, ScopeBuilder, Value
 from onnx_lsuv.graph.fusing import fused
-from onnx_lsuv.graph.models import BFLOAT16, add_constants, infer, input_of, model_of, with_rank
+from onnx_lsuv.graph.models import infer
 from onnx_lsuv.graph.records import Part, Rough, Told
 from onnx_lsuv.graph.representations import Representations
 from onnx_lsuv.graph.rewrite import rewrite
@@ -31,9 +29,8 @@ from onnx_lsuv.graph.shapes import check_runnable, is_mistaken, without_lengths
 from onnx_lsuv.graph.state import RewriteContext
 from onnx_lsuv.graph.units import Units, activations
 from onnx_lsuv.layers import Plan
-from onnx_lsuv.model import in_float32
 from onnx_lsuv.operators import of
-from onnx_lsuv.program import Program, tensor_type
+from onnx_lsuv.program import Program
 from onnx_lsuv.roles import before
 
 # The time in which ONNX Runtime makes a session grows faster than the number of nodes; so many at most go into one.
@@ -42,9 +39,6 @@ STAGE_NODES = 400
 LARGEST = 1 << 27
 # Within a level: what runs once for all batches, once for each, and again until its records stay.
 _ONCE, _EACH, _AGAIN = range(3)
-_SCOPES = frozenset({AttributeProto.GRAPH, AttributeProto.GRAPHS})
-# Domains whose operators keep nothing from one run to the next, chance aside.
-_STATELESS = frozenset({"", "ai.onnx.ml", "com.microsoft", DOMAIN})
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,12 +179,12 @@ def _prefix(program: Program) -> str:
     return prefix
 
 
-def _reads(node: NodeProto) -> Iterable[str]:
+def reads_of(node: NodeProto) -> Iterable[str]:
     """Yield every name a node reads, scopes inside included (their own names too: all are unique)."""
     yield from filter(None, node.input)
     for scope in _scopes(node):
         for inner in scope.node:
-            yield from _reads(inner)
+            yield from reads_of(inner)
         yield from (value.name for value in scope.output)
 
 
@@ -203,7 +197,7 @@ def _scopes(node: NodeProto) -> Sequence[GraphProto]:
 
 def _stages(nodes: Sequence[NodeProto], wanted: Set[str], rw: RewriteContext, longest: int) -> Iterable[Stage]:
     program, cuts = rw.plan.program, rw.cuts
-    reads = [tuple(dict.fromkeys(_reads(node))) for node in nodes]
+    reads = [tuple(dict.fromkeys(reads_of(node))) for node in nodes]
     turns = _turns(nodes, reads, wanted, rw, longest)
     made = {name: turn for i, turn in turns.items() for name in nodes[i].output if name}
     last_read: dict[str, tuple[int, int]] = {}
@@ -282,63 +276,3 @@ def _nests(node: NodeProto, depth: int) -> bool:
     """Say whether so many If nodes stand inside each other."""
     depth -= node.op_type == "If"
     return depth == 0 or any(_nests(inner, depth) for scope in _scopes(node) for inner in scope.node)
-
-
-def close(
-    calibration: Calibration, stage: Stage, fed: Set[str], types: Mapping[str, TypeProto], *, wide: bool = False
-) -> ModelProto:
-    """Return a stage as a model.
-
-    Args:
-        calibration: what the stage belongs to.
-        stage: one of its stages.
-        fed: the constants that come in as inputs; the others stand in the model.
-        types: the types of the carried values.
-        wide: compute in float32 what is bfloat16.
-    """
-    program, values = calibration.program, calibration.values
-    graph_inputs = {value.name: value for value in program.body.inputs}
-    inputs = [graph_inputs[name] for name in stage.inputs]
-    inputs += [input_of(program.constants[name]) for name in stage.constants if name in fed]
-    inputs += [ValueInfoProto(name=n, type=tensor_type(TensorProto.DOUBLE, None)) for n in stage.pooled]
-    inputs += [ValueInfoProto(name=n, type=with_rank(types[n], values.get(n))) for n in stage.carried]
-    # The type of an output may be left open; ONNX Runtime infers it.
-    outputs = [ValueInfoProto(name=n) for n in dict.fromkeys((*stage.cuts, *stage.finals, *stage.kept))]
-    read = {name for node in stage.nodes for name in _reads(node)}
-    graph = helper.make_graph(stage.nodes, "calibration", inputs, outputs)
-    add_constants(graph, program, set(stage.constants) - fed)
-    graph.initializer.extend(t for name, t in calibration.graph.constants.items() if name in read)
-    sparse = program.model.proto.graph.sparse_initializer
-    graph.sparse_initializer.extend(tensor for tensor in sparse if tensor.values.name in read)
-    model = model_of(program, graph)
-    if wide:
-        in_float32(model, BFLOAT16)
-    return model
-
-
-def likeness(model: ModelProto) -> tuple[bytes, tuple[str, ...]] | None:
-    """Return what models share that differ in names alone, and this one's names, in the same order for all of them.
-
-    None where a session must not run several: its nodes keep something from run to run, or have scopes of their own.
-    """
-    names: dict[str, str] = {"": ""}
-
-    def numbered(name: str) -> str:
-        return names.setdefault(name, str(len(names)))
-
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    graph = copy.graph
-    for node in graph.node:
-        if node.domain not in _STATELESS or any(a.name == "seed" or a.type in _SCOPES for a in node.attribute):
-            return None
-        node.name = ""
-        node.input[:] = map(numbered, node.input)
-        node.output[:] = map(numbered, node.output)
-    for named in (*graph.input, *graph.output, *graph.initializer):
-        named.name = numbered(named.name)
-    for sparse in graph.sparse_initializer:
-        sparse.values.name = numbered(sparse.values.name)
-    for listed in (graph.input, graph.output, graph.initializer):
-        listed.sort(key=lambda each: int(each.name))
-    return copy.SerializeToString(deterministic=True), tuple(names)
