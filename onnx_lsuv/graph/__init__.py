@@ -16,7 +16,8 @@ A program and its plan pass through these modules in this order:
 on these:
 
     builder          nodes and constants as protobuf, in any opset
-    samples          where samples lie in a value; what of a variance depends on them
+    samples          where samples lie in a value
+    shares           what of a variance depends on them
     units            what the activation after a layer silences and saturates
     state            what a rewriting knows; which record decides
     moments          count, mean and variance of a value

@@ -212,7 +212,7 @@ def with_shares(record: Record, *shares: float) -> Record:
 
 
 def signal(record: Record, sums: NDArray[np.float64] | None, *, single: bool) -> float:
-    """Return the share of the variance of a record's last column that depends on the sample (see `samples`), or NaN.
+    """Return the share of the variance of a record's last column that depends on the sample (see `shares`), or NaN.
 
     Args:
         record: of all batches.

@@ -28,7 +28,7 @@ from onnx_lsuv.graph.moments import (
 from onnx_lsuv.graph.pointwise import write_told_layer
 from onnx_lsuv.graph.records import is_usable, record_of, scale, to_record
 from onnx_lsuv.graph.representations import Representation
-from onnx_lsuv.graph.samples import FEW, sums, sums_in_blocks
+from onnx_lsuv.graph.shares import FEW, sums, sums_in_blocks
 from onnx_lsuv.graph.state import RewriteContext, key_of
 from onnx_lsuv.layers import Layer, channels_last
 from onnx_lsuv.operators import bias_position, of
