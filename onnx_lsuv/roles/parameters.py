@@ -143,7 +143,8 @@ def is_written(reachability: Reachability, constant: Constant, readers: Sequence
 def _role(reachability: Reachability, constant: Constant, node: Node | None, position: int) -> tuple[str, str]:
     """Return what a reader takes a constant for, see `role_at`, unless its "values" show that it is a "setting"."""
     role, evidence = role_at(reachability, constant, node, position)
-    if role and evidence == "place" and is_computed(stored(reachability.program, constant.name)):
+    told = evidence == "place" or (evidence == "norm" and constant.size == 1)  # the half of a GELU is no norm's scale
+    if role and told and is_computed(stored(reachability.program, constant.name)):
         return "setting", "values"
     return role, evidence
 
