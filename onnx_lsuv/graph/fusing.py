@@ -16,28 +16,30 @@ from dataclasses import dataclass, replace
 from onnx import TensorProto, helper
 
 from onnx_lsuv.graph.builder import Value
+from onnx_lsuv.layers import Plan
 from onnx_lsuv.operators import Attributes
 from onnx_lsuv.program import Node, Program
-from onnx_lsuv.program.program import number
 
 _DOMAIN = "com.microsoft"
 _CLOSE = 1e-6  # exporters round sqrt 2 to float32
 Fused = dict[Node, Node | None]
 
 
-def fused(program: Program, values: Mapping[str, Value], apart: Set[Node], seen: Set[str]) -> Fused:
+def fused(plan: Plan, values: Mapping[str, Value], apart: Set[Node], seen: Set[str]) -> Fused:
     """Return what is written in the place of a node: another, or nothing for those that became a part of it.
 
     Args:
-        program: its main graph.
+        plan: of the program, whose main graph is looked at.
         values: what inference found.
         apart: nodes that stay by themselves.
         seen: values that are asked for.
     """
-    outer = frozenset(program.body.nodes)
-    fuse = _Fuse(program, values, outer - apart, seen | {value.name for value in program.body.outputs})
+    body = plan.program.body
+    # An attribute that an operator does not have is an error, which is ONNX Runtime's to find.
+    free = {node for node in body.nodes if not node.attributes} - apart
+    fuse = _Fuse(plan, plan.program, values, free, seen | {value.name for value in body.outputs})
     found: Fused = {}
-    for node in program.body.nodes:
+    for node in body.nodes:
         if node.op == "Erf":
             found |= fuse.gelu(node)
         elif node.op == "MatMul":
@@ -47,6 +49,7 @@ def fused(program: Program, values: Mapping[str, Value], apart: Set[Node], seen:
 
 @dataclass(frozen=True, slots=True)
 class _Fuse:
+    plan: Plan
     program: Program
     values: Mapping[str, Value]
     free: Set[Node]
@@ -62,7 +65,7 @@ class _Fuse:
         if found is None or plus is None or plus.op != "Add" or not _is(abs(found[1]), math.sqrt(0.5)):
             return {}
         x, one = found[0], next(name for name in (*plus.inputs, "") if name != erf.outputs[0])
-        if found[1] < 0 or not _is(number(self.program.constants, one), 1) or not self._adds_no_axis(one, x):
+        if found[1] < 0 or not _is(self.plan.number(one), 1) or not self._adds_no_axis(one, x):
             return {}
         members, last, halved, multiplied = [before, erf, plus], plus, False, False
         while not (halved and multiplied):
@@ -127,7 +130,7 @@ class _Fuse:
     def _times(self, node: Node) -> tuple[str, float] | None:
         """Return a value and the number that a node multiplies it by; None where it does something else."""
         for at in (1, 0) if node.op == "Mul" else (1,) if node.op == "Div" else ():
-            found = number(self.program.constants, node.inputs[at])
+            found = self.plan.number(node.inputs[at])
             if found and math.isfinite(found) and self._adds_no_axis(node.inputs[at], node.inputs[1 - at]):
                 return node.inputs[1 - at], found if node.op == "Mul" else 1 / found
         return None

@@ -139,6 +139,7 @@ def build(  # noqa: PLR0913  (what a graph depends on, each by itself)
         1 if as_written else block,
         values,
         program.constants,
+        plan.number,
         plan.zeroed,
         program.consumers,
     )
@@ -152,7 +153,7 @@ def build(  # noqa: PLR0913  (what a graph depends on, each by itself)
     if not as_written:
         apart = {*rw.starts, *rw.ends, *rw.norms, *rw.activations}
         streams = {target.stream for target in targets.values() if isinstance(target, Part)}
-        rw.fused = fused(program, values, apart, rw.beside | streams)
+        rw.fused = fused(plan, values, apart, rw.beside | streams)
     nodes, records = rewrite(rw)
     asked = {name for each in rw.units.values() for name in (each.peaks, each.some) if name}
     wanted = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from onnx_lsuv.model import Model
 from onnx_lsuv.operators import Matrix
-from onnx_lsuv.program.program import Body, Constant, Node, Program
+from onnx_lsuv.program.program import Body, Constant, Node, Program, number
 from onnx_lsuv.roles import Addend, Norm, Parameters, Role, Skipped
 from onnx_lsuv.sources.moves import FixedTerm, QuantiserStep, Source
 
@@ -133,3 +133,10 @@ class Plan:
     def changing(self) -> tuple[str, ...]:
         """The constants that are not kept as they are."""
         return tuple(name for name, role in self.roles.items() if role.fate != "kept")
+
+    def number(self, name: str) -> float | None:
+        """Return the value of a constant of one element that nothing has changed or will, or None."""
+        role, constant = self.roles.get(name), self.program.constants.get(name)
+        if role is None or role.fate != "kept" or constant is None or constant.site in self.program.model.values:
+            return None
+        return number(self.program.constants, name)

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from conftest import Run
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 from oracle import normal, parse
 
 import onnx_lsuv
@@ -61,6 +62,12 @@ def batch() -> dict[str, Array]:
     return {"x": normal(32, 6, 16, seed=5)}
 
 
+def output(initialised: onnx_lsuv.Model) -> Array:
+    """Return what a plain session of the saved bytes gives."""
+    session = onnxruntime.InferenceSession(onnx_lsuv.to_bytes(initialised), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(["y"], batch())[0], np.float64)
+
+
 @pytest.mark.parametrize("after", AFTER)
 @pytest.mark.parametrize("before", BEFORE)
 def test_a_gelu_of_five_nodes_is_written_as_one(lsuv: Lsuv, before: str, after: str) -> None:
@@ -95,6 +102,36 @@ def test_what_is_no_gelu_stays_as_it_is(lsuv: Lsuv, text: tuple[str, str]) -> No
 
 def test_a_gelu_of_another_type_stays_as_it_is() -> None:
     assert "Gelu" not in written(model(GELU.format(BEFORE["division"], AFTER["value first"]), "double"))
+
+
+@pytest.mark.parametrize("options", [{}, {"fresh": True}, {"init": "keep"}])
+def test_numbers_of_a_gelu_behind_a_norm_are_no_scales(options: dict[str, Any]) -> None:
+    text = "h = LayerNormalization(x, s, t) d = Mul(inverse, h) e = Erf(d) p = Add(e, one) "
+    proto = model(text + "m = Mul(half, h) g = Mul(m, p) y = MatMul(g, w)")
+    gain = np.linspace(0.5, 1.7, 16, dtype=np.float32)
+    proto.graph.initializer.extend(numpy_helper.from_array(array, name) for array, name in ((gain, "s"), (gain, "t")))
+    proto.opset_import[0].version = 17
+    result = onnx_lsuv.initialize(onnx_lsuv.from_proto(proto), batch(), **options)
+    assert result.weights()["half"] == np.float32(0.5)
+    assert output(result.model).var() == pytest.approx(1, rel=2e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"init": "keep"}])
+def test_a_number_that_the_run_sets_stays_a_node_of_its_own(options: dict[str, Any]) -> None:
+    # The weight is what a GELU makes of an initializer, which its last number scales.
+    text = "d = Div(w, root) e = Erf(d) p = Add(e, one) m = Mul(w, p) g = Mul(m, half) y = MatMul(x, g)"
+    result = onnx_lsuv.initialize(onnx_lsuv.from_proto(model(text)), batch(), **options)
+    assert output(result.model).var() == pytest.approx(1, rel=2e-6)
+    (row,) = onnx_lsuv.measure(result.model, batch()).layers
+    assert row.std == pytest.approx(1, rel=1e-6)
+
+
+def test_a_node_that_is_no_operator_is_still_refused() -> None:
+    proto = model(GELU.format(BEFORE["division"], AFTER["value first"]))
+    node = next(node for node in proto.graph.node if node.output[0] == "p")
+    node.attribute.append(helper.make_attribute("axis", 1))
+    with pytest.raises(onnx_lsuv.ModelError):
+        onnx_lsuv.measure(onnx_lsuv.from_proto(proto), batch())
 
 
 def test_what_is_verified_runs_as_it_is_written() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
@@ -30,6 +30,7 @@ class Representations:
     block: int  # channels side by side in blocks; 1 where ONNX Runtime has no such layout
     values: Mapping[str, Value]
     constants: Mapping[str, Constant]
+    number: Callable[[str], float | None]  # of a constant of one element that stays as it is
     zeroed: Collection[str]  # constants that are zero
     readers: Mapping[str, Sequence[tuple[Node, int]]]
     current: dict[str, Representation] = field(default_factory=dict)  # where it was not always plain; oldest first

@@ -14,7 +14,6 @@ from onnx_lsuv.graph.builder import proto_of
 from onnx_lsuv.graph.representations.current import Representation, Representations
 from onnx_lsuv.operators import WHOLE, Attributes, of
 from onnx_lsuv.program import Node, known
-from onnx_lsuv.program.program import number
 
 _FUSED = ("com.microsoft.Gelu", "com.microsoft.FusedMatMul")  # which `fusing` writes too
 _FAR = 2.0**20  # beyond, a number stays a node of its own
@@ -217,7 +216,7 @@ def _times_number(reps: Representations, node: Node) -> bool:
     """Let a positive number that a waiting value is multiplied or divided by join its factor; say whether it did."""
     for at in (1, 0) if node.op_type == "Mul" else (1,):
         name, other = node.inputs[1 - at], node.inputs[at]
-        value, found, dims = reps.values.get(name), number(reps.constants, other), reps.dims(name)
+        value, found, dims = reps.values.get(name), reps.number(other), reps.dims(name)
         if value is None or found is None or not 1 / _FAR < found < _FAR:
             continue
         if len(reps.constants[other].dims) > len(dims or ()):
