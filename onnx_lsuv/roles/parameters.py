@@ -141,12 +141,21 @@ def is_written(reachability: Reachability, constant: Constant, readers: Sequence
 
 
 def _role(reachability: Reachability, constant: Constant, node: Node | None, position: int) -> tuple[str, str]:
-    """Return what a reader takes a constant for, see `role_at`, unless its "values" show that it is a "setting"."""
+    """Return what a reader takes a constant for, see `role_at`, unless values show that it is a "setting"."""
     role, evidence = role_at(reachability, constant, node, position)
-    told = evidence == "place" or (evidence == "norm" and constant.size == 1)  # the half of a GELU is no norm's scale
-    if role and told and is_computed(stored(reachability.program, constant.name)):
+    if role and evidence == "place" and is_computed(stored(reachability.program, constant.name)):
         return "setting", "values"
+    if role and is_number(reachability.program, constant, role, evidence):
+        return "setting", "number"
     return role, evidence
+
+
+def is_number(program: Program, constant: Constant, role: str, evidence: str) -> bool:
+    """Say whether one number behind a norm was written down, as the half of a GELU, and is no start of the norm's."""
+    if evidence != "norm" or constant.size != 1 or program.is_absent(constant.name):
+        return False
+    values = stored(program, constant.name)
+    return is_computed(values) and values.item() != VALUES[role]
 
 
 def role_at(reachability: Reachability, constant: Constant, node: Node | None, position: int) -> tuple[str, str]:

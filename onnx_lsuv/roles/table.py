@@ -16,7 +16,7 @@ from onnx import TensorProto
 from onnx_lsuv.errors import ModelError
 from onnx_lsuv.operators import of
 from onnx_lsuv.program.program import DEFAULT_DOMAINS, FLOAT_TYPES, Constant, Node, Program, stored
-from onnx_lsuv.roles.parameters import is_written, readers_of, role_at
+from onnx_lsuv.roles.parameters import is_number, is_written, readers_of, role_at
 from onnx_lsuv.roles.products import uses
 from onnx_lsuv.roles.reachability import Reachability
 from onnx_lsuv.roles.values import is_alike, is_computed
@@ -107,6 +107,8 @@ def _judge(reachability: Reachability, constant: Constant, found: dict[str, str]
         return Role("weight", "product") if "weight" in found else Role("setting", "type")
     role = next((role for role in ROLES if role in found), "")
     if role and role != "setting":
+        if is_number(program, constant, role, found[role]):
+            return Role("setting", "number")
         several = constant.size > 1
         if found[role] in ("place", "factor")[not several :] and _tells(program, constant):
             return Role("fixed", "values") if several else Role("setting", "number")

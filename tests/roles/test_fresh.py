@@ -159,6 +159,15 @@ def test_norms_written_out(lsuv: Lsuv, norm: str, last: bool) -> None:
         assert run.weight(name) == pytest.approx(value)
 
 
+@pytest.mark.parametrize(("gain", "role"), [(1.0, "scale"), (0.8371942, "scale"), (0.5, None), (0.70710677, None)])
+def test_one_number_behind_a_norm_is_its_scale_where_nobody_wrote_it(lsuv: Lsuv, gain: float, role: str | None) -> None:
+    text = f"{HEAD} g (float[N,16] x) => (float y) {EPS} {{ h = MatMul(x, w) {RMS_NORM} y = MatMul(o, u) }}"
+    tensors = {"w": normal(16, 16), "u": normal(16, 16), "gamma": np.array([gain]), "beta": normal(16)}
+    run = lsuv(parse(text, {n: a.astype(np.float32) for n, a in tensors.items()}), {"x": normal(64, 16)}, fresh=True)
+    assert run.weight("gamma") == pytest.approx(1 if role else gain)
+    assert run.result.plan.roles["gamma"].role == (role or "setting")
+
+
 def test_group_norm_as_an_instance_norm(lsuv: Lsuv) -> None:
     text = f"""{HEAD} g (float[N,8,4,4] x) => (float y) {{ h = Conv(x, w) a = Reshape(h, grouped)
       i = InstanceNormalization(a, ones, zeros) hs = Shape(h) b = Reshape(i, hs)
