@@ -133,9 +133,15 @@ def _collect(graph: GraphProto, found: dict[str, Value]) -> None:
             dims = tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
             found[value.name] = Value(kind.elem_type, dims if kind.HasField("shape") else None)
     for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                _collect(attribute.g, found)
+        for scope in scopes_of(node):
+            _collect(scope, found)
+
+
+def scopes_of(node: NodeProto) -> Sequence[GraphProto]:
+    """Return the graphs inside a node."""
+    if not node.domain and not of(node).scopes:  # nearly all: to look at attributes takes longer
+        return ()
+    return [attribute.g for attribute in node.attribute if attribute.type == AttributeProto.GRAPH]
 
 
 # ---------------------------------------------------------------------------------------------------------- bfloat16

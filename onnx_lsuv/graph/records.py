@@ -116,7 +116,7 @@ def is_usable(scope: ScopeBuilder, mean: str, var: str, square: str | None = Non
 
 def part_of(scope: ScopeBuilder, stream: Moments, part: float) -> str:
     """Write the nodes that give a part of a stream's std as a target; of 1 where the stream has no std."""
-    good = is_usable(scope, stream.mean, stream.var)
+    good = is_usable(scope, stream.mean, stream.var, stream.square)
     return scope.op("Mul", scope.op("Sqrt", scope.select(good, stream.var, scope.double([1.0]))), scope.double(part))
 
 

@@ -16,11 +16,11 @@ from math import prod
 from types import MappingProxyType
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, NodeProto
+from onnx import NodeProto
 
 from onnx_lsuv.graph.builder import GraphBuilder, ScopeBuilder, Value
 from onnx_lsuv.graph.fusing import fused
-from onnx_lsuv.graph.models import infer
+from onnx_lsuv.graph.models import infer, scopes_of
 from onnx_lsuv.graph.records import Part, Rough, Told
 from onnx_lsuv.graph.representations import Representations
 from onnx_lsuv.graph.rewrite import rewrite
@@ -183,34 +183,36 @@ def _prefix(program: Program) -> str:
 def reads_of(node: NodeProto) -> Iterable[str]:
     """Yield every name a node reads, scopes inside included (their own names too: all are unique)."""
     yield from filter(None, node.input)
-    for scope in _scopes(node):
+    for scope in scopes_of(node):
         for inner in scope.node:
             yield from reads_of(inner)
         yield from (value.name for value in scope.output)
 
 
-def _scopes(node: NodeProto) -> Sequence[GraphProto]:
-    """Return the graphs inside a node."""
-    if not node.domain and not of(node).scopes:  # nearly all: to look at attributes takes longer
-        return ()
-    return [attribute.g for attribute in node.attribute if attribute.type == AttributeProto.GRAPH]
-
-
 def _stages(nodes: Sequence[NodeProto], wanted: Set[str], rw: RewriteContext, longest: int) -> Iterable[Stage]:
     program, cuts = rw.plan.program, rw.cuts
-    reads = [tuple(dict.fromkeys(reads_of(node))) for node in nodes]
-    turns = _turns(nodes, reads, wanted, rw, longest)
-    made = {name: turn for i, turn in turns.items() for name in nodes[i].output if name}
+    # What a message of protobuf holds is copied each time one asks.
+    scoped = [i for i, node in enumerate(nodes) if scopes_of(node)]
+    reads = [tuple(filter(None, node.input)) for node in nodes]
+    for i in scoped:
+        reads[i] = tuple(dict.fromkeys(reads_of(nodes[i])))
+    gives = [tuple(filter(None, node.output)) for node in nodes]
+    turns = _turns(nodes, reads, gives, wanted, rw, longest)
+    made = {name: turn for i, turn in turns.items() for name in gives[i]}
     last_read: dict[str, tuple[int, int]] = {}
+    at: dict[tuple[int, int], list[int]] = {}
     for i, turn in turns.items():
-        last_read |= {name: max(last_read.get(name, turn), turn) for name in reads[i] if name in made}
+        at.setdefault(turn, []).append(i)
+        for name in reads[i]:
+            if name in made and last_read.get(name, turn) <= turn:
+                last_read[name] = turn
     data = {value.name for value in program.body.inputs}
-    for turn in sorted(set(turns.values())):
-        members = [i for i in sorted(turns) if turns[i] == turn]
+    for turn in sorted(at):
+        members = at[turn]
         names = dict.fromkeys(name for i in members for name in reads[i])
         again = {cut: fed for cut, fed in rw.again.items() if made.get(cut) == turn}
         earlier = [n for n in names if n in made and made[n] < turn]
-        here = [n for i in members for n in nodes[i].output if n]
+        here = [n for i in members for n in gives[i]]
         yield Stage(
             nodes=tuple(nodes[i] for i in members),
             once=turn[1] == _ONCE,
@@ -224,15 +226,20 @@ def _stages(nodes: Sequence[NodeProto], wanted: Set[str], rw: RewriteContext, lo
             kept=tuple(n for n in here if n not in cuts and last_read.get(n, turn) > turn),
             finished=tuple(n for n, last in last_read.items() if n not in cuts and made[n] < last == turn),
             # With an If of a constant condition it brings the branch up too, and in a nested one loses its way.
-            folds=not any(_nests(nodes[i], 2) for i in members),
+            folds=not any(_nests(nodes[i], 2) for i in scoped if turns.get(i) == turn),
         )
 
 
 def _turns(
-    nodes: Sequence[NodeProto], reads: Sequence[Sequence[str]], wanted: Set[str], rw: RewriteContext, longest: int
+    nodes: Sequence[NodeProto],
+    reads: Sequence[Sequence[str]],
+    gives: Sequence[Sequence[str]],
+    wanted: Set[str],
+    rw: RewriteContext,
+    longest: int,
 ) -> dict[int, tuple[int, int]]:
     """Return when each node that something wanted depends on runs: its level, and what comes first in a level."""
-    cuts, makers = rw.cuts, {name: i for i, node in enumerate(nodes) for name in node.output if name}
+    cuts, makers = rw.cuts, {name: i for i, names in enumerate(gives) for name in names}
     sources = [[(makers[n], n in cuts) for n in names if n in makers] for names in reads]  # and whether by a cut
     needed, todo = set[int](), [makers[name] for name in wanted if name in makers]
     while todo:
@@ -249,7 +256,7 @@ def _turns(
         if cuts:
             fixed = not of(nodes[i]).random and data.isdisjoint(reads[i])
             fixed = fixed and moving.isdisjoint(at for at, cut in sources[i] if not cut and at != i)
-            if not fixed or i in together or any(n in wanted for n in nodes[i].output):
+            if not fixed or i in together or any(n in wanted for n in gives[i]):
                 moving.add(i)
         if i in level:
             continue
@@ -276,4 +283,4 @@ def _turns(
 def _nests(node: NodeProto, depth: int) -> bool:
     """Say whether so many If nodes stand inside each other."""
     depth -= node.op_type == "If"
-    return depth == 0 or any(_nests(inner, depth) for scope in _scopes(node) for inner in scope.node)
+    return depth == 0 or any(_nests(inner, depth) for scope in scopes_of(node) for inner in scope.node)

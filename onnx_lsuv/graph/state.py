@@ -71,7 +71,7 @@ class RewriteContext:
     sums: dict[tuple[str, int], tuple[str, Told]] = field(default_factory=dict)
     activations: Mapping[Node, Activation] = field(default_factory=dict)  # that are measured with it (`units`)
     units: dict[tuple[str, int], Units] = field(default_factory=dict)  # key and use -> what they give
-
+    streams: dict[str, Moments] = field(default_factory=dict)  # of values that one batch alone decides, by key
     fused: Fused = field(default_factory=dict)  # what is written in the place of nodes
 
     def __post_init__(self) -> None:
@@ -161,7 +161,8 @@ class RewriteContext:
             return asked
         self.reps.materialise(asked.stream)
         key = self.measure(scope, asked.stream, self.values.get(asked.stream, Value(TensorProto.FLOAT, None)))
-        return part_of(scope, from_record(scope, scope.records[key].name, 1), asked.part)
+        found = self.streams.get(key) or from_record(scope, scope.records[key].name, 1)
+        return part_of(scope, found, asked.part)
 
     def measure(self, scope: ScopeBuilder, value: str, known: Value) -> str:
         """Measure a value of the main graph, unless that is done; return the key of its record."""
@@ -173,6 +174,8 @@ class RewriteContext:
             record = to_record(scope, found, 0, 1)
             if self.staged and self.rescale:
                 self.cuts.add(record)
+            else:
+                self.streams[key] = found
             scope.records[key] = ScopedRecord(record, certain=True)
         return key
 

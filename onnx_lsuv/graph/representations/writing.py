@@ -57,9 +57,14 @@ def _write(
     blocked: bool,
     domain: str | None = None,
 ) -> None:
-    """Write a node of one output on other operands; the output is represented as told, under a new name."""
-    made = reps.scope.copy(node, inputs, domain=node.domain if domain is None else domain)
-    reps.current[node.outputs[0]] = Representation(made, factor, blocked)
+    """Write a node of one output on other operands; the output is represented as told."""
+    name, domain = node.outputs[0], node.domain if domain is None else domain
+    if factor is None and not blocked:  # as it was
+        reps.scope.nodes.append(proto_of(replace(node, inputs=tuple(inputs), domain=domain)))
+        reps.current[name] = Representation(name)
+        reps.plain.add(name)
+    else:
+        reps.current[name] = Representation(reps.scope.copy(node, inputs, domain=domain), factor, blocked)
 
 
 def _homogeneous(reps: Representations, node: Node) -> None:
