@@ -96,10 +96,11 @@ class ScopeBuilder:
         name = output or self.graph.fresh()
         # Half the time of helper.make_node, and there are thousands of these.
         node = NodeProto(op_type=op_type, domain=domain, input=inputs, output=(name,))
-        node.attribute.extend(
-            _number(key, value) if isinstance(value, int | float) else helper.make_attribute(key, value)
-            for key, value in attributes.items()
-        )
+        if attributes:
+            node.attribute.extend(
+                _number(key, value) if isinstance(value, int | float) else helper.make_attribute(key, value)
+                for key, value in attributes.items()
+            )
         self.nodes.append(node)
         return name
 
@@ -219,8 +220,8 @@ def proto_of(node: Node, close: Callable[[Body], GraphProto] | None = None) -> N
     proto = NodeProto(op_type=node.op_type, domain=node.domain, input=node.inputs, output=node.outputs)
     # Names must be unique and valid in every ONNX Runtime message; the label says where the node stands.
     proto.name = f"{node.label} -> {next((o for o in node.outputs if o), '')}"
-    attributes: list[AttributeProto] = list(node.attributes.values())
-    proto.attribute.extend(attributes)
+    if node.attributes:
+        proto.attribute.extend(node.attributes.values())
     if close is not None:
         for name, body in node.bodies.items():
             proto.attribute.append(helper.make_attribute(name, close(body)))
