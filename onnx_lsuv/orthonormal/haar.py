@@ -30,7 +30,8 @@ from onnx_lsuv.orthonormal.normal import Run, fill_normal, run_here
 
 # Sizes of the pieces. They decide the bytes: a change here changes every draw.
 ROWS = 256  # rows of V to a block
-COLUMNS = 512  # columns of Q to a piece, a multiple of ROWS
+COLUMNS = 512  # columns of Q to a piece at most
+MANY, SHARE = 12, 128  # pieces that there should be, for two threads to end together, and what their columns share
 TILE = 1024  # columns of V V' to a piece
 FEW = 16  # rows of V to draw at least, so that a tall matrix is written in whole cache lines
 SUM = 1 << 20  # elements of V to a sum, where V V' has few tiles
@@ -73,7 +74,8 @@ def _fill_large(weight: Array, key: int, block: int, run: Run) -> None:
     n, m = v.shape
     few = max(FEW, min(ROWS // 4, PIECE // m))
     short = ROWS // 2 if n <= TILE else ROWS  # less of a triangle is computed in vain, at a lower rate
-    width = COLUMNS * max(1, STACK // n // COLUMNS)
+    width = min(max(COLUMNS // 2, -(-m // (MANY * SHARE)) * SHARE), COLUMNS)
+    width *= max(1, STACK // n // width)
     # A small V V' has too few tiles to go round, so its sums are cut as well.
     length = min(SUM // n, LONG) if n <= TILE else m
     sign = np.empty(n, weight.dtype)
@@ -86,7 +88,7 @@ def _fill_large(weight: Array, key: int, block: int, run: Run) -> None:
         rows = slice(i, min(i + few, n))
         part = v[rows, i:]
         fill_normal(part, key, block * n + i)
-        v[rows, i - i % COLUMNS : i] = 0
+        v[rows, i - i % width : i] = 0
         _clear_below(part[None])
         sign[rows] = _reflect_heads(part[None])[0]
 
@@ -173,12 +175,16 @@ def _half_gram(gram: Array) -> Array:
 
 def _invert_lower(stack: Array) -> Array:
     """Invert a stack of lower triangular matrices, by halves: [A 0; C D]^-1 = [A^-1 0; -D^-1 C A^-1 D^-1]."""
-    n = stack.shape[1]
+    k, n = stack.shape[:2]
     if n <= 16:
         return np.linalg.inv(stack)
-    h = n // 2
+    h, upper, lower = n // 2, slice(None, n // 2), slice(n // 2, None)
     out = np.zeros_like(stack)
-    out[:, :h, :h] = _invert_lower(stack[:, :h, :h])
-    out[:, h:, h:] = _invert_lower(stack[:, h:, h:])
-    out[:, h:, :h] = -(out[:, h:, h:] @ (stack[:, h:, :h] @ out[:, :h, :h]))
+    if n == 2 * h:  # both at once: calls are what takes time
+        halves = _invert_lower(np.concatenate([stack[:, upper, upper], stack[:, lower, lower]]))
+        out[:, upper, upper], out[:, lower, lower] = halves[:k], halves[k:]
+    else:
+        out[:, upper, upper] = _invert_lower(stack[:, upper, upper])
+        out[:, lower, lower] = _invert_lower(stack[:, lower, lower])
+    out[:, lower, upper] = -(out[:, lower, lower] @ (stack[:, lower, upper] @ out[:, upper, upper]))
     return out
