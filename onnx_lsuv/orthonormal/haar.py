@@ -88,7 +88,7 @@ def _fill_large(weight: Array, key: int, block: int, run: Run) -> None:
         rows = slice(i, min(i + few, n))
         part = v[rows, i:]
         fill_normal(part, key, block * n + i)
-        v[rows, i - i % width : i] = 0
+        v[rows, min(i - i % width, i - i % ROWS) : i] = 0
         _clear_below(part[None])
         sign[rows] = _reflect_heads(part[None])[0]
 

@@ -407,6 +407,14 @@ def test_an_error_in_a_piece_reaches_the_caller(monkeypatch: pytest.MonkeyPatch)
     assert blas_threads() == before
 
 
+@pytest.mark.parametrize("shape", [(512, 4608), (4608, 512), (700, 1500), (600, 5000), (1300, 4100), (257, 9000)])
+def test_what_the_memory_held_before_is_not_read(shape: tuple[int, int]) -> None:
+    weight = np.full((1, *shape), np.nan, np.float32)
+    haar.fill_orthonormal(weight, 1, haar.run_here)
+    rows = weight[0].astype(np.float64) if shape[0] < shape[1] else weight[0].T.astype(np.float64)
+    assert rows @ rows.T == pytest.approx(np.eye(min(shape)), abs=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(768, 4704), (4704, 768), (1500, 1500), (1024, 12000)])
 def test_peak_memory_is_the_weight_and_one_copy(shape: tuple[int, int]) -> None:
     request = Request("a", 1, *shape)
