@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 
-from onnx import AttributeProto, ModelProto, TensorProto, TypeProto, ValueInfoProto, helper
+from onnx import ModelProto, TensorProto, TypeProto, ValueInfoProto, helper
 
 from onnx_lsuv.graph.blocked import DOMAIN
-from onnx_lsuv.graph.models import BFLOAT16, add_constants, input_of, model_of, with_rank
+from onnx_lsuv.graph.models import BFLOAT16, add_constants, input_of, model_of, scopes_of, with_rank
 from onnx_lsuv.graph.stages import Calibration, Stage, reads_of
 from onnx_lsuv.model import in_float32
 from onnx_lsuv.program import tensor_type
 
-_SCOPES = frozenset({AttributeProto.GRAPH, AttributeProto.GRAPHS})
 # Domains whose operators keep nothing from one run to the next, chance aside.
 _STATELESS = frozenset({"", "ai.onnx.ml", "com.microsoft", DOMAIN})
 
@@ -66,7 +65,7 @@ def likeness(model: ModelProto) -> tuple[bytes, tuple[str, ...]] | None:
     copy.CopyFrom(model)
     graph = copy.graph
     for node in graph.node:
-        if node.domain not in _STATELESS or any(a.name == "seed" or a.type in _SCOPES for a in node.attribute):
+        if node.domain not in _STATELESS or scopes_of(node) or any(a.name == "seed" for a in node.attribute):
             return None
         node.name = ""
         node.input[:] = map(numbered, node.input)

@@ -8,21 +8,11 @@ from functools import partial
 
 import numpy as np
 import onnx
-from onnx import (
-    AttributeProto,
-    GraphProto,
-    ModelProto,
-    NodeProto,
-    TensorProto,
-    TypeProto,
-    ValueInfoProto,
-    helper,
-    numpy_helper,
-)
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper, numpy_helper
 
 from onnx_lsuv.graph.blocked import DOMAIN
 from onnx_lsuv.graph.builder import Value, neutral_nodes, proto_of
-from onnx_lsuv.model import Array, is_hollow, names_type, unused
+from onnx_lsuv.model import Array, graphs_of, is_hollow, names_type, unused
 from onnx_lsuv.operators import Attributes, of
 from onnx_lsuv.program import Body, Constant, Node, Program, tensor_type
 from onnx_lsuv.sources.moves import Source
@@ -139,9 +129,8 @@ def _collect(graph: GraphProto, found: dict[str, Value]) -> None:
 
 def scopes_of(node: NodeProto) -> Sequence[GraphProto]:
     """Return the graphs inside a node."""
-    if not node.domain and not of(node).scopes:  # nearly all: to look at attributes takes longer
-        return ()
-    return [attribute.g for attribute in node.attribute if attribute.type == AttributeProto.GRAPH]
+    none = not node.domain and not of(node).scopes  # nearly all: to look at attributes takes longer
+    return () if none else tuple(graphs_of(node))
 
 
 # ---------------------------------------------------------------------------------------------------------- bfloat16

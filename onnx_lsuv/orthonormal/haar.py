@@ -36,7 +36,7 @@ TILE = 1024  # columns of V V' to a piece
 FEW = 16  # rows of V to draw at least, so that a tall matrix is written in whole cache lines
 SUM = 1 << 20  # elements of V to a sum, where V V' has few tiles
 LONG = 1 << 15  # terms of a float32 sum at most, as far as that is up to this module
-PIECE = 1 << 19  # elements of V to a piece, as far as that leaves enough of them
+DRAWN = 1 << 19  # elements of V to draw at a time, as far as that leaves enough of them
 STACK = 1 << 18  # elements to a piece of anything else
 LARGE = 1 << 20  # elements from which one matrix is worth several threads
 
@@ -72,15 +72,13 @@ def _fill_large(weight: Array, key: int, block: int, run: Run) -> None:
     tall = weight.shape[0] > weight.shape[1]
     v = weight.T if tall else weight
     n, m = v.shape
-    few = max(FEW, min(ROWS // 4, PIECE // m))
+    few = max(FEW, min(ROWS // 4, DRAWN // m))
     short = ROWS // 2 if n <= TILE else ROWS  # less of a triangle is computed in vain, at a lower rate
     width = min(max(COLUMNS // 2, -(-m // (MANY * SHARE)) * SHARE), COLUMNS)
     width *= max(1, STACK // n // width)
     # A small V V' has too few tiles to go round, so its sums are cut as well.
     length = min(SUM // n, LONG) if n <= TILE else m
     sign = np.empty(n, weight.dtype)
-    work = np.empty((n, n), weight.dtype)
-    sums = [work] + [np.empty_like(work) for _ in range(length, m, length)]
     inverse = np.zeros((-(-n // ROWS), ROWS, ROWS), weight.dtype)
 
     def make_rows(i: int) -> None:
@@ -131,6 +129,9 @@ def _fill_large(weight: Array, key: int, block: int, run: Run) -> None:
     starts = range(0, n, ROWS)
     tiles = [(i, j, k) for i in starts for j in (*range(0, i, TILE), i) for k in range(0, m, length)]
     run([partial(make_rows, i) for i in range(0, n, few)])
+    # Not before: what draws needs memory too.
+    work = np.empty((n, n), weight.dtype)
+    sums = [work] + [np.empty_like(work) for _ in range(length, m, length)]
     run([partial(multiply, *tile) for tile in tiles])
     run([partial(invert, i) for i in starts])
     run([partial(solve, i) for i in reversed(starts)])

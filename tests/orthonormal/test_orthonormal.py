@@ -423,7 +423,7 @@ def test_peak_memory_is_the_weight_and_one_copy(shape: tuple[int, int]) -> None:
     draw(request, seed=0, threads=2)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    scratch = 2 * 4 * 4 * haar.PIECE  # two threads, a few arrays of one piece each
+    scratch = 2 * 4 * 4 * haar.STACK  # two threads, a few arrays of one piece each
     assert peak < 2 * 4 * request.size + scratch
 
 

@@ -11,11 +11,12 @@ from onnx import NodeProto, helper
 
 from onnx_lsuv.graph.blocked import DOMAIN, MULTIPLE, add_product, padded, pools_in_blocks
 from onnx_lsuv.graph.builder import proto_of
+from onnx_lsuv.graph.fusing import multiplied
 from onnx_lsuv.graph.representations.current import Representation, Representations
-from onnx_lsuv.operators import WHOLE, Attributes, of
+from onnx_lsuv.operators import MICROSOFT, WHOLE, Attributes, of
 from onnx_lsuv.program import Node, known
 
-_FUSED = ("com.microsoft.Gelu", "com.microsoft.FusedMatMul")  # which `fusing` writes too
+_FUSED = (f"{MICROSOFT}.Gelu", f"{MICROSOFT}.FusedMatMul")  # which `fusing` writes too
 _FAR = 2.0**20  # beyond, a number stays a node of its own
 
 
@@ -219,17 +220,12 @@ def _same(reps: Representations, name: str, output: str) -> bool:
 
 def _times_number(reps: Representations, node: Node) -> bool:
     """Let a positive number that a waiting value is multiplied or divided by join its factor; say whether it did."""
-    for at in (1, 0) if node.op_type == "Mul" else (1,):
-        name, other = node.inputs[1 - at], node.inputs[at]
-        value, found, dims = reps.values.get(name), reps.number(other), reps.dims(name)
-        if value is None or found is None or not 1 / _FAR < found < _FAR:
+    for name, other, factor in multiplied(node, reps.number):
+        value, rep = reps.values.get(name), reps.of(name)
+        if value is None or rep.factor is None or name in reps.plain or not 1 / _FAR < factor < _FAR:
             continue
-        if len(reps.constants[other].dims) > len(dims or ()):
+        if len(reps.constants[other].dims) > len(reps.dims(name) or ()):
             continue
-        rep = reps.of(name)
-        if rep.factor is None or name in reps.plain:
-            continue
-        factor = found if node.op_type == "Mul" else 1 / found
         own = reps.scope.graph.constant(factor, helper.tensor_dtype_to_np_dtype(value.elem_type))
         reps.current[node.outputs[0]] = replace(rep, factor=reps.scope.op("Mul", rep.factor, own))
         return True
