@@ -18,6 +18,7 @@ ONLY = (
     "startup/help",
     "draw/64x576",
     "calibration/fitnet4",
+    "parts/fitnet4",
     "layer_by_layer/fitnet4",
     "lsuv/fit*",
     "split",
@@ -54,7 +55,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, str, Path]:
 def test_every_measurement_gives_numbers(quick: tuple[dict, str, Path]) -> None:
     document, _, folder = quick
     rows = {row["name"]: row for row in document["rows"]}
-    measured = ["startup/help", "draw/64x576", "calibration/fitnet4", "layer_by_layer/fitnet4"]
+    measured = ["startup/help", "draw/64x576", "calibration/fitnet4", "parts/fitnet4", "layer_by_layer/fitnet4"]
     assert list(rows) == [*measured, "lsuv/fitnet4", "split/1", "split/2", "split/4", "size/0.1"]
     for name, row in rows.items():
         if name != "lsuv/fitnet4":

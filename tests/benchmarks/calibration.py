@@ -51,7 +51,7 @@ GROUPS = (
     Group(
         "look",
         "What it takes to look at each layer's output once, in a plain ONNX Runtime session",
-        "with their means, s",
+        "with their sums, s",
         "plain, s",
         "ratio",
         "of CPU time",

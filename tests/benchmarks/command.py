@@ -1,12 +1,10 @@
 """The whole command, from start to the verified file, against its parts, the job layer by layer, and PyTorch."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, partial
-from math import prod
 from pathlib import Path
 
-import onnx
 from bench import NETS, Bench, Case, images_of, model_of, title_of
 from processes import FailedError, MissingError, Ran, middle, run, run_command, run_side, spread
 from rows import Bar, Group, Row, number
@@ -112,33 +110,22 @@ def against_layer_by_layer(net: str, batch: int, rounds: int, case: Case, bench:
     return [row_of(case, runs, json.loads(account.read_text()))]
 
 
-def matrices_of(model: Path) -> list[str]:
-    """Each weight of a benchmark's net as the blocks, rows and columns that are drawn."""
-    graph = onnx.load(model).graph
-    dims, found = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}, []
-    for node in graph.node:
-        if node.op_type not in ("Conv", "Gemm", "MatMul") or node.input[1] not in dims:
-            continue
-        (rows, *columns), blocks = dims[node.input[1]], 1
-        if node.op_type == "MatMul":
-            rows, columns = columns[-1], [rows]
-        for attribute in node.attribute:
-            blocks = attribute.i if attribute.name == "group" else blocks
-        found.append(f"{blocks}x{rows // blocks}x{prod(columns)}")
-    return found
+def together(runs: Iterable[Ran]) -> Ran:
+    """What several processes took one after the other."""
+    runs = list(runs)
+    return Ran(sum(ran.wall for ran in runs), sum(ran.cpu for ran in runs))
 
 
 def against_parts(net: str, batch: int, rounds: int, case: Case, bench: Bench) -> list[Row]:
     model, data = model_of(bench, net), images_of(bench, NETS[net].size, batch)
-    matrices, parts = matrices_of(model), dict[str, Ran]()
+    parts: dict[str, Ran] = {}
 
     def alone() -> Ran:
-        (drawn,) = run_side("draw", *matrices, "--alone").account()["ours"]
-        plain = [run_side("plain", model, data).part() for _ in range(2)]
+        (drawn,) = run_side("draw", model, "--alone").account()["ours"]
+        sessions = together(run_side("plain", model, data).part() for _ in range(2))
         imports = run(["-c", "import numpy, onnx, onnxruntime"])
-        sessions = Ran(sum(each.wall for each in plain), sum(each.cpu for each in plain))
         parts.update({"imports": imports, "drawing": Ran(**drawn), "two sessions": sessions})
-        return Ran(sum(each.wall for each in parts.values()), sum(each.cpu for each in parts.values()))
+        return together(parts.values())
 
     ours, other = bracketed(bench, model, data, alone, rounds)
     us, them = middle(ours), middle(other)

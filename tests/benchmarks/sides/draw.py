@@ -1,6 +1,6 @@
 """Draw orthonormal weights, multiply A @ A.T in float32, make normal numbers alone, in turn; print all as JSON.
 
-    python draw.py BLOCKSxFAN_OUTxFAN_IN [...] [--seconds 3] [--alone]
+    python draw.py BLOCKSxFAN_OUTxFAN_IN|MODEL.onnx [...] [--seconds 3] [--alone]
 
 All use every core. At least three rounds, one more before them that is not counted.
 """
@@ -13,6 +13,7 @@ from time import perf_counter, process_time, sleep
 
 import numpy as np
 
+import onnx_lsuv
 from onnx_lsuv.orthonormal import Request, draw_all
 
 PAUSE = 0.1  # seconds: OpenBLAS's threads look out for the next product for a while, and take a core for that
@@ -25,13 +26,22 @@ def timed(action: Callable[[], object]) -> dict[str, float]:
     return {"wall": perf_counter() - wall, "cpu": process_time() - cpu}
 
 
+def shapes_of(text: str) -> list[tuple[int, ...]]:
+    """The blocks, rows and columns of a shape, or of each weight of a model."""
+    if not text.endswith(".onnx"):
+        return [tuple(map(int, text.split("x")))]
+    plan = onnx_lsuv.plan(onnx_lsuv.load(text)).plan
+    matrices = (weight.layers[0].matrix for weight in plan.weights.values())
+    return [(each.blocks, each.fan_out, each.fan_in) for each in matrices]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("shapes", nargs="+")
     parser.add_argument("--seconds", type=float, default=3.0, help="for further rounds")
     parser.add_argument("--alone", action="store_true", help="draw once, and multiply nothing")
     args = parser.parse_args()
-    shapes = [tuple(map(int, shape.split("x"))) for shape in args.shapes]
+    shapes = [shape for each in args.shapes for shape in shapes_of(each)]
 
     def drawn(seed: int, method: str = "orthonormal") -> None:
         for _ in draw_all([Request(f"weight {i}", *shape, method=method) for i, shape in enumerate(shapes)], seed):
